@@ -1,0 +1,81 @@
+"""Structured log lines on standard error: an event name, UIDs and figures, never patient data."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from typing import Any, TextIO
+
+__all__ = ["configure", "log_event"]
+
+_FORBIDDEN = ("patient", "accession", "birth")
+_LIBRARIES_THAT_QUOTE_VALUES = ("pydicom", "pynetdicom", "highdicom", "py.warnings")
+
+
+def configure(level: str = "info", form: str = "text", stream: TextIO | None = None) -> None:
+    """Send every log line of this process to standard error (or ``stream``).
+
+    Libraries that quote data set values in their messages are silenced below ERROR: a value may be a name.
+    """
+    handler = logging.StreamHandler(stream or sys.stderr)
+    handler.setFormatter(_JsonFormatter() if form == "json" else _TextFormatter())
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level.upper())
+    logging.captureWarnings(True)
+    for name in _LIBRARIES_THAT_QUOTE_VALUES:
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+
+
+def log_event(logger: logging.Logger, level: int, event: str, **fields: Any) -> None:
+    """Write one line, ``event=stored series=1.2.3 …``.
+
+    Raises
+    ------
+    ValueError
+        A field's name says that it holds patient data.
+    """
+    wrong = [name for name in fields if any(word in name for word in _FORBIDDEN)]
+    if wrong:
+        raise ValueError(f"patient data must not be logged: {', '.join(wrong)}")
+    if logger.isEnabledFor(level):
+        logger.log(level, event, extra={"qa_event": event, "qa_fields": fields})
+
+
+def _payload(record: logging.LogRecord, when: str) -> dict[str, Any]:
+    event = getattr(record, "qa_event", None)
+    head = {"at": when, "level": record.levelname.lower(), "logger": record.name, "event": event or "message"}
+    fields = dict(getattr(record, "qa_fields", {}))
+    if event is None:
+        fields["message"] = record.getMessage()
+    if record.exc_info and record.exc_info[0] is not None:
+        fields["error"] = record.exc_info[0].__name__
+        fields["where"] = _where(record)
+    return head | fields
+
+
+def _where(record: logging.LogRecord) -> str:
+    # The text of an exception may quote a data set; its type and place are enough to find it.
+    assert record.exc_info is not None
+    trace = record.exc_info[2]
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}" if trace else ""
+
+
+class _JsonFormatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return json.dumps(_payload(record, self.formatTime(record)), default=str)
+
+
+class _TextFormatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        payload = _payload(record, self.formatTime(record))
+        head = f"{payload.pop('at')} {payload.pop('level'):7} {payload.pop('logger')}"
+        return " ".join([head, *(f"{key}={_quoted(value)}" for key, value in payload.items())])
+
+
+def _quoted(value: Any) -> str:
+    text = str(value)
+    return json.dumps(text, ensure_ascii=False) if not text or any(c in text for c in ' "\n\t=') else text

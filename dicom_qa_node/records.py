@@ -1,0 +1,376 @@
+"""What the stages hand to each other: frozen dataclasses and the enums behind every state word.
+
+The same words stand in the database, the CLI, the web page, the log and the documentation.
+All times are timezone-aware UTC; all UIDs are plain strings that were checked on arrival.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from functools import cache
+
+from pydantic import TypeAdapter
+
+__all__ = [
+    "AssociationEnd",
+    "AssociationStart",
+    "Code",
+    "Delivery",
+    "DeliveryState",
+    "Finding",
+    "Grade",
+    "Job",
+    "LogEntry",
+    "Measurement",
+    "ModelRef",
+    "Quarantined",
+    "Receipt",
+    "ReportRef",
+    "ScoredSlice",
+    "SeriesFacts",
+    "SeriesKind",
+    "SeriesProgress",
+    "SeriesResult",
+    "SeriesState",
+    "Severity",
+    "StoredInstance",
+    "derived_uid",
+    "result_from_json",
+    "result_to_json",
+    "utc_now",
+]
+
+_NAMESPACE = uuid.UUID("6f1d9a52-58c7-5d0e-9f0b-1f1f6c0b5a10")
+
+
+class SeriesState(StrEnum):
+    """Where a series stands on its way; each step reads one state and writes the next in one transaction."""
+
+    RECEIVING = "RECEIVING"
+    COMPLETE = "COMPLETE"
+    SCORING = "SCORING"
+    SCORED = "SCORED"
+    REPORTED = "REPORTED"
+    DELIVERED = "DELIVERED"
+    PARKED = "PARKED"
+
+
+class DeliveryState(StrEnum):
+    """Where one report stands on its way to one target."""
+
+    PENDING = "PENDING"
+    SENDING = "SENDING"
+    DELIVERED = "DELIVERED"
+    PARKED = "PARKED"
+
+
+class Grade(StrEnum):
+    """Diagnostic quality after CID 7036 (RadLex RID12, RID13, RID14)."""
+
+    DIAGNOSTIC = "diagnostic"
+    LIMITED = "limited"
+    NON_DIAGNOSTIC = "non-diagnostic"
+
+
+class SeriesKind(StrEnum):
+    """The kind of picture that was scored."""
+
+    CT = "ct"
+    PT = "pt"
+    PETCT = "petct"
+
+
+class Severity(StrEnum):
+    """How much a finding matters: INFO explains, WARNING limits, ERROR makes the score doubtful."""
+
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+@dataclass(frozen=True, slots=True)
+class Code:
+    """A coded concept (PS3.3 8.8): value, scheme designator, meaning."""
+
+    value: str
+    scheme: str
+    meaning: str
+
+
+@dataclass(frozen=True, slots=True)
+class SeriesFacts:
+    """Patient, study, series and equipment facts of one series, as decoded Unicode text ("" where absent).
+
+    Built by ``spool.facts``; dates and times stay in their DICOM form (``DA``, ``TM``).
+    """
+
+    series_instance_uid: str
+    study_instance_uid: str
+    modality: str
+    frame_of_reference_uid: str = ""
+    patient_id: str = ""
+    patient_name: str = ""
+    patient_birth_date: str = ""
+    patient_sex: str = ""
+    accession_number: str = ""
+    study_id: str = ""
+    study_date: str = ""
+    study_time: str = ""
+    study_description: str = ""
+    series_number: str = ""
+    series_description: str = ""
+    body_part_examined: str = ""
+    protocol_name: str = ""
+    manufacturer: str = ""
+    manufacturer_model_name: str = ""
+    station_name: str = ""
+    device_serial_number: str = ""
+    institution_name: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredInstance:
+    """One instance whose bytes are durable in the spool.
+
+    ``path`` is relative to the spool folder. ``expected`` is the count that the header itself promises for
+    this instance's group (``NumberOfSlices`` x ``NumberOfTimeSlices`` for PET, ``ImagesInAcquisition`` for CT,
+    1 for a multi-frame object), None where it says nothing; ``expected_group`` names that group (for CT the
+    ``AcquisitionNumber``), so that the counts of several acquisitions of one series add up.
+    ``conflict`` is True for other bytes under a SOP Instance UID that is already stored: kept apart, never scored.
+    """
+
+    sop_instance_uid: str
+    sop_class_uid: str
+    transfer_syntax_uid: str
+    path: str
+    sha256: str
+    size_bytes: int
+    received_at: dt.datetime
+    calling_ae: str
+    association_id: str
+    series: SeriesFacts
+    instance_number: int | None = None
+    number_of_frames: int = 1
+    expected: int | None = None
+    expected_group: str = ""
+    conflict: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class AssociationStart:
+    """A peer's association was accepted; series it feeds are not complete by count before it ends."""
+
+    association_id: str
+    calling_ae: str
+    host: str
+    receiver: str
+    at: dt.datetime
+
+
+@dataclass(frozen=True, slots=True)
+class AssociationEnd:
+    """An association was released, aborted or lost; every instance of it was recorded before."""
+
+    association_id: str
+    at: dt.datetime
+    aborted: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Quarantined:
+    """An object that could not be accepted; its bytes lie at ``path`` (relative to the spool)."""
+
+    path: str
+    reason: str
+    calling_ae: str
+    sop_instance_uid: str
+    at: dt.datetime
+
+
+Receipt = StoredInstance | AssociationStart | AssociationEnd | Quarantined
+
+
+@dataclass(frozen=True, slots=True)
+class SeriesProgress:
+    """What the completion rules may look at for one series in RECEIVING.
+
+    ``expected`` is the sum over the groups that announced a count, None if a group announced none.
+    ``open_associations`` counts the associations still open that brought instances of this series.
+    ``paired_series`` are the CT series (for PET) of the same study and frame of reference with their state.
+    """
+
+    series_instance_uid: str
+    study_instance_uid: str
+    modality: str
+    frame_of_reference_uid: str
+    received: int
+    expected: int | None
+    open_associations: int
+    first_received_at: dt.datetime
+    last_received_at: dt.datetime
+    version: int
+    paired_series: tuple[tuple[str, SeriesState], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A claimed piece of work; ``lease_token`` proves the claim on every later call."""
+
+    job_id: int
+    kind: str
+    series_instance_uid: str
+    version: int
+    attempt: int
+    lease_token: str
+    pair_series_uid: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRef:
+    """The network behind a score; ``sha256`` is that of the installed weights file."""
+
+    name: str
+    version: str
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredSlice:
+    """One salient slice.
+
+    ``index`` counts from 0 along the slice normal of the assembled volume; ``frame_number`` counts from 1 inside
+    a multi-frame object, None otherwise; ``score`` is 0-4 (higher is better); the weights of a series sum to 1.
+    """
+
+    sop_instance_uid: str
+    sop_class_uid: str
+    index: int
+    position_mm: float
+    score: float
+    weight: float
+    reason: str = ""
+    frame_number: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """One physical measurement beside the score.
+
+    ``name`` is the stable key (snake_case), ``unit`` a UCUM code, ``direction`` one of "lower is better",
+    "higher is better", "target", "context". ``value`` is None where the estimator does not apply, and
+    ``not_applicable`` then says why. ``low`` and ``high`` bound the usual range where one is known.
+    """
+
+    name: str
+    meaning: str
+    value: float | None
+    unit: str
+    direction: str = "context"
+    code: Code | None = None
+    low: float | None = None
+    high: float | None = None
+    not_applicable: str = ""
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something an operator should know about the series; ``sentence`` is plain language, ``evidence`` the figures."""
+
+    key: str
+    severity: Severity
+    sentence: str
+    evidence: str = ""
+    code: Code | None = None
+    sop_instance_uids: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class SeriesResult:
+    """The verdict on one version of one series, as it stands in the quality log and in the report.
+
+    ``score`` is 0-4, higher is better; ``interval`` its calibrated bounds. Both, and ``grade``, are None when the
+    series is outside the model's domain: then ``findings`` says why and the measurements stand alone.
+    """
+
+    series_instance_uid: str
+    modality: str
+    kind: SeriesKind
+    score: float | None
+    interval: tuple[float, float] | None
+    grade: Grade | None
+    slices: tuple[ScoredSlice, ...]
+    measurements: tuple[Measurement, ...]
+    findings: tuple[Finding, ...]
+    model: ModelRef
+    instances_used: int
+    part: str = ""
+    pair_series_uid: str | None = None
+    timings_ms: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class ReportRef:
+    """A Structured Report that lies in the spool (``path`` is relative to it)."""
+
+    sop_instance_uid: str
+    sop_class_uid: str
+    report_series_uid: str
+    series_instance_uid: str
+    version: int
+    path: str
+    created_at: dt.datetime
+    predecessor_uid: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """One claimed outbox row: this report to that target."""
+
+    delivery_id: int
+    target: str
+    report: ReportRef
+    attempt: int
+    lease_token: str
+
+
+@dataclass(frozen=True, slots=True)
+class LogEntry:
+    """One row of the quality log: a scored version of a series with its facts and where it stands."""
+
+    facts: SeriesFacts
+    version: int
+    state: SeriesState
+    scored_at: dt.datetime
+    result: SeriesResult
+    report_uid: str | None
+    deliveries: tuple[tuple[str, DeliveryState, str], ...] = ()
+
+
+def utc_now() -> dt.datetime:
+    """Return the current time in UTC; pass another clock where time must be injected."""
+    return dt.datetime.now(dt.UTC)
+
+
+def derived_uid(*parts: str) -> str:
+    """Return a UID that is always the same for the same parts (PS3.5 B.2, UUID-derived root 2.25)."""
+    return f"2.25.{uuid.uuid5(_NAMESPACE, '|'.join(parts)).int}"
+
+
+@cache
+def _result_adapter() -> TypeAdapter[SeriesResult]:
+    return TypeAdapter(SeriesResult)
+
+
+def result_to_json(result: SeriesResult) -> str:
+    """Serialise a result for the quality log."""
+    return _result_adapter().dump_json(result).decode()
+
+
+def result_from_json(text: str) -> SeriesResult:
+    """Read back what `result_to_json` wrote."""
+    return _result_adapter().validate_json(text)

@@ -1,0 +1,185 @@
+"""Opens the database: SQLite in WAL mode by default, PostgreSQL by address, schema by Alembic."""
+
+from __future__ import annotations
+
+import datetime as dt
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from alembic import command
+from alembic.config import Config as AlembicConfig
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import DBAPIError, OperationalError
+
+from dicom_qa_node.errors import Misconfigured, Permanent, Transient
+
+__all__ = ["Database", "insert_ignore"]
+
+_MIGRATIONS = Path(__file__).parent / "migrations"
+_BUSY_TIMEOUT_MS = 30_000
+
+
+class Database:
+    """One database, opened once per process.
+
+    Parameters
+    ----------
+    url
+        SQLAlchemy address, ``sqlite:///path`` or ``postgresql+psycopg://…``.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.url = sa.make_url(url)
+        if self.is_sqlite and self.url.database not in (None, "", ":memory:"):
+            _make_folder(Path(str(self.url.database)))
+        try:
+            self.engine = sa.create_engine(self.url)
+        except (sa.exc.ArgumentError, ModuleNotFoundError) as error:
+            raise Misconfigured(f"database_url cannot be used: {error}") from error
+        if self.is_sqlite:
+            sa.event.listen(self.engine, "connect", _prepare_sqlite)
+            sa.event.listen(self.engine, "begin", _begin)
+
+    @property
+    def is_sqlite(self) -> bool:
+        """Whether this is the embedded database."""
+        return self.url.get_backend_name() == "sqlite"
+
+    @contextmanager
+    def write(self) -> Iterator[sa.Connection]:
+        """Open a transaction that may write; committed and durable on leaving the block.
+
+        Raises
+        ------
+        Transient
+            The database is locked, full or out of reach.
+        """
+        with (
+            _translated(),
+            self.engine.connect().execution_options(qa_write=True) as connection,
+            connection.begin(),
+        ):
+            yield connection
+
+    @contextmanager
+    def read(self) -> Iterator[sa.Connection]:
+        """Open a consistent view for reading."""
+        with _translated(), self.engine.connect() as connection:
+            yield connection
+
+    def upgrade(self) -> str:
+        """Bring the schema to the newest revision and return that revision; several processes may call it at once."""
+        config = AlembicConfig()
+        config.set_main_option("script_location", str(_MIGRATIONS))
+        with self.write() as connection:
+            config.attributes["connection"] = connection
+            command.upgrade(config, "head")
+        return self.revision()[0]
+
+    def revision(self) -> tuple[str, str]:
+        """Return the schema revision of the database ("" when empty) and the newest one this version knows."""
+        with self.read() as connection:
+            current = MigrationContext.configure(connection).get_current_revision() or ""
+        return current, ScriptDirectory(str(_MIGRATIONS)).get_current_head() or ""
+
+    def require_current(self) -> None:
+        """Refuse to work on an old or newer schema."""
+        current, head = self.revision()
+        if current != head:
+            raise Misconfigured(
+                f"the database is at revision {current or '(empty)'}, this version needs {head}; "
+                "run: dicom-qa-node db upgrade"
+            )
+
+    def backup(self, target: Path) -> None:
+        """Copy the running SQLite database to ``target`` consistently (online backup).
+
+        Raises
+        ------
+        Misconfigured
+            The database is not SQLite: use the database's own tools.
+        """
+        if not self.is_sqlite:
+            raise Misconfigured("db backup copies SQLite only; use pg_dump for PostgreSQL")
+        if target.exists():
+            raise Permanent(f"{target} exists; a backup never overwrites a file")
+        partial = target.with_name(f"{target.name}.partial")
+        source = sqlite3.connect(str(self.url.database))
+        destination = sqlite3.connect(partial)
+        try:
+            source.backup(destination)
+        finally:
+            destination.close()
+            source.close()
+        partial.rename(target)
+
+    def close(self) -> None:
+        """Close every connection; call it before a fork and at the end."""
+        self.engine.dispose()
+
+
+def insert_ignore(connection: sa.Connection, table: sa.Table, rows: list[dict[str, Any]]) -> int:
+    """Insert the rows that break no unique rule and return how many were new (one statement a row)."""
+    dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
+    statement = dialect.insert(table).on_conflict_do_nothing()
+    return sum(connection.execute(statement, row).rowcount for row in rows)
+
+
+class UtcDateTime(sa.TypeDecorator[dt.datetime]):
+    """Timezone-aware UTC in Python, naive UTC in the database; anything naive is refused."""
+
+    impl = sa.DateTime
+    cache_ok = True
+
+    def process_bind_param(self, value: dt.datetime | None, dialect: sa.Dialect) -> dt.datetime | None:
+        """Convert on the way in."""
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError("times must be timezone-aware")
+        return value.astimezone(dt.UTC).replace(tzinfo=None)
+
+    def process_result_value(self, value: dt.datetime | None, dialect: sa.Dialect) -> dt.datetime | None:
+        """Convert on the way out."""
+        return None if value is None else value.replace(tzinfo=dt.UTC)
+
+
+def _make_folder(database: Path) -> None:
+    try:
+        database.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise Misconfigured(f"cannot make the folder of the database {database}: {error}") from error
+
+
+def _prepare_sqlite(connection: sqlite3.Connection, _record: object) -> None:
+    connection.isolation_level = None
+    cursor = connection.cursor()
+    cursor.execute(f"PRAGMA busy_timeout={_BUSY_TIMEOUT_MS}")
+    cursor.execute("PRAGMA journal_mode=WAL")
+    cursor.execute("PRAGMA synchronous=FULL")
+    cursor.execute("PRAGMA foreign_keys=ON")
+    cursor.close()
+
+
+def _begin(connection: sa.Connection) -> None:
+    # A deferred transaction that turns into a write fails at once when another writer was faster; IMMEDIATE waits.
+    mode = "IMMEDIATE" if connection.get_execution_options().get("qa_write") else "DEFERRED"
+    connection.exec_driver_sql(f"BEGIN {mode}")
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except OperationalError as error:
+        raise Transient(f"database: {error.orig}") from error
+    except DBAPIError as error:
+        if error.connection_invalidated:
+            raise Transient(f"database: {error.orig}") from error
+        raise

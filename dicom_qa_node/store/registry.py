@@ -1,0 +1,381 @@
+"""What arrived: instances, series and associations, recorded in batches and rebuildable from the spool."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import sqlalchemy as sa
+
+from dicom_qa_node.records import (
+    AssociationEnd,
+    AssociationStart,
+    Quarantined,
+    Receipt,
+    SeriesFacts,
+    SeriesProgress,
+    SeriesState,
+    StoredInstance,
+    utc_now,
+)
+from dicom_qa_node.store import tables as t
+from dicom_qa_node.store.engine import Database, insert_ignore
+from dicom_qa_node.store.transition import move
+
+__all__ = ["Registry", "SeriesRow"]
+
+_ANY = tuple(SeriesState)
+
+
+@dataclass(frozen=True, slots=True)
+class SeriesRow:
+    """One series with where it stands, for lists and commands."""
+
+    facts: SeriesFacts
+    state: SeriesState
+    state_since: dt.datetime
+    version: int
+    received: int
+    expected: int | None
+    first_received_at: dt.datetime
+    last_received_at: dt.datetime
+    pair_series_uid: str | None
+    complete_reason: str
+    parked_reason: str
+    conflicts: int
+    calling_ae: str
+
+
+class Registry:
+    """Series and instances; see the module's sentence."""
+
+    def __init__(self, database: Database) -> None:
+        self._db = database
+
+    # -- written by the receiver ------------------------------------------------------------------
+
+    def record(self, receipts: Sequence[Receipt]) -> None:
+        """Write a batch of receipts in order, in one transaction; what is there already is left alone.
+
+        A new instance of a series that left RECEIVING re-opens it: a late image.
+        """
+        with self._db.write() as connection:
+            for receipt in receipts:
+                if isinstance(receipt, StoredInstance):
+                    _record_instance(connection, receipt)
+                elif isinstance(receipt, Quarantined):
+                    insert_ignore(connection, t.quarantine, [asdict(receipt)])
+                else:
+                    _record_association(connection, receipt)
+
+    def end_associations(self, receiver: str | None, at: dt.datetime | None = None) -> int:
+        """Close the associations that a dead receiver left open (None: of every receiver); return how many."""
+        condition: sa.ColumnElement[bool] = t.associations.c.closed_at.is_(None)
+        if receiver is not None:
+            condition &= t.associations.c.receiver == receiver
+        with self._db.write() as connection:
+            update = t.associations.update().where(condition).values(closed_at=at or utc_now(), aborted=True)
+            return connection.execute(update).rowcount
+
+    def known_paths(self, paths: Iterable[str]) -> set[str]:
+        """Return which of these spool paths have a row, as instance or in quarantine."""
+        wanted = list(paths)
+        with self._db.read() as connection:
+            kept = connection.execute(sa.select(t.instances.c.path).where(t.instances.c.path.in_(wanted))).scalars()
+            held = connection.execute(sa.select(t.quarantine.c.path).where(t.quarantine.c.path.in_(wanted))).scalars()
+            return {*kept, *held}
+
+    # -- read and written by completion --------------------------------------------------------------
+
+    def receiving(self) -> list[SeriesProgress]:
+        """Return every series in RECEIVING with what the completion rules may look at."""
+        with self._db.read() as connection:
+            rows = connection.execute(sa.select(t.series).where(t.series.c.state == SeriesState.RECEIVING)).all()
+            open_counts = _open_associations(connection)
+            return [_progress(connection, row, open_counts) for row in rows]
+
+    def complete(
+        self,
+        progress: SeriesProgress,
+        *,
+        reason: str,
+        pair_series_uid: str | None = None,
+        at: dt.datetime | None = None,
+    ) -> bool:
+        """Move a series from RECEIVING to COMPLETE and queue its job, in one transaction.
+
+        Returns False, and changes nothing, when something arrived since ``progress`` was read.
+        """
+        now = at or utc_now()
+        uid, version = progress.series_instance_uid, progress.version
+        values = {"complete_reason": reason, "pair_series_uid": pair_series_uid}
+        with self._db.write() as connection:
+            received = connection.execute(
+                sa.select(t.series.c.received).where(t.series.c.series_instance_uid == uid)
+            ).scalar_one_or_none()
+            if received != progress.received:
+                return False
+            done = move(
+                connection, uid, [SeriesState.RECEIVING], SeriesState.COMPLETE,
+                version=version, reason=reason, actor="complete", at=now, values=values,
+            )  # fmt: skip
+            if done:
+                _queue(connection, uid, version, now)
+            return done
+
+    # -- read by every later stage, and by commands ---------------------------------------------------
+
+    def instances(self, series_instance_uid: str) -> list[StoredInstance]:
+        """Return the stored instances of a series, conflicting ones included, in order of arrival."""
+        query = (
+            sa.select(t.instances, t.series)
+            .join(t.series, t.series.c.series_instance_uid == t.instances.c.series_instance_uid)
+            .where(t.instances.c.series_instance_uid == series_instance_uid)
+            .order_by(t.instances.c.instance_id)
+        ).set_label_style(sa.LABEL_STYLE_TABLENAME_PLUS_COL)
+        with self._db.read() as connection:
+            return [_instance(row._mapping) for row in connection.execute(query)]
+
+    def series(self, series_instance_uid: str) -> SeriesRow | None:
+        """Return one series, None if it never arrived."""
+        query = sa.select(t.series).where(t.series.c.series_instance_uid == series_instance_uid)
+        with self._db.read() as connection:
+            row = connection.execute(query).one_or_none()
+        return None if row is None else _series_row(row)
+
+    def list_series(self, states: Sequence[SeriesState] = _ANY, limit: int = 100, offset: int = 0) -> list[SeriesRow]:
+        """Return the series in these states, the latest arrival first."""
+        query = sa.select(t.series).where(t.series.c.state.in_([state.value for state in states]))
+        query = query.order_by(t.series.c.last_received_at.desc()).limit(limit).offset(offset)
+        with self._db.read() as connection:
+            return [_series_row(row) for row in connection.execute(query)]
+
+    def counts(self) -> dict[SeriesState, int]:
+        """Return how many series are in each state."""
+        query = sa.select(t.series.c.state, sa.func.count()).group_by(t.series.c.state)
+        with self._db.read() as connection:
+            found = {SeriesState(state): int(count) for state, count in connection.execute(query)}
+        return {state: found.get(state, 0) for state in SeriesState}
+
+    def oldest_waiting(self) -> dt.datetime | None:
+        """Return since when the longest-waiting series stands in COMPLETE, None if none waits."""
+        query = sa.select(sa.func.min(t.series.c.state_since)).where(t.series.c.state == SeriesState.COMPLETE)
+        with self._db.read() as connection:
+            found: dt.datetime | None = connection.execute(query).scalar_one()
+        return found
+
+    def history(self, series_instance_uid: str) -> list[dict[str, Any]]:
+        """Return the state changes of a series, oldest first."""
+        query = sa.select(t.events).where(t.events.c.series_instance_uid == series_instance_uid)
+        with self._db.read() as connection:
+            return [dict(row._mapping) for row in connection.execute(query.order_by(t.events.c.event_id))]
+
+    def quarantined(self, limit: int = 100) -> list[Quarantined]:
+        """Return the objects that could not be accepted, the latest first."""
+        query = sa.select(t.quarantine).order_by(t.quarantine.c.at.desc()).limit(limit)
+        with self._db.read() as connection:
+            return [Quarantined(**row._mapping) for row in connection.execute(query)]
+
+    # -- commanded by an operator ------------------------------------------------------------------------
+
+    def rescore(self, series_instance_uid: str, *, actor: str, at: dt.datetime | None = None) -> bool:
+        """Queue a series again as a new version; False if it is unknown, still arriving or being scored."""
+        now = at or utc_now()
+        allowed = [SeriesState.SCORED, SeriesState.REPORTED, SeriesState.DELIVERED, SeriesState.PARKED]
+        return self._requeue(series_instance_uid, allowed, "re-score requested", actor, now, new_version=True)
+
+    def release(self, series_instance_uid: str, *, actor: str, at: dt.datetime | None = None) -> bool:
+        """Let a parked series be tried again, or a receiving one be scored with what is there."""
+        now = at or utc_now()
+        allowed = [SeriesState.PARKED, SeriesState.RECEIVING]
+        return self._requeue(series_instance_uid, allowed, "released by operator", actor, now, new_version=False)
+
+    def park(self, series_instance_uid: str, reason: str, *, actor: str, at: dt.datetime | None = None) -> bool:
+        """Take a series out of the flow with a reason; its images stay in the spool."""
+        now = at or utc_now()
+        allowed = [state for state in SeriesState if state is not SeriesState.PARKED]
+        with self._db.write() as connection:
+            done = move(
+                connection, series_instance_uid, allowed, SeriesState.PARKED,
+                version=None, reason=reason, actor=actor, at=now, values={"parked_reason": reason},
+            )  # fmt: skip
+            if done:
+                _cancel_jobs(connection, series_instance_uid)
+            return done
+
+    def _requeue(
+        self,
+        uid: str,
+        allowed: list[SeriesState],
+        reason: str,
+        actor: str,
+        at: dt.datetime,
+        *,
+        new_version: bool,
+    ) -> bool:
+        with self._db.write() as connection:
+            query = sa.select(t.series.c.version).where(t.series.c.series_instance_uid == uid)
+            version = connection.execute(query).scalar_one_or_none()
+            if version is None:
+                return False
+            scored = sa.select(t.results.c.result_id).where(
+                (t.results.c.series_instance_uid == uid) & (t.results.c.version == version)
+            )
+            if new_version or connection.execute(scored).first() is not None:
+                version += 1
+            done = move(
+                connection, uid, allowed, SeriesState.COMPLETE,
+                version=None, reason=reason, actor=actor, at=at, values={"version": version},
+            )  # fmt: skip
+            if done:
+                _queue(connection, uid, version, at)
+            return done
+
+
+def _record_instance(connection: sa.Connection, item: StoredInstance) -> None:
+    uid = item.series.series_instance_uid
+    row = {key: value for key, value in _fields(item).items() if key != "series"}
+    _ensure_series(connection, item)
+    if not insert_ignore(connection, t.instances, [row | {"series_instance_uid": uid}]):
+        return
+    link = {"series_instance_uid": uid, "association_id": item.association_id}
+    insert_ignore(connection, t.series_associations, [link])
+    if item.conflict:
+        update = t.series.update().where(t.series.c.series_instance_uid == uid)
+        connection.execute(update.values(conflicts=t.series.c.conflicts + 1))
+        return
+    _count_in(connection, item)
+
+
+def _fields(item: StoredInstance) -> dict[str, Any]:
+    return {name: getattr(item, name) for name in item.__slots__}
+
+
+def _ensure_series(connection: sa.Connection, item: StoredInstance) -> None:
+    row = asdict(item.series) | {
+        "state": SeriesState.RECEIVING.value,
+        "state_since": item.received_at,
+        "received": 0,
+        "expected": {},
+        "first_received_at": item.received_at,
+        "last_received_at": item.received_at,
+        "calling_ae": item.calling_ae,
+    }
+    insert_ignore(connection, t.series, [row])
+
+
+def _count_in(connection: sa.Connection, item: StoredInstance) -> None:
+    uid = item.series.series_instance_uid
+    query = sa.select(t.series).where(t.series.c.series_instance_uid == uid).with_for_update()
+    row = connection.execute(query).one()
+    changes: dict[str, Any] = {
+        "received": row.received + 1,
+        "last_received_at": max(row.last_received_at, item.received_at),
+        "calling_ae": item.calling_ae,
+    }
+    if item.expected is not None:
+        announced = max(item.expected, row.expected.get(item.expected_group, 0))
+        changes["expected"] = row.expected | {item.expected_group: announced}
+    if row.state != SeriesState.RECEIVING:
+        _reopen(connection, row, item)
+    connection.execute(t.series.update().where(t.series.c.series_instance_uid == uid).values(**changes))
+
+
+def _reopen(connection: sa.Connection, row: sa.Row[Any], item: StoredInstance) -> None:
+    # Nobody has looked at the images of a series that only waits in COMPLETE: it keeps its version.
+    version = row.version if row.state == SeriesState.COMPLETE else row.version + 1
+    _cancel_jobs(connection, row.series_instance_uid)
+    move(
+        connection, row.series_instance_uid, _ANY, SeriesState.RECEIVING,
+        version=None, reason="late image", actor=f"receive {item.calling_ae}", at=item.received_at,
+        values={"version": version},
+    )  # fmt: skip
+
+
+def _record_association(connection: sa.Connection, item: AssociationStart | AssociationEnd) -> None:
+    if isinstance(item, AssociationStart):
+        row = {"association_id": item.association_id, "calling_ae": item.calling_ae, "host": item.host}
+        insert_ignore(connection, t.associations, [row | {"receiver": item.receiver, "opened_at": item.at}])
+        return
+    update = t.associations.update().where(t.associations.c.association_id == item.association_id)
+    connection.execute(update.values(closed_at=item.at, aborted=item.aborted))
+
+
+def _queue(connection: sa.Connection, uid: str, version: int, at: dt.datetime) -> None:
+    same = (t.jobs.c.kind == "score") & (t.jobs.c.series_instance_uid == uid) & (t.jobs.c.version == version)
+    values = {"state": "READY", "attempts": 0, "available_at": at, "lease_token": None, "lease_until": None}
+    if not connection.execute(t.jobs.update().where(same).values(**values)).rowcount:
+        row = {"kind": "score", "series_instance_uid": uid, "version": version, "created_at": at}
+        connection.execute(t.jobs.insert().values(**row, **values))
+
+
+def _cancel_jobs(connection: sa.Connection, uid: str) -> None:
+    waiting = (t.jobs.c.series_instance_uid == uid) & t.jobs.c.state.in_(["READY", "RUNNING"])
+    connection.execute(t.jobs.update().where(waiting).values(state="SUPERSEDED", lease_token=None))
+
+
+def _open_associations(connection: sa.Connection) -> dict[str, int]:
+    query = (
+        sa.select(t.series_associations.c.series_instance_uid, sa.func.count())
+        .join(t.associations, t.associations.c.association_id == t.series_associations.c.association_id)
+        .where(t.associations.c.closed_at.is_(None))
+        .group_by(t.series_associations.c.series_instance_uid)
+    )
+    return {uid: int(count) for uid, count in connection.execute(query)}
+
+
+def _progress(connection: sa.Connection, row: sa.Row[Any], open_counts: dict[str, int]) -> SeriesProgress:
+    paired: tuple[tuple[str, SeriesState], ...] = ()
+    if row.modality == "PT":
+        s = t.series.c
+        query = sa.select(s.series_instance_uid, s.state).where(
+            (s.study_instance_uid == row.study_instance_uid)
+            & (s.modality == "CT")
+            & (s.frame_of_reference_uid == row.frame_of_reference_uid)
+        )
+        found = connection.execute(query.order_by(s.received.desc(), s.series_instance_uid))
+        paired = tuple((uid, SeriesState(state)) for uid, state in found)
+    return SeriesProgress(
+        series_instance_uid=row.series_instance_uid,
+        study_instance_uid=row.study_instance_uid,
+        modality=row.modality,
+        frame_of_reference_uid=row.frame_of_reference_uid,
+        received=row.received,
+        expected=sum(row.expected.values()) if row.expected else None,
+        open_associations=open_counts.get(row.series_instance_uid, 0),
+        first_received_at=row.first_received_at,
+        last_received_at=row.last_received_at,
+        version=row.version,
+        paired_series=paired,
+    )
+
+
+def facts_of(row: sa.Row[Any]) -> SeriesFacts:
+    """Return the facts in a row of ``series``."""
+    return SeriesFacts(**{name: getattr(row, name) for name in t.FACT_COLUMNS})
+
+
+def _series_row(row: sa.Row[Any]) -> SeriesRow:
+    return SeriesRow(
+        facts=facts_of(row),
+        state=SeriesState(row.state),
+        state_since=row.state_since,
+        version=row.version,
+        received=row.received,
+        expected=sum(row.expected.values()) if row.expected else None,
+        first_received_at=row.first_received_at,
+        last_received_at=row.last_received_at,
+        pair_series_uid=row.pair_series_uid,
+        complete_reason=row.complete_reason,
+        parked_reason=row.parked_reason,
+        conflicts=row.conflicts,
+        calling_ae=row.calling_ae,
+    )
+
+
+def _instance(row: Any) -> StoredInstance:
+    facts = SeriesFacts(**{name: row[f"series_{name}"] for name in t.FACT_COLUMNS})
+    names = [name for name in StoredInstance.__slots__ if name != "series"]
+    return StoredInstance(series=facts, **{name: row[f"instances_{name}"] for name in names})

@@ -1,0 +1,236 @@
+"""The tables; a change here goes with one Alembic revision in ``migrations/versions`` (a test compares them)."""
+
+from __future__ import annotations
+
+import datetime as dt
+from dataclasses import fields
+
+import sqlalchemy as sa
+
+from dicom_qa_node.records import SeriesFacts
+from dicom_qa_node.store.engine import UtcDateTime
+
+__all__ = [
+    "FACT_COLUMNS",
+    "associations",
+    "events",
+    "heartbeats",
+    "instances",
+    "jobs",
+    "log_event",
+    "metadata",
+    "outbox",
+    "quarantine",
+    "reports",
+    "results",
+    "series",
+    "series_associations",
+]
+
+metadata = sa.MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+    }
+)
+
+FACT_COLUMNS = tuple(field.name for field in fields(SeriesFacts))
+
+_UID = sa.String(64)
+
+series = sa.Table(
+    "series",
+    metadata,
+    sa.Column("series_instance_uid", _UID, primary_key=True),
+    *(
+        sa.Column(name, sa.Text, nullable=False, server_default="")
+        for name in FACT_COLUMNS
+        if name != "series_instance_uid"
+    ),
+    sa.Column("calling_ae", sa.Text, nullable=False, server_default=""),
+    sa.Column("state", sa.String(16), nullable=False),
+    sa.Column("state_since", UtcDateTime, nullable=False),
+    sa.Column("version", sa.Integer, nullable=False, server_default="1"),
+    sa.Column("received", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("expected", sa.JSON, nullable=False),
+    sa.Column("first_received_at", UtcDateTime, nullable=False),
+    sa.Column("last_received_at", UtcDateTime, nullable=False),
+    sa.Column("pair_series_uid", _UID),
+    sa.Column("complete_reason", sa.Text, nullable=False, server_default=""),
+    sa.Column("parked_reason", sa.Text, nullable=False, server_default=""),
+    sa.Column("conflicts", sa.Integer, nullable=False, server_default="0"),
+    sa.Index("ix_series_state", "state", "state_since"),
+    sa.Index("ix_series_study_instance_uid", "study_instance_uid"),
+    sa.Index("ix_series_last_received_at", "last_received_at"),
+)
+
+instances = sa.Table(
+    "instances",
+    metadata,
+    sa.Column("instance_id", sa.Integer, primary_key=True),
+    sa.Column("series_instance_uid", _UID, sa.ForeignKey("series.series_instance_uid"), nullable=False),
+    sa.Column("sop_instance_uid", _UID, nullable=False),
+    sa.Column("sop_class_uid", _UID, nullable=False),
+    sa.Column("transfer_syntax_uid", _UID, nullable=False),
+    sa.Column("path", sa.Text, nullable=False, unique=True),
+    sa.Column("sha256", sa.String(64), nullable=False),
+    sa.Column("size_bytes", sa.BigInteger, nullable=False),
+    sa.Column("received_at", UtcDateTime, nullable=False),
+    sa.Column("calling_ae", sa.Text, nullable=False),
+    sa.Column("association_id", sa.Text, nullable=False),
+    sa.Column("instance_number", sa.Integer),
+    sa.Column("number_of_frames", sa.Integer, nullable=False),
+    sa.Column("expected", sa.Integer),
+    sa.Column("expected_group", sa.Text, nullable=False),
+    sa.Column("conflict", sa.Boolean, nullable=False),
+    sa.Index("ix_instances_series_instance_uid", "series_instance_uid"),
+    sa.Index("ix_instances_sop_instance_uid", "sop_instance_uid"),
+)
+
+associations = sa.Table(
+    "associations",
+    metadata,
+    sa.Column("association_id", sa.Text, primary_key=True),
+    sa.Column("calling_ae", sa.Text, nullable=False),
+    sa.Column("host", sa.Text, nullable=False),
+    sa.Column("receiver", sa.Text, nullable=False),
+    sa.Column("opened_at", UtcDateTime, nullable=False),
+    sa.Column("closed_at", UtcDateTime),
+    sa.Column("aborted", sa.Boolean, nullable=False, server_default=sa.false()),
+    sa.Index("ix_associations_closed_at", "closed_at"),
+)
+
+series_associations = sa.Table(
+    "series_associations",
+    metadata,
+    sa.Column("series_instance_uid", _UID, primary_key=True),
+    sa.Column("association_id", sa.Text, primary_key=True),
+    sa.Index("ix_series_associations_association_id", "association_id"),
+)
+
+quarantine = sa.Table(
+    "quarantine",
+    metadata,
+    sa.Column("path", sa.Text, primary_key=True),
+    sa.Column("reason", sa.Text, nullable=False),
+    sa.Column("calling_ae", sa.Text, nullable=False),
+    sa.Column("sop_instance_uid", sa.Text, nullable=False),
+    sa.Column("at", UtcDateTime, nullable=False),
+)
+
+jobs = sa.Table(
+    "jobs",
+    metadata,
+    sa.Column("job_id", sa.Integer, primary_key=True),
+    sa.Column("kind", sa.String(16), nullable=False),
+    sa.Column("series_instance_uid", _UID, sa.ForeignKey("series.series_instance_uid"), nullable=False),
+    sa.Column("version", sa.Integer, nullable=False),
+    sa.Column("state", sa.String(16), nullable=False),
+    sa.Column("attempts", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("created_at", UtcDateTime, nullable=False),
+    sa.Column("available_at", UtcDateTime, nullable=False),
+    sa.Column("lease_owner", sa.Text),
+    sa.Column("lease_token", sa.Text),
+    sa.Column("lease_until", UtcDateTime),
+    sa.Column("last_error", sa.Text, nullable=False, server_default=""),
+    sa.UniqueConstraint("kind", "series_instance_uid", "version"),
+    sa.Index("ix_jobs_state", "state", "available_at"),
+)
+
+results = sa.Table(
+    "results",
+    metadata,
+    sa.Column("result_id", sa.Integer, primary_key=True),
+    sa.Column("series_instance_uid", _UID, sa.ForeignKey("series.series_instance_uid"), nullable=False),
+    sa.Column("version", sa.Integer, nullable=False),
+    sa.Column("scored_at", UtcDateTime, nullable=False),
+    sa.Column("modality", sa.String(16), nullable=False),
+    sa.Column("kind", sa.String(16), nullable=False),
+    sa.Column("score", sa.Float),
+    sa.Column("grade", sa.String(16)),
+    sa.Column("scanner", sa.Text, nullable=False),
+    sa.Column("model", sa.Text, nullable=False),
+    sa.Column("model_sha256", sa.String(64), nullable=False),
+    sa.Column("payload", sa.Text, nullable=False),
+    sa.UniqueConstraint("series_instance_uid", "version"),
+    sa.Index("ix_results_scored_at", "scored_at"),
+    sa.Index("ix_results_scanner", "scanner", "scored_at"),
+    sa.Index("ix_results_grade", "grade", "scored_at"),
+)
+
+reports = sa.Table(
+    "reports",
+    metadata,
+    sa.Column("sop_instance_uid", _UID, primary_key=True),
+    sa.Column("sop_class_uid", _UID, nullable=False),
+    sa.Column("report_series_uid", _UID, nullable=False),
+    sa.Column("series_instance_uid", _UID, sa.ForeignKey("series.series_instance_uid"), nullable=False),
+    sa.Column("version", sa.Integer, nullable=False),
+    sa.Column("path", sa.Text, nullable=False, unique=True),
+    sa.Column("created_at", UtcDateTime, nullable=False),
+    sa.Column("predecessor_uid", _UID),
+    sa.UniqueConstraint("series_instance_uid", "version"),
+)
+
+outbox = sa.Table(
+    "outbox",
+    metadata,
+    sa.Column("delivery_id", sa.Integer, primary_key=True),
+    sa.Column("report_uid", _UID, sa.ForeignKey("reports.sop_instance_uid"), nullable=False),
+    sa.Column("series_instance_uid", _UID, nullable=False),
+    sa.Column("target", sa.Text, nullable=False),
+    sa.Column("state", sa.String(16), nullable=False),
+    sa.Column("attempts", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("created_at", UtcDateTime, nullable=False),
+    sa.Column("next_attempt_at", UtcDateTime, nullable=False),
+    sa.Column("lease_token", sa.Text),
+    sa.Column("lease_until", UtcDateTime),
+    sa.Column("last_answer", sa.Text, nullable=False, server_default=""),
+    sa.Column("delivered_at", UtcDateTime),
+    sa.UniqueConstraint("report_uid", "target"),
+    sa.Index("ix_outbox_state", "state", "next_attempt_at"),
+    sa.Index("ix_outbox_series_instance_uid", "series_instance_uid", "target"),
+)
+
+heartbeats = sa.Table(
+    "heartbeats",
+    metadata,
+    sa.Column("name", sa.Text, primary_key=True),
+    sa.Column("role", sa.String(16), nullable=False),
+    sa.Column("host", sa.Text, nullable=False),
+    sa.Column("pid", sa.Integer, nullable=False),
+    sa.Column("started_at", UtcDateTime, nullable=False),
+    sa.Column("seen_at", UtcDateTime, nullable=False),
+    sa.Column("detail", sa.Text, nullable=False, server_default=""),
+)
+
+events = sa.Table(
+    "events",
+    metadata,
+    sa.Column("event_id", sa.Integer, primary_key=True),
+    sa.Column("at", UtcDateTime, nullable=False),
+    sa.Column("series_instance_uid", _UID, nullable=False),
+    sa.Column("version", sa.Integer, nullable=False),
+    sa.Column("old_state", sa.String(16), nullable=False),
+    sa.Column("new_state", sa.String(16), nullable=False),
+    sa.Column("reason", sa.Text, nullable=False),
+    sa.Column("actor", sa.Text, nullable=False),
+    sa.Index("ix_events_series_instance_uid", "series_instance_uid"),
+)
+
+
+def log_event(
+    connection: sa.Connection,
+    uid: str,
+    version: int,
+    old: str,
+    new: str,
+    reason: str,
+    actor: str,
+    at: dt.datetime,
+) -> None:
+    """Add one line to the append-only history of a series, in the caller's transaction."""
+    row = {"series_instance_uid": uid, "version": version, "old_state": old, "new_state": new}
+    connection.execute(events.insert().values(**row, reason=reason, actor=actor, at=at))
