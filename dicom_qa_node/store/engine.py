@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 
 from dicom_qa_node.errors import Misconfigured, Permanent, Transient
 
-__all__ = ["Database", "insert_ignore"]
+__all__ = ["Database", "insert_ignore", "insert_new_paths"]
 
 _MIGRATIONS = Path(__file__).parent / "migrations"
 _BUSY_TIMEOUT_MS = 30_000
@@ -124,11 +124,21 @@ class Database:
         self.engine.dispose()
 
 
-def insert_ignore(connection: sa.Connection, table: sa.Table, rows: list[dict[str, Any]]) -> int:
-    """Insert the rows that break no unique rule and return how many were new (one statement a row)."""
+def insert_ignore(connection: sa.Connection, table: sa.Table, rows: Sequence[dict[str, Any]]) -> None:
+    """Insert the rows that break no unique rule and leave the others alone."""
+    if rows:
+        connection.execute(_insert(connection, table).on_conflict_do_nothing(), list(rows))
+
+
+def insert_new_paths(connection: sa.Connection, table: sa.Table, rows: Sequence[dict[str, Any]]) -> set[str]:
+    """Insert rows by their unique ``path`` and return the paths that were new."""
+    statement = _insert(connection, table).on_conflict_do_nothing().returning(table.c.path)
+    return set(connection.execute(statement, list(rows)).scalars()) if rows else set()
+
+
+def _insert(connection: sa.Connection, table: sa.Table) -> Any:
     dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
-    statement = dialect.insert(table).on_conflict_do_nothing()
-    return sum(connection.execute(statement, row).rowcount for row in rows)
+    return dialect.insert(table)
 
 
 class UtcDateTime(sa.TypeDecorator[dt.datetime]):

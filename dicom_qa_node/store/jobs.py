@@ -82,7 +82,6 @@ class Jobs:
             if not _end(connection, job, "DONE", ""):
                 return False
             model = f"{result.model.name} {result.model.version}"
-            values = {"model": model} if result.model.name else {}
             moved = move(
                 connection, job.series_instance_uid, [SeriesState.SCORING], SeriesState.SCORED,
                 version=job.version, reason=f"scored by {model}", actor="score", at=now,
@@ -93,7 +92,7 @@ class Jobs:
             row = connection.execute(
                 sa.select(t.series).where(t.series.c.series_instance_uid == job.series_instance_uid)
             ).one()
-            connection.execute(t.results.insert().values(**_result_row(job, result, facts_of(row), now), **values))
+            connection.execute(t.results.insert().values(**_result_row(job, result, facts_of(row), now)))
             return True
 
     def fail(self, job: Job, reason: str, *, permanent: bool) -> bool:
@@ -199,6 +198,7 @@ def _result_row(job: Job, result: SeriesResult, facts: SeriesFacts, at: dt.datet
         "score": result.score,
         "grade": None if result.grade is None else result.grade.value,
         "scanner": scanner_name(facts),
+        "model": f"{result.model.name} {result.model.version}",
         "model_sha256": result.model.sha256,
         "payload": result_to_json(result),
     }

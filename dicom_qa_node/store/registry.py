@@ -21,7 +21,7 @@ from dicom_qa_node.records import (
     utc_now,
 )
 from dicom_qa_node.store import tables as t
-from dicom_qa_node.store.engine import Database, insert_ignore
+from dicom_qa_node.store.engine import Database, insert_ignore, insert_new_paths
 from dicom_qa_node.store.transition import move
 
 __all__ = ["Registry", "SeriesRow"]
@@ -61,14 +61,17 @@ class Registry:
 
         A new instance of a series that left RECEIVING re-opens it: a late image.
         """
+        by_kind: dict[type, list[Any]] = {}
+        for receipt in receipts:
+            by_kind.setdefault(type(receipt), []).append(receipt)
         with self._db.write() as connection:
-            for receipt in receipts:
-                if isinstance(receipt, StoredInstance):
-                    _record_instance(connection, receipt)
-                elif isinstance(receipt, Quarantined):
-                    insert_ignore(connection, t.quarantine, [asdict(receipt)])
-                else:
-                    _record_association(connection, receipt)
+            # An association ends only after its last instance is counted, whatever the order in the batch.
+            for start in by_kind.get(AssociationStart, []):
+                _open_association(connection, start)
+            _record_instances(connection, by_kind.get(StoredInstance, []))
+            insert_ignore(connection, t.quarantine, [asdict(item) for item in by_kind.get(Quarantined, [])])
+            for end in by_kind.get(AssociationEnd, []):
+                _close_association(connection, end)
 
     def end_associations(self, receiver: str | None, at: dt.datetime | None = None) -> int:
         """Close the associations that a dead receiver left open (None: of every receiver); return how many."""
@@ -234,27 +237,28 @@ class Registry:
             return done
 
 
-def _record_instance(connection: sa.Connection, item: StoredInstance) -> None:
-    uid = item.series.series_instance_uid
-    row = {key: value for key, value in _fields(item).items() if key != "series"}
-    _ensure_series(connection, item)
-    if not insert_ignore(connection, t.instances, [row | {"series_instance_uid": uid}]):
-        return
-    link = {"series_instance_uid": uid, "association_id": item.association_id}
-    insert_ignore(connection, t.series_associations, [link])
-    if item.conflict:
-        update = t.series.update().where(t.series.c.series_instance_uid == uid)
-        connection.execute(update.values(conflicts=t.series.c.conflicts + 1))
-        return
-    _count_in(connection, item)
+def _record_instances(connection: sa.Connection, items: Sequence[StoredInstance]) -> None:
+    by_series: dict[str, list[StoredInstance]] = {}
+    for item in items:
+        by_series.setdefault(item.series.series_instance_uid, []).append(item)
+    for uid, group in by_series.items():
+        insert_ignore(connection, t.series, [_new_series(group[0])])
+        new = insert_new_paths(connection, t.instances, [_instance_row(uid, item) for item in group])
+        fresh = [item for item in group if item.path in new]
+        links = {item.association_id for item in fresh}
+        ends = [{"series_instance_uid": uid, "association_id": link} for link in sorted(links)]
+        insert_ignore(connection, t.series_associations, ends)
+        if fresh:
+            _count_in(connection, uid, fresh)
 
 
-def _fields(item: StoredInstance) -> dict[str, Any]:
-    return {name: getattr(item, name) for name in item.__slots__}
+def _instance_row(uid: str, item: StoredInstance) -> dict[str, Any]:
+    row = {name: getattr(item, name) for name in StoredInstance.__slots__ if name != "series"}
+    return row | {"series_instance_uid": uid}
 
 
-def _ensure_series(connection: sa.Connection, item: StoredInstance) -> None:
-    row = asdict(item.series) | {
+def _new_series(item: StoredInstance) -> dict[str, Any]:
+    return asdict(item.series) | {
         "state": SeriesState.RECEIVING.value,
         "state_since": item.received_at,
         "received": 0,
@@ -263,24 +267,28 @@ def _ensure_series(connection: sa.Connection, item: StoredInstance) -> None:
         "last_received_at": item.received_at,
         "calling_ae": item.calling_ae,
     }
-    insert_ignore(connection, t.series, [row])
 
 
-def _count_in(connection: sa.Connection, item: StoredInstance) -> None:
-    uid = item.series.series_instance_uid
-    query = sa.select(t.series).where(t.series.c.series_instance_uid == uid).with_for_update()
-    row = connection.execute(query).one()
-    changes: dict[str, Any] = {
-        "received": row.received + 1,
-        "last_received_at": max(row.last_received_at, item.received_at),
-        "calling_ae": item.calling_ae,
-    }
-    if item.expected is not None:
-        announced = max(item.expected, row.expected.get(item.expected_group, 0))
-        changes["expected"] = row.expected | {item.expected_group: announced}
-    if row.state != SeriesState.RECEIVING:
-        _reopen(connection, row, item)
-    connection.execute(t.series.update().where(t.series.c.series_instance_uid == uid).values(**changes))
+def _count_in(connection: sa.Connection, uid: str, fresh: Sequence[StoredInstance]) -> None:
+    same = t.series.c.series_instance_uid == uid
+    row = connection.execute(sa.select(t.series).where(same).with_for_update()).one()
+    counted = [item for item in fresh if not item.conflict]
+    changes: dict[str, Any] = {"conflicts": row.conflicts + len(fresh) - len(counted)}
+    if counted:
+        expected = dict(row.expected)
+        for item in counted:
+            if item.expected is not None:
+                expected[item.expected_group] = max(item.expected, expected.get(item.expected_group, 0))
+        latest = max(item.received_at for item in counted)
+        changes |= {
+            "received": row.received + len(counted),
+            "expected": expected,
+            "last_received_at": max(row.last_received_at, latest),
+            "calling_ae": counted[-1].calling_ae,
+        }
+        if row.state != SeriesState.RECEIVING:
+            _reopen(connection, row, counted[0])
+    connection.execute(t.series.update().where(same).values(**changes))
 
 
 def _reopen(connection: sa.Connection, row: sa.Row[Any], item: StoredInstance) -> None:
@@ -294,11 +302,12 @@ def _reopen(connection: sa.Connection, row: sa.Row[Any], item: StoredInstance) -
     )  # fmt: skip
 
 
-def _record_association(connection: sa.Connection, item: AssociationStart | AssociationEnd) -> None:
-    if isinstance(item, AssociationStart):
-        row = {"association_id": item.association_id, "calling_ae": item.calling_ae, "host": item.host}
-        insert_ignore(connection, t.associations, [row | {"receiver": item.receiver, "opened_at": item.at}])
-        return
+def _open_association(connection: sa.Connection, item: AssociationStart) -> None:
+    row = {"association_id": item.association_id, "calling_ae": item.calling_ae, "host": item.host}
+    insert_ignore(connection, t.associations, [row | {"receiver": item.receiver, "opened_at": item.at}])
+
+
+def _close_association(connection: sa.Connection, item: AssociationEnd) -> None:
     update = t.associations.update().where(t.associations.c.association_id == item.association_id)
     connection.execute(update.values(closed_at=item.at, aborted=item.aborted))
 
