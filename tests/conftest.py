@@ -1,0 +1,185 @@
+"""Fixtures of every test level: free ports, polling with a deadline, processes that end with the test, real peers."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import IO, Any, TypeVar
+
+import pytest
+
+from dicom_qa_node.config import Config
+
+ROOT = Path(__file__).resolve().parents[1]
+SHARED_DATA = Path(os.environ.get("QA_SHARED_DATA", ROOT.parent / "shared" / "data"))
+DEBIAN_PACKAGE = {
+    "storescu": "dcmtk",
+    "storescp": "dcmtk",
+    "echoscu": "dcmtk",
+    "findscu": "dcmtk",
+    "movescu": "dcmtk",
+    "getscu": "dcmtk",
+    "dsrdump": "dcmtk",
+    "dcmdump": "dcmtk",
+    "dcmodify": "dcmtk",
+    "dciodvfy": "dicom3tools",
+    "Orthanc": "orthanc",
+    "DicomSRValidator": "pixelmed-apps",
+    "systemd-analyze": "systemd",
+    "chromium": "chromium",
+}
+T = TypeVar("T")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Check what ``peers("tool", …)`` and ``realdata`` need before the test's fixtures start."""
+    for marker in item.iter_markers("peers"):
+        for tool in marker.args:
+            _tool(tool)
+    if item.get_closest_marker("realdata") is not None and not SHARED_DATA.is_dir():
+        pytest.skip(f"no real studies at {SHARED_DATA} (set QA_SHARED_DATA)")
+
+
+def _tool(name: str) -> str:
+    path = shutil.which(name) or shutil.which(name, path="/usr/sbin:/sbin")
+    if path is None:
+        reason = f"{name} is not installed (Debian package {DEBIAN_PACKAGE.get(name, name)})"
+        if os.environ.get("CI") == "true":
+            pytest.fail(reason, pytrace=False)
+        pytest.skip(reason)
+    return path
+
+
+@pytest.fixture
+def free_port() -> Callable[[], int]:
+    """Return a function that picks a free TCP port on loopback; each call gives another one."""
+    given: set[int] = set()
+
+    def pick() -> int:
+        while True:
+            with socket.socket() as probe:
+                probe.bind(("127.0.0.1", 0))
+                port = int(probe.getsockname()[1])
+            if port not in given:
+                given.add(port)
+                return port
+
+    return pick
+
+
+def poll_until(condition: Callable[[], T], timeout_s: float = 20, what: str = "") -> T:
+    """Call ``condition`` until it returns something true and return that; fail at the deadline."""
+    deadline = time.monotonic() + timeout_s
+    while True:
+        found = condition()
+        if found:
+            return found
+        if time.monotonic() > deadline:
+            pytest.fail(f"not within {timeout_s:g} s: {what or getattr(condition, '__name__', 'condition')}")
+        time.sleep(0.05)
+
+
+@pytest.fixture
+def poll() -> Callable[..., Any]:
+    """Return ``poll(condition, timeout_s=20, what="")``."""
+    return poll_until
+
+
+@pytest.fixture
+def tool_env() -> dict[str, str]:
+    """Return the environment of DCMTK tools: without Nagle's algorithm, which costs 40 ms per image on loopback."""
+    return {**os.environ, "TCP_NODELAY": "1"}
+
+
+@pytest.fixture
+def run_tool(tool_env: dict[str, str]) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Return ``run_tool(name, *arguments, timeout_s=60, check=False, cwd=None)`` for a peer tool."""
+
+    def run(
+        name: str, *arguments: object, timeout_s: float = 60, check: bool = False, cwd: Path | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        command = [_tool(name), *map(str, arguments)]
+        done = subprocess.run(
+            command, env=tool_env, cwd=cwd, capture_output=True, text=True, errors="replace", timeout=timeout_s
+        )
+        if check and done.returncode:
+            pytest.fail(f"{name} ended with {done.returncode}:\n{done.stdout}{done.stderr}", pytrace=False)
+        return done
+
+    return run
+
+
+@pytest.fixture
+def background(tool_env: dict[str, str]) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Return ``background(command, output=None, cwd=None, env=None)``: a process that ends with the test."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(
+        command: Sequence[object],
+        output: IO[str] | None = None,
+        cwd: Path | None = None,
+        env: dict[str, str] | None = None,
+    ) -> subprocess.Popen[str]:
+        first, *rest = map(str, command)
+        program = first if "/" in first else _tool(first)
+        sink = output if output is not None else subprocess.DEVNULL
+        process = subprocess.Popen(
+            [program, *rest], cwd=cwd, env={**tool_env, **(env or {})}, stdout=sink, stderr=sink, text=True
+        )
+        started.append(process)
+        return process
+
+    yield start
+    for process in reversed(started):
+        _end(process)
+
+
+def _end(process: subprocess.Popen[str], patience_s: float = 20) -> None:
+    if process.poll() is None:
+        process.terminate()
+        try:
+            process.wait(patience_s)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+@pytest.fixture
+def listening() -> Callable[[int], bool]:
+    """Return a function that says whether something accepts connections on a loopback port."""
+
+    def check(port: int) -> bool:
+        with socket.socket() as probe:
+            probe.settimeout(1)
+            return probe.connect_ex(("127.0.0.1", port)) == 0
+
+    return check
+
+
+@pytest.fixture
+def node_config(tmp_path: Path, free_port: Callable[[], int]) -> Config:
+    """Return a configuration in the test's own folder: SQLite, free ports, small waits, loopback only."""
+    return Config.model_validate(
+        {
+            "database_url": f"sqlite:///{tmp_path}/node/quality.db",
+            "spool_dir": tmp_path / "node" / "spool",
+            "receive": {"host": "127.0.0.1", "port": free_port(), "processes": 1},
+            "spool": {"min_free_mb": 1, "resume_free_mb": 1},
+            "complete": {"quiet_s": 1.0, "pair_wait_s": 5.0, "sweep_s": 0.1},
+            "deliver": {"retry_first_s": 0.2, "retry_max_s": 1.0},
+            "web": {"host": "127.0.0.1", "port": free_port()},
+        }
+    )
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Return the folder of real studies; the test is skipped where there is none."""
+    if not SHARED_DATA.is_dir():
+        pytest.skip(f"no real studies at {SHARED_DATA} (set QA_SHARED_DATA)")
+    return SHARED_DATA
