@@ -1,0 +1,88 @@
+"""Several workers on one database: every job is held by one of them, and a full or locked database is Transient."""
+
+from __future__ import annotations
+
+import datetime as dt
+import sqlite3
+import threading
+
+import pytest
+
+from dicom_qa_node.errors import Misconfigured, Transient
+from dicom_qa_node.records import ModelRef, SeriesFacts, SeriesKind, SeriesResult, StoredInstance
+from dicom_qa_node.store import Database, Jobs, QualityLog, Registry
+
+T0 = dt.datetime(2026, 1, 5, 8, 0, tzinfo=dt.UTC)
+MODEL = ModelRef("m", "1", "f" * 64)
+
+
+@pytest.fixture
+def database(tmp_path):
+    database = Database(f"sqlite:///{tmp_path}/q.db")
+    database.upgrade()
+    yield database
+    database.close()
+
+
+def stored(uid: str) -> StoredInstance:
+    return StoredInstance(
+        f"{uid}.1", "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.1.2.1", f"i/{uid}", "0" * 64, 1, T0, "CT", "a",
+        SeriesFacts(uid, "1.2", "CT"),
+    )  # fmt: skip
+
+
+def queue(database: Database, count: int) -> None:
+    registry = Registry(database)
+    registry.record([stored(f"1.2.{number}") for number in range(count)])
+    for progress in registry.receiving():
+        assert registry.complete(progress, reason="count", at=T0)
+
+
+def verdict(uid: str) -> SeriesResult:
+    return SeriesResult(uid, "CT", SeriesKind.CT, 3.0, (2.5, 3.5), None, (), (), (), MODEL, 1)
+
+
+def test_four_workers_score_every_series_once(database):
+    queue(database, 24)
+    claimed: list[str] = []
+
+    def work(name: str) -> None:
+        jobs = Jobs(database)
+        while job := jobs.claim(name):
+            claimed.append(job.series_instance_uid)
+            assert jobs.finish(job, verdict(job.series_instance_uid))
+
+    threads = [threading.Thread(target=work, args=(f"w{number}",)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert sorted(claimed) == sorted(f"1.2.{number}" for number in range(24))
+    assert QualityLog(database).count() == 24
+
+
+def test_locked_database_is_transient(database, tmp_path, monkeypatch):
+    monkeypatch.setattr("dicom_qa_node.store.engine._BUSY_TIMEOUT_MS", 50)
+    other = Database(f"sqlite:///{tmp_path}/q.db")
+    holder = sqlite3.connect(tmp_path / "q.db", isolation_level=None)
+    holder.execute("BEGIN IMMEDIATE")
+    with pytest.raises(Transient, match="locked"):
+        Registry(other).record([stored("1.2.3")])
+    holder.execute("ROLLBACK")
+    holder.close()
+    Registry(other).record([stored("1.2.3")])
+    other.close()
+
+
+def test_old_schema_is_refused_with_the_command_to_run(tmp_path):
+    database = Database(f"sqlite:///{tmp_path}/empty.db")
+    with pytest.raises(Misconfigured, match="dicom-qa-node db upgrade"):
+        database.require_current()
+    assert database.upgrade() == database.upgrade()
+    database.require_current()
+    database.close()
+
+
+def test_unknown_database_driver_is_misconfigured():
+    with pytest.raises(Misconfigured, match="database_url"):
+        Database("nosuchdb://somewhere/qa")
