@@ -200,7 +200,9 @@ class SeriesProgress:
 
     ``expected`` is the sum over the groups that announced a count, None if a group announced none.
     ``open_associations`` counts the associations still open that brought instances of this series.
-    ``paired_series`` are the CT series (for PET) of the same study and frame of reference with their state.
+    ``first_received_at`` is the arrival of the first image since the series last entered RECEIVING.
+    ``paired_series`` are the CT series (for PET) of the same study and frame of reference with their state,
+    the one with the most images first.
     """
 
     series_instance_uid: str

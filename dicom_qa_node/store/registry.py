@@ -354,7 +354,7 @@ def _progress(connection: sa.Connection, row: sa.Row[Any], open_counts: dict[str
         received=row.received,
         expected=sum(row.expected.values()) if row.expected else None,
         open_associations=open_counts.get(row.series_instance_uid, 0),
-        first_received_at=row.first_received_at,
+        first_received_at=row.state_since,
         last_received_at=row.last_received_at,
         version=row.version,
         paired_series=paired,

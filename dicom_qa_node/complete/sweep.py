@@ -1,0 +1,33 @@
+"""Applies the completion rules to every series in RECEIVING; a periodic task of the role ``schedule`` calls it."""
+
+from __future__ import annotations
+
+import datetime as dt
+import logging
+
+from dicom_qa_node.complete.rules import Ready, decide
+from dicom_qa_node.config import Complete
+from dicom_qa_node.log import log_event
+from dicom_qa_node.store import Registry
+
+__all__ = ["sweep"]
+
+_LOGGER = logging.getLogger(__name__)
+
+
+def sweep(registry: Registry, rules: Complete, now: dt.datetime) -> int:
+    """Move every series that is complete at ``now`` to COMPLETE with its job queued; return how many.
+
+    A series that grew between the look and the move is left for the next sweep.
+    """
+    moved = 0
+    for progress in registry.receiving():
+        decision = decide(progress, rules, now)
+        if not isinstance(decision, Ready):
+            continue
+        pair = decision.pair_series_uid
+        if registry.complete(progress, reason=decision.reason, pair_series_uid=pair, at=now):
+            moved += 1
+            uid = progress.series_instance_uid
+            log_event(_LOGGER, logging.INFO, "complete", series=uid, version=progress.version, reason=decision.reason)
+    return moved
