@@ -7,20 +7,35 @@ from it (``dicom-qa-node config schema``). A wrong file reports every problem at
 from __future__ import annotations
 
 import difflib
+import ipaddress
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic.fields import FieldInfo
 
+from dicom_qa_node.config_limits import allowed, sections_of
 from dicom_qa_node.errors import Misconfigured
 
 __all__ = ["Config", "ConfigProblem", "InvalidConfig", "Target", "load_config", "parse_config"]
 
 AeTitle = Annotated[
-    str, Field(pattern=r"^[ -\[\]-~]{1,16}$", description="1 to 16 printable ASCII characters, no backslash")
+    str,
+    Field(
+        pattern=r"^ *[!-\[\]-~][ -\[\]-~]*$",
+        max_length=16,
+        json_schema_extra={"allowed": "1 to 16 printable ASCII characters, no backslash"},
+    ),
+]
+Name = Annotated[
+    str,
+    Field(
+        pattern=r"^[A-Za-z0-9_.-]{1,64}$",
+        json_schema_extra={"allowed": "1 to 64 letters, digits, dots, dashes or underscores"},
+    ),
 ]
 Port = Annotated[int, Field(ge=1, le=65535)]
 ListenPort = Annotated[int, Field(ge=0, le=65535)]
@@ -40,6 +55,16 @@ class Peer(Section):
         default_factory=list, description="IP addresses or CIDR networks it may call from; empty: any"
     )
     max_associations: int = Field(16, ge=1, le=1000, description="associations this peer may hold at once")
+
+    @field_validator("hosts")
+    @classmethod
+    def _networks(cls, hosts: list[str]) -> list[str]:
+        for host in hosts:
+            try:
+                ipaddress.ip_network(host, strict=False)
+            except ValueError as error:
+                raise ValueError("must be IP addresses or CIDR networks, such as 10.1.2.3 or 10.1.0.0/16") from error
+        return hosts
 
 
 class Receive(Section):
@@ -106,7 +131,12 @@ class Grades(Section):
 class Score(Section):
     """The scoring workers."""
 
-    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda or cuda:N")
+    device: str = Field(
+        "auto",
+        pattern=r"^(auto|cpu|cuda(:\d+)?)$",
+        json_schema_extra={"allowed": "auto, cpu, cuda or cuda:N"},
+        description="where the network runs; auto: the first GPU, else the CPU",
+    )
     workers: int = Field(1, ge=1, le=64, description="scoring processes (on the CPU one is usually best)")
     threads: int = Field(0, ge=0, le=256, description="CPU threads per worker; 0: one per core")
     model: str = Field("ms_iqa_small", min_length=1, description="name of an installed model (models list)")
@@ -142,12 +172,7 @@ class DicomTarget(Section):
     """A PACS or archive that receives reports by C-STORE."""
 
     kind: Literal["dicom"] = Field("dicom", description="C-STORE to a DICOM application entity")
-    name: str = Field(
-        min_length=1,
-        max_length=64,
-        pattern=r"^[A-Za-z0-9_.-]+$",
-        description="name used in commands and tables",
-    )
+    name: Name = Field(description="name used in commands and tables")
     host: str = Field(min_length=1, description="host name or address")
     port: Port = Field(104, description="TCP port")
     ae_title: AeTitle = Field(description="AE title of the target")
@@ -158,15 +183,11 @@ class FolderTarget(Section):
     """A folder that receives reports as Part 10 files."""
 
     kind: Literal["folder"] = Field("folder", description="Part 10 files in a folder")
-    name: str = Field(
-        min_length=1,
-        max_length=64,
-        pattern=r"^[A-Za-z0-9_.-]+$",
-        description="name used in commands and tables",
-    )
+    name: Name = Field(description="name used in commands and tables")
     path: Path = Field(strict=False, description="folder to write to (created if absent)")
 
 
+_KINDS: dict[str, type[Section]] = {"dicom": DicomTarget, "folder": FolderTarget}
 Target = Annotated[DicomTarget | FolderTarget, Field(discriminator="kind")]
 
 
@@ -209,6 +230,7 @@ class Config(Section):
     database_url: str = Field(
         "sqlite:///var/dicom-qa-node/quality.db",
         pattern=r"^(sqlite|postgresql(\+\w+)?)://",
+        json_schema_extra={"allowed": "address starting with sqlite:// or postgresql://"},
         description="SQLAlchemy address of the database",
     )
     spool_dir: Path = Field(
@@ -307,8 +329,9 @@ def parse_config(text: str, source: str = "configuration") -> Config:
 def _problems(error: ValidationError) -> Iterator[ConfigProblem]:
     for item in error.errors():
         location = [str(part) for part in item["loc"]]
-        path = _dotted([part for part in location if part not in ("dicom", "folder")])
-        value = "" if item["type"] in ("missing", "extra_forbidden") else _shown(path, item["input"])
+        path = _dotted([part for part in location if part not in _KINDS])
+        hide = item["type"] in ("missing", "extra_forbidden", "union_tag_not_found")
+        value = "" if hide else _shown(path, item["input"])
         yield ConfigProblem(path=path or "(file)", value=value, message=_message(item, location))
 
 
@@ -319,36 +342,34 @@ def _dotted(parts: list[str]) -> str:
 def _shown(path: str, value: Any) -> str:
     if re.search(r"password|secret|token", path):
         return "(hidden)"
-    text = repr(value)
+    text = re.sub(r"(?<=:)[^:@/']+(?=@)", "***", repr(value)) if path == "database_url" else repr(value)
     return text if len(text) <= 80 else text[:77] + "..."
 
 
 def _message(item: Mapping[str, Any], location: list[str]) -> str:
-    if item["type"] == "extra_forbidden":
-        known = _known_keys(location[:-1])
+    kind = item["type"]
+    if kind == "value_error":
+        return str(item["msg"]).removeprefix("Value error, ")
+    if kind == "extra_forbidden":
+        known = sorted(_fields_at(location[:-1]))
         near = difflib.get_close_matches(location[-1], known, n=1)
         return f"unknown key; did you mean {near[0]!r}?" if near else f"unknown key; known here: {', '.join(known)}"
-    if item["type"] == "string_pattern_mismatch":
-        return f"must match {item['ctx']['pattern']}"
-    return str(item["msg"]).removeprefix("Value error, ")
+    if kind.startswith("union_tag"):
+        return f"expected kind {' or '.join(_KINDS)}"
+    field = _fields_at(location[:-1]).get(location[-1]) if location else None
+    if field is None and len(location) > 1:
+        field = _fields_at(location[:-2]).get(location[-2])
+    rule = f"expected {allowed(field)}" if field is not None else str(item["msg"])
+    return f"is missing; {rule}" if kind == "missing" else rule
 
 
-def _known_keys(location: list[str]) -> list[str]:
-    model: Any = Config
+def _fields_at(location: list[str]) -> Mapping[str, FieldInfo]:
+    """Return the keys of the section at a place; an index and the kind of a target are steps of a place too."""
+    models: list[type[BaseModel]] = [Config]
     for part in location:
-        model = _descend(model, part)
-        if model is None:
-            return []
-    return sorted(model.model_fields)
-
-
-def _descend(model: Any, part: str) -> Any:
-    by_kind = {"dicom": DicomTarget, "folder": FolderTarget}
-    if part.isdigit():
-        return model
-    if part in by_kind:
-        return by_kind[part]
-    field = model.model_fields.get(part)
-    annotation = field.annotation if field else None
-    arguments = getattr(annotation, "__args__", ())
-    return next((a for a in (annotation, *arguments) if isinstance(a, type) and issubclass(a, BaseModel)), model)
+        if part in _KINDS:
+            models = [_KINDS[part]]
+        elif not part.isdigit():
+            field = models[0].model_fields.get(part) if models else None
+            models = sections_of(field.annotation) if field else []
+    return models[0].model_fields if models else {}

@@ -192,4 +192,6 @@ def _translated() -> Iterator[None]:
     except DBAPIError as error:
         if error.connection_invalidated:
             raise Transient(f"database: {error.orig}") from error
+        if isinstance(error.orig, sqlite3.DatabaseError) and "not a database" in str(error.orig):
+            raise Misconfigured(f"the file of database_url is no SQLite database: {error.orig}") from error
         raise

@@ -1,0 +1,83 @@
+"""Puts the commands together and is the edge where failures become one line and an exit code."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dicom_qa_node import __version__
+from dicom_qa_node.cli import (
+    database,
+    demo,
+    health,
+    models,
+    network,
+    outbox,
+    quality,
+    roles,
+    scoring,
+    series,
+    settings,
+)
+from dicom_qa_node.cli.context import invocation
+from dicom_qa_node.cli.exit_codes import ExitCode, exit_code_of
+from dicom_qa_node.errors import NodeError
+
+__all__ = ["app", "run"]
+
+app = typer.Typer(
+    name="dicom-qa-node",
+    help="A DICOM node that judges the image quality of CT and PET/CT series and reports it as DICOM SR.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+for module in (roles, scoring, quality, network, health, demo):
+    module.register(app)
+app.add_typer(series.app, name="series")
+app.add_typer(outbox.app, name="outbox")
+app.add_typer(models.app, name="models")
+app.add_typer(settings.app, name="config")
+app.add_typer(database.app, name="db")
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"dicom-qa-node {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _start(
+    context: typer.Context,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            "--config", "-c", envvar="DICOM_QA_NODE_CONFIG",
+            help="Configuration file; without it ./config.yaml if there is one, else the defaults.",
+        ),
+    ] = None,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:  # fmt: skip
+    context.obj = invocation(config)
+
+
+def run() -> int:
+    """Run the command line and return its exit code; no failure of an operator's making shows a traceback."""
+    try:
+        app()
+    except NodeError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return exit_code_of(error)
+    except OSError as error:
+        place = f"{error.filename}: " if error.filename else ""
+        print(f"error: {place}{error.strerror or error}", file=sys.stderr)
+        return ExitCode.FAILED
+    except SystemExit as ended:
+        return ended.code if isinstance(ended.code, int) else ExitCode.FAILED if ended.code else ExitCode.OK
+    return ExitCode.OK

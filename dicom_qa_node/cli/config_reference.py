@@ -1,0 +1,117 @@
+"""Writes the commented ``config.yaml`` and the table of the documentation from the schema."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
+
+from dicom_qa_node.config import Config
+from dicom_qa_node.config_limits import allowed, sections_of
+
+__all__ = ["as_markdown", "as_yaml", "shown_value"]
+
+_HEAD = """\
+# Configuration of dicom-qa-node: every key with its default.
+# Check a changed file with `dicom-qa-node config check`; an unknown key or an impossible value is an error.
+# Relative paths start at the folder the process runs in.
+
+"""
+_WIDTH = 110
+
+
+def as_yaml() -> str:
+    """Return a configuration file that holds every key with its help, what it allows and its default."""
+    return _HEAD + "".join(_section_lines(Config, 0))
+
+
+def as_markdown() -> str:
+    """Return a table per section: key, default, what it allows, what it does."""
+    return "\n".join(_tables(Config, "")).rstrip() + "\n"
+
+
+def shown_value(value: Any) -> str:
+    """Return a value as it stands in a YAML file, on one line."""
+    if isinstance(value, Path):
+        value = str(value)
+    if value is None:
+        return "null"
+    text = yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=10_000)
+    return text.removesuffix("...\n").strip()
+
+
+def _section_lines(section: type[BaseModel], depth: int) -> Iterator[str]:
+    indent = "  " * depth
+    for key, field in section.model_fields.items():
+        default = _default(field)
+        if isinstance(default, BaseModel):
+            yield f"\n{indent}# {_sentence(field)}\n{indent}{key}:\n"
+            yield from _section_lines(type(default), depth + 1)
+            continue
+        yield from _comment(f"{_sentence(field)} [{allowed(field)}]", indent)
+        yield f"{indent}{key}: {shown_value(default)}\n"
+        for item in sections_of(field.annotation):
+            yield from _example_lines(item, indent)
+
+
+def _example_lines(section: type[BaseModel], indent: str) -> Iterator[str]:
+    yield f"{indent}# one entry{_of_kind(section)}, to stand in place of []:\n"
+    lead = "- "
+    for key, field in section.model_fields.items():
+        value = f"{key}: {shown_value(_example(key, field))}"
+        yield f"{indent}#   {lead}{value:34}  # {_sentence(field)} [{allowed(field)}]\n"
+        lead = "  "
+
+
+def _of_kind(section: type[BaseModel]) -> str:
+    kind = section.model_fields.get("kind")
+    return f" of kind {kind.default}" if kind else ""
+
+
+def _example(key: str, field: FieldInfo) -> Any:
+    examples = {"ae_title": "PACS1", "name": "pacs", "host": "pacs.example", "path": "/srv/reports"}
+    default = _default(field)
+    return examples[key] if default is PydanticUndefined else default
+
+
+def _tables(section: type[BaseModel], prefix: str) -> Iterator[str]:
+    title = f"`{prefix.rstrip('.')}`{_of_kind(section)}" if prefix else "Top level"
+    yield f"## {title}\n"
+    yield "| key | default | allowed | what it does |"
+    yield "|---|---|---|---|"
+    nested: list[tuple[type[BaseModel], str]] = []
+    for key, field in section.model_fields.items():
+        default = _default(field)
+        if isinstance(default, BaseModel):
+            nested.append((type(default), f"{prefix}{key}."))
+            continue
+        shown = "required" if default is PydanticUndefined else f"`{shown_value(default)}`"
+        cells = [f"`{prefix}{key}`", shown, _cell(allowed(field)), _cell(_sentence(field))]
+        yield f"| {' | '.join(cells)} |"
+        nested += [(item, f"{prefix}{key}[].") for item in sections_of(field.annotation)]
+    yield ""
+    for inner, place in nested:
+        yield from _tables(inner, place)
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
+def _sentence(field: FieldInfo) -> str:
+    return field.description or ""
+
+
+def _comment(text: str, indent: str) -> Iterator[str]:
+    for line in textwrap.wrap(text, _WIDTH - len(indent)):
+        yield f"{indent}# {line}\n"
+
+
+def _default(field: FieldInfo) -> Any:
+    return field.get_default(call_default_factory=True, validated_data={})

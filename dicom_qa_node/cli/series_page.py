@@ -1,0 +1,136 @@
+"""Everything known of one series, as a document for programs and as a page for people."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from dicom_qa_node.cli.present import coloured, console, score_text
+from dicom_qa_node.cli.verdict_json import verdict
+from dicom_qa_node.records import LogEntry, SeriesResult
+from dicom_qa_node.store.outbox import OutboxRow
+from dicom_qa_node.store.registry import SeriesRow
+
+__all__ = ["as_document", "print_page"]
+
+
+def as_document(
+    row: SeriesRow,
+    entry: LogEntry | None,
+    history: Sequence[dict[str, Any]],
+    deliveries: Sequence[OutboxRow],
+    spool: Path,
+) -> dict[str, Any]:
+    """Return the series as JSON values; paths are those on this machine."""
+    return {
+        "series_instance_uid": row.facts.series_instance_uid,
+        "state": row.state,
+        "state_since": row.state_since,
+        "reason": row.parked_reason or row.complete_reason,
+        "version": row.version,
+        "received": row.received,
+        "expected": row.expected,
+        "conflicts": row.conflicts,
+        "calling_ae": row.calling_ae,
+        "pair_series_uid": row.pair_series_uid,
+        "facts": {key: value for key, value in asdict(row.facts).items() if value},
+        "scored_version": None if entry is None else entry.version,
+        "scored_at": None if entry is None else entry.scored_at,
+        "score_text": None if entry is None else score_text(entry.result),
+        "verdict": None if entry is None else verdict(entry.result),
+        "pictures": [] if entry is None else _pictures(spool, entry.result, entry.version),
+        "deliveries": [_delivery(item, spool) for item in deliveries],
+        "history": [{key: event[key] for key in _EVENT} for event in history],
+    }
+
+
+_EVENT = ("at", "version", "old_state", "new_state", "reason", "actor")
+
+
+def _pictures(spool: Path, result: SeriesResult, version: int) -> list[str]:
+    return []
+
+
+def _delivery(item: OutboxRow, spool: Path) -> dict[str, Any]:
+    return {
+        "delivery": item.delivery_id,
+        "target": item.target,
+        "state": item.state,
+        "attempts": item.attempts,
+        "last_answer": item.last_answer,
+        "delivered_at": item.delivered_at,
+        "version": item.report.version,
+        "report_uid": item.report.sop_instance_uid,
+        "file": str(spool / item.report.path),
+    }
+
+
+def print_page(document: dict[str, Any]) -> None:
+    """Print the document as tables, the state and what it means first."""
+    _pairs("Series", {key: document[key] for key in _HEAD if document[key] not in (None, "", [])})
+    _pairs("Patient, study and equipment", document["facts"])
+    found = document["verdict"]
+    if found is not None:
+        _pairs(f"Verdict on version {document['scored_version']}", _verdict_pairs(document, found))
+        _table("Salient slices", found["slices"], ("index", "sop_instance_uid", "score", "weight", "reason"))
+        _table("Measurements", [_measured(item) for item in found["measurements"]], ())
+        _table("Findings", found["findings"], ("severity", "sentence", "evidence"))
+    _table("Deliveries", document["deliveries"], ("delivery", "target", "state", "attempts", "last_answer", "file"))
+    _table("History", document["history"], _EVENT)
+
+
+_HEAD = (
+    "series_instance_uid", "state", "state_since", "reason", "version", "received", "expected", "conflicts",
+    "calling_ae", "pair_series_uid", "pictures",
+)  # fmt: skip
+
+
+def _verdict_pairs(document: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
+    model = found["model"]
+    return {
+        "score (0-4)": document["score_text"],
+        "grade": found["grade"] or "none",
+        "scored at": document["scored_at"],
+        "kind of picture": found["kind"],
+        "images used": found["instances_used"],
+        "model": f"{model['name']} {model['version']} ({model['sha256'][:12]})",
+    }
+
+
+def _measured(item: dict[str, Any]) -> dict[str, Any]:
+    known = [f"{bound:g}" for bound in (item["low"], item["high"]) if bound is not None]
+    return {
+        "measurement": item["meaning"],
+        "value": item["not_applicable"] or f"{item['value']:.4g}",
+        "unit": item["unit"],
+        "usual": " to ".join(known),
+        "direction": item["direction"],
+        "detail": item["detail"],
+    }
+
+
+def _pairs(title: str, values: dict[str, Any]) -> None:
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", show_header=False)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for key, value in values.items():
+        table.add_row(key.replace("_", " "), coloured(value))
+    console().print(table)
+
+
+def _table(title: str, rows: Sequence[dict[str, Any]], columns: Sequence[str]) -> None:
+    from rich.table import Table
+
+    if not rows:
+        return
+    table = Table(title=title, title_justify="left")
+    keys = list(columns or rows[0])
+    for key in keys:
+        table.add_column(key.replace("_", " "), overflow="fold")
+    for row in rows:
+        table.add_row(*(coloured(row[key]) for key in keys))
+    console().print(table)
