@@ -1,0 +1,230 @@
+"""The application entity: pynetdicom's negotiation and server, wired to admission, the fast path and the spool."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import selectors
+import socket
+import struct
+import time
+import uuid
+from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Any
+
+from pynetdicom import _config as pynetdicom_config
+from pynetdicom import evt
+from pynetdicom.ae import ApplicationEntity
+from pynetdicom.association import Association
+from pynetdicom.events import Event
+from pynetdicom.transport import AssociationServer, RequestHandler
+
+from dicom_qa_node.config import Config, Receive
+from dicom_qa_node.log import log_event
+from dicom_qa_node.receive.admit import Admission, Applicant, Seats
+from dicom_qa_node.receive.contexts import supported_contexts
+from dicom_qa_node.receive.echo_scp import handle_echo
+from dicom_qa_node.receive.fastpath import BufferedSocket, OpenSink, StreamingAssociation
+from dicom_qa_node.receive.store_scp import Intake, Sender
+from dicom_qa_node.records import AssociationEnd, AssociationStart, utc_now
+from dicom_qa_node.spool.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+
+__all__ = ["ReceiveServer", "Services", "build_ae", "listen", "make_server"]
+
+_LOGGER = logging.getLogger(__name__)
+_BACKLOG = 128
+_YIELD_S = 0.002
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """What the associations of one receiver process work with; ``name`` identifies the receiver in the registry."""
+
+    name: str
+    settings: Receive
+    intake: Intake
+    admission: Admission
+    seats: Seats
+
+
+def build_ae(config: Config) -> ApplicationEntity:
+    """Return the application entity of the receiver."""
+    ae = ApplicationEntity(config.ae_title)
+    ae.implementation_class_uid = IMPLEMENTATION_CLASS_UID
+    ae.implementation_version_name = IMPLEMENTATION_VERSION_NAME
+    ae.maximum_pdu_size = config.receive.max_pdu_bytes
+    # Admission counts over all processes; pynetdicom's own limit, per process, must never be the first.
+    ae.maximum_associations = config.receive.max_associations + 1
+    ae.acse_timeout = config.receive.acse_timeout_s
+    ae.dimse_timeout = config.receive.dimse_timeout_s
+    ae.network_timeout = config.receive.network_timeout_s
+    ae.supported_contexts = supported_contexts()
+    return ae
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Open the listening socket that the receiver processes share."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.bind((host, port))
+    listener.listen(_BACKLOG)
+    listener.setblocking(False)
+    return listener
+
+
+def make_server(config: Config, listener: socket.socket, services: Services) -> ReceiveServer:
+    """Return the server of one receiver process on the shared ``listener``."""
+    # pynetdicom's handlers for its debug log format every PDU even when nothing is logged.
+    pynetdicom_config.LOG_HANDLER_LEVEL = "none"
+    ae = build_ae(config)
+    server: ReceiveServer = ae.make_server(
+        listener.getsockname()[:2],
+        evt_handlers=[(evt.EVT_C_ECHO, handle_echo), (evt.EVT_REQUESTED, _on_requested)],
+        server_class=ReceiveServer,
+        request_handler=_ReceiveHandler,
+        listener=listener,
+        services=services,
+    )
+    return server
+
+
+class ReceiveServer(AssociationServer):  # type: ignore[misc]
+    """An ``AssociationServer`` on a listening socket that it did not open and shares with other processes."""
+
+    request_queue_size = _BACKLOG
+
+    def __init__(self, *args: Any, listener: socket.socket, services: Services, **kwargs: Any) -> None:
+        self._listener = listener
+        self.services = services
+        super().__init__(*args, **kwargs)
+
+    def server_bind(self) -> None:
+        """Use the listener instead of the socket that ``TCPServer`` made."""
+        self.socket.close()
+        self.socket = self._listener
+        self.server_address = self._listener.getsockname()
+
+    def serve_until(self, stopped: Callable[[], bool], every_s: float = 0.25) -> None:
+        """Accept connections until ``stopped`` says so."""
+        with selectors.DefaultSelector() as selector:
+            selector.register(self.socket, selectors.EVENT_READ)
+            while not stopped():
+                if selector.select(every_s):
+                    self._let_idle_sibling_take_it()
+                    self._accept()
+                self.service_actions()
+
+    def _let_idle_sibling_take_it(self) -> None:
+        held = self.services.seats.by_process()
+        if held and held[os.getpid()] > min(held.values()):
+            time.sleep(_YIELD_S)
+
+    def _accept(self) -> None:
+        try:
+            request, address = self.get_request()
+        except OSError as error:
+            # EAGAIN: another process took it. ECONNABORTED: the peer has gone already.
+            if error.errno not in (errno.EAGAIN, errno.ECONNABORTED):
+                log_event(_LOGGER, logging.ERROR, "accept_failed", error=errno.errorcode.get(error.errno or 0, ""))
+                time.sleep(_YIELD_S)
+            return
+        seat = self.services.seats.take()
+        if seat is None:
+            self.shutdown_request(request)
+            return
+        try:
+            _tune(request, self.services.settings)
+            _ReceiveHandler(request, address, self, seat)
+        except Exception:
+            _LOGGER.exception("connection_failed")
+            self.services.seats.leave(seat)
+            self.shutdown_request(request)
+
+
+class _ReceiveHandler(RequestHandler):  # type: ignore[misc]
+    """Makes the association of one connection (the parent's method names the classes that it makes)."""
+
+    server: ReceiveServer
+
+    def __init__(self, request: socket.socket, address: Any, server: ReceiveServer, seat: int) -> None:
+        self._seat = seat
+        super().__init__(request, address, server)
+
+    def handle(self) -> None:
+        """Start the association; it runs in threads of its own."""
+        assoc = ReceivedAssociation(self.ae, self.server, self._seat)
+        assoc.set_socket(BufferedSocket(assoc, self.request, self.ae.dimse_timeout))
+        assoc.acceptor.maximum_length = self.ae.maximum_pdu_size
+        assoc.acceptor.ae_title = self.server.ae_title
+        assoc.acceptor.address_info = self.local
+        assoc.acceptor.implementation_class_uid = self.ae.implementation_class_uid
+        assoc.acceptor.implementation_version_name = self.ae.implementation_version_name
+        assoc.acceptor.supported_contexts = deepcopy(self.server.contexts)
+        assoc.requestor.address_info = self.remote
+        for event, handlers in self.server._handlers.items():
+            if event.is_intervention:
+                assoc.bind(event, *handlers)
+            else:
+                for handler in handlers:
+                    assoc.bind(event, *handler)
+        assoc.start()
+
+
+class ReceivedAssociation(StreamingAssociation):
+    """One association with its seat, its identifier and its two receipts."""
+
+    def __init__(self, ae: ApplicationEntity, server: ReceiveServer, seat: int) -> None:
+        self.association_id = uuid.uuid4().hex
+        self.services = server.services
+        self.seat = seat
+        self.admitted = False
+        super().__init__(ae, self._open_sink, self._end)
+        self._server = server
+        self.name = f"AcceptorThread@{self.association_id}"
+
+    def _open_sink(self, assoc: Association) -> OpenSink:
+        intake = self.services.intake
+        return lambda request, syntax: intake.open(request, syntax, self.sender())
+
+    def sender(self) -> Sender:
+        """Return who sends, as the A-ASSOCIATE request said."""
+        request = self.requestor.primitive
+        return Sender(request.calling_ae_title.strip(), request.called_ae_title.strip(), self.association_id)
+
+    def _end(self, assoc: Association) -> None:
+        self.services.seats.leave(self.seat)
+        if self.admitted:
+            end = AssociationEnd(self.association_id, utc_now(), aborted=not self.is_released)
+            self.services.intake.report(end)
+
+
+def _on_requested(event: Event) -> None:
+    """Admit or reject before anything is negotiated (``evt.EVT_REQUESTED``)."""
+    assoc: ReceivedAssociation = event.assoc
+    sender = assoc.sender()
+    host = assoc.requestor.address_info.address
+    rejection = assoc.services.admission.decide(Applicant(sender.calling_ae, sender.called_ae, host, assoc.seat))
+    if rejection is None:
+        # Reported before the peer can send anything, so that it precedes every instance of the association.
+        start = AssociationStart(assoc.association_id, sender.calling_ae, host, assoc.services.name, utc_now())
+        assoc.admitted = True
+        assoc.services.intake.report(start)
+        return
+    log_event(_LOGGER, logging.WARNING, "rejected", calling_ae=sender.calling_ae, host=host, reason=rejection.why)
+    assoc.acse.send_reject(rejection.result, rejection.source, rejection.reason)
+    assoc.kill()
+
+
+def _tune(connection: socket.socket, settings: Receive) -> None:
+    """Send answers at once, notice dead peers, and never wait for ever inside a PDU."""
+    connection.setblocking(True)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    seconds, rest = divmod(settings.dimse_timeout_s, 1)
+    timeval = struct.pack("@ll", int(seconds), int(rest * 1e6))
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, timeval)
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, timeval)

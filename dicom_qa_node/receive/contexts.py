@@ -1,0 +1,62 @@
+"""The presentation contexts that the node accepts: CT and PET storage in every syntax it can score, and verification."""
+
+from __future__ import annotations
+
+from pydicom.uid import (
+    UID,
+    CTImageStorage,
+    DeflatedExplicitVRLittleEndian,
+    EnhancedCTImageStorage,
+    EnhancedPETImageStorage,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    JPEG2000,
+    JPEG2000Lossless,
+    JPEGLossless,
+    JPEGLosslessSV1,
+    JPEGLSLossless,
+    JPEGLSNearLossless,
+    LegacyConvertedEnhancedCTImageStorage,
+    LegacyConvertedEnhancedPETImageStorage,
+    PositronEmissionTomographyImageStorage,
+    RLELossless,
+)
+from pynetdicom.presentation import PresentationContext, build_context
+from pynetdicom.sop_class import Verification
+
+__all__ = ["STORAGE_CLASSES", "TRANSFER_SYNTAXES", "storage_contexts", "supported_contexts"]
+
+STORAGE_CLASSES: tuple[UID, ...] = (
+    CTImageStorage,
+    EnhancedCTImageStorage,
+    LegacyConvertedEnhancedCTImageStorage,
+    PositronEmissionTomographyImageStorage,
+    EnhancedPETImageStorage,
+    LegacyConvertedEnhancedPETImageStorage,
+)
+
+# The first one that a peer proposes in a context is taken: lossless and cheap to read before lossy.
+TRANSFER_SYNTAXES: tuple[UID, ...] = (
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    JPEGLSLossless,
+    JPEGLosslessSV1,
+    JPEGLossless,
+    JPEG2000Lossless,
+    RLELossless,
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    JPEGLSNearLossless,
+    JPEG2000,
+)
+
+
+def storage_contexts() -> list[PresentationContext]:
+    """Return one context per storage class with every transfer syntax."""
+    return [build_context(sop_class, list(TRANSFER_SYNTAXES)) for sop_class in STORAGE_CLASSES]
+
+
+def supported_contexts() -> list[PresentationContext]:
+    """Return everything the receiver accepts."""
+    return [build_context(Verification), *storage_contexts()]

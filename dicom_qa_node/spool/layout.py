@@ -1,0 +1,120 @@
+"""Where a file lies in the spool: names of our own making, never a string that a peer chose.
+
+::
+
+    instances/3f/<key>.dcm             what was acknowledged with Success
+    conflicts/<key>-<content>.dcm      other bytes under a SOP Instance UID that is already stored
+    quarantine/<id>.dcm + <id>.json    what was refused, with the reason
+    incoming/<id>.part                 being received; locked by its receiver while that lives
+    reports/, pictures/                written by later stages
+
+The key is the first 32 hex digits of the SHA-256 of the SOP Instance UID: one length, no separators, no case.
+The path depends on that UID alone, so the file system itself decides, for all receiver processes, who stored an
+instance first.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+
+from dicom_qa_node.errors import Permanent
+
+__all__ = ["InvalidUid", "SpoolLayout", "check_uid", "is_uid", "sync_folder", "uid_key"]
+
+_UID = re.compile(r"(?:0|[1-9][0-9]*)(?:\.(?:0|[1-9][0-9]*))+")
+_UID_LENGTH = 64
+_KEY_LENGTH = 32
+
+
+class InvalidUid(Permanent):
+    """A UID breaks the rules of PS3.5 chapter 9: digits and dots, no leading zeros, at most 64 characters."""
+
+
+def is_uid(text: str) -> bool:
+    """Return whether ``text`` is a UID after PS3.5 9.1."""
+    return len(text) <= _UID_LENGTH and _UID.fullmatch(text) is not None
+
+
+def check_uid(text: str, name: str) -> str:
+    """Return ``text`` unchanged if it is a UID; ``name`` says which one in the `InvalidUid` that is raised if not."""
+    if not is_uid(text):
+        raise InvalidUid(f"{name} is not a valid UID")
+    return text
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in ``folder`` durable."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def uid_key(uid: str) -> str:
+    """Return the file name stem that stands for ``uid`` (32 lower-case hex digits)."""
+    return hashlib.sha256(uid.encode("ascii")).hexdigest()[:_KEY_LENGTH]
+
+
+class SpoolLayout:
+    """The folders of one spool and the paths in them, all relative to ``root``."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.instances = root / "instances"
+        self.conflicts = root / "conflicts"
+        self.quarantine = root / "quarantine"
+        self.incoming = root / "incoming"
+
+    def create(self) -> None:
+        """Create the folders that receiving needs; only the owner may read them."""
+        self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for folder in (self.instances, self.conflicts, self.quarantine, self.incoming):
+            folder.mkdir(mode=0o700, exist_ok=True)
+        for shard in self.shards():
+            shard.mkdir(mode=0o700, exist_ok=True)
+        sync_folder(self.instances)
+        sync_folder(self.root)
+
+    def shards(self) -> Iterator[Path]:
+        """Return the 256 folders that hold the acknowledged instances."""
+        return (self.instances / f"{number:02x}" for number in range(256))
+
+    def instance(self, sop_instance_uid: str) -> Path:
+        """Return the path of an acknowledged instance."""
+        key = uid_key(sop_instance_uid)
+        return self.instances / key[:2] / f"{key}.dcm"
+
+    def conflict(self, sop_instance_uid: str, sha256: str) -> Path:
+        """Return the path of other bytes under the UID of a stored instance; one path per content."""
+        return self.conflicts / f"{uid_key(sop_instance_uid)}-{sha256[:16]}.dcm"
+
+    def new_part(self) -> Path:
+        """Return an unused path for an object that is being received."""
+        return self.incoming / f"{secrets.token_hex(12)}.part"
+
+    def new_quarantine(self) -> Path:
+        """Return an unused path for a refused object."""
+        return self.quarantine / f"{secrets.token_hex(12)}.dcm"
+
+    def relative(self, path: Path) -> str:
+        """Return ``path`` as the registry keeps it: relative to the spool, with forward slashes."""
+        return path.relative_to(self.root).as_posix()
+
+    def absolute(self, relative: str) -> Path:
+        """Return the file behind a registry path.
+
+        Raises
+        ------
+        Permanent
+            The path would lead out of the spool.
+        """
+        path = self.root / relative
+        if ".." in path.parts or not path.is_relative_to(self.root):
+            raise Permanent("a stored path leads out of the spool")
+        return path
