@@ -19,6 +19,7 @@ class ExitCode(IntEnum):
     NOT_FOUND = 4
     WRONG_STATE = 5
     TRY_LATER = 6
+    RECYCLE = 75
     INTERRUPTED = 130
 
     @property
@@ -35,6 +36,7 @@ _MEANINGS = {
     ExitCode.NOT_FOUND: "the named series, delivery, target or file is not there",
     ExitCode.WRONG_STATE: "the series or delivery is in a state that does not allow this",
     ExitCode.TRY_LATER: "a peer, the disk or the database is out of reach for now; the same command may work later",
+    ExitCode.RECYCLE: "a scoring worker has done its share of series and asks to be replaced; `serve` does so",
     ExitCode.INTERRUPTED: "stopped from the keyboard",
 }
 

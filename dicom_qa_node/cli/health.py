@@ -1,4 +1,4 @@
-"""``serve`` and one command per role."""
+"""``health``: whether every part of the node is well."""
 
 from __future__ import annotations
 

@@ -1,19 +1,82 @@
-"""``models list|verify``: which networks there are, and whether their weights are the ones of the card."""
+"""``models list|verify``: which networks there are, and whether their weights are those of the card."""
 
 from __future__ import annotations
 
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
 import typer
 
+from dicom_qa_node.cli.context import config_of
+from dicom_qa_node.cli.exit_codes import ExitCode, NotFound
+from dicom_qa_node.cli.present import AsJson, show_rows
+from dicom_qa_node.errors import Misconfigured
+from dicom_qa_node.models.card import ModelCard
+from dicom_qa_node.models.registry import all_cards, card_of
+
 __all__ = ["app"]
+
+_ONLY_JSON = ("not_validated_for", "failure_modes", "weights_licence", "data_licence", "figures")
 
 app = typer.Typer(help="Networks and their weights.", no_args_is_help=True)
 
 
 @app.command("list")
-def list_models() -> None:
-    """List."""
+def list_models(context: typer.Context, as_json: AsJson = False) -> None:
+    """List every network: what it scores, what it was trained on, and whether its weights are installed."""
+    chosen = config_of(context).score.model
+    rows = [_row(card, chosen) for card in sorted(all_cards().values(), key=lambda card: card.name)]
+    if not as_json:
+        rows = [{key: value for key, value in row.items() if key not in _ONLY_JSON} for row in rows]
+    show_rows("Models", rows, as_json=as_json, empty="no models")
 
 
 @app.command()
-def verify() -> None:
-    """Verify."""
+def verify(
+    context: typer.Context,
+    names: Annotated[
+        list[str] | None, typer.Argument(help="Models; without one the configured one and all shipped.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Check that weights files are there and have the checksum of their card; exit code 3 if one does not."""
+    config = config_of(context)
+    shipped = [card.name for card in all_cards().values() if card.measured is not None]
+    unknown = [name for name in names or () if name not in all_cards()]
+    if unknown:
+        raise NotFound(f"there is no model {unknown[0]!r}; known are {', '.join(sorted(all_cards()))}")
+    chosen = names or list(dict.fromkeys([config.score.model, *shipped]))
+    rows = [_verified(card_of(name), config.score.models_dir) for name in chosen]
+    show_rows("Weights", rows, as_json=as_json, empty="no models")
+    if any(row["verdict"] != "ok" for row in rows):
+        raise typer.Exit(ExitCode.MISCONFIGURED)
+
+
+def _row(card: ModelCard, chosen: str) -> dict[str, Any]:
+    measured = card.measured
+    return {
+        "name": card.name,
+        "version": card.version,
+        "in_use": card.name == chosen,
+        "scores": list(card.kinds),
+        "title": card.title,
+        "parameters": None if measured is None else measured.parameters,
+        "weights": "none shipped" if measured is None else measured.sha256[:12],
+        "trained_on": None if measured is None else measured.trained_on,
+        "figures": [] if measured is None else [asdict(figure) for figure in measured.figures],
+        "not_validated_for": list(card.not_validated_for),
+        "failure_modes": list(card.failure_modes),
+        "weights_licence": card.weights_licence,
+        "data_licence": card.data_licence,
+    }
+
+
+def _verified(card: ModelCard, folder: Path | None) -> dict[str, Any]:
+    from dicom_qa_node.models import weights
+
+    try:
+        path, verdict = weights.verify(card, folder), "ok"
+    except Misconfigured as error:
+        path, verdict = None, f"error: {error}"
+    return {"name": card.name, "version": card.version, "sha256": card.sha256, "file": path, "verdict": verdict}

@@ -1,11 +1,50 @@
-"""``serve`` and one command per role."""
+"""``serve`` and one command per role: ``receive``, ``schedule``, ``deliver``, ``web`` (``score`` is in `scoring`).
+
+A role command is what the supervisor starts as a child and what a systemd unit per role runs.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import typer
 
-__all__ = ["register"]
+from dicom_qa_node.cli.context import Invocation, config_of
+
+__all__ = ["register", "run_role"]
+
+_HELP = {
+    "receive": "Run the receiver: the C-STORE and C-ECHO SCP that scanners push to.",
+    "schedule": "Run the periodic tasks: completion of series, reports, retention, backups.",
+    "deliver": "Run the courier that builds reports and sends them to the targets.",
+    "web": "Run the web role: health, metrics and the quality log.",
+}
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this file."""
+    app.command("serve")(serve)
+    for role, sentence in _HELP.items():
+        app.command(role, help=sentence, rich_help_panel="Single roles (serve runs all)")(_command(role))
+
+
+def serve(context: typer.Context) -> None:
+    """Run the whole node until Ctrl-C or SIGTERM: every role as a process of its own, restarted when it dies."""
+    from dicom_qa_node.ops.supervisor import serve as run_node
+
+    run: Invocation = context.obj
+    raise typer.Exit(run_node(run.config, run.config_path))
+
+
+def run_role(context: typer.Context, role: str) -> None:
+    """Run one role in this process and exit with its code."""
+    from dicom_qa_node.ops import roles
+
+    raise typer.Exit(roles.run_role(role, config_of(context)))
+
+
+def _command(role: str) -> Callable[[typer.Context], None]:
+    def command(context: typer.Context) -> None:
+        run_role(context, role)
+
+    return command
