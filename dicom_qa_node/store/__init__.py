@@ -12,5 +12,6 @@ from dicom_qa_node.store.liveness import Liveness
 from dicom_qa_node.store.outbox import Outbox
 from dicom_qa_node.store.quality import LogFilter, QualityLog
 from dicom_qa_node.store.registry import Registry
+from dicom_qa_node.store.retention import Retention
 
-__all__ = ["Database", "Jobs", "Liveness", "LogFilter", "Outbox", "QualityLog", "Registry"]
+__all__ = ["Database", "Jobs", "Liveness", "LogFilter", "Outbox", "QualityLog", "Registry", "Retention"]

@@ -119,6 +119,15 @@ class Database:
             source.close()
         partial.rename(target)
 
+    def checkpoint(self) -> None:
+        """Fold SQLite's write-ahead log into the database file and refresh its statistics; nothing elsewhere."""
+        if self.is_sqlite:
+            with _translated(), self.engine.connect() as connection:
+                raw = connection.connection.cursor()
+                raw.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+                raw.execute("PRAGMA optimize")
+                raw.close()
+
     def close(self) -> None:
         """Close every connection; call it before a fork and at the end."""
         self.engine.dispose()

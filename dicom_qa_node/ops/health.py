@@ -1,0 +1,222 @@
+"""Says whether the node is well: facts are gathered, then judged by a pure function.
+
+``ok``: everything works. ``degraded``: the node receives and loses nothing, but something needs a look.
+``failed``: it cannot receive, or cannot keep what it receives.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from dicom_qa_node.config import Config
+from dicom_qa_node.errors import Misconfigured, NodeError
+from dicom_qa_node.models.registry import card_of
+from dicom_qa_node.models.weights import verify, weights_path
+from dicom_qa_node.records import DeliveryState, SeriesState
+from dicom_qa_node.spool.retain import DiskUsage, disk_usage
+from dicom_qa_node.store import Database, Liveness, Outbox, Registry
+from dicom_qa_node.store.liveness import Heartbeat
+
+__all__ = ["Check", "Facts", "HealthReport", "Level", "ModelCheck", "assess", "gather"]
+
+_SILENT_S = 30.0
+_QUEUE_OLD_S = 900.0
+_MIB = 1024 * 1024
+_EXPECTED_ROLES = ("receive", "schedule", "score", "deliver")
+
+
+class Level(StrEnum):
+    """How a check, or the whole node, stands."""
+
+    OK = "ok"
+    DEGRADED = "degraded"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One thing that was looked at; ``detail`` says what was found and, unless ok, what to do."""
+
+    name: str
+    level: Level
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class HealthReport:
+    """All checks; ``level`` is the worst of them."""
+
+    level: Level
+    checks: tuple[Check, ...]
+    at: dt.datetime
+
+    def named(self, name: str) -> Check:
+        """Return one check."""
+        return next(check for check in self.checks if check.name == name)
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What `gather` found; texts are empty where nothing is wrong, None stands for "could not be read"."""
+
+    database_problem: str = ""
+    revision: str = ""
+    head: str = ""
+    spool_problem: str = ""
+    disk: DiskUsage | None = None
+    heartbeats: Sequence[Heartbeat] = ()
+    model_problem: str = ""
+    oldest_waiting: dt.datetime | None = None
+    series: Mapping[SeriesState, int] | None = None
+    deliveries: Mapping[DeliveryState, int] | None = None
+
+
+class ModelCheck:
+    """Verifies the configured weights without torch; reads the file again only when it changed."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._known: tuple[object, str] | None = None
+
+    def problem(self) -> str:
+        """Return what is wrong with the model, empty when it is installed and verified."""
+        try:
+            card = card_of(self._config.score.model)
+            path = weights_path(card, self._config.score.models_dir)
+            stamp = _stamp(path)
+            if self._known is None or self._known[0] != stamp:
+                verify(card, self._config.score.models_dir)
+                self._known = (stamp, "")
+        except Misconfigured as error:
+            return str(error)
+        return self._known[1]
+
+
+def gather(config: Config, database: Database, model: ModelCheck) -> Facts:
+    """Collect what the checks look at; an unreachable database is a fact, not an error."""
+    spool_problem = _spool_problem(config.spool_dir)
+    disk = disk_usage(config.spool_dir) if config.spool_dir.is_dir() else None
+    common = {"spool_problem": spool_problem, "disk": disk, "model_problem": model.problem()}
+    try:
+        revision, head = database.revision()
+        if revision != head:
+            return Facts(revision=revision, head=head, **common)  # type: ignore[arg-type]
+        registry, outbox = Registry(database), Outbox(database)
+        return Facts(
+            revision=revision,
+            head=head,
+            heartbeats=Liveness(database).all(),
+            oldest_waiting=registry.oldest_waiting(),
+            series=registry.counts(),
+            deliveries=outbox.counts(),
+            **common,  # type: ignore[arg-type]
+        )
+    except NodeError as error:
+        return Facts(database_problem=str(error), **common)  # type: ignore[arg-type]
+
+
+def assess(facts: Facts, config: Config, now: dt.datetime) -> HealthReport:
+    """Judge what was found at ``now``."""
+    checks = [_database(facts), _spool(facts), _disk(facts, config), _model(facts)]
+    if not facts.database_problem and facts.revision == facts.head:
+        checks += [_role(role, facts.heartbeats, now) for role in _EXPECTED_ROLES]
+        checks += [_queue(facts, now), _parked(facts), _deliveries(facts)]
+    order = list(Level)
+    worst = max((check.level for check in checks), key=order.index)
+    return HealthReport(worst, tuple(checks), now)
+
+
+def _database(facts: Facts) -> Check:
+    if facts.database_problem:
+        return Check("database", Level.FAILED, facts.database_problem)
+    if facts.revision != facts.head:
+        found = facts.revision or "(empty)"
+        return Check("database", Level.FAILED, f"schema {found}, needed {facts.head}; run: dicom-qa-node db upgrade")
+    return Check("database", Level.OK, f"schema {facts.revision}")
+
+
+def _spool(facts: Facts) -> Check:
+    if facts.spool_problem:
+        return Check("spool", Level.FAILED, facts.spool_problem)
+    return Check("spool", Level.OK, "writable")
+
+
+def _disk(facts: Facts, config: Config) -> Check:
+    if facts.disk is None:
+        return Check("disk", Level.FAILED, "free space unknown")
+    free_mb = facts.disk.free_bytes // _MIB
+    text = f"{free_mb} MB free"
+    if free_mb < config.spool.min_free_mb:
+        wanted = f"receiving stops below {config.spool.min_free_mb} MB (spool.min_free_mb); make room"
+        return Check("disk", Level.FAILED, f"{text}; {wanted}")
+    if free_mb < config.spool.resume_free_mb:
+        return Check("disk", Level.DEGRADED, f"{text}, close to the watermark; make room")
+    return Check("disk", Level.OK, text)
+
+
+def _model(facts: Facts) -> Check:
+    if facts.model_problem:
+        return Check("model", Level.DEGRADED, f"{facts.model_problem}; series wait unscored")
+    return Check("model", Level.OK, "installed and verified")
+
+
+def _role(role: str, heartbeats: Sequence[Heartbeat], now: dt.datetime) -> Check:
+    bad = Level.FAILED if role == "receive" else Level.DEGRADED
+    beats = [beat for beat in heartbeats if beat.role == role]
+    alive = [beat for beat in beats if (now - beat.seen_at).total_seconds() <= _SILENT_S]
+    if not alive:
+        since = f"silent since {max(beat.seen_at for beat in beats):%Y-%m-%d %H:%M:%S} UTC" if beats else "never seen"
+        return Check(f"role {role}", bad, f"{since}; is it running?")
+    said = "; ".join(beat.detail for beat in alive if beat.detail)
+    if len(alive) < len(beats):
+        return Check(f"role {role}", Level.DEGRADED, f"{len(alive)} of {len(beats)} processes alive")
+    if said and role == "schedule":
+        return Check(f"role {role}", Level.DEGRADED, said)
+    return Check(f"role {role}", Level.OK, said or f"{len(alive)} alive")
+
+
+def _queue(facts: Facts, now: dt.datetime) -> Check:
+    if facts.oldest_waiting is None:
+        return Check("queue", Level.OK, "nothing waits to be scored")
+    age_s = max(0.0, (now - facts.oldest_waiting).total_seconds())
+    level = Level.DEGRADED if age_s > _QUEUE_OLD_S else Level.OK
+    return Check("queue", level, f"the oldest series waits for {age_s:.0f} s")
+
+
+def _parked(facts: Facts) -> Check:
+    count = (facts.series or {}).get(SeriesState.PARKED, 0)
+    if count:
+        return Check(
+            "parked", Level.DEGRADED, f"{count} series need an operator: dicom-qa-node series list --state PARKED"
+        )
+    return Check("parked", Level.OK, "none")
+
+
+def _deliveries(facts: Facts) -> Check:
+    found = facts.deliveries or {}
+    parked = found.get(DeliveryState.PARKED, 0)
+    waiting = found.get(DeliveryState.PENDING, 0) + found.get(DeliveryState.SENDING, 0)
+    if parked:
+        return Check("deliveries", Level.DEGRADED, f"{parked} parked, {waiting} waiting: dicom-qa-node outbox list")
+    return Check("deliveries", Level.OK, f"{waiting} waiting")
+
+
+def _spool_problem(folder: Path) -> str:
+    if not folder.is_dir():
+        return f"{folder} does not exist; it is made when the node starts"
+    if not os.access(folder, os.W_OK | os.X_OK):
+        return f"{folder} cannot be written by this user"
+    return ""
+
+
+def _stamp(path: Path) -> object:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns

@@ -1,0 +1,145 @@
+"""Runs one role in this process: configuration, database, heartbeat, signals, exit code; then the role's own loop.
+
+Each role imports its own stages only inside its function: a receiver never loads what a scorer needs.
+
+Exit codes: 0 stopped as asked · 3 the configuration, the schema or an installed file is wrong · 75 replace this
+process (a scorer after its share of series) · anything else: a failure, started again by the supervisor.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import IntEnum
+from types import FrameType
+
+from dicom_qa_node import log
+from dicom_qa_node.config import Config
+from dicom_qa_node.errors import Misconfigured
+from dicom_qa_node.ops.notify import Notifier
+from dicom_qa_node.ops.pulse import Pulse, pulse_name
+from dicom_qa_node.store import Database
+
+__all__ = [
+    "NAME_VARIABLE",
+    "PARENT_VARIABLE",
+    "ROLES",
+    "STOP_ORDER",
+    "Exit",
+    "RoleContext",
+    "run_role",
+    "stop_on_signals",
+]
+
+#: Set by the supervisor for its children: the child's name, and the supervisor's process id.
+NAME_VARIABLE = "DICOM_QA_NODE_PROCESS"
+PARENT_VARIABLE = "DICOM_QA_NODE_PARENT"
+
+
+class Exit(IntEnum):
+    """How a role's process ends."""
+
+    OK = 0
+    MISCONFIGURED = 3
+    RECYCLE = 75
+
+
+@dataclass(frozen=True, slots=True)
+class RoleContext:
+    """What a role's loop works with; it calls ``ready`` when it can do its work, and returns soon after ``stop``."""
+
+    config: Config
+    database: Database
+    stop: threading.Event
+    name: str
+    pulse: Pulse
+
+
+def run_role(role: str, config: Config, environment: Mapping[str, str] | None = None) -> int:
+    """Run a role until SIGTERM or SIGINT and return its exit code.
+
+    Raises
+    ------
+    Misconfigured
+        There is no such role, the schema is not current, or the role misses something that an operator must supply.
+    """
+    if role not in _BODIES:
+        raise Misconfigured(f"there is no role {role!r}; known are {', '.join(ROLES)}")
+    values = os.environ if environment is None else environment
+    log.configure(config.log.level, config.log.format)
+    stop = threading.Event()
+    stop_on_signals(stop)
+    database = Database(config.database_url)
+    try:
+        database.require_current()
+        name = pulse_name(values.get(NAME_VARIABLE, role))
+        parent = values.get(PARENT_VARIABLE, "")
+        parent_pid = int(parent) if parent.isdigit() else None
+        pulse = Pulse(database, role, name, stop, parent_pid=parent_pid, notifier=Notifier(values))
+        try:
+            return _BODIES[role](RoleContext(config, database, stop, name, pulse))
+        finally:
+            pulse.end()
+    finally:
+        database.close()
+
+
+def stop_on_signals(stop: threading.Event) -> None:
+    """Set ``stop`` on SIGTERM and SIGINT; call it in the main thread."""
+
+    def handle(_number: int, _frame: FrameType | None) -> None:
+        stop.set()
+
+    signal.signal(signal.SIGTERM, handle)
+    signal.signal(signal.SIGINT, handle)
+
+
+def _schedule(context: RoleContext) -> int:
+    from dicom_qa_node.ops.schedule import run_schedule
+
+    run_schedule(context.config, context.database, context.stop, context.pulse)
+    return Exit.OK
+
+
+def _score(context: RoleContext) -> int:
+    from dicom_qa_node.score.worker import run_worker
+
+    context.pulse.start()
+    recycled = run_worker(context.config, context.database, context.stop, context.name)
+    return Exit.RECYCLE if recycled else Exit.OK
+
+
+def _deliver(context: RoleContext) -> int:
+    from dicom_qa_node.deliver.courier import run_courier
+
+    context.pulse.start()
+    run_courier(context.config, context.database, context.stop)
+    return Exit.OK
+
+
+def _web(context: RoleContext) -> int:
+    from dicom_qa_node.ops.website import run_web
+
+    run_web(context.config, context.database, context.stop, context.pulse)
+    return Exit.OK
+
+
+def _receive(context: RoleContext) -> int:
+    from dicom_qa_node.receive.run import serve_receive
+
+    return serve_receive(context.config, context.database, context.stop, context.pulse.start)
+
+
+_BODIES: Mapping[str, Callable[[RoleContext], int]] = {
+    "schedule": _schedule,
+    "score": _score,
+    "deliver": _deliver,
+    "web": _web,
+    "receive": _receive,
+}
+#: In the order in which they start: nothing is received before the rest is on its way up.
+ROLES = tuple(_BODIES)
+STOP_ORDER = ("receive", "schedule", "score", "deliver", "web")

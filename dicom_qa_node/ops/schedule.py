@@ -1,0 +1,102 @@
+"""The role ``schedule``: what has to happen again and again, by APScheduler.
+
+A task that fails is logged and named in the role's heartbeat; it never stops the others, and it runs again at its
+next time. A task never overlaps with itself, and times that were missed are not made up for.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import logging
+import threading
+from collections.abc import Callable, Sequence
+
+from apscheduler.executors.pool import ThreadPoolExecutor
+from apscheduler.schedulers.background import BackgroundScheduler
+
+from dicom_qa_node.config import Config
+from dicom_qa_node.errors import NodeError
+from dicom_qa_node.log import log_event
+from dicom_qa_node.ops.pulse import Pulse
+from dicom_qa_node.ops.tasks import Task, tasks_of
+from dicom_qa_node.records import utc_now
+from dicom_qa_node.store import Database
+
+__all__ = ["TaskRunner", "run_schedule"]
+
+_LOGGER = logging.getLogger(__name__)
+_MISFIRE_GRACE_S = 30
+_THREADS = 4
+
+
+class TaskRunner:
+    """Runs tasks on their intervals and remembers which of them failed last time.
+
+    Parameters
+    ----------
+    tasks
+        What to run; every task runs once right after `start`.
+    clock
+        Returns the current UTC time.
+    """
+
+    def __init__(self, tasks: Sequence[Task], clock: Callable[[], dt.datetime] = utc_now) -> None:
+        self._clock = clock
+        self._failing: dict[str, str] = {}
+        self._scheduler = BackgroundScheduler(
+            timezone=dt.UTC,
+            executors={"default": ThreadPoolExecutor(_THREADS)},
+            job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": _MISFIRE_GRACE_S},
+        )
+        # It warns at each sweep that is skipped because the last one still runs; that is what it is told to do.
+        logging.getLogger("apscheduler").setLevel(logging.ERROR)
+        for task in tasks:
+            self._scheduler.add_job(
+                self._run, "interval", args=[task], id=task.name, seconds=task.every_s, next_run_time=clock()
+            )
+
+    def start(self) -> None:
+        """Begin to run the tasks in threads."""
+        self._scheduler.start()
+
+    def end(self) -> None:
+        """Let the running tasks finish and run no more."""
+        self._scheduler.shutdown(wait=True)
+
+    def failing(self) -> dict[str, str]:
+        """Return the tasks whose last run failed, each with its error."""
+        return dict(self._failing)
+
+    def detail(self) -> str:
+        """Return one line for the heartbeat: empty when every task works."""
+        return "; ".join(f"{name} fails: {error}" for name, error in sorted(self.failing().items()))
+
+    def _run(self, task: Task) -> None:
+        try:
+            task.run(self._clock())
+        except Exception as error:  # noqa: BLE001 - the edge of the periodic tasks: one must not stop the others
+            self._failed(task, error)
+        else:
+            if self._failing.pop(task.name, None) is not None:
+                log_event(_LOGGER, logging.INFO, "task_recovered", task=task.name)
+
+    def _failed(self, task: Task, error: Exception) -> None:
+        # Only our own messages are known to be free of patient data.
+        text = str(error) if isinstance(error, NodeError) else type(error).__name__
+        if self._failing.get(task.name) != text:
+            _LOGGER.error(
+                "task failed", exc_info=error, extra={"qa_event": "task_failed", "qa_fields": {"task": task.name}}
+            )
+        self._failing[task.name] = text
+
+
+def run_schedule(config: Config, database: Database, stop: threading.Event, pulse: Pulse) -> None:
+    """Run the periodic tasks of a node until ``stop`` is set."""
+    runner = TaskRunner(tasks_of(config, database))
+    pulse.detail = runner.detail
+    runner.start()
+    try:
+        pulse.start()
+        stop.wait()
+    finally:
+        runner.end()

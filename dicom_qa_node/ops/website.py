@@ -1,0 +1,114 @@
+"""The role ``web``: serves the node's pages by uvicorn and gives them what they show."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import uvicorn
+
+from dicom_qa_node import __version__
+from dicom_qa_node.config import Config
+from dicom_qa_node.errors import Misconfigured
+from dicom_qa_node.log import log_event
+from dicom_qa_node.ops.health import Facts, HealthReport, Level, ModelCheck, assess, gather
+from dicom_qa_node.ops.metrics import NodeCollector, exposition
+from dicom_qa_node.ops.pulse import Pulse
+from dicom_qa_node.records import SeriesState, utc_now
+from dicom_qa_node.store import Database, Liveness, QualityLog, Registry
+from dicom_qa_node.web.app import Page, create_app
+
+__all__ = ["LiveNode", "run_web"]
+
+_LOGGER = logging.getLogger(__name__)
+_LATEST = 100
+_NEEDED_TO_RECEIVE = ("database", "spool", "disk", "role receive")
+
+
+class LiveNode:
+    """The node as its pages see it (a ``web.app.NodeView``)."""
+
+    def __init__(self, config: Config, database: Database) -> None:
+        self._config, self._database = config, database
+        self._model = ModelCheck(config)
+        self._collector = NodeCollector(config, self.look)
+
+    def look(self) -> tuple[Facts, HealthReport]:
+        """Gather and judge now."""
+        facts = gather(self._config, self._database, self._model)
+        return facts, assess(facts, self._config, utc_now())
+
+    def health(self) -> HealthReport:
+        """Return the state of the node."""
+        return self.look()[1]
+
+    def ready(self) -> tuple[bool, str]:
+        """Return whether the node can receive, and why not."""
+        checks = self.health().checks
+        bad = [c for c in checks if c.name in _NEEDED_TO_RECEIVE and c.level is Level.FAILED]
+        return not bad, "; ".join(f"{check.name}: {check.detail}" for check in bad)
+
+    def metrics(self) -> bytes:
+        """Return the metrics as Prometheus text."""
+        return exposition(self._collector)
+
+    def page(self) -> Page:
+        """Return the status page's contents; an unreachable database leaves its tables empty."""
+        facts, report = self.look()
+        readable = facts.series is not None
+        return Page(
+            ae_title=self._config.ae_title,
+            version=__version__,
+            health=report,
+            series=Registry(self._database).counts() if readable else dict.fromkeys(SeriesState, 0),
+            heartbeats=Liveness(self._database).all() if readable else [],
+            entries=QualityLog(self._database).entries(limit=_LATEST) if readable else [],
+        )
+
+
+def run_web(config: Config, database: Database, stop: threading.Event, pulse: Pulse) -> None:
+    """Serve until ``stop`` is set.
+
+    Raises
+    ------
+    Misconfigured
+        The address cannot be listened on.
+    """
+    listener = _listen(config.web.host, config.web.port)
+    app = create_app(LiveNode(config, database))
+    settings = uvicorn.Config(
+        app, log_config=None, access_log=False, lifespan="off", server_header=False, timeout_graceful_shutdown=3
+    )
+    server = _Server(settings, stop)
+    pulse.start()
+    where = f"{config.web.host}:{listener.getsockname()[1]}"
+    log_event(_LOGGER, logging.INFO, "web_listening", address=where)
+    server.run(sockets=[listener])
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family)
+    except OSError as error:
+        raise Misconfigured(f"web cannot listen on {host}:{port}: {error.strerror or error}") from error
+
+
+class _Server(uvicorn.Server):
+    """Ends when ``stop`` is set; the process's signal handlers set it and stay in place."""
+
+    def __init__(self, config: uvicorn.Config, stop: threading.Event) -> None:
+        super().__init__(config)
+        self._stop_event = stop
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Capture none."""
+        yield
+
+    async def on_tick(self, counter: int) -> bool:
+        """Look at ``stop`` each tenth of a second."""
+        return self._stop_event.is_set() or await super().on_tick(counter)

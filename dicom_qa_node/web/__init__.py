@@ -1,0 +1,1 @@
+"""The node's own HTTP pages; what they show is handed in, so that nothing here knows where it comes from."""
