@@ -23,6 +23,15 @@ _HEAD = """\
 # Relative paths start at the folder the process runs in.
 
 """
+_TITLE = """\
+# Configuration
+
+Every key of `config.yaml`. The node reads the file that `--config` or the environment variable
+`DICOM_QA_NODE_CONFIG` names, else `./config.yaml`, else it takes the defaults. An unknown key, a wrong type or an
+impossible value is an error: `dicom-qa-node config check` names every problem at once and exits with 3;
+`dicom-qa-node config show` prints what applies. Changes apply after a restart.
+
+"""
 _WIDTH = 110
 
 
@@ -33,7 +42,7 @@ def as_yaml() -> str:
 
 def as_markdown() -> str:
     """Return a table per section: key, default, what it allows, what it does."""
-    return "\n".join(_tables(Config, "")).rstrip() + "\n"
+    return _TITLE + "\n".join(_tables(Config, "")).rstrip() + "\n"
 
 
 def shown_value(value: Any) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -39,13 +40,15 @@ def backup(
     target: Annotated[Path, typer.Argument(help="File to write; must not exist.")],
     as_json: AsJson = False,
 ) -> None:
-    """Copy the running database to a file, consistently; the node keeps working meanwhile."""
+    """Copy the running database to a file, consistently, and read the copy back; the node keeps working."""
+    from dicom_qa_node.ops.backup import back_up
+
     if not target.absolute().parent.is_dir():
         raise NotFound(f"there is no folder {target.absolute().parent}")
     with open_database(config_of(context)) as database:
-        database.backup(target)
-    size = target.stat().st_size
+        done = back_up(database, target)
     if as_json:
-        show_json({"file": target, "size_bytes": size})
+        show_json(asdict(done))
     else:
-        say(f"{target}: {size / 2**20:.1f} MiB")
+        size = f"{done.size_bytes / 2**20:.1f} MiB"
+        say(f"{done.path}: {size}, {done.series} series, {done.results} results, schema {done.revision}; read back")

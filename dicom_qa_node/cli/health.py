@@ -1,11 +1,40 @@
-"""``health``: whether every part of the node is well."""
+"""``health``: whether every part of the node is well, as the web role's ``/health`` says it."""
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 import typer
+
+from dicom_qa_node.cli.context import config_of
+from dicom_qa_node.cli.exit_codes import ExitCode
+from dicom_qa_node.cli.present import AsJson, say, show_json, show_rows
+from dicom_qa_node.records import utc_now
 
 __all__ = ["register"]
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this file."""
+    app.command("health")(health)
+
+
+def health(context: typer.Context, as_json: AsJson = False) -> None:
+    """Check database, spool, disk, model, every role, queue and deliveries; exit code 1 unless all is ok."""
+    from dicom_qa_node.ops.health import Level, ModelCheck, assess, gather
+    from dicom_qa_node.store import Database
+
+    config = config_of(context)
+    database = Database(config.database_url)
+    try:
+        report = assess(gather(config, database, ModelCheck(config)), config, utc_now())
+    finally:
+        database.close()
+    if as_json:
+        show_json(asdict(report))
+    else:
+        rows = [asdict(check) for check in report.checks]
+        show_rows("Health", rows, as_json=False, empty="nothing was checked")
+        say(f"the node is {report.level}")
+    if report.level is not Level.OK:
+        raise typer.Exit(ExitCode.FAILED)

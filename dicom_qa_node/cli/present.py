@@ -37,7 +37,8 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a ta
 
 _STYLES = {
     "diagnostic": "green", "limited": "yellow", "non-diagnostic": "red",
-    "DELIVERED": "green", "PARKED": "red", "ok": "green", "warning": "yellow", "error": "red",
+    "DELIVERED": "green", "PARKED": "red",
+    "ok": "green", "degraded": "yellow", "failed": "red", "warning": "yellow", "error": "red",
 }  # fmt: skip
 
 

@@ -1,0 +1,59 @@
+# make demo   install and watch the node score generated studies        (ARGS=--once: stop when it is done)
+# make test   install what the tests need, check and test               (ARGS="-k spool": pytest arguments)
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+ARGS ?=
+CHECKED := dicom_qa_node training tests benchmarks
+
+.PHONY: help demo test check fmt docs clean peers
+.DEFAULT_GOAL := help
+
+help:
+	@sed -n 's/^# make/  make/p' Makefile
+	@echo "  make check  format, lint, types, import rules"
+	@echo "  make fmt    format and fix what can be fixed"
+	@echo "  make docs   write config.yaml and docs/configuration.md from the schema"
+	@echo "  make clean  remove the virtual environment, caches and the demo's folder"
+
+$(BIN)/python:
+	@if ! $(PYTHON) -c 'import sys, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
+	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq python3-venv; \
+	  else echo "needs Python 3.11 or newer with venv (Debian: apt-get install python3-venv)" >&2; exit 1; fi; fi
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: pyproject.toml | $(BIN)/python
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable .
+	@touch $@
+
+$(VENV)/.installed-test: pyproject.toml | $(BIN)/python
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[test]'
+	@touch $@ $(VENV)/.installed
+
+demo: $(VENV)/.installed
+	$(BIN)/dicom-qa-node demo $(ARGS)
+
+peers:
+	@.ci/peers
+
+check: $(VENV)/.installed-test
+	$(BIN)/ruff format --check $(CHECKED)
+	$(BIN)/ruff check $(CHECKED)
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: peers check
+	$(BIN)/python -m pytest -m "not load and not gpu" $(ARGS)
+
+fmt: $(VENV)/.installed-test
+	$(BIN)/ruff format $(CHECKED)
+	$(BIN)/ruff check --fix $(CHECKED)
+
+docs: $(VENV)/.installed
+	$(BIN)/dicom-qa-node config schema --yaml > config.yaml.new && mv config.yaml.new config.yaml
+	$(BIN)/dicom-qa-node config schema --markdown > docs/configuration.md
+
+clean:
+	rm -rf $(VENV) demo build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	find $(CHECKED) -name __pycache__ -type d -prune -exec rm -rf {} +
