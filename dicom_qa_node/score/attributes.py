@@ -1,0 +1,135 @@
+"""Reads single attributes of headers that may hold anything: a value that breaks its VR counts as absent."""
+
+from __future__ import annotations
+
+import datetime as dt
+import math
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from pydicom import Dataset, config
+from pydicom.sequence import Sequence as DicomSequence
+from pydicom.valuerep import DA, DT, TM
+
+__all__ = [
+    "integer",
+    "items",
+    "moment",
+    "number",
+    "numbers",
+    "one_item",
+    "raw",
+    "time_of_day",
+    "tolerant",
+    "word",
+    "words",
+]
+
+# What pydicom raises when it converts the bytes of an element that breaks its VR.
+_BROKEN = (ValueError, TypeError, AttributeError, KeyError, IndexError, OverflowError, LookupError, NotImplementedError)
+
+
+@contextmanager
+def tolerant() -> Iterator[None]:
+    """Read without pydicom's checks of values: what cannot be used is found where it is used."""
+    settings = config.settings
+    before = settings.reading_validation_mode
+    settings.reading_validation_mode = config.IGNORE
+    try:
+        with warnings.catch_warnings():
+            # pydicom's warnings quote values, and a value may be a name.
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        settings.reading_validation_mode = before
+
+
+def raw(ds: Dataset, keyword: Any) -> Any:
+    """Return a value as pydicom gives it, None where it is absent, empty or cannot be converted."""
+    try:
+        found = ds[keyword]
+        return None if found.is_empty else found.value
+    except _BROKEN:
+        return None
+
+
+def words(ds: Dataset, keyword: Any) -> tuple[str, ...]:
+    """Return a text attribute as its values, stripped; () where absent."""
+    value = raw(ds, keyword)
+    if value is None:
+        return ()
+    many = value if isinstance(value, (list, tuple)) or hasattr(value, "append") else [value]
+    return tuple(_text(item) for item in many)
+
+
+def word(ds: Dataset, keyword: Any) -> str:
+    """Return the first value of a text attribute, "" where absent."""
+    return next(iter(words(ds, keyword)), "")
+
+
+def numbers(ds: Dataset, keyword: Any, count: int) -> tuple[float, ...] | None:
+    """Return exactly ``count`` finite numbers, None if the attribute holds anything else."""
+    value = raw(ds, keyword)
+    if value is None:
+        return None
+    many = [value] if isinstance(value, (int, float, str, bytes)) else value
+    try:
+        found = tuple(float(item) for item in many)
+    except _BROKEN:
+        return None
+    return found if len(found) == count and all(math.isfinite(item) for item in found) else None
+
+
+def number(ds: Dataset, keyword: Any) -> float | None:
+    """Return one finite number, None if the attribute holds anything else."""
+    found = numbers(ds, keyword, 1)
+    return None if found is None else found[0]
+
+
+def integer(ds: Dataset, keyword: Any) -> int | None:
+    """Return one whole number, None if the attribute holds anything else."""
+    found = number(ds, keyword)
+    return int(found) if found is not None and found == int(found) else None
+
+
+def items(ds: Dataset, keyword: Any) -> list[Dataset]:
+    """Return the items of a sequence, [] if it is absent or no sequence."""
+    value = raw(ds, keyword)
+    return [item for item in value if isinstance(item, Dataset)] if isinstance(value, DicomSequence) else []
+
+
+def one_item(ds: Dataset, keyword: Any) -> Dataset:
+    """Return the first item of a sequence, an empty data set if there is none."""
+    return next(iter(items(ds, keyword)), Dataset())
+
+
+def moment(ds: Dataset, *keywords: str) -> dt.datetime | None:
+    """Return a point in time from one DT attribute, or from a DA and a TM attribute; without a time zone.
+
+    An offset in a DT is dropped: DA and TM of the same header are local to the same scanner (PS3.3 C.12.1.1.8).
+    """
+    try:
+        if len(keywords) == 1:
+            text = word(ds, keywords[0])
+            found = DT(text) if len(text) >= 14 else None
+            return found and dt.datetime.combine(found.date(), found.time())
+        day, time = word(ds, keywords[0]), word(ds, keywords[1])
+        return dt.datetime.combine(DA(day), TM(time)) if len(day) >= 8 and len(time) >= 4 else None
+    except _BROKEN:
+        return None
+
+
+def time_of_day(ds: Dataset, keyword: str) -> dt.time | None:
+    """Return a TM attribute, None if it is absent or no time."""
+    text = word(ds, keyword)
+    try:
+        return TM(text) if len(text) >= 4 else None
+    except _BROKEN:
+        return None
+
+
+def _text(value: object) -> str:
+    text = value.decode("ascii", "replace") if isinstance(value, bytes) else str(value)
+    return text.strip(" \0")
