@@ -18,11 +18,11 @@ from scipy import ndimage
 
 from dicom_qa_node.phantom import acquisition
 from dicom_qa_node.phantom.acquisition import Scan
+from dicom_qa_node.phantom.pet_noise import FWHM_PER_SIGMA, noise_of_counts, smoothed
 from dicom_qa_node.phantom.projector import Filter, FloatArray, ParallelBeam
 
 Spacing = tuple[float, float, float]
 
-FWHM_PER_SIGMA = 2.0 * np.sqrt(2.0 * np.log(2.0))
 _F50_TIMES_SIGMA = np.sqrt(np.log(2.0) / 2.0) / np.pi  # 0.187
 
 
@@ -175,26 +175,10 @@ def fewer_counts(
         Correlation length: the reconstruction's own filter, 4 to 7 mm.
     """
     image = np.asarray(activity, np.float32)
-    extra = np.sqrt(1.0 / _count_fraction(count_fraction) - 1.0)
-    local = reference_cov * reference * (np.maximum(image, 0.0) / reference) ** exponent
-    noise = correlated_noise(image.shape, fwhm_mm, spacing_mm[-image.ndim :], rng)
-    return np.asarray(np.maximum(image + extra * local * noise, 0.0), np.float32)
-
-
-def correlated_noise(
-    shape: tuple[int, ...], fwhm_mm: float, spacing_mm: tuple[float, ...], rng: np.random.Generator
-) -> FloatArray:
-    """Gaussian noise of unit SD, smoothed by a Gaussian of ``fwhm_mm``."""
-    _not_negative("fwhm_mm", fwhm_mm)
-    noise = rng.standard_normal(shape, np.float32)
-    gain = 1.0
-    for axis, spacing in enumerate(spacing_mm):
-        sigma = fwhm_mm / FWHM_PER_SIGMA / spacing
-        impulse = np.zeros(2 * int(4 * sigma + 1) + 1)
-        impulse[impulse.size // 2] = 1.0
-        gain *= float(np.sum(ndimage.gaussian_filter1d(impulse, sigma) ** 2)) if sigma > 0 else 1.0
-        noise = ndimage.gaussian_filter1d(noise, sigma, axis=axis, mode="wrap") if sigma > 0 else noise
-    return np.asarray(noise / np.sqrt(gain), np.float32)
+    added_cov = reference_cov * np.sqrt(1.0 / _count_fraction(count_fraction) - 1.0)
+    spacing = spacing_mm[-image.ndim :]
+    noise = noise_of_counts(image, added_cov, reference, spacing, rng, exponent=exponent, fwhm_mm=fwhm_mm)
+    return np.asarray(np.maximum(image + noise, 0.0), np.float32)
 
 
 def misregister(pet: npt.NDArray[Any], shift_mm: tuple[float, float, float], spacing_mm: Spacing) -> FloatArray:
@@ -226,8 +210,7 @@ def misregister_diaphragm(
 def smooth_pet(activity: npt.NDArray[Any], fwhm_mm: float, spacing_mm: Spacing) -> FloatArray:
     """Heavier post-filter, a Gaussian of ``fwhm_mm``: lowers COV and the recovery of small lesions."""
     _not_negative("fwhm_mm", fwhm_mm)
-    image = np.asarray(activity, np.float32)
-    return _gaussian(image, tuple(fwhm_mm / FWHM_PER_SIGMA / step for step in spacing_mm[-image.ndim :]))
+    return smoothed(activity, fwhm_mm / FWHM_PER_SIGMA, spacing_mm)
 
 
 def _gaussian(image: FloatArray, sigma: tuple[float, ...]) -> FloatArray:

@@ -11,6 +11,7 @@ import pytest
 
 from dicom_qa_node.phantom import acquisition
 from dicom_qa_node.phantom.acquisition import Scan
+from dicom_qa_node.phantom.pet_noise import FWHM_PER_SIGMA, correlated_noise
 from dicom_qa_node.phantom.projector import ParallelBeam
 from training import degrade
 
@@ -137,17 +138,17 @@ def test_thinner_slices_are_refused() -> None:
 def test_liver_cov_goes_with_root_of_the_reduction(drf: int) -> None:
     rng = np.random.default_rng(8)
     cov = 0.06
-    liver = 2.0 * (1 + cov * degrade.correlated_noise((40, 48, 48), 5.0, ISOTROPIC, rng))
+    liver = 2.0 * (1 + cov * correlated_noise((40, 48, 48), 5.0, ISOTROPIC, rng))
     fewer = degrade.fewer_counts(liver, 1 / drf, ISOTROPIC, rng, reference_cov=cov)
     assert fewer.std() / fewer.mean() == pytest.approx(cov * np.sqrt(drf), rel=0.05)
     assert fewer.mean() == pytest.approx(2.0, rel=0.02)
 
 
 def test_correlated_noise_has_unit_sd_and_its_width() -> None:
-    noise = degrade.correlated_noise((48, 64, 64), 6.0, ISOTROPIC, np.random.default_rng(1))
+    noise = correlated_noise((48, 64, 64), 6.0, ISOTROPIC, np.random.default_rng(1))
     assert noise.std() == pytest.approx(1.0, rel=0.05)
     lag = np.mean(noise[:, :, :-1] * noise[:, :, 1:]) / noise.var()
-    sigma = 6.0 / degrade.FWHM_PER_SIGMA / 2.0
+    sigma = 6.0 / FWHM_PER_SIGMA / 2.0
     assert lag == pytest.approx(np.exp(-1 / (4 * sigma**2)), abs=0.03)
 
 
