@@ -1,1 +1,36 @@
-"""Generated CT and PET/CT studies for the demo, the tests and the validation of the measurements."""
+"""Generated CT and PET/CT studies for the demo, the tests and the validation of the measurements.
+
+A seed gives a patient; the patient is rendered slice by slice, scanned by a projector and written as DICOM:
+
+    patient -> anatomy -> volumes (projector, acquisition) -> ct | pet -> irregular, multiframe, encode -> files
+"""
+
+from __future__ import annotations
+
+from dicom_qa_node.phantom.ct import CtForm, ct_series
+from dicom_qa_node.phantom.files import write
+from dicom_qa_node.phantom.identity import Identity, Scanner, identity_of, phantom_uid
+from dicom_qa_node.phantom.pet import DecayCorrection, PetForm, Units, pet_series, petct_study
+from dicom_qa_node.phantom.placement import Plane
+from dicom_qa_node.phantom.projector import Filter
+from dicom_qa_node.phantom.quality import CtQuality
+from dicom_qa_node.phantom.tissue import Channel
+
+__all__ = [
+    "Channel",
+    "CtForm",
+    "CtQuality",
+    "DecayCorrection",
+    "Filter",
+    "Identity",
+    "PetForm",
+    "Plane",
+    "Scanner",
+    "Units",
+    "ct_series",
+    "identity_of",
+    "pet_series",
+    "petct_study",
+    "phantom_uid",
+    "write",
+]
