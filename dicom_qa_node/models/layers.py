@@ -1,0 +1,242 @@
+"""Layers that several networks share: channel attention, fixed evidence maps and small heads (torch).
+
+Only ``models.*.net`` and ``score`` import this module; everything else stays free of torch.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+__all__ = [
+    "AGCA",
+    "EvidenceStem",
+    "Statistics",
+    "evidence_channels",
+    "evidence_maps",
+    "evidence_statistics",
+    "median3",
+    "statistics_channels",
+]
+
+_LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, the luma of JPEG
+_LEVEL = 1.0 / 255.0
+_RISES = tuple(grey * _LEVEL for grey in (6.0, 12.0, 25.0, 45.0, 70.0))
+_FALLS = tuple(grey * _LEVEL for grey in (6.0, 12.0, 25.0))
+_BLOCK = 8
+_FIXED_CHANNELS = 3 + len(_RISES) + len(_FALLS) + 2 + 3 + 1 + 2
+
+
+class AGCA(nn.Module):
+    """Adaptive graph channel attention: channels are vertices, the adjacency is learned.
+
+    ``A = diag(softmax(k2 y)) + A2`` with ``y = W1 GAP(x)``; ``x * sigmoid(W4 ReLU(k3 y A))``.
+    Xiang et al., IEEE TIM 72:1-12, 2023, doi 10.1109/TIM.2023.3248111.
+    """
+
+    def __init__(self, channels: int, ratio: int = 4) -> None:
+        super().__init__()
+        hidden = channels // ratio
+        self.reduce = nn.Linear(channels, hidden, bias=False)
+        self.diagonal = nn.Parameter(torch.ones(1))
+        self.adjacency = nn.Parameter(torch.full((hidden, hidden), 1e-6))
+        self.gain = nn.Parameter(torch.ones(1))
+        self.expand = nn.Linear(hidden, channels, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Scale the channels of ``x`` (n, channels, rows, columns)."""
+        y = self.reduce(x.mean(dim=(2, 3)))
+        diagonal = torch.softmax(self.diagonal * y, dim=1)
+        z = functional.relu(self.gain * (y * diagonal + y @ self.adjacency))
+        scale = torch.sigmoid(self.expand(z))
+        return x * scale[:, :, None, None]
+
+
+def median3(x: Tensor) -> Tensor:
+    """3x3 median with replicated edges, by sorting columns first (Smith 1996); ``x`` is (n, c, rows, columns)."""
+    padded = functional.pad(x, (1, 1, 1, 1), mode="replicate")
+    low, middle, high = _sort3(padded[:, :, :-2], padded[:, :, 1:-1], padded[:, :, 2:])
+    low_max = torch.maximum(torch.maximum(low[..., :-2], low[..., 1:-1]), low[..., 2:])
+    high_min = torch.minimum(torch.minimum(high[..., :-2], high[..., 1:-1]), high[..., 2:])
+    centre = _sort3(middle[..., :-2], middle[..., 1:-1], middle[..., 2:])[1]
+    return _sort3(low_max, centre, high_min)[1]
+
+
+def _sort3(a: Tensor, b: Tensor, c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    low, high = torch.minimum(a, b), torch.maximum(a, b)
+    return torch.minimum(low, c), torch.maximum(low, torch.minimum(high, c)), torch.maximum(high, c)
+
+
+def _dct_basis(size: int = _BLOCK) -> Tensor:
+    """Orthonormal 2-D DCT-II basis without the constant, shape (size^2 - 1, 1, size, size)."""
+    n = torch.arange(size, dtype=torch.float64)
+    rows = torch.cos(math.pi * (2 * n[None, :] + 1) * n[:, None] / (2 * size)) * math.sqrt(2.0 / size)
+    rows[0] /= math.sqrt(2.0)
+    basis = torch.einsum("ai,bj->abij", rows, rows).reshape(size * size, 1, size, size)
+    return basis[1:].to(torch.float32)
+
+
+def evidence_channels() -> int:
+    """Channels that `evidence_maps` returns."""
+    return _FIXED_CHANNELS + _BLOCK * _BLOCK - 1
+
+
+def evidence_maps(rgb: Tensor, basis: Tensor) -> Tensor:
+    """Local evidence of noise, impulses and block coding, measured at full resolution on the 8x8 grid.
+
+    Everything is a fixed measurement, so that a small training set is spent on what it means and not on how
+    to see it: impulses by the tails of the median residual, noise by the log energy of the high pass of luma (at two
+    scales) and of two colour differences, coding and texture by the log magnitude of the 8x8 cosine spectrum.
+
+    Parameters
+    ----------
+    rgb
+        Display values in [0, 1], shape (n, 3, rows, columns), sides multiples of 8.
+    basis
+        The cosine basis, shape (63, 1, 8, 8).
+
+    Returns
+    -------
+    Tensor
+        Shape (n, `evidence_channels` (), rows / 8, columns / 8), each channel of order one.
+    """
+    luma_weight = torch.tensor(_LUMA, device=rgb.device, dtype=rgb.dtype).view(1, 3, 1, 1)
+    luma = (rgb * luma_weight).sum(1, keepdim=True)
+    residual = luma - median3(luma)
+    tails = [_pool((residual - rise).clamp_min(0)) for rise in _RISES]
+    tails += [_pool((-residual - fall).clamp_min(0)) for fall in _FALLS]
+    peaks = [functional.max_pool2d(residual, _BLOCK), functional.max_pool2d(-residual, _BLOCK)]
+    planes = torch.cat([luma, rgb[:, 0:1] - luma, rgb[:, 2:3] - luma], 1)
+    half = functional.avg_pool2d(luma, 2)
+    spectrum = functional.conv2d(luma, basis.to(luma.dtype), stride=_BLOCK)
+    parts = [
+        _pool(rgb) * 2 - 1,
+        torch.log1p(torch.cat(tails, 1) * 2000) * 0.5,
+        torch.cat(peaks, 1) * 4,
+        _log_energy(_pool(_high_pass(planes).square())),
+        _log_energy(functional.avg_pool2d(_high_pass(half).square(), _BLOCK // 2)),
+        _edges(luma),
+        torch.log(spectrum.abs() + 0.5 * _LEVEL) * 0.4 + 1.6,
+    ]
+    return torch.cat(parts, 1)
+
+
+def _high_pass(x: Tensor) -> Tensor:
+    padded = functional.pad(x, (1, 1, 1, 1), mode="replicate")
+    return x - functional.avg_pool2d(padded, 3, stride=1)
+
+
+def _pool(x: Tensor) -> Tensor:
+    return functional.avg_pool2d(x, _BLOCK)
+
+
+def _log_energy(mean_square: Tensor) -> Tensor:
+    return torch.log(mean_square + (0.3 * _LEVEL) ** 2) * 0.25 + 2.0
+
+
+def _edges(luma: Tensor) -> Tensor:
+    """Log energy of the steps along rows and along columns: anisotropic where there are streaks."""
+    across = functional.pad(luma[..., 1:] - luma[..., :-1], (0, 1, 0, 0))
+    down = functional.pad(luma[..., 1:, :] - luma[..., :-1, :], (0, 0, 0, 1))
+    return _log_energy(_pool(torch.cat([across, down], 1).square()))
+
+
+def statistics_channels() -> int:
+    """Values that `evidence_statistics` returns."""
+    return 3 * (2 * evidence_channels() + len(_RISES) + len(_FALLS) + 2)
+
+
+def evidence_statistics(maps: Tensor) -> Tensor:
+    """Mean and spread of the evidence over dark, middle and bright blocks, so over air, lung or fat, and tissue.
+
+    Noise is read from the air, impulses are counted per brightness; a plain mean would mix the noise
+    with what the picture shows.
+
+    Parameters
+    ----------
+    maps
+        What `evidence_maps` returned, shape (n, channels, rows, columns).
+
+    Returns
+    -------
+    Tensor
+        Shape (n, `statistics_channels` ()).
+    """
+    weight = torch.tensor(_LUMA, device=maps.device, dtype=maps.dtype).view(1, 3, 1, 1)
+    luma = ((maps[:, :3] + 1) * 127.5 * weight).sum(1, keepdim=True)
+    tails = torch.expm1(maps[:, 3 : 3 + len(_RISES) + len(_FALLS)] * 2) / 2000
+    dark, bright = torch.sigmoid((20 - luma) / 4), torch.sigmoid((luma - 80) / 8)
+    parts = []
+    for share in (dark, torch.sigmoid((luma - 20) / 4) * torch.sigmoid((80 - luma) / 8), bright):
+        area = share.sum((2, 3)) + 1e-3
+        mean = (maps * share).sum((2, 3)) / area
+        variance = (maps.square() * share).sum((2, 3)) / area - mean.square()
+        rate = torch.log((tails * share).sum((2, 3)) / area + 1e-5) * 0.3 + 2
+        level = torch.log((luma * share).sum((2, 3)) / area + 1) * 0.5
+        parts += [mean, variance.clamp_min(1e-8).sqrt(), rate, level, share.mean((2, 3))]
+    return torch.cat(parts, 1)
+
+
+class Statistics(nn.Module):
+    """Standardise the evidence statistics by the training data's own mean and spread, and read them.
+
+    The two buffers are set once from training pictures (`observe`) and travel with the weights: unlike batch
+    normalisation they do not depend on the batch.
+    """
+
+    mean: Tensor
+    spread: Tensor
+
+    def __init__(self, channels: int, dropout: float) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(statistics_channels()))
+        self.register_buffer("spread", torch.ones(statistics_channels()))
+        self.read = nn.Sequential(nn.Linear(statistics_channels(), channels), nn.GELU(), nn.Dropout(dropout))
+
+    def observe(self, statistics: Tensor) -> None:
+        """Take mean and spread from the statistics of many pictures, shape (n, statistics)."""
+        self.mean.copy_(statistics.mean(0))
+        self.spread.copy_(statistics.std(0) + 0.05)
+
+    def forward(self, statistics: Tensor) -> Tensor:
+        """Return (n, channels)."""
+        read: Tensor = self.read(((statistics - self.mean) / self.spread).clamp(-5, 5))
+        return read
+
+
+class EvidenceStem(nn.Module):
+    """Stride-8 stem: fixed evidence maps beside a small learned convolution of the picture."""
+
+    basis: Tensor
+
+    def __init__(self, channels: int, learned: int = 32) -> None:
+        super().__init__()
+        self.register_buffer("basis", _dct_basis(), persistent=False)
+        self.learned = nn.Sequential(
+            nn.Conv2d(3, learned // 4, 3, stride=2, padding=1),
+            nn.GELU(),
+            nn.Conv2d(learned // 4, learned // 2, 3, stride=2, padding=1),
+            nn.GELU(),
+            nn.Conv2d(learned // 2, learned, 3, stride=2, padding=1),
+        )
+        self.mix = nn.Sequential(
+            nn.Conv2d(evidence_channels() + learned, channels, 1),
+            nn.GELU(),
+            nn.Conv2d(channels, channels, 1),
+        )
+
+    def forward(self, rgb: Tensor) -> tuple[Tensor, Tensor]:
+        """Map display values in [0, 1], (n, 3, rows, columns), to features and statistics.
+
+        Returns
+        -------
+        tuple[Tensor, Tensor]
+            Shapes (n, channels, rows / 8, columns / 8) and (n, `statistics_channels` ()).
+        """
+        with torch.no_grad():
+            fixed = evidence_maps(rgb, self.basis)
+            statistics = evidence_statistics(fixed)
+        return self.mix(torch.cat([fixed, self.learned(rgb * 2 - 1)], 1)), statistics

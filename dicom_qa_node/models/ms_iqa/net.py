@@ -1,0 +1,215 @@
+"""MS-IQA: multi-scale features of a ResNet and a Swin transformer, fused by graph channel attention (torch, timm).
+
+Re-stated from the figure of Li et al., "MS-IQA", MICCAI 2025 (arXiv 2506.20200). The published code divides
+sum(score * weight) by sum(weight) with one value each, which cancels the fusion branch; here the two branches
+are really multiplied, so that every parameter learns. Licence: Apache-2.0; the backbones are timm's (Apache-2.0).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from timm.layers.norm import GroupNorm
+from timm.models.resnet import BasicBlock, Bottleneck, ResNet
+from timm.models.swin_transformer import SwinTransformer
+from torch import Tensor, nn
+from torch.nn import functional
+
+from dicom_qa_node.models.layers import AGCA, EvidenceStem, Statistics
+
+__all__ = ["LEVELS", "MsIqa", "MsIqaConfig", "Outputs", "build"]
+
+LEVELS = ("jpeg", "gauss", "impulse", "dose", "views", "blur", "counts")
+"""Degradations that the auxiliary head names; see ``training/dataset.py`` for their units."""
+
+SCORE_MAX = 4.0
+
+
+class Outputs(NamedTuple):
+    """What the network says about each picture; every tensor has the batch first.
+
+    ``score`` (n,) is nominally 0-4 and not clipped; ``weight`` (n,) the fusion weight in (0, 1); ``spread`` (n,) the
+    predicted standard deviation of the score; ``levels`` (n, 7) the named degradations; ``features`` (n, f) the
+    pooled features before the heads.
+    """
+
+    score: Tensor
+    weight: Tensor
+    spread: Tensor
+    levels: Tensor
+    features: Tensor
+
+
+@dataclass(frozen=True)
+class MsIqaConfig:
+    """Sizes of one variant.
+
+    ``evidence_stem`` replaces both backbones' stems by one stride-8 stem with fixed evidence maps; without it
+    the backbones keep their own stride-4 stems, as in the paper. ``window`` is Swin's window in tokens.
+    """
+
+    picture: int
+    bottleneck: bool
+    resnet_blocks: tuple[int, int, int, int]
+    resnet_channels: tuple[int, int, int, int]
+    swin_dim: int
+    swin_depths: tuple[int, int, int, int]
+    swin_heads: tuple[int, int, int, int]
+    window: int
+    evidence_stem: int = 0
+    group_norm: bool = True
+    dropout: float = 0.1
+
+
+VARIANTS = {
+    "paper": MsIqaConfig(
+        picture=224,
+        bottleneck=True,
+        resnet_blocks=(3, 4, 6, 3),
+        resnet_channels=(64, 128, 256, 512),
+        swin_dim=96,
+        swin_depths=(2, 2, 6, 2),
+        swin_heads=(3, 6, 12, 24),
+        window=7,
+        group_norm=False,
+        dropout=0.5,
+    ),
+    "small": MsIqaConfig(
+        picture=256,
+        bottleneck=False,
+        resnet_blocks=(1, 1, 1, 1),
+        resnet_channels=(32, 64, 128, 256),
+        swin_dim=32,
+        swin_depths=(2, 2, 2, 2),
+        swin_heads=(2, 4, 8, 16),
+        window=4,
+        evidence_stem=64,
+    ),
+}
+
+
+def _group_norm(channels: int, **kwargs: Any) -> nn.Module:
+    norm: nn.Module = GroupNorm(channels, num_groups=8, **kwargs)
+    return norm
+
+
+class MsIqa(nn.Module):
+    """Score = score branch (Swin stage 4) x weight branch (all eight stages), both told the named degradations."""
+
+    def __init__(self, config: MsIqaConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.stem = EvidenceStem(config.evidence_stem) if config.evidence_stem else None
+        self.resnet: Any = _resnet(config)
+        self.swin: Any = _swin(config)
+        swin_channels = [config.swin_dim * 2**i for i in range(4)]
+        expansion = 4 if config.bottleneck else 1
+        both = [c * expansion + s for c, s in zip(config.resnet_channels, swin_channels, strict=True)]
+        self.halve = nn.ModuleList(nn.Conv2d(c, c // 2, 1) for c in both)
+        self.attend = nn.ModuleList(AGCA(c // 2) for c in both)
+        self.attend_swin = AGCA(swin_channels[3])
+        fused, deep = sum(c // 2 for c in both), swin_channels[3]
+        hidden = deep // 2
+        self.statistics = Statistics(hidden, config.dropout) if config.evidence_stem else None
+        told = 2 * fused + (hidden if config.evidence_stem else 0)
+        self.describe = nn.Sequential(nn.Linear(told, hidden), nn.LeakyReLU(0.01))
+        self.name_levels = nn.Linear(hidden, len(LEVELS))
+        self.embed_levels = nn.Sequential(nn.Linear(len(LEVELS), hidden // 2), nn.GELU())
+        self.score_branch = _branch(2 * deep + hidden // 2, hidden, config.dropout)
+        self.weight_branch = _branch(hidden + hidden // 2, hidden, config.dropout)
+        self.spread_branch = nn.Linear(hidden + 2 * deep, 1)
+        nn.init.constant_(self.score_branch[-1].bias, 3.0)  # type: ignore[arg-type]
+        nn.init.constant_(self.spread_branch.bias, -1.0)
+
+    def forward(self, rgb: Tensor) -> Outputs:
+        """Judge pictures of display values in [0, 1], shape (n, 3, picture, picture)."""
+        residual, windowed, statistics = self._stages(rgb)
+        size = (windowed[3].shape[2], windowed[3].shape[3])
+        maps = []
+        for halve, attend, a, b in zip(self.halve, self.attend, residual, windowed, strict=True):
+            maps.append(attend(functional.adaptive_avg_pool2d(halve(torch.cat([a, b], 1)), size)))
+        told = _mean_and_max(torch.cat(maps, 1))
+        if self.statistics is not None and statistics is not None:
+            told = torch.cat([told, self.statistics(statistics)], 1)
+        described = self.describe(told)
+        levels = self.name_levels(described)
+        named = self.embed_levels(levels)
+        pooled = _mean_and_max(self.attend_swin(windowed[3]))
+        score = functional.leaky_relu(self.score_branch(torch.cat([pooled, named], 1)), 0.01)[:, 0]
+        weight = torch.sigmoid(self.weight_branch(torch.cat([described, named], 1)))[:, 0]
+        features = torch.cat([described, pooled], 1)
+        spread = functional.softplus(self.spread_branch(features.detach()))[:, 0] + 1e-3
+        return Outputs(score * weight, weight, spread, levels, features)
+
+    @torch.no_grad()
+    def observe(self, pictures: Tensor) -> None:
+        """Take the spread of the evidence from training pictures, once, before training."""
+        if self.stem is not None and self.statistics is not None:
+            self.statistics.observe(self.stem(pictures)[1])
+
+    def _stages(self, rgb: Tensor) -> tuple[list[Tensor], list[Tensor], Tensor | None]:
+        statistics = None
+        if self.stem is not None:
+            x, statistics = self.stem(rgb)
+            windows = x
+        else:
+            windows = rgb * 2 - 1
+            x = self.resnet.maxpool(self.resnet.act1(self.resnet.bn1(self.resnet.conv1(windows))))
+        residual = []
+        for stage in (self.resnet.layer1, self.resnet.layer2, self.resnet.layer3, self.resnet.layer4):
+            x = stage(x)
+            residual.append(x)
+        tokens = self.swin.patch_embed(windows)
+        windowed = []
+        for stage in self.swin.layers:
+            tokens = stage(tokens)
+            windowed.append(tokens.permute(0, 3, 1, 2))
+        return residual, windowed, statistics
+
+
+def _mean_and_max(x: Tensor) -> Tensor:
+    return torch.cat([x.mean(dim=(2, 3)), x.amax(dim=(2, 3))], 1)
+
+
+def _branch(inputs: int, hidden: int, dropout: float) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(inputs, hidden), nn.LeakyReLU(0.01), nn.Dropout(dropout), nn.Linear(hidden, 1))
+
+
+def _resnet(config: MsIqaConfig) -> Any:
+    net = ResNet(
+        block=Bottleneck if config.bottleneck else BasicBlock,  # type: ignore[arg-type]
+        layers=config.resnet_blocks,
+        channels=config.resnet_channels,
+        stem_width=config.evidence_stem or 64,
+        norm_layer=_group_norm if config.group_norm else nn.BatchNorm2d,
+        num_classes=0,
+        zero_init_last=False,
+    )
+    del net.fc, net.global_pool
+    if config.evidence_stem:
+        del net.conv1, net.bn1, net.act1, net.maxpool
+    return net
+
+
+def _swin(config: MsIqaConfig) -> Any:
+    stem = config.evidence_stem
+    net = SwinTransformer(
+        img_size=config.picture // 8 if stem else config.picture,
+        patch_size=1 if stem else 4,
+        in_chans=stem or 3,
+        embed_dim=config.swin_dim,
+        depths=config.swin_depths,
+        num_heads=config.swin_heads,
+        window_size=config.window,
+        drop_path_rate=0.1,
+        num_classes=0,
+    )
+    del net.norm, net.head
+    return net
+
+
+def build(variant: str) -> MsIqa:
+    """Return the untrained network of a variant, ``paper`` or ``small``."""
+    return MsIqa(VARIANTS[variant])

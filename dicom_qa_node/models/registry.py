@@ -1,0 +1,51 @@
+"""Find every network by its card, free of torch.
+
+A network is a folder below ``models`` whose package holds ``CARDS``.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from functools import cache
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+import dicom_qa_node.models as models
+from dicom_qa_node.errors import Misconfigured
+from dicom_qa_node.models.card import ModelCard
+
+if TYPE_CHECKING:
+    from torch import nn
+
+__all__ = ["DEFAULT_MODEL", "all_cards", "build_network", "card_of"]
+
+DEFAULT_MODEL = "ms_iqa_small"
+
+
+@cache
+def all_cards() -> MappingProxyType[str, ModelCard]:
+    """Return every card by its name, shipped or not."""
+    cards: dict[str, ModelCard] = {}
+    for module in pkgutil.iter_modules(models.__path__, f"{models.__name__}."):
+        if module.ispkg:
+            for card in importlib.import_module(module.name).CARDS:
+                if card.name in cards:
+                    raise Misconfigured(f"two model cards are called {card.name!r}")
+                cards[card.name] = card
+    return MappingProxyType(cards)
+
+
+def card_of(name: str) -> ModelCard:
+    """Return the card of that name; an unknown name is `Misconfigured` and lists the known ones."""
+    cards = all_cards()
+    if name not in cards:
+        raise Misconfigured(f"there is no model {name!r}; known are {', '.join(sorted(cards))}")
+    return cards[name]
+
+
+def build_network(card: ModelCard) -> nn.Module:
+    """Build the untrained network of a card; imports torch."""
+    module, function = card.network.split(":")
+    network: nn.Module = getattr(importlib.import_module(module), function)(**card.network_args)
+    return network

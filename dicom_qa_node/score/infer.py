@@ -1,0 +1,169 @@
+"""Score pictures with one network: verified weights, one batch, the same answer every time.
+
+The scorer process opens one `Scorer` and keeps it; nothing else in the node imports torch.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from dicom_qa_node.errors import Misconfigured
+from dicom_qa_node.models import weights
+from dicom_qa_node.models.card import ModelCard
+from dicom_qa_node.models.registry import build_network, card_of
+from dicom_qa_node.records import SeriesKind
+from dicom_qa_node.score import prepare
+
+__all__ = ["Predictions", "Scorer", "pick_device"]
+
+_log = logging.getLogger(__name__)
+
+FloatArray = npt.NDArray[np.float32]
+
+_FIRST_BATCH = {"cuda": 128, "cpu": 16}
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What the network says about each picture; every array has shape (n,) but ``levels`` and ``features``.
+
+    ``score`` lies in 0-4 (higher is better). ``weight`` is the fusion weight in (0, 1). ``spread`` is the predicted
+    SD of the score, not calibrated. ``half_width`` is the calibrated 90 % half width for this kind.
+    ``levels`` (n, levels) names the degradations, ``features`` (n, f) are the pooled features.
+    """
+
+    score: FloatArray
+    weight: FloatArray
+    spread: FloatArray
+    half_width: float
+    levels: FloatArray
+    features: FloatArray
+
+
+def pick_device(wanted: str) -> torch.device:
+    """Return the device for ``auto``, ``cpu``, ``cuda`` or ``cuda:N``; a CUDA that is not there is `Misconfigured`."""
+    if wanted == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(wanted)
+    except RuntimeError as error:
+        raise Misconfigured(f"score.device: {wanted!r} is no device; use auto, cpu, cuda or cuda:N") from error
+    if device.type == "cuda" and not (torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count()):
+        raise Misconfigured(f"score.device: {wanted!r} is not available on this machine")
+    return device
+
+
+class Scorer:
+    """A network in evaluation mode on one device."""
+
+    def __init__(self, network: nn.Module, card: ModelCard, device: torch.device) -> None:
+        self.card = card
+        self.device = device
+        self._network = network.to(device=device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+        self._batch = _FIRST_BATCH.get(device.type, 16)
+
+    @classmethod
+    def open(cls, model_name: str, device: str = "auto", weights_dir: Path | None = None) -> Scorer:
+        """Open a model by name with its verified weights.
+
+        Raises
+        ------
+        Misconfigured
+            Unknown model or device; weights missing, with a wrong checksum, or not of this network.
+        """
+        card = card_of(model_name)
+        where = pick_device(device)
+        path = weights.verify(card, weights_dir)
+        network = build_network(card)
+        weights.load_file(network, path, card.name)
+        return cls(network, card, where)
+
+    @classmethod
+    def from_file(cls, model_name: str, path: Path, device: str = "auto") -> Scorer:
+        """Open a model with weights that no card knows, for training and evaluation only."""
+        card = replace(card_of(model_name), measured=None)
+        network = build_network(card)
+        weights.load_file(network, path, card.name)
+        return cls(network, card, pick_device(device))
+
+    def score(self, images: npt.NDArray[Any], kind: str) -> Predictions:
+        """Judge pictures of one kind.
+
+        Parameters
+        ----------
+        images
+            Display pictures made by ``score.prepare``: uint8, or float in [0, 1], shape (n, rows, columns, 3).
+        kind
+            "ct", "petct" or "pt".
+
+        Returns
+        -------
+        Predictions
+            Each picture's numbers are the mean over its crops, weighted by the tissue they show.
+        """
+        series_kind = SeriesKind(kind)
+        pictures = prepare.as_uint8(np.asarray(images))
+        if len(pictures) == 0:
+            raise ValueError("there is no picture to score")
+        side = self.card.input.side
+        crops, share, owner = [], [], []
+        for index, picture in enumerate(pictures):
+            padded = prepare.pad_picture(picture, side, series_kind)
+            plan = prepare.crop_plan(padded, side, series_kind)
+            crops.append(prepare.cut(padded, plan, side))
+            share += [max(crop.weight, 1e-3) for crop in plan]
+            owner += [index] * len(plan)
+        outputs = self._run(np.concatenate(crops))
+        mixing = np.zeros((len(pictures), len(owner)), np.float32)
+        mixing[owner, np.arange(len(owner))] = share
+        mixing /= mixing.sum(axis=1, keepdims=True)
+        score, weight, spread, levels, features = (mixing @ output.reshape(len(owner), -1) for output in outputs)
+        low, high = self.card.score_range
+        return Predictions(
+            np.clip(score[:, 0], low, high),
+            weight[:, 0],
+            spread[:, 0],
+            self.card.half_width(series_kind.value),
+            levels,
+            features,
+        )
+
+    def _run(self, crops: npt.NDArray[np.uint8]) -> list[FloatArray]:
+        """Run all crops, in halves as small as memory asks for."""
+        start, parts = 0, []
+        while start < len(crops):
+            try:
+                parts.append(self._forward(crops[start : start + self._batch]))
+            except torch.cuda.OutOfMemoryError:
+                if self._batch == 1:
+                    raise
+                self._batch = max(1, self._batch // 2)
+                torch.cuda.empty_cache()
+                _log.warning("event=cuda_out_of_memory batch=%d", self._batch)
+                continue
+            start += self._batch
+        return [np.concatenate([part[i] for part in parts]) for i in range(len(parts[0]))]
+
+    def _forward(self, crops: npt.NDArray[np.uint8]) -> list[FloatArray]:
+        batch = torch.from_numpy(np.ascontiguousarray(crops)).to(self.device).permute(0, 3, 1, 2)
+        pictures = (batch.float() / 255.0).contiguous(memory_format=torch.channels_last)
+        with torch.inference_mode(), _precision(self.device):
+            outputs = self._network(pictures)
+        return [np.asarray(value.float().cpu().numpy(), np.float32) for value in outputs]
+
+
+@contextmanager
+def _precision(device: torch.device) -> Iterator[None]:
+    """bfloat16 on CUDA, float32 elsewhere."""
+    with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+        yield

@@ -1,0 +1,186 @@
+"""Turn held-out predictions into figures and split-conformal intervals.
+
+    python -m training.calibrate RUN/predictions.csv ... --out calibration.json [--csv training/results/NAME.csv]
+
+The predictions are those of runs that each held out one fold, so no picture is judged by a network that saw its
+group. The half width of a kind is the conformal quantile of the absolute error (Angelopoulos &
+Bates 2021, arXiv 2107.07511); its coverage is measured fold by fold, with the width taken from the other folds only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import TypeAdapter
+
+from dicom_qa_node.models.card import Calibration, Figure
+from training.dataset import CELL
+from training.evaluate import Prediction, read_predictions
+from training.metrics import agreement, within_slice_spearman
+
+__all__ = ["calibrate", "cell_baseline", "conformal_half_width", "figures_of", "read_calibration"]
+
+NOMINAL = 0.9
+
+_NOTES = {
+    "petct": "readers' scores of PET-CT-IQA-DS (display-domain degradations)",
+    "ct": "readers' composites and simulated dose, views and blur",
+    "pt": "simulated count reduction only; no reader has scored these pictures",
+}
+
+
+_FILE: TypeAdapter[tuple[dict[str, Calibration], tuple[Figure, ...]]] = TypeAdapter(
+    tuple[dict[str, Calibration], tuple[Figure, ...]]
+)
+
+
+def read_calibration(path: Path) -> tuple[dict[str, Calibration], tuple[Figure, ...]]:
+    """Read what this command wrote: half widths by kind, and the figures of the card."""
+    return _FILE.validate_json(path.read_bytes())
+
+
+def conformal_half_width(errors: npt.ArrayLike, nominal: float = NOMINAL) -> float:
+    """Return the split-conformal quantile of absolute errors: the ceil((n + 1) * nominal)-th smallest."""
+    ordered = np.sort(np.abs(np.asarray(errors, np.float64)))
+    rank = math.ceil((ordered.size + 1) * nominal)
+    if rank > ordered.size:
+        raise ValueError(f"{ordered.size} errors are too few for a {nominal:.0%} interval")
+    return float(ordered[rank - 1])
+
+
+def calibrate(predictions: Sequence[Prediction]) -> dict[str, Calibration]:
+    """Return the calibration of every kind that was judged."""
+    found = {}
+    for kind in sorted({p.row.kind for p in predictions}):
+        chosen = [p for p in predictions if p.row.kind == kind and _calibrates(p)]
+        errors = np.array([p.predicted - (p.row.score or 0.0) for p in chosen])
+        folds = np.array([p.fold for p in chosen])
+        covered = np.zeros(len(chosen), bool)
+        for fold in np.unique(folds):
+            own = folds == fold
+            covered[own] = np.abs(errors[own]) <= conformal_half_width(errors[~own])
+        found[kind] = Calibration(
+            half_width=round(conformal_half_width(errors), 3),
+            nominal=NOMINAL,
+            coverage=round(float(covered.mean()), 3),
+            n=len(chosen),
+            groups=len({p.row.group for p in chosen}),
+            note=_NOTES[kind],
+        )
+    return found
+
+
+def _calibrates(prediction: Prediction) -> bool:
+    """Fused pictures are calibrated on readers' scores alone; the other kinds on all that is known."""
+    return prediction.row.kind != "petct" or prediction.row.role == "rated"
+
+
+def cell_baseline(predictions: Iterable[Prediction]) -> dict[int, float]:
+    """Content-free baseline: each picture's cell mean over the references of the other folds, by position."""
+    rated = list(predictions)
+    table: dict[int, float] = {}
+    for index, p in enumerate(rated):
+        cell = [p.row.levels[name] for name in CELL]
+        same = [q.row.score or 0.0 for q in rated if q.fold != p.fold and [q.row.levels[name] for name in CELL] == cell]
+        table[index] = float(np.mean(same))
+    return table
+
+
+def figures_of(predictions: Sequence[Prediction]) -> tuple[Figure, ...]:
+    """Return the card's figures, each with a 95 % bootstrap interval over groups."""
+    figures: list[Figure] = []
+    petct = [p for p in predictions if p.row.kind == "petct" and p.row.role == "rated"]
+    if petct:
+        folds = f"PET-CT-IQA-DS, {len({p.fold for p in petct})} folds by reference"
+        figures += _agreement_figures("petct", petct, [p.predicted for p in petct], folds)
+        baseline = list(cell_baseline(petct).values())
+        figures += _agreement_figures("petct_cell_table", petct, baseline, f"{folds}; content-free table of 27 cells")
+    readers = [p for p in predictions if p.row.kind == "ct" and p.row.role == "rated"]
+    for region in ("abdomen", "brain"):
+        some = [p for p in readers if f"/{region}/" in p.row.group]
+        if some:
+            figures += _agreement_figures(
+                f"ct_{region}", some, [p.predicted for p in some], "reader study composite, folds by set"
+            )
+    figures += _severity_figures(predictions)
+    return tuple(figures)
+
+
+def _agreement_figures(
+    name: str, predictions: Sequence[Prediction], values: Sequence[float], protocol: str
+) -> list[Figure]:
+    truth = [p.row.score or 0.0 for p in predictions]
+    groups = [p.row.group for p in predictions]
+    found = agreement(values, truth, groups)
+    rounded = agreement(values, truth, groups, rounded=True)
+    pairs = {"plcc": found.plcc, "srocc": found.srocc, "krocc": found.krocc, "rmse": found.rmse}
+    pairs["krocc_rounded"] = rounded.krocc
+    return [Figure(f"{name}_{key}", _r(e.value), _r(e.low), _r(e.high), found.n, protocol) for key, e in pairs.items()]
+
+
+def _severity_figures(predictions: Sequence[Prediction]) -> list[Figure]:
+    """Mean Spearman correlation of score and -severity within a slice, where one severity alone varies."""
+    figures = []
+    for kind, level in (("ct", "dose"), ("ct", "views"), ("petct", "counts"), ("pt", "counts")):
+        some = [p for p in predictions if p.row.kind == kind and _varies_alone(p, level)]
+        if not some:
+            continue
+        within = within_slice_spearman(
+            [p.predicted for p in some], [-p.row.levels[level] for p in some], [p.row.slice_id for p in some]
+        )
+        rng = np.random.default_rng(0)
+        draws = [float(within[rng.integers(within.size, size=within.size)].mean()) for _ in range(1000)]
+        low, high = np.quantile(draws, [0.025, 0.975])
+        protocol = "mean Spearman within a slice, series or patient held out"
+        value = _r(float(within.mean()))
+        figures.append(Figure(f"{kind}_{level}_spearman", value, _r(low), _r(high), within.size, protocol))
+    return figures
+
+
+def _varies_alone(prediction: Prediction, level: str) -> bool:
+    levels = prediction.row.levels
+    others = [levels.get(name, 0.0) for name in ("dose", "views", "blur", "counts") if name != level]
+    return prediction.row.role == "simulated" and level in levels and not any(others)
+
+
+def _r(value: float) -> float:
+    return round(float(value), 4)
+
+
+def main() -> None:
+    """Calibrate as the command line says."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("predictions", type=Path, nargs="+")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--csv", type=Path, help="also write figures and intervals as a table")
+    arguments = parser.parse_args()
+    predictions = [p for path in arguments.predictions for p in read_predictions(path)]
+    calibration, figures = calibrate(predictions), figures_of(predictions)
+    arguments.out.write_bytes(_FILE.dump_json((calibration, figures), indent=1))
+    for figure in figures:
+        print(f"{figure.name:28} {figure.value:7.4f} [{figure.low:.4f}, {figure.high:.4f}] n={figure.n}")
+    for kind, c in calibration.items():
+        print(f"{kind}: +-{c.half_width} covers {c.coverage:.1%} of {c.n} pictures in {c.groups} groups")
+    if arguments.csv:
+        _write_table(arguments.csv, calibration, figures)
+
+
+def _write_table(path: Path, calibration: dict[str, Calibration], figures: Sequence[Figure]) -> None:
+    with path.open("w", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["figure", "value", "low", "high", "n", "protocol"])
+        for f in figures:
+            writer.writerow([f.name, f.value, f.low, f.high, f.n, f.protocol])
+        for kind, c in calibration.items():
+            writer.writerow([f"{kind}_half_width", c.half_width, "", "", c.n, c.note])
+            writer.writerow([f"{kind}_coverage", c.coverage, "", "", c.n, f"nominal {c.nominal}"])
+
+
+if __name__ == "__main__":
+    main()

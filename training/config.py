@@ -1,0 +1,58 @@
+"""The configuration of one training run, read strictly from YAML."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field
+
+__all__ = ["RunConfig", "Share", "read_config"]
+
+Positive = Annotated[int, Field(ge=1)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Share(_Strict):
+    """How many pictures of one source go into every batch.
+
+    ``display`` takes clean pictures of the pool and gives them fresh display degradations at known levels.
+    ``scenes`` slices are drawn per batch, and ``versions`` pictures of each.
+    """
+
+    pool: str
+    kind: Literal["ct", "petct", "pt"]
+    mode: Literal["rated", "simulated", "display"]
+    scenes: Positive
+    versions: Positive = 1
+    weight: float = Field(1.0, gt=0)
+
+
+class RunConfig(_Strict):
+    """Everything that decides a run; saved beside its checkpoint."""
+
+    model: str
+    shares: tuple[Share, ...]
+    steps: Positive
+    seed: int = 20
+    folds: Positive = 5
+    held_out: int | None = None
+    learning_rate: float = Field(1e-3, gt=0)
+    weight_decay: float = Field(0.02, ge=0)
+    warmup_steps: int = Field(50, ge=0)
+    ema_decay: float = Field(0.995, ge=0, lt=1)
+    observe_steps: Positive = 12
+    level_weight: float = Field(0.5, ge=0)
+    rank_weight: float = Field(0.2, ge=0)
+    threads: Positive = 1
+    loader_processes: int = Field(0, ge=0)
+    checkpoint_every: Positive = 200
+
+
+def read_config(path: Path) -> RunConfig:
+    """Read a YAML file; an unknown key or an impossible value is an error that names it."""
+    return RunConfig.model_validate(yaml.safe_load(path.read_text()))

@@ -1,0 +1,174 @@
+"""Prepare pictures of known severity from real DICOM series: CT dose, views and blur; PET counts.
+
+Each series is one group. Eight slices of each are degraded by physics (``training/degrade.py``), shown as the
+node shows them (``dicom_qa_node/score/prepare.py``) and labelled by ``training/severity.py``. Clean fused slices
+are kept as well, to be given the display degradations of PET-CT-IQA-DS while training.
+
+    python -m training.data.prepare_severity --source ../shared/data/dicom --out POOLS
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pydicom
+from scipy import ndimage
+
+from dicom_qa_node.phantom.acquisition import Scan
+from dicom_qa_node.phantom.projector import Filter
+from dicom_qa_node.records import SeriesKind
+from dicom_qa_node.score import prepare
+from training import degrade
+from training.pool import Row, write_pool
+from training.severity import simulated_score
+
+_SLICES = 8
+_CT_SIDE = 512
+_FUSED_SIDE = 256
+_DOSES = (1.0, 0.5, 0.25, 0.1, 0.05, 0.025)
+_VIEWS = (360, 180, 120, 64, 40)
+_BOTH = ((0.5, 180), (0.25, 120), (0.1, 64))
+_BLURS = (1.0, 2.0)
+_COUNTS = (1.0, 0.5, 0.25, 0.1, 0.05, 0.02)
+
+Volume = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Series:
+    """One series read back: ``voxels`` (slices, rows, columns) in HU or SUV, ``spacing_mm`` (slice, row, column)."""
+
+    name: str
+    voxels: Volume
+    spacing_mm: tuple[float, float, float]
+    positions_mm: npt.NDArray[np.float64]
+    kernel: str
+
+
+def read_series(folder: Path, name: str) -> Series:
+    """Read an axial series, ordered along z."""
+    files = sorted(folder.iterdir())
+    headers = [pydicom.dcmread(file) for file in files if file.is_file()]
+    headers.sort(key=lambda ds: float(ds.ImagePositionPatient[2]))
+    voxels = np.stack([ds.pixel_array * float(ds.RescaleSlope) + float(ds.RescaleIntercept) for ds in headers]).astype(
+        np.float32
+    )
+    z = np.array([float(ds.ImagePositionPatient[2]) for ds in headers])
+    rows, columns = (float(v) for v in headers[0].PixelSpacing)
+    kernel = str(headers[0].get("ConvolutionKernel", ""))
+    return Series(name, voxels, (float(np.median(np.diff(z))), rows, columns), z, kernel)
+
+
+def noise_level(hu: npt.NDArray[np.float32]) -> float:
+    """Global noise level in HU: mode of the SD in 9x9 windows of soft tissue (Christianson 2015, AJR 205:W93)."""
+    mean = ndimage.uniform_filter(hu, 9)
+    sd = np.sqrt(np.maximum(ndimage.uniform_filter(hu * hu, 9) - mean * mean, 0.0))
+    values = sd[(mean > 0) & (mean < 150) & (sd < 120)]
+    if values.size < 500:
+        return 12.0
+    histogram, edges = np.histogram(values, 120, (0, 120))
+    return float(max(edges[int(ndimage.uniform_filter1d(histogram, 5).argmax())], 4.0))
+
+
+def ct_rows(series: Series, rng: np.random.Generator) -> Iterator[tuple[npt.NDArray[np.uint8], Row]]:
+    """Degrade eight slices of a CT series."""
+    window = prepare.window_for_kernel(series.kernel)
+    kernel = Filter.RAM_LAK if window is prepare.LUNG else Filter.HANN
+    pixel_mm = series.spacing_mm[1]
+    for index in np.linspace(1, len(series.voxels) - 2, _SLICES).round().astype(int):
+        hu = _square(series.voxels[index])
+        scan = degrade.scan_of(hu, pixel_mm, noise_level(hu), kernel=kernel)
+        slice_id = f"{series.name}/{index}"
+        for image, levels, score in ct_versions(hu, scan, pixel_mm, rng):
+            row = Row(f"dicom/{series.name}", slice_id, "ct", "simulated", score, levels)
+            yield prepare.ct_picture(image, window)[..., :1], row
+
+
+def ct_versions(
+    hu: Volume, scan: Scan, pixel_mm: float, rng: np.random.Generator
+) -> Iterator[tuple[Volume, dict[str, float], float]]:
+    """Yield (HU, levels, score) for every severity of one slice."""
+    for dose in _DOSES:
+        image = degrade.low_dose(hu, scan, dose, rng) if dose < 1 else hu
+        yield image, _levels(dose=dose), simulated_score(dose=dose)
+    for views in _VIEWS:
+        yield degrade.sparse_views(hu, scan, views), _levels(views=views), simulated_score(views=views)
+    for dose, views in _BOTH:
+        image = degrade.low_dose(degrade.sparse_views(hu, scan, views), scan, dose, rng)
+        yield image, _levels(dose=dose, views=views), simulated_score(dose=dose, views=views)
+    for blur in _BLURS:
+        image = degrade.kernel_blur(hu, blur * pixel_mm, pixel_mm)
+        yield image, _levels(blur=blur), simulated_score(blur_px=blur)
+
+
+def _levels(dose: float = 1.0, views: float = 720.0, blur: float = 0.0) -> dict[str, float]:
+    return {"dose": -np.log2(dose) / 2, "views": np.log2(720 / views) / 2, "blur": blur}
+
+
+def pet_rows(ct: Series, pet: Series, rng: np.random.Generator) -> Iterator[tuple[npt.NDArray[np.uint8], Row]]:
+    """Reduce the counts of eight slices of a PET/CT pair; fused, and PET alone."""
+    group = f"petct/{ct.name}"
+    indices = np.linspace(3, len(ct.voxels) - 4, _SLICES).round().astype(int)
+    for fraction in _COUNTS:
+        reduced = pet.voxels
+        if fraction < 1:
+            reduced = degrade.fewer_counts(pet.voxels, fraction, pet.spacing_mm, rng)
+        score = simulated_score(counts=fraction)
+        for index in indices:
+            nearest = int(np.abs(pet.positions_mm - ct.positions_mm[index]).argmin())
+            suv = _onto(reduced[nearest], ct.voxels[index].shape)
+            levels = {"counts": float(-np.log2(fraction) / 2)}
+            fused = prepare.fused_picture(ct.voxels[index], suv)
+            clean = {"jpeg": 0.0, "gauss": 0.0, "impulse": 0.0}
+            yield (
+                prepare.pad_picture(fused, _FUSED_SIDE, SeriesKind.PETCT),
+                Row(group, f"{group}/{index}", "petct", "simulated", score, levels | clean),
+            )
+            yield (
+                prepare.pad_picture(prepare.pt_picture(suv), _FUSED_SIDE, SeriesKind.PT),
+                Row(group, f"{group}/{index}/pt", "pt", "simulated", score, levels),
+            )
+
+
+def _onto(plane: Volume, shape: tuple[int, ...]) -> Volume:
+    factors = [target / source for target, source in zip(shape, plane.shape, strict=True)]
+    return np.asarray(ndimage.zoom(plane, factors, order=1, mode="nearest", grid_mode=True), np.float32)
+
+
+def _square(hu: Volume) -> Volume:
+    if hu.shape != (_CT_SIDE, _CT_SIDE):
+        raise ValueError(f"CT slices of {_CT_SIDE}x{_CT_SIDE} are expected, not {hu.shape}")
+    return hu
+
+
+def main() -> None:
+    """Write the pools ``ct_severity`` and ``petct_severity``."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--source", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--seed", type=int, default=20)
+    arguments = parser.parse_args()
+    rng = np.random.default_rng(arguments.seed)
+    pairs: list[tuple[npt.NDArray[np.uint8], Row]] = []
+    for folder in sorted((arguments.source / "petct").glob("*/CT")):
+        name = folder.parent.name
+        pairs += pet_rows(read_series(folder, name), read_series(folder.parent / "PET", name), rng)
+    _write(arguments.out / "petct_severity", pairs)
+    pairs = []
+    for folder in sorted((arguments.source / "ct").iterdir()):
+        if folder.is_dir():
+            pairs += ct_rows(read_series(folder, folder.name), rng)
+    _write(arguments.out / "ct_severity", pairs)
+
+
+def _write(folder: Path, pairs: list[tuple[npt.NDArray[np.uint8], Row]]) -> None:
+    write_pool(folder, [image for image, _ in pairs], [row for _, row in pairs])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,81 @@
+"""Turn a finished run into what the package ships: half-precision safetensors and the measured part of the card.
+
+    python -m training.export --run RUN --calibration calibration.json --out dicom_qa_node/models/ms_iqa/weights
+
+The same run gives the same bytes: tensors in the order of their names, no time, no host, no path.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from dicom_qa_node.models.card import Measured, measured_to_json
+from training.calibrate import read_calibration
+from training.config import RunConfig
+
+__all__ = ["export"]
+
+
+def export(run: Path, calibration: Path | None, out: Path) -> Measured:
+    """Write ``MODEL.safetensors`` and ``MODEL.json`` into ``out`` and return what the JSON holds.
+
+    Parameters
+    ----------
+    run
+        Folder of a finished run.
+    calibration
+        What `training.calibrate` wrote; without it the model is shipped without figures and intervals.
+    """
+    facts = json.loads((run / "run.json").read_text())
+    config = RunConfig.model_validate(facts["config"])
+    tensors = {name: _halve(value) for name, value in sorted(load_file(run / "weights.safetensors").items())}
+    content = save(tensors, metadata={"model": config.model, "seed": str(config.seed)})
+    file = f"{config.model}.safetensors"
+    half_widths, figures = ({}, ()) if calibration is None else read_calibration(calibration)
+    measured = Measured(
+        file=file,
+        sha256=hashlib.sha256(content).hexdigest(),
+        parameters=sum(value.numel() for value in tensors.values()),
+        trained_on=_trained_on(facts, config),
+        seed=config.seed,
+        steps=config.steps,
+        figures=figures,
+        calibration=half_widths,
+    )
+    out.mkdir(parents=True, exist_ok=True)
+    (out / file).write_bytes(content)
+    (out / f"{config.model}.json").write_text(measured_to_json(measured))
+    return measured
+
+
+def _halve(value: Tensor) -> Tensor:
+    """Half precision for matrices and kernels; vectors and scalars are few and keep theirs."""
+    return value.to(torch.float16) if value.is_floating_point() and value.ndim > 1 else value
+
+
+def _trained_on(facts: dict[str, dict[str, dict[str, object]]], config: RunConfig) -> str:
+    pools = ", ".join(f"{name} ({pool['pictures']} pictures)" for name, pool in sorted(facts["pools"].items()))
+    held = "" if config.held_out is None else f"; fold {config.held_out} of {config.folds} of every pool left out"
+    return pools + held
+
+
+def main() -> None:
+    """Export as the command line says."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--run", type=Path, required=True)
+    parser.add_argument("--calibration", type=Path)
+    parser.add_argument("--out", type=Path, required=True)
+    arguments = parser.parse_args()
+    measured = export(arguments.run, arguments.calibration, arguments.out)
+    print(f"{measured.file} sha256 {measured.sha256} {measured.parameters} values")
+
+
+if __name__ == "__main__":
+    main()
