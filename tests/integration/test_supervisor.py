@@ -169,9 +169,7 @@ def test_a_role_that_is_misconfigured_later_does_not_end_the_node(make_node, pol
 def test_backoff_grows_and_a_steady_run_resets_it():
     now = [0.0]
     child = Child(ChildSpec("score", "score", ["true"]), clock=lambda: now[0])
-    waits = []
-    for _ in range(12):
-        waits.append(child.plan_restart(1))
+    waits = [child.plan_restart(1) for _ in range(12)]
     assert waits[0] <= 0.5
     assert 30 <= waits[-1] <= 60
     assert not child.due

@@ -1,0 +1,141 @@
+"""Who may import whom, what each process may load, and the bars of style that a machine can check."""
+
+from __future__ import annotations
+
+import ast
+import re
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PACKAGE = ROOT / "dicom_qa_node"
+SOURCES = sorted(PACKAGE.rglob("*.py"))
+CHECKED = [*SOURCES, *sorted((ROOT / "training").rglob("*.py"))]
+DRAWERS = {"utils", "util", "helpers", "helper", "common", "misc", "manager", "managers"}
+LONGEST_FILE, LONGEST_NETWORK = 500, 600
+
+#: What the processes other than the scorer load before they do their work.
+TORCH_FREE = {
+    "receive": "dicom_qa_node.receive.run",
+    "schedule": "dicom_qa_node.ops.schedule",
+    "deliver": "dicom_qa_node.deliver.courier",
+    "web": "dicom_qa_node.ops.website",
+    "serve": "dicom_qa_node.ops.supervisor",
+    "command line": "dicom_qa_node.cli.app",
+    "health": "dicom_qa_node.ops.health",
+}
+HEAVY = ("torch", "timm", "SimpleITK")
+
+
+def test_import_contracts_hold():
+    command = [str(Path(sys.executable).with_name("lint-imports")), "--no-cache"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("process", TORCH_FREE)
+def test_no_process_but_the_scorer_loads_torch(process):
+    module = TORCH_FREE[process]
+    script = f"import sys, {module}; print(*[name for name in {HEAVY!r} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == ""
+
+
+def test_importing_the_package_imports_nothing_of_it():
+    script = "import sys, dicom_qa_node; print(*[n for n in sys.modules if n.startswith('dicom_qa_node.')])"
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.stdout.strip() == ""
+
+
+@pytest.mark.parametrize("path", CHECKED, ids=lambda path: str(path.relative_to(ROOT)))
+def test_no_file_is_too_long(path):
+    limit = LONGEST_NETWORK if path.name == "net.py" else LONGEST_FILE
+    assert len(path.read_text().splitlines()) <= limit
+
+
+def test_no_drawer_modules():
+    assert [str(path) for path in CHECKED if DRAWERS & {path.stem, *path.relative_to(ROOT).parts}] == []
+
+
+def _lengths() -> list[int]:
+    kinds = (ast.FunctionDef, ast.AsyncFunctionDef)
+    trees = [ast.parse(path.read_text()) for path in SOURCES if "migrations" not in path.parts]
+    return [node.end_lineno - node.lineno + 1 for tree in trees for node in ast.walk(tree) if isinstance(node, kinds)]
+
+
+def test_functions_are_short():
+    lengths = _lengths()
+    assert statistics.median(lengths) <= 12
+    assert statistics.quantiles(lengths, n=10)[-1] <= 40
+
+
+def _module_level(tree: ast.Module) -> list[ast.AST]:
+    """Return what runs at import: everything outside functions."""
+    found: list[ast.AST] = []
+    waiting: list[ast.AST] = list(tree.body)
+    while waiting:
+        node = waiting.pop()
+        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            found.append(node)
+            waiting.extend(ast.iter_child_nodes(node))
+    return found
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_nothing_reads_settings_at_import(path):
+    for node in _module_level(ast.parse(path.read_text())):
+        if isinstance(node, ast.Attribute):
+            assert node.attr not in ("environ", "getenv"), f"line {node.lineno}"
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            assert node.func.id != "load_config", f"line {node.lineno}"
+
+
+def _broad_handlers(path: Path) -> list[int]:
+    tree = ast.parse(path.read_text())
+    handlers = [node for node in ast.walk(tree) if isinstance(node, ast.ExceptHandler)]
+    broad = [
+        node
+        for node in handlers
+        if node.type is None or (isinstance(node.type, ast.Name) and node.type.id in ("Exception", "BaseException"))
+    ]
+    return [node.lineno for node in broad]
+
+
+#: The three edges (DIMSE, job loop, web) and the packages that hold them.
+EDGES = {"receive", "query", "score", "deliver", "ops", "web"}
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_broad_handlers_stand_at_the_edges_only(path):
+    if _broad_handlers(path):
+        assert path.relative_to(PACKAGE).parts[0] in EDGES
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_only_the_command_line_prints(path):
+    if path.relative_to(PACKAGE).parts[0] != "cli":
+        calls = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+        assert not [c for c in calls if isinstance(c.func, ast.Name) and c.func.id == "print"]
+
+
+FOREIGN = re.compile(r"(?<![\w.])/(?:work|workspace|home/\w+|root)/")
+TEXT = {".py", ".md", ".yaml", ".yml", ".toml", ".html", ".service", ".conf", ".json", ".txt", ".sh", ".css", ".js", ""}
+
+
+def test_no_path_of_one_machine_is_named():
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=False)
+    if listed.returncode:
+        pytest.skip("not a git checkout")
+    names = [name for name in listed.stdout.split("\0") if name and Path(name).suffix in TEXT]
+    found = []
+    for name in names:
+        path = ROOT / name
+        if path.is_file() and path != Path(__file__):
+            lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+            found += [f"{name}:{number}" for number, line in enumerate(lines, 1) if FOREIGN.search(line)]
+    assert found == []
