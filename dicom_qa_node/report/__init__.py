@@ -1,0 +1,1 @@
+"""Makes the Structured Report of a scored series: codes, content items, document, durable file."""

@@ -1,0 +1,162 @@
+"""Reads from the spool what a report takes over from its source images: patient, study and geometry.
+
+Headers are cleaned on the way: names become Unicode, and a date, time or sex that breaks its value
+representation is left empty instead of making the report impossible.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydicom import DataElement, Dataset, dcmread
+from pydicom.errors import InvalidDicomError
+from pydicom.multival import MultiValue
+from pydicom.valuerep import PersonName
+
+from dicom_qa_node.errors import Permanent
+from dicom_qa_node.records import SeriesResult, StoredInstance
+
+__all__ = ["Sources", "read_sources", "referenced_uids"]
+
+_PATIENT = (
+    "PatientName", "PatientID", "IssuerOfPatientID", "TypeOfPatientID", "IssuerOfPatientIDQualifiersSequence",
+    "PatientBirthDate", "PatientBirthTime", "PatientSex", "OtherPatientIDsSequence", "OtherPatientNames",
+    "EthnicGroup", "PatientComments", "PatientIdentityRemoved", "DeidentificationMethod",
+    "DeidentificationMethodCodeSequence", "PatientSpeciesDescription", "ResponsiblePerson",
+    "ClinicalTrialSponsorName", "ClinicalTrialProtocolID", "ClinicalTrialProtocolName", "ClinicalTrialSiteID",
+    "ClinicalTrialSiteName", "ClinicalTrialSubjectID", "ClinicalTrialSubjectReadingID",
+)  # fmt: skip
+_STUDY = (
+    "StudyInstanceUID", "StudyDate", "StudyTime", "ReferringPhysicianName", "StudyID", "AccessionNumber",
+    "IssuerOfAccessionNumberSequence", "StudyDescription", "PhysiciansOfRecord", "ProcedureCodeSequence",
+    "AdmittingDiagnosesDescription", "PatientAge", "PatientSize", "PatientWeight", "AdditionalPatientHistory",
+    "ClinicalTrialTimePointID", "ClinicalTrialTimePointDescription",
+)  # fmt: skip
+_EQUIPMENT = (
+    "Manufacturer", "ManufacturerModelName", "InstitutionName", "InstitutionalDepartmentName", "InstitutionAddress",
+    "StationName", "DeviceSerialNumber", "SoftwareVersions", "TimezoneOffsetFromUTC",
+)  # fmt: skip
+_IMAGE = (
+    "SpecificCharacterSet", "SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "SeriesNumber", "Modality",
+    "FrameOfReferenceUID", "Rows", "Columns", "NumberOfFrames", "PixelSpacing", "SliceThickness",
+    "ImagePositionPatient", "ImageOrientationPatient", "SharedFunctionalGroupsSequence",
+)  # fmt: skip
+_REQUIRED_TYPE_2 = (
+    "PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime",
+    "ReferringPhysicianName", "StudyID", "AccessionNumber",
+)  # fmt: skip
+_VALID = {
+    "DA": re.compile(r"\d{4}(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])"),
+    "TM": re.compile(r"([01]\d|2[0-3])([0-5]\d([0-5]\d(\.\d{1,6})?)?)?"),
+}
+_SEXES = ("M", "F", "O")
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """The headers of the images that a report refers to, by SOP Instance UID; the first one gives the patient.
+
+    ``character_set`` is the Specific Character Set of that image, () for the default repertoire.
+    """
+
+    headers: Mapping[str, Dataset]
+    character_set: tuple[str, ...]
+
+    @property
+    def main(self) -> Dataset:
+        """The header that patient, study and equipment are taken from."""
+        return next(iter(self.headers.values()))
+
+
+def referenced_uids(result: SeriesResult, instances: Sequence[StoredInstance]) -> list[str]:
+    """Return the SOP Instance UIDs that the report of ``result`` refers to; never empty for a stored series."""
+    wanted = [item.sop_instance_uid for item in result.slices]
+    wanted += [uid for finding in result.findings for uid in finding.sop_instance_uids]
+    if not wanted:
+        own = [item for item in instances if item.series.series_instance_uid == result.series_instance_uid]
+        wanted = [own[len(own) // 2].sop_instance_uid] if own else []
+    return list(dict.fromkeys(wanted))
+
+
+def read_sources(spool_dir: Path, result: SeriesResult, instances: Sequence[StoredInstance]) -> Sources:
+    """Read the headers of the images that the report of ``result`` refers to.
+
+    Parameters
+    ----------
+    spool_dir
+        Folder that the instances' paths are relative to.
+    instances
+        The stored instances of the series and of its paired series.
+
+    Raises
+    ------
+    Permanent
+        An image that the result names was never stored, or its file is gone or unreadable.
+    """
+    usable = [item for item in instances if not item.conflict]
+    by_uid = {item.sop_instance_uid: item for item in usable}
+    wanted = referenced_uids(result, usable)
+    missing = [uid for uid in wanted if uid not in by_uid]
+    if missing or not wanted:
+        raise Permanent(f"the result refers to {len(missing)} image(s) that are not stored: {', '.join(missing[:3])}")
+    raw = [_read_header(spool_dir / by_uid[uid].path, uid) for uid in _patient_first(wanted, by_uid, result)]
+    charset = raw[0].get("SpecificCharacterSet") or ()
+    names = (charset,) if isinstance(charset, str) else tuple(charset)
+    return Sources({str(header.SOPInstanceUID): _cleaned(header) for header in raw}, names)
+
+
+def _patient_first(wanted: Iterable[str], by_uid: Mapping[str, StoredInstance], result: SeriesResult) -> list[str]:
+    # The scored series leads, so that a paired CT never lends its patient or equipment to a PET report.
+    own = result.series_instance_uid
+    return sorted(wanted, key=lambda uid: by_uid[uid].series.series_instance_uid != own)
+
+
+def _read_header(path: Path, uid: str) -> Dataset:
+    tags = [*_PATIENT, *_STUDY, *_EQUIPMENT, *_IMAGE]
+    try:
+        header = dcmread(path, stop_before_pixels=True, specific_tags=tags)
+    except (OSError, InvalidDicomError) as error:
+        raise Permanent(f"the image {uid} cannot be read from the spool: {type(error).__name__}") from error
+    if header.get("SOPInstanceUID") != uid:
+        raise Permanent(f"the file of image {uid} holds another instance")
+    return header
+
+
+def _cleaned(header: Dataset) -> Dataset:
+    clean = Dataset()
+    for element in header:
+        if element.keyword != "SpecificCharacterSet":
+            clean.add(_cleaned_element(element))
+    for keyword in _REQUIRED_TYPE_2:
+        if clean.get(keyword) is None:
+            setattr(clean, keyword, "")
+    if clean.PatientSex not in _SEXES:
+        clean.PatientSex = ""
+    return clean
+
+
+def _cleaned_element(element: DataElement) -> DataElement:
+    value = element.value
+    if element.VR == "SQ":
+        value = [_without_charset(item) for item in value]
+    elif element.VR == "PN":
+        value = [_name(item) for item in value] if isinstance(value, MultiValue) else _name(value)
+    elif element.VR in _VALID and not _VALID[element.VR].fullmatch(str(value or "")):
+        value = ""
+    return DataElement(element.tag, element.VR, value)
+
+
+def _without_charset(item: Dataset) -> Dataset:
+    clean = Dataset()
+    for element in item:
+        if element.keyword != "SpecificCharacterSet":
+            clean.add(_cleaned_element(element))
+    return clean
+
+
+def _name(value: PersonName | str | None) -> PersonName:
+    # A name that was read keeps its bytes and their encodings; one made from text is encoded as the report is.
+    return PersonName(str(value or ""))

@@ -1,0 +1,251 @@
+"""What a report says: a verdict as content items of TID 1500 (PS3.16), one measurement group per statement."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from highdicom.sr import (
+    AlgorithmIdentification,
+    DeviceObserverIdentifyingAttributes,
+    LanguageOfContentItemAndDescendants,
+    Measurement,
+    MeasurementReport,
+    MeasurementsAndQualitativeEvaluations,
+    ObservationContext,
+    ObserverContext,
+    QualitativeEvaluation,
+    RelationshipTypeValues,
+    SourceImageForMeasurementGroup,
+    TextContentItem,
+    TrackingIdentifier,
+)
+
+from dicom_qa_node import __version__, records
+from dicom_qa_node.records import Code, Finding, ScoredSlice, SeriesResult, derived_uid
+from dicom_qa_node.report import codes
+from dicom_qa_node.report.codes import concept
+from dicom_qa_node.report.library import image_library
+from dicom_qa_node.report.sources import Sources
+
+__all__ = ["Observer", "measurement_report"]
+
+_CONTAINS = RelationshipTypeValues.CONTAINS
+_RATING_PER_POINT = 25.0
+_DECIMALS = 6
+
+Group = MeasurementsAndQualitativeEvaluations
+
+
+@dataclass(frozen=True, slots=True)
+class Observer:
+    """The device that made the observations: this node with its present weights."""
+
+    device_uid: str
+    name: str
+    manufacturer: str
+    model_name: str
+    serial_number: str
+
+
+def measurement_report(result: SeriesResult, sources: Sources, observer: Observer) -> MeasurementReport:
+    """Return the content tree of a report.
+
+    Groups stand in this order: the series, each salient slice, the physical measurements, each finding.
+    """
+    report = MeasurementReport(
+        observation_context=_observation_context(observer),
+        procedure_reported=[concept(code) for code in codes.PROCEDURES[result.kind]],
+        imaging_measurements=list(_groups(result, sources, observer.manufacturer)),
+        title=concept(codes.IMAGING_MEASUREMENT_REPORT),
+        language_of_content_item_and_descendants=LanguageOfContentItemAndDescendants(concept(codes.ENGLISH)),
+    )
+    items = report[0].ContentSequence
+    items.insert(len(items) - 1, image_library(list(sources.headers.values())))
+    return report
+
+
+def _observation_context(observer: Observer) -> ObservationContext:
+    attributes = DeviceObserverIdentifyingAttributes(
+        uid=observer.device_uid,
+        name=observer.name,
+        manufacturer_name=observer.manufacturer,
+        model_name=observer.model_name,
+        serial_number=observer.serial_number,
+    )
+    return ObservationContext(
+        observer_device_context=ObserverContext(
+            observer_type=concept(codes.DEVICE), observer_identifying_attributes=attributes
+        )
+    )
+
+
+def _groups(result: SeriesResult, sources: Sources, manufacturer: str) -> Iterator[Group]:
+    yield _series_group(result, sources, manufacturer)
+    if result.score is not None:
+        for item in result.slices:
+            yield _slice_group(result, item, manufacturer)
+    if result.measurements:
+        yield _physics_group(result, manufacturer)
+    for number, finding in enumerate(result.findings, 1):
+        yield _finding_group(result, finding, number, sources)
+
+
+def _series_group(result: SeriesResult, sources: Sources, manufacturer: str) -> Group:
+    evaluations = []
+    if result.grade is not None:
+        evaluations.append(_evaluation(codes.QUALITY_ASSESSMENT, codes.GRADES[result.grade]))
+    if result.score is None:
+        evaluations.append(_evaluation(codes.QUALITY_FINDING, codes.NOT_RATED))
+    images = _images_of_slices(result.slices) or _images_of(list(sources.headers)[:1], sources)
+    return Group(
+        tracking_identifier=_tracking("Image quality of the series", result, "series"),
+        finding_type=concept(codes.IMAGE_QUALITY),
+        algorithm_id=_network(result, manufacturer, _parameters(result)),
+        measurements=list(_series_ratings(result)),
+        qualitative_evaluations=evaluations,
+        source_images=images,
+    )
+
+
+def _series_ratings(result: SeriesResult) -> Iterator[Measurement]:
+    # TID 310 and 312 would put bounds below the value as properties; PixelMed's validator, the one of IHE, takes
+    # every number below a number for a derivation parameter (TID 300 row 9) and calls that an error.
+    if result.score is not None:
+        yield _number(codes.IMAGE_SET_QUALITY_RATING, result.score, codes.NO_UNITS)
+        if result.interval is not None:
+            yield _number(codes.INTERVAL_LOW, result.interval[0], codes.NO_UNITS)
+            yield _number(codes.INTERVAL_HIGH, result.interval[1], codes.NO_UNITS)
+
+
+def _slice_group(result: SeriesResult, item: ScoredSlice, manufacturer: str) -> Group:
+    frame = "" if item.frame_number is None else f" frame {item.frame_number}"
+    label = f"Slice {item.index + 1} at {item.position_mm:.1f} mm{frame}"
+    group = Group(
+        tracking_identifier=_tracking(label, result, "slice", item.sop_instance_uid, str(item.frame_number or "")),
+        finding_type=concept(codes.IMAGE_QUALITY),
+        algorithm_id=_network(result, manufacturer, ["Image Quality Rating = 25 x quality score of the slice"]),
+        measurements=[
+            _number(codes.IMAGE_QUALITY_RATING, item.score * _RATING_PER_POINT, codes.NO_UNITS),
+            _number(codes.SLICE_SCORE, item.score, codes.NO_UNITS),
+            _number(codes.SLICE_WEIGHT, item.weight, codes.NO_UNITS),
+        ],
+        source_images=_images_of_slices([item]),
+    )
+    _comment(group, [item.reason] if item.reason else [])
+    return group
+
+
+def _physics_group(result: SeriesResult, manufacturer: str) -> Group:
+    measured = [(item, item.value) for item in result.measurements if item.value is not None]
+    group = Group(
+        tracking_identifier=_tracking("Physical measurements of the series", result, "physics"),
+        finding_type=concept(codes.IMAGE_QUALITY),
+        algorithm_id=AlgorithmIdentification("dicom-qa-node physics", __version__, manufacturer=manufacturer),
+        measurements=[_physical(item, value) for item, value in measured if math.isfinite(value)],
+    )
+    _comment(group, filter(None, map(_remark, result.measurements)))
+    return group
+
+
+def _physical(item: records.Measurement, value: float) -> Measurement:
+    code = item.code or codes.private_code(item.name, item.meaning)
+    return _number(code, value, codes.unit_code(item.unit))
+
+
+def _remark(item: records.Measurement) -> str:
+    # A NUM item without a value (PS3.3 C.18.1) breaks readers, highdicom among them; words do not.
+    if item.value is None:
+        return f"{item.meaning}: not measured, {item.not_applicable or 'no reason given'}"
+    if not math.isfinite(item.value):
+        return f"{item.meaning}: the estimator gave no finite value"
+    words = [item.detail, _usual_range(item, item.value)]
+    return f"{item.meaning}: {'; '.join(filter(None, words))}" if any(words) else ""
+
+
+def _usual_range(item: records.Measurement, value: float) -> str:
+    bounds = [f"at least {item.low:g}"] if item.low is not None else []
+    bounds += [f"at most {item.high:g}"] if item.high is not None else []
+    if not bounds:
+        return ""
+    place = "within"
+    if item.low is not None and value < item.low:
+        place = "below"
+    if item.high is not None and value > item.high:
+        place = "above"
+    return f"{place} the usual range ({', '.join(bounds)} {item.unit or '1'})"
+
+
+def _finding_group(result: SeriesResult, finding: Finding, number: int, sources: Sources) -> Group:
+    code = finding.code or codes.private_code(finding.key, finding.key.replace("_", " ").capitalize())
+    group = Group(
+        tracking_identifier=_tracking(f"Finding {number}: {finding.key}", result, "finding", finding.key, str(number)),
+        finding_type=concept(codes.IMAGE_QUALITY),
+        qualitative_evaluations=[
+            _evaluation(codes.QUALITY_FINDING, code),
+            _evaluation(codes.SEVERITY, codes.SEVERITIES[finding.severity]),
+        ],
+        source_images=_images_of(finding.sop_instance_uids, sources),
+    )
+    _comment(group, [text for text in (finding.sentence, finding.evidence) if text])
+    return group
+
+
+def _network(result: SeriesResult, manufacturer: str, parameters: Sequence[str]) -> AlgorithmIdentification:
+    return AlgorithmIdentification(
+        name=result.model.name,
+        version=result.model.version,
+        manufacturer=manufacturer,
+        parameters=list(parameters),
+        family=concept(codes.ARTIFICIAL_INTELLIGENCE),
+    )
+
+
+def _parameters(result: SeriesResult) -> list[str]:
+    parameters = [
+        f"weights sha256 {result.model.sha256}",
+        "Image Set Quality Rating: score from 0 (worst) to 4 (best)",
+        f"kind of picture {result.kind.value}",
+        f"images used {result.instances_used}",
+    ]
+    if result.part:
+        parameters.append(f"body part {result.part}")
+    if result.pair_series_uid:
+        parameters.append(f"paired series {result.pair_series_uid}")
+    return parameters
+
+
+def _number(name: Code, value: float, unit: Code) -> Measurement:
+    return Measurement(concept(name), round(float(value), _DECIMALS), concept(unit))
+
+
+def _evaluation(name: Code, value: Code) -> QualitativeEvaluation:
+    return QualitativeEvaluation(concept(name), concept(value))
+
+
+def _tracking(label: str, result: SeriesResult, *parts: str) -> TrackingIdentifier:
+    # The same thing keeps its UID over the versions of a report, so that readers can follow it (TID 4108).
+    uid = derived_uid("tracking", result.series_instance_uid, result.model.name, *parts)
+    return TrackingIdentifier(uid=uid, identifier=label)
+
+
+def _comment(group: Group, texts: Iterable[str]) -> None:
+    for text in texts:
+        group[0].ContentSequence.append(TextContentItem(concept(codes.COMMENT), text, relationship_type=_CONTAINS))
+
+
+def _images_of(uids: Iterable[str], sources: Sources) -> list[SourceImageForMeasurementGroup]:
+    return [SourceImageForMeasurementGroup(sources.headers[uid].SOPClassUID, uid) for uid in dict.fromkeys(uids)]
+
+
+def _images_of_slices(slices: Sequence[ScoredSlice]) -> list[SourceImageForMeasurementGroup]:
+    frames: dict[tuple[str, str], list[int]] = {}
+    for item in slices:
+        numbers = frames.setdefault((item.sop_class_uid, item.sop_instance_uid), [])
+        if item.frame_number is not None:
+            numbers.append(item.frame_number)
+    return [
+        SourceImageForMeasurementGroup(sop_class, uid, sorted(set(numbers)) or None)
+        for (sop_class, uid), numbers in frames.items()
+    ]
