@@ -1,0 +1,84 @@
+"""What is written for users is what the code does: configuration, states, commands and exit codes."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import typer.main
+
+from dicom_qa_node.cli.app import app
+from dicom_qa_node.cli.config_reference import as_markdown, as_yaml
+from dicom_qa_node.cli.exit_codes import ExitCode
+from dicom_qa_node.records import DeliveryState, Grade, SeriesState
+
+ROOT = Path(__file__).resolve().parents[2]
+OPERATOR = ROOT / "docs" / "operator.md"
+README = ROOT / "README.md"
+
+
+def pages() -> list[Path]:
+    return [README, *sorted((ROOT / "docs").glob("**/*.md"))]
+
+
+def commands() -> list[str]:
+    found = []
+    root = typer.main.get_command(app)
+    for name, command in root.commands.items():
+        inner = getattr(command, "commands", None)
+        found += [f"{name} {leaf}" for leaf in inner] if inner else [name]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [("config.yaml", as_yaml), ("docs/configuration.md", as_markdown)],
+    ids=["config.yaml", "configuration.md"],
+)
+def test_generated_file_is_current(file, text):
+    assert (ROOT / file).read_text() == text(), f"{file} is not what the schema says; run: make docs"
+
+
+@pytest.mark.parametrize("state", SeriesState)
+def test_every_state_has_its_row_with_what_to_do(state):
+    for page in (README, OPERATOR):
+        assert re.search(rf"^\| `{state}` \|.+\|.+\|$", page.read_text(), re.MULTILINE), f"{page.name} lacks {state}"
+
+
+@pytest.mark.parametrize("code", ExitCode)
+def test_every_exit_code_has_its_row(code):
+    assert f"| {code.value} | {code.meaning} |" in OPERATOR.read_text()
+
+
+@pytest.mark.parametrize("command", commands())
+def test_every_command_is_described(command):
+    assert f"`{command}" in OPERATOR.read_text(), f"docs/operator.md does not describe `{command}`"
+
+
+@pytest.mark.parametrize("word", [*DeliveryState, *Grade])
+def test_every_delivery_state_and_grade_is_explained(word):
+    assert word in OPERATOR.read_text()
+
+
+def test_documents_name_only_files_that_exist():
+    missing = [
+        f"{page.name}: {target}"
+        for page in pages()
+        for target in re.findall(r"\]\((?!https?:|#|mailto:)([^)#]+)", page.read_text())
+        if not (page.parent / target).exists()
+    ]
+    assert missing == []
+
+
+def test_commands_in_the_documents_exist():
+    known = set(commands())
+    written = [
+        (page.name, first, second)
+        for page in pages()
+        for first, second in re.findall(
+            r"^\s*(?:sudo )?dicom-qa-node ([a-z]+)(?: ([a-z]+))?", page.read_text(), re.MULTILINE
+        )
+    ]
+    assert written
+    assert [entry for entry in written if not {entry[1], f"{entry[1]} {entry[2]}"} & known] == []
