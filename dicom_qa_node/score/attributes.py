@@ -105,7 +105,7 @@ def one_item(ds: Dataset, keyword: Any) -> Dataset:
     return next(iter(items(ds, keyword)), Dataset())
 
 
-def moment(ds: Dataset, *keywords: str) -> dt.datetime | None:
+def moment(ds: Dataset, *keywords: Any) -> dt.datetime | None:
     """Return a point in time from one DT attribute, or from a DA and a TM attribute; without a time zone.
 
     An offset in a DT is dropped: DA and TM of the same header are local to the same scanner (PS3.3 C.12.1.1.8).

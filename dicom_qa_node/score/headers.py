@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import struct
 import zlib
 from collections.abc import Iterable, Iterator
@@ -102,6 +103,7 @@ class SliceHeader:
     padding: tuple[int, int] | None
     traits: tuple[tuple[str, str], ...]
     lossy: str
+    acquired: dt.datetime | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,6 +188,7 @@ def slice_header(
             padding=_padding(ds),
             traits=tuple(_traits(ds)),
             lossy=_lossy(ds),
+            acquired=at.moment(ds, "AcquisitionDate", "AcquisitionTime") or at.moment(ds, "AcquisitionDateTime"),
         )
     except _BadAttribute as error:
         return LeftOut(uid, "object with a broken header", str(error), broken=True)

@@ -1,0 +1,145 @@
+"""Says in findings what was irregular about a series: what was left out, what is missing, how its slices lie."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from pydicom import Dataset
+
+from dicom_qa_node.records import Code, Finding, Severity
+from dicom_qa_node.score import attributes as at
+from dicom_qa_node.score.geometry import normal_of, plane_of, spacing_of, tilt_of
+from dicom_qa_node.score.headers import LeftOut, SliceHeader
+from dicom_qa_node.score.parts import Part
+from dicom_qa_node.score.stack import Stack
+
+__all__ = ["counted", "of_series", "of_stack"]
+
+_INCOMPLETE = Code("130576", "DCM", "Anatomy coverage incomplete")
+_LONGEST_LIST = 20
+_TILT_DEG = 0.5
+_OBLIQUE_DEG = 10.0
+
+
+def counted(left_out: Sequence[LeftOut]) -> str:
+    """Return "2 localizers, 1 dose screen"."""
+    return ", ".join(_many(count, what) for what, count in Counter(item.what for item in left_out).most_common())
+
+
+def of_series(parts: Sequence[Part], left_out: Sequence[LeftOut]) -> Iterator[Finding]:
+    """Yield what concerns the series as a whole."""
+    passed = [item for item in left_out if not item.broken]
+    if passed:
+        sentence = f"{_many(len(passed), 'object')} of the series are no slices and were left out: {counted(passed)}."
+        yield _about("objects_left_out", Severity.INFO, sentence, passed)
+    broken = [item for item in left_out if item.broken]
+    if broken:
+        reasons = "; ".join(dict.fromkeys(item.reason for item in broken))
+        sentence = f"{_many(len(broken), 'object')} could not be used and were left out: {reasons}."
+        yield _about("headers_broken", Severity.WARNING, sentence, broken)
+    if len(parts) > 1:
+        names = "; ".join(f"{part.name or 'stack'} ({len(part.slices)} slices)" for part in parts[:_LONGEST_LIST])
+        sentence = f"The series holds {len(parts)} stacks of slices, which were judged apart: {names}."
+        yield Finding("several_stacks", Severity.INFO, sentence, evidence=f"{len(parts)} stacks")
+
+
+def of_stack(
+    part: Part, slices: Sequence[SliceHeader], stack: Stack, header: Dataset, skipped: int
+) -> Iterator[Finding]:
+    """Yield what concerns one stack; ``slices`` are those that were read, ``skipped`` those passed over for size."""
+    kept = [slices[index] for index in stack.kept]
+    if skipped:
+        sentence = f"The series is too large for memory: {len(slices)} of {len(slices) + skipped} slices were read."
+        yield Finding("series_thinned", Severity.WARNING, sentence, evidence=f"{skipped} slices passed over")
+    yield from _about_left_out(part)
+    yield from _about_broken(slices, stack)
+    yield from _about_spacing(kept)
+    yield from _about_plane(kept, header)
+    yield from _about_values(kept, stack)
+
+
+def _about_left_out(part: Part) -> Iterator[Finding]:
+    for what in dict.fromkeys(item.what for item in part.left_out):
+        some = [item for item in part.left_out if item.what == what]
+        sentence = f"{_many(len(some), what)} left out: {some[0].reason}."
+        yield _about(what.replace(" ", "_") + "s", Severity.WARNING, sentence, some)
+
+
+def _about_broken(slices: Sequence[SliceHeader], stack: Stack) -> Iterator[Finding]:
+    if not stack.broken:
+        return
+    uids = tuple(slices[index].sop_instance_uid for index in sorted(stack.broken))
+    reasons = "; ".join(dict.fromkeys(stack.broken[index] for index in sorted(stack.broken)))
+    count = len(stack.broken)
+    sentence = f"{_many(count, 'slice')} of {len(slices)} cannot be decoded and left out: {reasons}."
+    yield Finding(
+        "slices_undecodable", Severity.WARNING, sentence, f"{count} of {len(slices)}", None, uids[:_LONGEST_LIST]
+    )
+
+
+def _about_spacing(kept: Sequence[SliceHeader]) -> Iterator[Finding]:
+    normal = normal_of(kept[0].orientation)
+    gap = spacing_of(np.array([item.origin_mm for item in kept]) @ normal)
+    if len(kept) == 1:
+        yield Finding("single_slice", Severity.INFO, "The series holds a single slice.")
+        return
+    evidence = f"gaps {gap.low_mm:.2f} to {gap.high_mm:.2f} mm, usually {gap.nominal_mm:.2f} mm"
+    if gap.missing:
+        sentence = f"{_many(gap.missing, 'slice')} missing between the first and the last."
+        yield Finding("slices_missing", Severity.WARNING, sentence, evidence, _INCOMPLETE)
+    if gap.uneven:
+        sentence = "The gaps between slices are uneven."
+        yield Finding("gaps_uneven", Severity.WARNING, sentence, evidence)
+    thickness = kept[0].thickness_mm
+    if thickness and not gap.uneven:
+        if thickness > 1.02 * gap.nominal_mm:
+            sentence = f"The slices overlap: {thickness:g} mm thick, {gap.nominal_mm:.3g} mm apart."
+            yield Finding("slices_overlap", Severity.INFO, sentence, evidence)
+        elif thickness < 0.98 * gap.nominal_mm:
+            sentence = f"The slices leave tissue out: {thickness:g} mm thick, {gap.nominal_mm:.3g} mm apart."
+            yield Finding("slices_apart", Severity.INFO, sentence, evidence)
+
+
+def _about_plane(kept: Sequence[SliceHeader], header: Dataset) -> Iterator[Finding]:
+    normal = normal_of(kept[0].orientation)
+    plane, angle = plane_of(normal)
+    tilt = tilt_of(np.array([item.origin_mm for item in kept]), normal)
+    if tilt > _TILT_DEG:
+        stated = at.number(header, "GantryDetectorTilt")
+        evidence = f"{tilt:.1f} degrees by the positions" + ("" if stated is None else f", {stated:g} by the header")
+        sentence = f"The stack is sheared by {tilt:.1f} degrees, as a tilted gantry leaves it."
+        yield Finding("gantry_tilt", Severity.INFO, sentence, evidence)
+    elif plane != "axial" or angle > _OBLIQUE_DEG:
+        oblique = f", {angle:.0f} degrees oblique" if angle > 1 else ""
+        sentence = f"The slices are {plane}{oblique}: a reformatted series."
+        yield Finding("not_axial", Severity.INFO, sentence, f"normal {np.round(normal, 3).tolist()}")
+
+
+def _about_values(kept: Sequence[SliceHeader], stack: Stack) -> Iterator[Finding]:
+    lossy = sorted({item.lossy for item in kept if item.lossy})
+    if lossy:
+        sentence = f"The images were compressed with loss ({', '.join(lossy[:3])})."
+        yield Finding("lossy_compression", Severity.WARNING, sentence, f"{', '.join(lossy)}")
+    if any(item.slope is None or item.intercept is None for item in kept):
+        sentence = (
+            "Rescale Slope (0028,1053) or Intercept (0028,1052) is missing: stored values were taken as they are."
+        )
+        yield Finding("rescale_missing", Severity.WARNING, sentence)
+    if stack.scale is None and stack.unit != kept[0].kind.unit:
+        sentence = f"The pixel values are {stack.unit}, not {kept[0].kind.unit}: no score and no noise figures apply."
+        yield Finding("unit_unexpected", Severity.ERROR, sentence, f"Rescale Type (0028,1054) is {stack.unit}")
+
+
+def _about(key: str, severity: Severity, sentence: str, objects: Sequence[LeftOut]) -> Finding:
+    uids = tuple(dict.fromkeys(item.sop_instance_uid for item in objects))
+    evidence = "; ".join(dict.fromkeys(f"{item.sop_instance_uid}: {item.reason}" for item in objects[:3]))
+    return Finding(key, severity, sentence, evidence, None, uids[:_LONGEST_LIST])
+
+
+def _many(count: int, noun: str) -> str:
+    plural = noun if count == 1 or noun.endswith("s") else noun.replace("object ", "objects ", 1)
+    if count > 1 and plural == noun and not noun.endswith("s"):
+        plural = noun + "s"
+    return f"{count} {plural}"
