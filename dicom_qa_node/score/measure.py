@@ -1,0 +1,28 @@
+"""Measure the physics of a volume: the figures that stand beside the network's score."""
+
+from __future__ import annotations
+
+from dicom_qa_node.records import Measurement, SeriesKind
+from dicom_qa_node.score.physics.ct import ct_measurements
+from dicom_qa_node.score.physics.stack import stack_measurements
+from dicom_qa_node.score.volume import Volume
+
+__all__ = ["measure"]
+
+
+def measure(volume: Volume, paired_ct: Volume | None = None) -> tuple[Measurement, ...]:
+    """Measure everything that applies to a volume.
+
+    The voxels are read slice by slice and never copied as a whole. What does not apply is reported without a value and with
+    the reason. Formulas, units, directions and sources: docs/measurements.md.
+
+    Parameters
+    ----------
+    volume
+        CT in HU, or PET.
+    paired_ct
+        The CT of a PET volume's study and frame of reference, on its own grid; not used for CT.
+    """
+    if volume.kind is SeriesKind.CT:
+        return (*ct_measurements(volume), *stack_measurements(volume))
+    raise NotImplementedError

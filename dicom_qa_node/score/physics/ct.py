@@ -1,0 +1,46 @@
+"""All measurements of a CT series, in the order in which they are reported."""
+
+from __future__ import annotations
+
+from dicom_qa_node.records import Measurement
+from dicom_qa_node.score.physics.ct_artefacts import artefact_measurements
+from dicom_qa_node.score.physics.ct_motion import contour_jump
+from dicom_qa_node.score.physics.ct_noise import local_noise, noise_measurements
+from dicom_qa_node.score.physics.ct_protocol import protocol_measurements
+from dicom_qa_node.score.physics.ct_quantities import CT
+from dicom_qa_node.score.physics.ct_resolution import edge_measurements, skin_edge
+from dicom_qa_node.score.physics.ct_scale import scale_measurements
+from dicom_qa_node.score.physics.ct_size_dose import dose_measurements
+from dicom_qa_node.score.physics.ct_slices import CtView, is_sharp, view_ct
+from dicom_qa_node.score.physics.ct_spectrum import spectrum_measurements
+from dicom_qa_node.score.volume import Volume
+
+__all__ = ["ct_measurements"]
+
+
+def ct_measurements(volume: Volume) -> tuple[Measurement, ...]:
+    """Measure a CT volume on up to 16 slices; where the values are no HU only the header speaks."""
+    if volume.unit != "HU":
+        return _without_hu(volume)
+    return (*_from_slices(view_ct(volume)), contour_jump(volume))
+
+
+def _from_slices(view: CtView) -> tuple[Measurement, ...]:
+    locals_ = tuple(local_noise(part, view.contrast) for part in view.slices)
+    edges = tuple(skin_edge(part) for part in view.slices)
+    return (
+        *noise_measurements(view, locals_),
+        *edge_measurements(view, edges),
+        *spectrum_measurements(view, locals_),
+        *artefact_measurements(view, locals_),
+        *scale_measurements(view, locals_),
+        *dose_measurements(view),
+        *protocol_measurements(view.volume.header, view.sharp_kernel),
+    )
+
+
+def _without_hu(volume: Volume) -> tuple[Measurement, ...]:
+    said = protocol_measurements(volume.header, is_sharp(volume.header))
+    named = {measurement.name for measurement in said}
+    silent = [quantity.name for quantity in CT if quantity.name not in named]
+    return (*CT.absent_all(silent, f"the pixel values are not HU but {volume.unit}"), *said)

@@ -1,0 +1,132 @@
+"""Noise of a CT volume: global noise level, noise in air, signal and contrast to noise."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy import ndimage
+
+from dicom_qa_node.records import Measurement
+from dicom_qa_node.score.physics.ct_quantities import CT
+from dicom_qa_node.score.physics.ct_slices import CtSlice, CtView, shrunk
+from dicom_qa_node.score.volume import FloatArray
+
+__all__ = ["LocalNoise", "local_noise", "mode", "noise_measurements", "noise_of"]
+
+_ROI_MM = 6.5
+_SKIN_MM = 12.0
+_SOFT_HU = (0.0, 100.0)
+_SOFT_CONTRAST_HU = (0.0, 170.0)
+_FAT_HU = (-140.0, -60.0)
+_ENOUGH_CM2 = 15.0
+_CLIPPED_SHARE = 0.02
+
+Values = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class LocalNoise:
+    """Mean and SD of a sliding square of 6 to 7 mm in one slice, shape (rows, columns), and where it is soft tissue."""
+
+    mean_hu: FloatArray
+    sd_hu: FloatArray
+    soft: npt.NDArray[np.bool_]
+
+
+def local_noise(part: CtSlice, contrast: bool) -> LocalNoise:
+    """Local mean and SD, and the soft tissue at least 12 mm below the skin.
+
+    Soft tissue is chosen by the local mean, not by the pixel: a choice by pixel would cut the noise it measures.
+    """
+    size = max(5, round(_ROI_MM / part.mean_pixel_mm) // 2 * 2 + 1)
+    mean, sd = noise_of(part.hu, size)
+    low, high = _SOFT_CONTRAST_HU if contrast else _SOFT_HU
+    deep = shrunk(part.body, _SKIN_MM / part.mean_pixel_mm)
+    return LocalNoise(mean, sd, deep & (mean >= low) & (mean <= high))
+
+
+def noise_of(image: FloatArray, size: int) -> tuple[FloatArray, FloatArray]:
+    """Mean and unbiased SD of a sliding square of ``size`` pixels, each of the image's shape."""
+    # centred on the image's own level: float32 squares of 1000 HU would lose the noise of air
+    level = np.float32(np.median(image[::16, ::16]))
+    centred = image - level
+    mean = ndimage.uniform_filter(centred, size, mode="nearest")
+    square = ndimage.uniform_filter(centred * centred, size, mode="nearest")
+    unbiased = size * size / (size * size - 1.0)
+    variance = np.maximum(square - mean * mean, 0.0) * np.float32(unbiased)
+    return np.asarray(mean + level, np.float32), np.asarray(np.sqrt(variance), np.float32)
+
+
+def mode(values: Values) -> float:
+    """Most frequent value: peak of the histogram, smoothed by 4 % of the median, up to four medians."""
+    middle = float(np.median(values))
+    if middle <= 0:
+        return middle
+    bins = 400
+    counts, edges = np.histogram(values, bins=bins, range=(0.0, 4.0 * middle))
+    smooth = ndimage.gaussian_filter1d(counts.astype(np.float64), 0.04 * bins / 4.0, mode="constant")
+    peak = int(np.argmax(smooth[:-1]))
+    return float(0.5 * (edges[peak] + edges[peak + 1]))
+
+
+def noise_measurements(view: CtView, locals_: tuple[LocalNoise, ...]) -> tuple[Measurement, ...]:
+    """Measure the noise of all slices of a view; ``locals_`` belongs to ``view.slices``.
+
+    * ``global_noise_level`` (HU, lower is better): mode of the SD map over soft tissue (Christianson, Winslow, Frush &
+      Samei 2015, AJR 205:W93): local means of 0 to 100 HU, to 170 HU after contrast medium.
+    * ``noise_in_air`` (HU, lower is better): mode of the SD map over air outside the patient (Malkus & Szczykutowicz
+      2017, Med Phys 44:3752); not where the stored values are cut at the scale's end.
+    * ``snr`` (1, higher is better): (median local mean + 1000 HU) / global noise level: water over air counts as signal.
+    * ``cnr_soft_tissue_fat`` (1, higher is better): (mean of soft tissue - mean of fat) / global noise level.
+    """
+    area = sum(np.count_nonzero(n.soft) * s.pixel_mm[0] * s.pixel_mm[1] for n, s in zip(locals_, view.slices, strict=True))
+    air = _noise_in_air(view)
+    if area < _ENOUGH_CM2 * 100.0:
+        reason = f"only {area / 100.0:.0f} cm2 of soft tissue in the field"
+        return (*CT.absent_all(("global_noise_level", "snr", "cnr_soft_tissue_fat"), reason), air)
+    level = mode(np.concatenate([n.sd_hu[n.soft] for n in locals_]))
+    if level <= 0:
+        return (*CT.absent_all(("global_noise_level", "snr", "cnr_soft_tissue_fat"), "the tissue has no noise"), air)
+    soft = float(np.median(np.concatenate([n.mean_hu[n.soft] for n in locals_])))
+    note = "sharp kernel: not comparable with limits for soft-tissue kernels" if view.sharp_kernel else ""
+    return (
+        CT.value("global_noise_level", level, note),
+        CT.value("snr", (soft + 1000.0) / level, note),
+        _contrast(view, locals_, soft, level, note),
+        air,
+    )
+
+
+def _contrast(view: CtView, locals_: tuple[LocalNoise, ...], soft: float, level: float, note: str) -> Measurement:
+    chosen = []
+    for part, noise in zip(view.slices, locals_, strict=True):
+        fat = part.body & (noise.mean_hu > _FAT_HU[0]) & (noise.mean_hu < _FAT_HU[1]) & (noise.sd_hu < 2.0 * level)
+        chosen.append(noise.mean_hu[fat])
+    fat_hu = np.concatenate(chosen)
+    if fat_hu.size < 200:
+        return CT.absent("cnr_soft_tissue_fat", "no fat in the field")
+    return CT.value("cnr_soft_tissue_fat", (soft - float(np.median(fat_hu))) / level, note)
+
+
+def _noise_in_air(view: CtView) -> Measurement:
+    found, clipped, pixels = [], 0, 0
+    for part in view.slices:
+        size = max(5, round(_ROI_MM / part.mean_pixel_mm) // 2 * 2 + 1)
+        inner = shrunk(part.air, size // 2 + 1)
+        values = part.hu[inner]
+        pixels += values.size
+        clipped += np.count_nonzero(values <= _floor(part))
+        found.append(noise_of(part.hu, size)[1][inner])
+    if pixels < 2000:
+        return CT.absent("noise_in_air", "no air outside the patient in the field")
+    if clipped > _CLIPPED_SHARE * pixels:
+        share = 100.0 * clipped / pixels
+        return CT.absent("noise_in_air", f"{share:.0f} % of the air is cut at the lowest stored value")
+    return CT.value("noise_in_air", mode(np.concatenate(found)))
+
+
+def _floor(part: CtSlice) -> float:
+    """Lowest stored value inside the field: where it holds many pixels, the scanner cut there."""
+    return float(part.hu[part.field].min()) if part.field.any() else -np.inf

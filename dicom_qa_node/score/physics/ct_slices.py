@@ -1,0 +1,200 @@
+"""Read some slices of a CT volume, evenly spread over the body, and tell patient from air and table."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from pydicom import Dataset
+from scipy import ndimage
+
+from dicom_qa_node.score.physics.header import text
+from dicom_qa_node.score.prepare import LUNG, window_for_kernel
+from dicom_qa_node.score.volume import FloatArray, Volume
+
+__all__ = ["BODY_HU", "BoolArray", "CtSlice", "CtView", "ct_slice", "grown", "is_axial", "is_sharp", "shrunk", "view_ct"]
+
+BoolArray = npt.NDArray[np.bool_]
+
+BODY_HU = -500.0
+"""Between air and fat; the threshold of Sanders 2016 for the skin."""
+
+_PADDING_HU = -1500.0
+_OUTSIDE_AIR_HU = -920.0
+_MASK_PIXEL_MM = 1.6
+_TABLE_SHELL_MM = 7.0
+_AIR_MARGIN_MM = 9.0
+
+
+@dataclass(frozen=True, slots=True)
+class CtSlice:
+    """One slice with its masks, all of shape (rows, columns).
+
+    ``hu`` is float32; ``body`` is filled (lungs and bowel gas belong to it) and free of the table; ``air`` keeps a margin
+    to everything; ``field`` is where the scanner reconstructed.
+    """
+
+    index: int
+    hu: FloatArray
+    body: BoolArray
+    air: BoolArray
+    field: BoolArray
+    pixel_mm: tuple[float, float]
+
+    @property
+    def mean_pixel_mm(self) -> float:
+        """Side of a square pixel of the same area."""
+        return float(np.sqrt(self.pixel_mm[0] * self.pixel_mm[1]))
+
+
+@dataclass(frozen=True, slots=True)
+class CtView:
+    """The slices that are measured, and what the estimators must know of the series.
+
+    ``body_share`` (slices,) is the share of every slice that is denser than `BODY_HU`; ``metal_share`` the share of the
+    tissue voxels of the whole volume above the metal threshold.
+    """
+
+    volume: Volume
+    slices: tuple[CtSlice, ...]
+    body_share: npt.NDArray[np.float64]
+    metal_share: float
+    sharp_kernel: bool
+    contrast: bool
+    axial: bool
+
+
+_METAL_HU = 2500.0
+
+
+def view_ct(volume: Volume, count: int = 16) -> CtView:
+    """Prepare up to ``count`` slices, evenly spread over those that show the body; the volume is read slice by slice."""
+    share, metal = _survey(volume)
+    header = volume.header
+    return CtView(
+        volume=volume,
+        slices=tuple(ct_slice(volume, index) for index in _spread(share, count)),
+        body_share=share,
+        metal_share=metal,
+        sharp_kernel=is_sharp(header),
+        contrast=bool(text(header, "ContrastBolusAgent")),
+        axial=is_axial(volume),
+    )
+
+
+def is_sharp(header: Dataset) -> bool:
+    """True for a lung, bone or edge kernel."""
+    return window_for_kernel(text(header, "ConvolutionKernel")) is LUNG
+
+
+def is_axial(volume: Volume) -> bool:
+    """True where the slices are cut across the patient, with up to about 30 degrees of gantry tilt."""
+    return abs(float(volume.direction[2, 0])) > 0.86
+
+
+def ct_slice(volume: Volume, index: int) -> CtSlice:
+    """Read one slice as float32 and find patient, air and field in it."""
+    hu = np.asarray(volume.voxels[index], np.float32)
+    pixel_mm = (volume.spacing_mm[1], volume.spacing_mm[2])
+    valid = None if volume.valid is None else volume.valid[index]
+    field = _field(hu, valid)
+    factor = max(1, int(_MASK_PIXEL_MM / min(pixel_mm)))
+    small = _block_mean(np.where(field, hu, -1000.0), factor)
+    step_mm = factor * min(pixel_mm)
+    body = _body(small, step_mm)
+    near_something = grown(ndimage.uniform_filter(small, 3) > -880.0, _AIR_MARGIN_MM / step_mm)
+    air = ~_enlarged(near_something, factor, hu.shape) & field
+    return CtSlice(index, hu, _enlarged(body, factor, hu.shape) & field, air, field, pixel_mm)
+
+
+def shrunk(mask: BoolArray, radius_px: float) -> BoolArray:
+    """Erode by a square of half side ``radius_px``; outside the image counts as inside the mask."""
+    size = 2 * round(radius_px) + 1
+    return np.asarray(ndimage.minimum_filter(mask.view(np.uint8), size, mode="nearest"), np.uint8).view(np.bool_)
+
+
+def grown(mask: BoolArray, radius_px: float) -> BoolArray:
+    """Dilate by a square of half side ``radius_px``."""
+    size = 2 * round(radius_px) + 1
+    return np.asarray(ndimage.maximum_filter(mask.view(np.uint8), size, mode="nearest"), np.uint8).view(np.bool_)
+
+
+def _survey(volume: Volume) -> tuple[npt.NDArray[np.float64], float]:
+    """Share of tissue per slice, and of metal in all tissue, on every second pixel."""
+    tissue, metal = np.zeros(len(volume.voxels)), 0
+    for index, coarse in enumerate(_coarse(volume)):
+        tissue[index] = np.count_nonzero(coarse > BODY_HU) / coarse.size
+        metal += np.count_nonzero(coarse > _METAL_HU) / coarse.size
+    return tissue, float(metal / max(tissue.sum(), 1e-9))
+
+
+def _coarse(volume: Volume) -> Iterator[npt.NDArray[np.float32]]:
+    for index in range(len(volume.voxels)):
+        yield volume.voxels[index][::2, ::2]
+
+
+def _spread(share: npt.NDArray[np.float64], count: int) -> list[int]:
+    """Slices with a body, without the outermost ones of a long series, evenly spread."""
+    filled = np.flatnonzero(share > 0.02)
+    if filled.size >= 20:
+        filled = filled[filled.size // 20 : -(filled.size // 20)]
+    if filled.size <= count:
+        return [int(index) for index in filled]
+    return [int(filled[i]) for i in np.linspace(0, filled.size - 1, count).round().astype(int)]
+
+
+def _field(hu: FloatArray, valid: BoolArray | None) -> BoolArray:
+    """Where the scanner reconstructed: without padding, and without the constant corners around a circle."""
+    inside = hu > _PADDING_HU
+    if valid is not None:
+        inside &= valid
+    if not inside.all():
+        return inside
+    rows, columns = hu.shape
+    y, x = np.ogrid[:rows, :columns]
+    circle = np.hypot(y - (rows - 1) / 2, x - (columns - 1) / 2) <= min(rows, columns) / 2
+    outside = hu[~circle]
+    return circle if np.mean(outside == hu[0, 0]) > 0.95 and hu[0, 0] == hu.min() else inside
+
+
+def _body(small: FloatArray, pixel_mm: float) -> BoolArray:
+    """Patient without table, holes filled; ``small`` in HU."""
+    tissue = small > BODY_HU
+    radius = max(round(_TABLE_SHELL_MM / 2 / pixel_mm), 1)
+    tissue = grown(shrunk(tissue, radius), radius) & tissue
+    empty, count = ndimage.label(~tissue)
+    if not tissue.any() or count == 0:
+        return tissue
+    filled = ~np.isin(empty, _outer_air(small, empty, count))
+    parts, number = ndimage.label(filled)
+    size = np.bincount(parts.ravel(), minlength=number + 1)
+    size[0] = 0
+    return np.asarray(np.isin(parts, np.flatnonzero(size >= 0.1 * size.max())) & filled)
+
+
+def _outer_air(small: FloatArray, empty: npt.NDArray[np.int32], count: int) -> npt.NDArray[np.intp]:
+    """Empty regions that reach the border of the image and are air there: a lung cut by the field is not."""
+    border = np.ones(small.shape, bool)
+    border[2:-2, 2:-2] = False
+    labels = empty[border]
+    touched = np.bincount(labels, minlength=count + 1)
+    airy = np.bincount(labels, weights=ndimage.uniform_filter(small, 3)[border] < _OUTSIDE_AIR_HU, minlength=count + 1)
+    outer = (touched > 0) & (airy > 0.3 * touched)
+    outer[0] = False
+    return np.flatnonzero(outer)
+
+
+def _block_mean(image: npt.NDArray[np.float32], factor: int) -> FloatArray:
+    if factor == 1:
+        return np.asarray(image, np.float32)
+    rows, columns = (n // factor for n in image.shape)
+    blocks = image[: rows * factor, : columns * factor].reshape(rows, factor, columns, factor)
+    return np.asarray(blocks.mean(axis=(1, 3)), np.float32)
+
+
+def _enlarged(mask: BoolArray, factor: int, shape: tuple[int, ...]) -> BoolArray:
+    large = mask.repeat(factor, axis=0).repeat(factor, axis=1)
+    missing = [(0, full - have) for full, have in zip(shape, large.shape, strict=True)]
+    return np.pad(large, missing, mode="edge")
