@@ -28,6 +28,8 @@ _SILENT_S = 30.0
 _QUEUE_OLD_S = 900.0
 _MIB = 1024 * 1024
 _EXPECTED_ROLES = ("receive", "schedule", "score", "deliver")
+#: Roles whose heartbeat has words only when something fails.
+_SAY_WHAT_FAILS = ("schedule", "deliver")
 
 
 class Level(StrEnum):
@@ -175,7 +177,7 @@ def _role(role: str, heartbeats: Sequence[Heartbeat], now: dt.datetime) -> Check
     said = "; ".join(beat.detail for beat in alive if beat.detail)
     if len(alive) < len(beats):
         return Check(f"role {role}", Level.DEGRADED, f"{len(alive)} of {len(beats)} processes alive")
-    if said and role == "schedule":
+    if said and role in _SAY_WHAT_FAILS:
         return Check(f"role {role}", Level.DEGRADED, said)
     return Check(f"role {role}", Level.OK, said or f"{len(alive)} alive")
 
