@@ -9,7 +9,6 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from copy import copy
 from dataclasses import dataclass
 from io import BytesIO
 
@@ -114,8 +113,9 @@ def _document(
     number = main.get("SeriesNumber")
     of_series = "" if number is None else f" of series {number}"
     # highdicom warns about every name without a caret; the name of the images is put back in `_complete`.
-    nameless = copy(main)
-    nameless.PatientName = ""
+    nameless = Dataset()
+    nameless.update(main)
+    nameless.add_new("PatientName", "PN", "")
     return Comprehensive3DSR(
         evidence=[nameless, *list(sources.headers.values())[1:]],
         content=content[0],

@@ -1,0 +1,135 @@
+"""SCORED becomes REPORTED: the file is durable first, a report that cannot be built parks its series."""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import os
+from pathlib import Path
+
+import pytest
+from pydicom import dcmread
+
+from dicom_qa_node.config import Config
+from dicom_qa_node.errors import Transient
+from dicom_qa_node.records import SeriesState
+from dicom_qa_node.report.build import report_pending, write_report
+from dicom_qa_node.store import Database, Jobs, Outbox, Registry
+from tests.report_samples import verdict, write_series
+
+
+@pytest.fixture
+def database(tmp_path):
+    database = Database(f"sqlite:///{tmp_path}/q.db")
+    database.upgrade()
+    yield database
+    database.close()
+
+
+@pytest.fixture
+def config(tmp_path):
+    targets = [{"kind": "folder", "name": "shelf", "path": tmp_path / "shelf"}]
+    return Config.model_validate({"spool_dir": tmp_path / "spool", "deliver": {"targets": targets}})
+
+
+def scored(database: Database, instances, result=None) -> Registry:
+    registry, jobs = Registry(database), Jobs(database)
+    registry.record(instances)
+    (progress,) = registry.receiving()
+    assert registry.complete(progress, reason="count")
+    assert jobs.finish(jobs.claim("w"), result or verdict(instances))
+    return registry
+
+
+def test_scored_series_is_reported_with_a_durable_file_and_a_delivery(database, config):
+    spool = config.spool_dir
+    instances = write_series(spool)
+    registry, outbox = scored(database, instances), Outbox(database)
+    assert report_pending(outbox, registry, spool, config) == 1
+    uid = instances[0].series.series_instance_uid
+    assert registry.series(uid).state is SeriesState.REPORTED
+    report = outbox.report(uid)
+    written = dcmread(spool / report.path)
+    assert written.SOPInstanceUID == report.sop_instance_uid
+    assert written.SeriesInstanceUID == report.report_series_uid
+    assert outbox.claim(["shelf"]).report == report
+    assert report_pending(outbox, registry, spool, config) == 0
+    assert not list(spool.rglob("*.part"))
+
+
+def test_report_built_again_after_a_crash_is_the_same_file(database, config, monkeypatch):
+    spool = config.spool_dir
+    registry, outbox = scored(database, write_series(spool)), Outbox(database)
+    add = outbox.add_report
+    monkeypatch.setattr(outbox, "add_report", lambda *_: False)
+    report_pending(outbox, registry, spool, config)
+    (path,) = (spool / "reports").rglob("*.dcm")
+    before = path.read_bytes()
+    monkeypatch.setattr(outbox, "add_report", add)
+    report_pending(outbox, registry, spool, config)
+    assert list((spool / "reports").rglob("*.dcm")) == [path]
+    assert path.read_bytes() == before
+
+
+def test_late_image_gives_a_second_report_that_names_the_first(database, config):
+    spool = config.spool_dir
+    instances = write_series(spool)
+    registry, outbox = scored(database, instances[:-1], verdict(instances[:-1], findings=())), Outbox(database)
+    report_pending(outbox, registry, spool, config)
+    scored(database, instances[-1:], verdict(instances))
+    report_pending(outbox, registry, spool, config)
+    uid = instances[0].series.series_instance_uid
+    first, second = outbox.report(uid, 1), outbox.report(uid, 2)
+    assert second.predecessor_uid == first.sop_instance_uid
+    assert second.report_series_uid == first.report_series_uid
+    assert "PredecessorDocumentsSequence" in dcmread(spool / second.path)
+
+
+def test_report_that_cannot_be_built_parks_its_series_and_no_other(database, config):
+    spool = config.spool_dir
+    broken, whole = write_series(spool, 1), write_series(spool, 2)
+    registry = scored(database, broken)
+    scored(database, whole)
+    (spool / broken[0].path).unlink()
+    assert report_pending(Outbox(database), registry, spool, config) == 2
+    row = registry.series(broken[0].series.series_instance_uid)
+    assert row.state is SeriesState.PARKED
+    assert "cannot be read from the spool" in row.parked_reason
+    assert registry.series(whole[0].series.series_instance_uid).state is SeriesState.REPORTED
+
+
+def test_full_disk_parks_nothing(database, config, monkeypatch):
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    spool = config.spool_dir
+    instances = write_series(spool)
+    registry, outbox = scored(database, instances), Outbox(database)
+    monkeypatch.setattr("dicom_qa_node.report.build.os.fsync", full)
+    with pytest.raises(Transient, match="no space"):
+        report_pending(outbox, registry, spool, config)
+    assert registry.series(instances[0].series.series_instance_uid).state is SeriesState.SCORED
+    monkeypatch.undo()
+    assert report_pending(outbox, registry, spool, config) == 1
+
+
+def test_file_and_name_are_synced_before_the_path_is_given(tmp_path: Path, monkeypatch):
+    steps = []
+    for name in ("fsync", "rename"):
+        real = getattr(os, name)
+        monkeypatch.setattr(os, name, lambda *a, real=real, name=name: (steps.append(name), real(*a))[1])
+    write_report(b"content", tmp_path / "reports", "1.2.3")
+    (path,) = tmp_path.rglob("*.dcm")
+    assert path.read_bytes() == b"content"
+    assert path.parent.stat().st_mode & 0o777 == 0o700
+    assert steps.index("rename") > 0
+    assert steps[steps.index("rename") - 1 :] == ["fsync", "rename", "fsync"]
+
+
+def test_result_without_its_pair_in_the_registry_is_still_reported(database, config):
+    spool = config.spool_dir
+    instances = write_series(spool)
+    result = dataclasses.replace(verdict(instances), pair_series_uid="1.2.3.4")
+    registry = scored(database, instances, result)
+    assert report_pending(Outbox(database), registry, spool, config) == 1
+    assert registry.series(result.series_instance_uid).state is SeriesState.REPORTED

@@ -1,0 +1,320 @@
+"""A report says what the verdict says, belongs to the patient of the images, and is the same when built again."""
+
+from __future__ import annotations
+
+import dataclasses
+from io import BytesIO
+from pathlib import Path
+
+import highdicom as hd
+import pytest
+from pydicom import Dataset, dcmread
+from pydicom.sr._concepts_dict import concepts
+from pydicom.sr.codedict import codes as standard
+
+from dicom_qa_node.config import Config
+from dicom_qa_node.errors import Permanent
+from dicom_qa_node.records import Code, Grade, ReportRef, SeriesKind
+from dicom_qa_node.report import codes
+from dicom_qa_node.report.build import build_report
+from dicom_qa_node.report.document import SOP_CLASS_UID, ReportRequest, device_uid, report_series_uid, report_uid
+from tests.report_samples import MODEL, T0, not_rated, verdict, write_multiframe, write_series
+
+CONFIG = Config()
+
+
+def built(spool: Path, result, instances, version: int = 1, predecessor: ReportRef | None = None) -> Dataset:
+    content = build_report(ReportRequest(result, version, T0, predecessor), instances, spool, CONFIG)
+    return dcmread(BytesIO(content))
+
+
+def groups(report: Dataset) -> list[Dataset]:
+    measurements = next(i for i in report.ContentSequence if i.ConceptNameCodeSequence[0].CodeValue == "126010")
+    return list(measurements.ContentSequence)
+
+
+def items(node: Dataset, code: str) -> list[Dataset]:
+    return [item for item in node.ContentSequence if item.ConceptNameCodeSequence[0].CodeValue == code]
+
+
+def number(node: Dataset, code: str) -> float:
+    (item,) = items(node, code)
+    return float(item.MeasuredValueSequence[0].NumericValue)
+
+
+def comments(node: Dataset) -> list[str]:
+    return [item.TextValue for item in items(node, "121106")]
+
+
+def test_report_belongs_to_the_study_of_the_images(tmp_path):
+    instances = write_series(tmp_path)
+    report = built(tmp_path, verdict(instances), instances)
+    source = dcmread(tmp_path / instances[0].path)
+    for keyword in (
+        "PatientName", "PatientID", "PatientBirthDate", "PatientSex", "PatientAge", "StudyInstanceUID", "StudyID",
+        "StudyDate", "StudyTime", "StudyDescription", "AccessionNumber", "ReferringPhysicianName",
+    ):  # fmt: skip
+        assert report[keyword].value == source[keyword].value, keyword
+    assert report.SOPClassUID == SOP_CLASS_UID
+    assert report.Modality == "SR"
+    assert report.SeriesInstanceUID != source.SeriesInstanceUID
+    assert (report.CompletionFlag, report.VerificationFlag, report.PreliminaryFlag) == (
+        "COMPLETE",
+        "UNVERIFIED",
+        "FINAL",
+    )
+
+
+def test_series_group_holds_rating_interval_assessment_and_model(tmp_path):
+    instances = write_series(tmp_path)
+    series = groups(built(tmp_path, verdict(instances), instances))[0]
+    assert number(series, "111694") == 2.83
+    assert (number(series, "SCORE_LOW"), number(series, "SCORE_HIGH")) == (2.41, 3.2)
+    assert items(series, "111050")[0].ConceptCodeSequence[0].CodeValue == "RID12"
+    assert items(series, "121071")[0].ConceptCodeSequence[0].CodeValue == "111101"
+    assert items(series, "111001")[0].TextValue == MODEL.name
+    assert items(series, "111003")[0].TextValue == MODEL.version
+    assert f"weights sha256 {MODEL.sha256}" in [item.TextValue for item in items(series, "111002")]
+    assert len(items(series, "121112")) == 7
+
+
+def test_each_slice_has_its_rating_weight_and_image(tmp_path):
+    instances = write_series(tmp_path)
+    result = verdict(instances)
+    of_slices = groups(built(tmp_path, result, instances))[1:8]
+    for item, group in zip(result.slices, of_slices, strict=True):
+        # 111029 is defined from 0 to 100, the node's own score from 0 to 4.
+        assert number(group, "111029") == pytest.approx(25 * item.score)
+        assert number(group, "SLICE_SCORE") == pytest.approx(item.score)
+        assert number(group, "SLICE_WEIGHT") == pytest.approx(item.weight, abs=1e-6)
+        (image,) = items(group, "121112")
+        assert image.ReferencedSOPSequence[0].ReferencedSOPInstanceUID == item.sop_instance_uid
+
+
+def test_measurements_and_findings_are_told_in_codes_and_words(tmp_path):
+    instances = write_series(tmp_path)
+    *_, physics, noise, missing = groups(built(tmp_path, verdict(instances), instances))
+    assert number(physics, "NOISE_HU") == 31.25
+    (noise_item,) = items(physics, "NOISE_HU")
+    assert noise_item.MeasuredValueSequence[0].MeasurementUnitsCodeSequence[0].CodeValue == "[hnsf'U]"
+    assert number(physics, "111787") == 12.5
+    assert not items(physics, codes.private_code("global_noise_level_liver_hu", "").value)
+    assert comments(physics) == [
+        "Global noise level: 9 slices; above the usual range (at least 5, at most 20 [hnsf'U])",
+        "Signal to noise ratio: within the usual range (at least 10 1)",
+        "Noise in the liver: not measured, no liver",
+        "A ratio that came out infinite: the estimator gave no finite value",
+    ]
+    assert items(noise, "111052")[0].ConceptCodeSequence[0].CodeValue == "130578"
+    assert items(noise, "246112005")[0].ConceptCodeSequence[0].CodeValue == "SEV_WARNING"
+    assert comments(noise) == ["The noise is above the usual range.", "31 HU, usual 5–20 HU"]
+    assert items(noise, "121112")[0].ReferencedSOPSequence[0].ReferencedSOPInstanceUID == instances[-1].sop_instance_uid
+    assert items(missing, "111052")[0].ConceptCodeSequence[0].CodingSchemeDesignator == "99DQAN"
+
+
+def test_series_outside_the_domain_is_reported_without_a_rating(tmp_path):
+    instances = write_series(tmp_path)
+    report = built(tmp_path, not_rated(instances), instances)
+    series = groups(report)[0]
+    assert not items(series, "111694")
+    assert not items(series, "111050")
+    assert items(series, "111052")[0].ConceptCodeSequence[0].CodeValue == "NOT_RATED"
+    assert len(groups(report)) == 3
+    middle = instances[len(instances) // 2].sop_instance_uid
+    assert items(series, "121112")[0].ReferencedSOPSequence[0].ReferencedSOPInstanceUID == middle
+
+
+def test_every_referenced_image_is_listed_as_evidence(tmp_path):
+    pet = write_series(tmp_path, 2, "PT")
+    ct = write_series(tmp_path, 1, "CT")
+    result = verdict(pet, SeriesKind.PETCT, pair_series_uid=ct[0].series.series_instance_uid)
+    mixed = (*result.slices[:3], *verdict(ct).slices[3:])
+    report = built(tmp_path, dataclasses.replace(result, slices=mixed), ct + pet)
+    (study,) = report.CurrentRequestedProcedureEvidenceSequence
+    listed = {
+        (series.SeriesInstanceUID, item.ReferencedSOPInstanceUID)
+        for series in study.ReferencedSeriesSequence
+        for item in series.ReferencedSOPSequence
+    }
+    uids = {item.sop_instance_uid for item in mixed} | {pet[-1].sop_instance_uid}
+    assert {uid for _, uid in listed} == uids
+    assert len({series for series, _ in listed}) == 2
+    procedures = [i.ConceptCodeSequence[0].CodeValue for i in items(report, "121058")]
+    assert procedures == ["44136-0", "25045-6"]
+    # Equipment and series number are those of the scored series, not of its pair.
+    assert report.SeriesDescription == "Image quality of series 2"
+    assert f"paired series {ct[0].series.series_instance_uid}" in [
+        item.TextValue for item in items(groups(report)[0], "111002")
+    ]
+
+
+def test_frames_of_a_multiframe_image_are_named(tmp_path):
+    instances = write_multiframe(tmp_path)
+    report = built(tmp_path, verdict(instances), instances)
+    series, *of_slices = groups(report)[:8]
+    (image,) = items(series, "121112")
+    assert image.ReferencedSOPSequence[0].ReferencedFrameNumber == [1, 2, 3, 4, 5, 6, 7]
+    (last,) = items(of_slices[-1], "121112")
+    assert last.ReferencedSOPSequence[0].ReferencedFrameNumber == 7
+    library = items(items(report, "111028")[0], "126200")[0]
+    assert number(library, "112225") == 5.0
+
+
+def test_same_report_has_the_same_bytes_and_other_versions_other_uids(tmp_path):
+    instances = write_series(tmp_path)
+    request = ReportRequest(verdict(instances), 1, T0)
+    assert build_report(request, instances, tmp_path, CONFIG) == build_report(request, instances, tmp_path, CONFIG)
+    uid = instances[0].series.series_instance_uid
+    retrained = dataclasses.replace(MODEL, sha256="0" * 64)
+    assert len({report_uid(uid, 1, MODEL), report_uid(uid, 2, MODEL), report_uid(uid, 1, retrained)}) == 3
+    assert report_series_uid(uid, MODEL) == report_series_uid(uid, retrained)
+    assert device_uid(MODEL) != device_uid(retrained)
+
+
+def test_revised_report_names_its_predecessor(tmp_path):
+    instances = write_series(tmp_path)
+    result = verdict(instances)
+    uid = result.series_instance_uid
+    first = ReportRef(report_uid(uid, 1, MODEL), SOP_CLASS_UID, report_series_uid(uid, MODEL), uid, 1, "r", T0)
+    report = built(tmp_path, result, instances, 2, first)
+    (study,) = report.PredecessorDocumentsSequence
+    (series,) = study.ReferencedSeriesSequence
+    assert series.SeriesInstanceUID == report.SeriesInstanceUID
+    assert series.ReferencedSOPSequence[0].ReferencedSOPInstanceUID == first.sop_instance_uid
+    assert report.InstanceNumber == 2
+
+
+def test_equipment_names_scanner_and_network(tmp_path):
+    instances = write_series(tmp_path)
+    report = built(tmp_path, verdict(instances), instances)
+    scanner, network = report.ContributingEquipmentSequence
+    assert scanner.PurposeOfReferenceCodeSequence[0].CodeValue == "109101"
+    assert (scanner.Manufacturer, scanner.StationName) == ("ACME", "CT7")
+    assert network.PurposeOfReferenceCodeSequence[0].CodeValue == "109102"
+    assert network.DeviceUID == device_uid(MODEL)
+    assert network.DeviceSerialNumber == MODEL.sha256
+    assert (report.ManufacturerModelName, report.DeviceSerialNumber) == ("dicom-qa-node", CONFIG.ae_title)
+    assert f"{MODEL.name} {MODEL.version}" in report.SoftwareVersions
+    assert report.CodingSchemeIdentificationSequence[0].CodingSchemeDesignator == "99DQAN"
+
+
+def test_times_are_those_of_the_verdict_in_the_zone_of_the_images(tmp_path):
+    instances = write_series(tmp_path, TimezoneOffsetFromUTC="+0530")
+    report = built(tmp_path, verdict(instances), instances)
+    assert (report.ContentDate, report.ContentTime) == ("20260105", "133000.123456")
+    assert report.InstanceCreationTime == report.ContentTime
+    assert report.TimezoneOffsetFromUTC == "+0530"
+    local = T0.astimezone()
+    plain = write_series(tmp_path, 3)
+    unzoned = built(tmp_path, verdict(plain), plain)
+    assert (unzoned.ContentDate, unzoned.ContentTime) == (local.strftime("%Y%m%d"), local.strftime("%H%M%S.%f"))
+    assert "TimezoneOffsetFromUTC" not in unzoned
+    assert report.ContributingEquipmentSequence[1].ContributionDateTime == "20260105133000.123456"
+
+
+NAMES = [
+    ("ISO_IR 100", "Müller^Jörg", "ISO_IR 100"),
+    ("ISO_IR 144", "Люкceмбypг^Роза", "ISO_IR 144"),
+    ("ISO_IR 192", "Παπαδόπουλος^Γιώργος", "ISO_IR 192"),
+    ("GB18030", "Wang^XiaoDong=王^小东", "GB18030"),
+    (["", "ISO 2022 IR 87"], "Yamada^Tarou=山田^太郎=やまだ^たろう", ["", "ISO 2022 IR 87"]),
+    (["", "ISO 2022 IR 149"], "Hong^Gildong=洪^吉洞=홍^길동", ["", "ISO 2022 IR 149"]),
+]
+
+
+@pytest.mark.parametrize(("charset", "name", "expected"), NAMES)
+def test_names_survive_in_the_character_set_of_the_images(tmp_path, charset, name, expected):
+    instances = write_series(tmp_path, SpecificCharacterSet=charset, PatientName=name)
+    report = built(tmp_path, verdict(instances, findings=()), instances)
+    assert report.PatientName == name
+    assert str(report.PatientName) == name
+    assert report.SpecificCharacterSet == expected
+
+
+def test_text_that_the_images_character_set_cannot_write_turns_the_report_to_utf8(tmp_path):
+    instances = write_series(tmp_path, SpecificCharacterSet="ISO_IR 144", PatientName="Люкceмбypг^Роза")
+    report = built(tmp_path, verdict(instances), instances)
+    assert report.SpecificCharacterSet == "ISO_IR 192"
+    assert report.PatientName == "Люкceмбypг^Роза"
+    assert comments(groups(report)[-2])[1] == "31 HU, usual 5–20 HU"
+
+
+def test_plain_ascii_needs_no_character_set(tmp_path):
+    instances = write_series(tmp_path)
+    assert "SpecificCharacterSet" not in built(tmp_path, verdict(instances, findings=()), instances)
+
+
+@pytest.mark.filterwarnings("ignore:(Invalid value|The value length)")
+def test_broken_identifiers_of_a_scanner_do_not_prevent_a_report(tmp_path):
+    import pydicom
+
+    with pydicom.config.disable_value_validation():
+        instances = write_series(
+            tmp_path, PatientID="X" * 80, PatientBirthDate="unknown", StudyTime="25:61", PatientSex="?", PatientName=""
+        )
+    report = built(tmp_path, verdict(instances), instances)
+    assert report.PatientID == "X" * 80
+    assert (report.PatientBirthDate, report.StudyTime, report.PatientSex) == ("", "", "")
+
+
+def test_missing_image_is_a_clear_permanent_error(tmp_path):
+    instances = write_series(tmp_path)
+    result = verdict(instances)
+    with pytest.raises(Permanent, match="refers to 1 image"):
+        built(tmp_path, result, instances[1:])
+    (tmp_path / instances[2].path).unlink()
+    with pytest.raises(Permanent, match=r"cannot be read from the spool: FileNotFoundError"):
+        built(tmp_path, result, instances)
+
+
+def test_conflicting_copy_of_an_image_is_never_the_source(tmp_path):
+    instances = write_series(tmp_path)
+    twin = dataclasses.replace(instances[0], path="gone", conflict=True)
+    assert built(tmp_path, verdict(instances), [*instances, twin]).PatientID == "SAMPLE-7"
+
+
+def test_what_cannot_be_built_is_told_without_patient_data(tmp_path, monkeypatch):
+    def fail(*_: object) -> None:
+        raise ValueError("Sample^Sally is no name")
+
+    monkeypatch.setattr("dicom_qa_node.report.build.build_document", fail)
+    instances = write_series(tmp_path)
+    with pytest.raises(Permanent) as caught:
+        built(tmp_path, verdict(instances), instances)
+    assert "Sally" not in str(caught.value)
+    assert "ValueError in test_report_document.py" in str(caught.value)
+
+
+def test_highdicom_reads_the_report_back(tmp_path):
+    instances = write_series(tmp_path)
+    content = build_report(ReportRequest(verdict(instances), 1, T0), instances, tmp_path, CONFIG)
+    report = hd.sr.srread(BytesIO(content))
+    found = report.content.get_image_measurement_groups(finding_type=standard.DCM.ImageQuality)
+    assert len(found) == 11
+    (rating,) = found[0].get_measurements(name=standard.DCM.ImageSetQualityRating)
+    assert rating.value == 2.83
+
+
+@pytest.mark.parametrize("grade", list(Grade))
+def test_every_grade_has_its_code(grade):
+    assert codes.GRADES[grade].scheme == "RADLEX"
+
+
+def test_private_codes_fit_and_differ():
+    names = ["noise_hu", "global_noise_level_liver_hu", "global_noise_level_lung_hu"]
+    values = [codes.private_code(name, "meaning").value for name in names]
+    assert len(set(values)) == 3
+    assert all(len(value) <= 16 for value in values)
+    assert values[0] == "NOISE_HU"
+
+
+def test_standard_codes_are_spelled_as_in_the_standard():
+    known = {
+        (scheme, value): meaning.removesuffix(" (attribute)")
+        for scheme in ("DCM", "SCT")
+        for entries in concepts[scheme].values()
+        for value, (meaning, _) in entries.items()
+    }
+    used = [code for code in vars(codes).values() if isinstance(code, Code) and code.scheme in ("DCM", "SCT")]
+    assert len(used) > 20
+    assert [code for code in used if known[code.scheme, code.value] != code.meaning] == []
