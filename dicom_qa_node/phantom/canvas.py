@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -33,6 +33,13 @@ class Tube:
 
     points: tuple[Point, ...]
     radii_mm: tuple[float, ...]
+    lowest: float = field(init=False)
+    highest: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        levels = [point[2] for point in self.points]
+        object.__setattr__(self, "lowest", min(levels) - max(self.radii_mm))
+        object.__setattr__(self, "highest", max(levels) + max(self.radii_mm))
 
 
 class Canvas:
@@ -116,6 +123,8 @@ class Canvas:
 
     def tube(self, shape: Tube, tissue: Tissue, inside: FloatArray | None = None, wall_mm: float = 0.0) -> None:
         """Paint a tube; a positive ``wall_mm`` leaves out that much of its radius (for its content)."""
+        if not shape.lowest < self.w < shape.highest:
+            return
         chain = zip(shape.points, shape.points[1:], shape.radii_mm, shape.radii_mm[1:], strict=False)
         for start, end, first, last in chain:
             self._segment(start, end, first - wall_mm, last - wall_mm, tissue, inside)
@@ -123,7 +132,8 @@ class Canvas:
     def tubes(self, shapes: Sequence[Tube], tissue: Tissue, inside: FloatArray | None = None) -> None:
         """Paint a tree of tubes."""
         for shape in shapes:
-            self.tube(shape, tissue, inside)
+            if shape.lowest < self.w < shape.highest:
+                self.tube(shape, tissue, inside)
 
     def _segment(
         self, start: Point, end: Point, first: float, last: float, tissue: Tissue, inside: FloatArray | None

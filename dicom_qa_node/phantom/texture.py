@@ -40,20 +40,17 @@ def fractal_plane(x_mm: npt.NDArray[np.float32], y_mm: npt.NDArray[np.float32], 
     below, above = volume[lower % _PLANES], volume[(lower + 1) % _PLANES]
     mixed = (1.0 - part) * below + part * above
     mixed /= np.float32(np.hypot(1.0 - part, part) * 0.25 + 0.75)
-    rows = _resampling(y_mm / _VOXEL_MM)
-    columns = _resampling(x_mm / _VOXEL_MM)
-    return np.asarray(rows @ mixed @ columns.T, np.float32)
+    tall = _interpolated(mixed, y_mm / _VOXEL_MM)
+    return np.ascontiguousarray(_interpolated(np.ascontiguousarray(tall.T), x_mm / _VOXEL_MM).T)
 
 
-def _resampling(position: npt.NDArray[np.float32]) -> FloatArray:
-    """Linear interpolation on the periodic axis, as a dense matrix (positions, _SIDE)."""
+def _interpolated(field: FloatArray, position: npt.NDArray[np.float32]) -> FloatArray:
+    """Linear interpolation along the first, periodic axis."""
     lower = np.floor(position).astype(np.intp)
-    part = (position - lower).astype(np.float32)
-    matrix = np.zeros((position.size, _SIDE), np.float32)
-    index = np.arange(position.size)
-    matrix[index, lower % _SIDE] = 1.0 - part
-    matrix[index, (lower + 1) % _SIDE] += part
-    return matrix
+    part = (position - lower).astype(np.float32)[:, None]
+    below = field[lower % _SIDE]
+    below += part * (field[(lower + 1) % _SIDE] - below)
+    return below
 
 
 @dataclass(frozen=True)
