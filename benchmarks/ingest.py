@@ -44,9 +44,7 @@ def send(folders: Sequence[Path], port: int) -> float:
     """Send each folder by its own ``storescu`` at the same time; return the seconds until all have ended."""
     start = time.perf_counter()
     clients = [
-        subprocess.Popen(
-            ["storescu", "+sd", "127.0.0.1", str(port), str(folder)], env=_CLIENT_ENVIRONMENT
-        )
+        subprocess.Popen(["storescu", "+sd", "127.0.0.1", str(port), str(folder)], env=_CLIENT_ENVIRONMENT)
         for folder in folders
     ]
     codes = [client.wait() for client in clients]
@@ -64,9 +62,7 @@ def measure(target: Target, folders: Sequence[Path], images: int, round_: int) -
         stored = target.stored(Path(scratch))
         if stored != total:
             raise RuntimeError(f"{target.name} stored {stored} of {total} images")
-        return Measurement(
-            target.name, len(folders), round_, total, seconds, total / seconds, server.peak_rss_mb()
-        )
+        return Measurement(target.name, len(folders), round_, total, seconds, total / seconds, server.peak_rss_mb())
 
 
 def run(targets: Sequence[Target], clients: Sequence[int], images: int, rounds: int) -> list[Measurement]:
@@ -100,7 +96,10 @@ def _first(folder: Path, share: int, images: int) -> Path:
 
 def table(results: Sequence[Measurement], reference: str = "orthanc") -> str:
     """Return medians and their ratio to ``reference`` as a Markdown table."""
-    lines = ["| clients | target | images/s (median) | ratio to " + reference + " | peak RSS MB |", "|---|---|---|---|---|"]
+    lines = [
+        "| clients | target | images/s (median) | ratio to " + reference + " | peak RSS MB |",
+        "|---|---|---|---|---|",
+    ]
     for clients in sorted({result.clients for result in results}):
         rates = {}
         memory = {}

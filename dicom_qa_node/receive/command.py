@@ -11,7 +11,15 @@ from dataclasses import dataclass
 
 from dicom_qa_node.receive.status import Answer
 
-__all__ = ["MalformedCommand", "StoreRequest", "command_field", "decode", "encode_store_response", "has_data_set", "store_request"]
+__all__ = [
+    "MalformedCommand",
+    "StoreRequest",
+    "command_field",
+    "decode",
+    "encode_store_response",
+    "has_data_set",
+    "store_request",
+]
 
 C_STORE_RQ = 0x0001
 C_STORE_RSP = 0x8001

@@ -35,8 +35,10 @@ class Recorder:
     then has the spool reconciled.
     """
 
-    def __init__(self, record: Record) -> None:
+    def __init__(self, record: Record, prepare: Callable[[], object] = lambda: None) -> None:
+        """``prepare`` is done once before the first batch, and again until it works."""
         self._record = record
+        self._prepare = prepare
         self._waiting: queue.Queue[Receipt | None] = queue.Queue(_MOST_WAITING)
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="recorder", daemon=True)
@@ -53,6 +55,11 @@ class Recorder:
         except queue.Full:
             self.missed = True
 
+    @property
+    def idle(self) -> bool:
+        """Whether nothing waits to be recorded."""
+        return self._waiting.empty()
+
     def stop(self, timeout_s: float) -> bool:
         """Record what is waiting, then stop; False if time ran out first."""
         self._stopping.set()
@@ -64,10 +71,12 @@ class Recorder:
         return not self._thread.is_alive()
 
     def _run(self) -> None:
+        self._until_done(self._prepare)
         stopping = False
         while not stopping:
             batch, stopping = self._collect()
-            self._pass_on(batch)
+            if batch:
+                self._pass_on(batch)
 
     def _collect(self) -> tuple[list[Receipt], bool]:
         """Wait for a receipt, then take more for a moment; the end of an association is passed on at once."""
@@ -88,19 +97,23 @@ class Recorder:
         return batch, False
 
     def _pass_on(self, batch: Sequence[Receipt]) -> None:
-        while batch:
+        if not self._until_done(lambda: self._record(batch)) and len(batch) > 1:
+            # One receipt that the database refuses for good must not take the others with it.
+            for receipt in batch:
+                self._pass_on([receipt])
+
+    def _until_done(self, call: Callable[[], object]) -> bool:
+        """Call until it works; False if it never will."""
+        while True:
             try:
-                self._record(batch)
+                call()
             except Transient as error:
-                log_event(_LOGGER, logging.ERROR, "record_postponed", receipts=len(batch), reason=str(error))
+                log_event(_LOGGER, logging.ERROR, "record_postponed", reason=str(error))
                 if self._stopping.wait(_RETRY_S):
-                    return
+                    self.missed = True
+                    return True
             except Exception:
                 _LOGGER.exception("record_failed")
-                if len(batch) == 1:
-                    return
-                for receipt in batch:
-                    self._pass_on([receipt])
-                return
+                return False
             else:
-                return
+                return True

@@ -23,6 +23,7 @@ IMPLEMENTATION_VERSION_NAME = "DICOM_QA_NODE_1"
 _PRIVATE_CREATOR = derived_uid("dicom-qa-node", "seal")
 _MAGIC_AT, _GROUP_AT = 128, 144
 _SEAL_LENGTH = 256
+_LONGEST_TEXT = 64
 _EXPLICIT_LITTLE = encoding_of("1.2.840.10008.1.2.1")
 
 _SOP_CLASS, _SOP_INSTANCE, _TRANSFER_SYNTAX = 0x00020002, 0x00020003, 0x00020010
@@ -127,7 +128,7 @@ def _read_seal(value: bytes) -> Seal | None:
 
 
 def _text(number: int, vr: bytes, text: str) -> bytes:
-    value = text.encode("ascii", "replace")
+    value = text[:_LONGEST_TEXT].encode("ascii", "replace")
     if len(value) % 2:
         value += b"\0" if vr == b"UI" else b" "
     return _element(number, vr, value)

@@ -14,7 +14,7 @@ import json
 import mmap
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from enum import Enum
 from pathlib import Path
 from typing import ParamSpec, TypeVar
@@ -26,11 +26,12 @@ from dicom_qa_node.spool.header import BrokenDataSet
 from dicom_qa_node.spool.layout import SpoolLayout, sync_folder
 from dicom_qa_node.spool.part10 import Origin, Seal, compose, open_envelope, seal_offset
 
-__all__ = ["IncomingObject", "Kept", "Outcome", "SpoolFull", "SpoolWriter", "stored_instance"]
+__all__ = ["IncomingObject", "Kept", "Outcome", "SpoolFull", "SpoolWriter", "move_to_quarantine", "stored_instance"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
+_LONGEST_UID = 64
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
@@ -149,18 +150,16 @@ class IncomingObject:
         """Make a refused object durable beside a JSON file that names the reason and the sender."""
         seal = self._seal()
         target = self._layout.new_quarantine()
-        notice = {
-            "reason": reason,
-            "calling_ae": self._origin.calling_ae,
-            "sop_instance_uid": self._origin.sop_instance_uid,
-            "at": seal.received_at.isoformat(),
-        }
-        _guarded(_write_durably, target.with_suffix(".json"), json.dumps(notice, indent=1).encode())
-        self._publish(target)
-        path = self._layout.relative(target)
-        return Quarantined(
-            path, reason, self._origin.calling_ae, self._origin.sop_instance_uid, seal.received_at
+        held = Quarantined(
+            path=self._layout.relative(target),
+            reason=reason,
+            calling_ae=self._origin.calling_ae,
+            sop_instance_uid=self._origin.sop_instance_uid[:_LONGEST_UID],
+            at=seal.received_at,
         )
+        _write_notice(target, held)
+        self._publish(target)
+        return held
 
     def discard(self) -> None:
         """Forget the object: its transfer broke off, or it is stored already."""
@@ -214,6 +213,22 @@ def stored_instance(kept: Kept, origin: Origin, facts: InstanceFacts) -> StoredI
         expected_group=facts.expected_group,
         conflict=kept.outcome is Outcome.CONFLICT,
     )
+
+
+def move_to_quarantine(layout: SpoolLayout, path: Path, reason: str, at: dt.datetime | None = None) -> Quarantined:
+    """Take a stored file that turned out damaged out of the way; it is never deleted."""
+    target = layout.new_quarantine()
+    held = Quarantined(layout.relative(target), reason, "", "", at or utc_now())
+    _write_notice(target, held)
+    path.rename(target)
+    sync_folder(target.parent)
+    sync_folder(path.parent)
+    return held
+
+
+def _write_notice(target: Path, held: Quarantined) -> None:
+    notice = asdict(held) | {"at": held.at.isoformat()}
+    _guarded(_write_durably, target.with_suffix(".json"), json.dumps(notice, indent=1).encode())
 
 
 def _same_content(path: Path, seal: Seal) -> bool:

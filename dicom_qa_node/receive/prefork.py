@@ -1,0 +1,199 @@
+"""The master of the receiver processes: forks them, replaces the dead, has the spool reconciled, ends them in order.
+
+It stays single-threaded and never opens the database, so that it may fork at any time.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from dicom_qa_node.config import Config
+from dicom_qa_node.errors import Transient
+from dicom_qa_node.log import log_event
+from dicom_qa_node.receive.admit import Admission, Seats
+from dicom_qa_node.receive.reconcile import reconcile
+from dicom_qa_node.receive.worker import receiver_name, serve
+from dicom_qa_node.spool.layout import SpoolLayout
+from dicom_qa_node.spool.retain import DiskGauge
+from dicom_qa_node.store import Database, Registry
+
+__all__ = ["GRACE_S", "Master"]
+
+_LOGGER = logging.getLogger(__name__)
+
+GRACE_S = 20.0
+"""How long running associations may take to finish when the receiver is stopped."""
+
+_LOOK_S = 0.25
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 10.0
+_MOST_PROCESSES = 32
+_RECONCILE_RETRIES = 10
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)
+
+
+@dataclass(slots=True)
+class _Slot:
+    """One place for a receiver process."""
+
+    number: int
+    pid: int = 0
+    start_at: float = 0.0
+    pause_s: float = _FIRST_PAUSE_S
+    started_at: float = 0.0
+
+
+class Master:
+    """Keeps ``receive.processes`` receiver processes alive on ``listener``."""
+
+    def __init__(self, config: Config, listener: socket.socket) -> None:
+        self.config = config
+        self.listener = listener
+        self._layout = SpoolLayout(config.spool_dir)
+        self._gauge = DiskGauge(config.spool_dir, config.spool.min_free_mb, config.spool.resume_free_mb)
+        self._seats = Seats(config.receive.max_associations)
+        # Built here so that a wrong list of peers stops the role instead of each of its processes.
+        self._admission = Admission(config.receive, config.ae_title, self._seats, self._gauge)
+        self._slots = [_Slot(number) for number in range(config.receive.processes)]
+        self._reconciler = 0
+        self._reconciled_from = 0.0
+        self._reconcile_due = True
+
+    def run_in_child(self, started: int) -> None:
+        """Run as a forked process; write one byte to ``started`` when every receiver process serves. Never returns."""
+        code = 1
+        try:
+            code = self._run(started)
+        finally:
+            logging.shutdown()
+            os._exit(code)
+
+    def _run(self, started: int) -> int:
+        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+        parent = os.getppid()
+        # Objects that live for ever need no garbage collector, and their pages stay shared.
+        gc.collect()
+        gc.freeze()
+        serving, child_serving = os.pipe()
+        self._start_due(child_serving)
+        host, port = self.listener.getsockname()[:2]
+        log_event(_LOGGER, logging.INFO, "listening", host=host, port=port, processes=len(self._slots))
+        waiting_for = len(self._slots)
+        os.set_blocking(serving, False)
+        while os.getppid() == parent:
+            received = signal.sigtimedwait(_SIGNALS, _LOOK_S)
+            if received is not None and received.si_signo != signal.SIGCHLD:
+                break
+            self._reap()
+            self._start_due(child_serving)
+            if waiting_for > 0:
+                waiting_for -= _bytes_in(serving)
+                if waiting_for <= 0:
+                    os.write(started, b"1")
+        return self._stop()
+
+    def _start_due(self, child_serving: int) -> None:
+        now = time.monotonic()
+        for slot in self._slots:
+            if not slot.pid and now >= slot.start_at:
+                slot.started_at = now
+                slot.pid = self._fork(lambda slot=slot: self._serve(slot, child_serving))
+        if self._reconcile_due and not self._reconciler:
+            self._reconcile_due = False
+            since, self._reconciled_from = self._reconciled_from, time.time() - 1
+            self._reconciler = self._fork(lambda: self._reconcile(since))
+
+    def _reap(self) -> None:
+        """Learn which processes ended; a receiver is replaced, later each time if it keeps dying."""
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if not pid:
+                return
+            if pid == self._reconciler:
+                self._reconciler = 0
+                self._reconcile_due |= status != 0
+                continue
+            for slot in self._slots:
+                if slot.pid == pid:
+                    self._bury(slot, status)
+
+    def _bury(self, slot: _Slot, status: int) -> None:
+        log_event(_LOGGER, logging.ERROR, "receiver_died", pid=slot.pid, status=status, slot=slot.number)
+        self._seats.clear(slot.pid)
+        now = time.monotonic()
+        lived_s = now - slot.started_at
+        slot.pause_s = _FIRST_PAUSE_S if lived_s > _LONGEST_PAUSE_S else min(slot.pause_s * 2, _LONGEST_PAUSE_S)
+        slot.start_at = now + slot.pause_s
+        slot.pid = 0
+        # Its receipts died with it; the files did not.
+        self._reconcile_due = True
+
+    def _stop(self) -> int:
+        self.listener.close()
+        alive = {slot.pid for slot in self._slots if slot.pid}
+        for pid in alive | ({self._reconciler} if self._reconciler else set()):
+            os.kill(pid, signal.SIGTERM)
+        deadline = time.monotonic() + GRACE_S + 5
+        while alive and time.monotonic() < deadline:
+            signal.sigtimedwait((signal.SIGCHLD,), _LOOK_S)
+            alive -= {pid for pid in alive if os.waitpid(pid, os.WNOHANG)[0]}
+        for pid in alive:
+            os.kill(pid, signal.SIGKILL)
+        return 1 if alive else 0
+
+    def _fork(self, body: Callable[[], None]) -> int:
+        pid = os.fork()
+        if pid:
+            return pid
+        code = 1
+        try:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+            body()
+            code = 0
+        except Transient as error:
+            log_event(_LOGGER, logging.ERROR, "receiver_failed", reason=str(error))
+        except BaseException:
+            _LOGGER.exception("receiver_failed")
+        finally:
+            logging.shutdown()
+            # Not sys.exit: the exit handlers and buffers belong to the process that was forked.
+            os._exit(code)
+
+    def _serve(self, slot: _Slot, serving: int) -> None:
+        serve(
+            self.config,
+            self.listener,
+            number=slot.number,
+            seats=self._seats,
+            admission=self._admission,
+            gauge=self._gauge,
+            ready=lambda: os.write(serving, b"1"),
+            grace_s=GRACE_S,
+        )
+
+    def _reconcile(self, since: float) -> None:
+        self.listener.close()
+        database = Database(self.config.database_url)
+        registry = Registry(database)
+        for number in range(len(self._slots), _MOST_PROCESSES):
+            registry.end_associations(receiver_name(number))
+        reconcile(self._layout, registry, since)
+        database.close()
+
+
+def _bytes_in(pipe: int) -> int:
+    try:
+        return len(os.read(pipe, 64))
+    except BlockingIOError:
+        return 0

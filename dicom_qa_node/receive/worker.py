@@ -1,0 +1,109 @@
+"""One receiver process: serves associations until it is told to stop, then lets them finish."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable
+from types import FrameType
+
+from dicom_qa_node.config import Config
+from dicom_qa_node.errors import Transient
+from dicom_qa_node.log import log_event
+from dicom_qa_node.receive.admit import Admission, Seats
+from dicom_qa_node.receive.ae import ReceiveServer, Services, make_server
+from dicom_qa_node.receive.reconcile import reconcile
+from dicom_qa_node.receive.recorder import Recorder
+from dicom_qa_node.receive.store_scp import Intake
+from dicom_qa_node.spool.layout import SpoolLayout
+from dicom_qa_node.spool.retain import DiskGauge
+from dicom_qa_node.spool.write import SpoolWriter
+from dicom_qa_node.store import Database, Registry
+
+__all__ = ["receiver_name", "serve"]
+
+_LOGGER = logging.getLogger(__name__)
+_ABORT_WAIT_S = 2.0
+_RECORD_WAIT_S = 10.0
+_LOOK_S = 0.05
+
+
+def receiver_name(number: int) -> str:
+    """Return the name of a receiver process in the registry; the same after each start."""
+    return f"receive-{number}@{socket.gethostname()}"
+
+
+def serve(
+    config: Config,
+    listener: socket.socket,
+    *,
+    number: int,
+    seats: Seats,
+    admission: Admission,
+    gauge: DiskGauge,
+    ready: Callable[[], object],
+    grace_s: float,
+) -> None:
+    """Serve until SIGTERM, SIGINT or the death of the parent process.
+
+    Associations that run then have ``grace_s`` to finish; after that they are aborted.
+    """
+    stop = threading.Event()
+    _stop_on_signals(stop)
+    parent = os.getppid()
+    name = receiver_name(number)
+    layout = SpoolLayout(config.spool_dir)
+    database = Database(config.database_url)
+    registry = Registry(database)
+    recorder = Recorder(registry.record, prepare=lambda: registry.end_associations(name))
+    recorder.start()
+    intake = Intake(SpoolWriter(layout), gauge, recorder.report)
+    services = Services(name, config.receive, intake, admission, seats)
+    server = make_server(config, listener, services)
+    upkeep = threading.Thread(target=_catch_up, args=(stop, recorder, layout, registry), name="upkeep", daemon=True)
+    upkeep.start()
+    ready()
+    server.serve_until(lambda: stop.is_set() or os.getppid() != parent)
+    stop.set()
+    listener.close()
+    _finish(server, grace_s)
+    if not recorder.stop(_RECORD_WAIT_S):
+        log_event(_LOGGER, logging.WARNING, "receipts_left", receiver=name)
+    database.close()
+
+
+def _catch_up(stop: threading.Event, recorder: Recorder, layout: SpoolLayout, registry: Registry) -> None:
+    """Have the spool reconciled once receipts were dropped and the database is back."""
+    while not stop.wait(1.0):
+        if recorder.missed and recorder.idle:
+            recorder.missed = False
+            try:
+                reconcile(layout, registry)
+            except Transient as error:
+                recorder.missed = True
+                log_event(_LOGGER, logging.ERROR, "reconcile_postponed", reason=str(error))
+
+
+def _finish(server: ReceiveServer, grace_s: float) -> None:
+    """Wait for the running associations, then abort those that still run."""
+    deadline = time.monotonic() + grace_s
+    while server.active_associations and time.monotonic() < deadline:
+        time.sleep(_LOOK_S)
+    for assoc in server.active_associations:
+        log_event(_LOGGER, logging.WARNING, "aborted_at_stop", association=assoc.association_id)
+        assoc.abort(block=False)
+    deadline = time.monotonic() + _ABORT_WAIT_S
+    while server.active_associations and time.monotonic() < deadline:
+        time.sleep(_LOOK_S)
+
+
+def _stop_on_signals(stop: threading.Event) -> None:
+    def handle(_number: int, _frame: FrameType | None) -> None:
+        stop.set()
+
+    signal.signal(signal.SIGTERM, handle)
+    signal.signal(signal.SIGINT, handle)
