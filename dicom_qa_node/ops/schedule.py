@@ -35,7 +35,7 @@ class TaskRunner:
     Parameters
     ----------
     tasks
-        What to run; every task runs once right after `start`.
+        What to run.
     clock
         Returns the current UTC time.
     """
@@ -51,8 +51,9 @@ class TaskRunner:
         # It warns at each sweep that is skipped because the last one still runs; that is what it is told to do.
         logging.getLogger("apscheduler").setLevel(logging.ERROR)
         for task in tasks:
+            first = clock() + dt.timedelta(seconds=task.first_after_s)
             self._scheduler.add_job(
-                self._run, "interval", args=[task], id=task.name, seconds=task.every_s, next_run_time=clock()
+                self._run, "interval", args=[task], id=task.name, seconds=task.every_s, next_run_time=first
             )
 
     def start(self) -> None:

@@ -10,35 +10,63 @@ from dataclasses import dataclass
 from dicom_qa_node.complete import sweep
 from dicom_qa_node.config import Config
 from dicom_qa_node.log import log_event
+from dicom_qa_node.receive.reconcile import reconcile
 from dicom_qa_node.spool.layout import SpoolLayout
 from dicom_qa_node.spool.retain import DiskGauge, delete_files
-from dicom_qa_node.store import Database, Registry, Retention
+from dicom_qa_node.store import Database, Liveness, Registry, Retention
 
-__all__ = ["Task", "retain", "tasks_of"]
+__all__ = ["Task", "close_orphans", "retain", "tasks_of"]
 
 _LOGGER = logging.getLogger(__name__)
 _BATCH = 500
+_RECONCILE_S = 1800.0
+_RECEIVER_SILENT_S = 120.0
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """Something to do every ``every_s`` seconds; ``run`` takes the current time."""
+    """Something to do every ``every_s`` seconds, the first time ``first_after_s`` after the start.
+
+    ``run`` takes the current time.
+    """
 
     name: str
     every_s: float
     run: Callable[[dt.datetime], object]
+    first_after_s: float = 0.0
 
 
 def tasks_of(config: Config, database: Database) -> list[Task]:
     """Return the tasks of a node."""
-    registry = Registry(database)
+    registry, layout = Registry(database), SpoolLayout(config.spool_dir)
+    layout.create()
     disk = DiskWatch(config)
+
+    def look_for_lost_rows(now: dt.datetime) -> None:
+        reconcile(layout, registry, changed_since=now.timestamp() - 2 * _RECONCILE_S)
+
     return [
         Task("sweep", config.complete.sweep_s, lambda now: sweep(registry, config.complete, now)),
         Task("disk", 10, disk.look),
+        Task("associations", 30, lambda now: close_orphans(database, now), first_after_s=_RECEIVER_SILENT_S),
+        Task("reconcile", _RECONCILE_S, look_for_lost_rows, first_after_s=_RECONCILE_S),
         Task("retention", 3600, lambda now: retain(config, database, now)),
         Task("checkpoint", 600, lambda _now: database.checkpoint()),
     ]
+
+
+def close_orphans(database: Database, now: dt.datetime) -> int:
+    """Close the associations of receivers that are gone, so that their series do not wait for the age limit.
+
+    A receiver that is started again closes its own; this is for one that does not come back.
+    """
+    receivers = [beat.seen_at for beat in Liveness(database).all() if beat.role == "receive"]
+    if receivers and (now - max(receivers)).total_seconds() < _RECEIVER_SILENT_S:
+        return 0
+    closed = Registry(database).end_associations(None, now)
+    if closed:
+        log_event(_LOGGER, logging.WARNING, "orphaned_associations_closed", associations=closed)
+    return closed
 
 
 def retain(config: Config, database: Database, now: dt.datetime) -> int:
@@ -67,7 +95,6 @@ class DiskWatch:
     """Tells once when the disk of the spool is nearly full, and once when it has room again."""
 
     def __init__(self, config: Config) -> None:
-        config.spool_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._gauge = DiskGauge(config.spool_dir, config.spool.min_free_mb, config.spool.resume_free_mb)
         self._had_room = True
 

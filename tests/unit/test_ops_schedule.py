@@ -10,9 +10,9 @@ import pytest
 from dicom_qa_node.config import Config
 from dicom_qa_node.errors import Transient
 from dicom_qa_node.ops.schedule import TaskRunner
-from dicom_qa_node.ops.tasks import Task, retain, tasks_of
-from dicom_qa_node.records import SeriesFacts, SeriesState, StoredInstance, utc_now
-from dicom_qa_node.store import Database, Registry
+from dicom_qa_node.ops.tasks import Task, close_orphans, retain, tasks_of
+from dicom_qa_node.records import AssociationStart, SeriesFacts, SeriesState, StoredInstance, utc_now
+from dicom_qa_node.store import Database, Liveness, Registry
 
 T0 = dt.datetime(2026, 1, 5, 8, 0, tzinfo=dt.UTC)
 
@@ -140,3 +140,12 @@ def test_retention_goes_on_after_a_crash_between_file_and_row(node_config, datab
     (node_config.spool_dir / registry.instances("1.1")[0].path).unlink()
     assert retain(node_config, database, T0 + dt.timedelta(days=91)) == 1
     assert registry.instances("1.1") == []
+
+
+def test_associations_of_a_receiver_that_is_gone_are_closed(database):
+    registry, liveness = Registry(database), Liveness(database)
+    registry.record([AssociationStart("a1", "SCANNER", "127.0.0.1", "receive-1@qa", T0)])
+    liveness.beat("receive", at=T0)
+    assert close_orphans(database, T0 + dt.timedelta(seconds=119)) == 0
+    assert close_orphans(database, T0 + dt.timedelta(seconds=121)) == 1
+    assert close_orphans(database, T0 + dt.timedelta(seconds=122)) == 0
