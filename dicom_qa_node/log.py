@@ -10,13 +10,15 @@ from typing import Any, TextIO
 __all__ = ["configure", "log_event"]
 
 _FORBIDDEN = ("patient", "accession", "birth")
+_TALKATIVE_LIBRARIES = ("alembic", "apscheduler", "asyncio", "uvicorn", "PIL", "matplotlib")
 _LIBRARIES_THAT_QUOTE_VALUES = ("pydicom", "pynetdicom", "highdicom", "py.warnings")
 
 
 def configure(level: str = "info", form: str = "text", stream: TextIO | None = None) -> None:
     """Send every log line of this process to standard error (or ``stream``).
 
-    Libraries that quote data set values in their messages are silenced below ERROR: a value may be a name.
+    Libraries that quote data set values in their messages are silenced: a value may be a name. Others that talk
+    about their own works are heard from WARNING on.
     """
     handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(_JsonFormatter() if form == "json" else _TextFormatter())
@@ -24,6 +26,8 @@ def configure(level: str = "info", form: str = "text", stream: TextIO | None = N
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
     logging.captureWarnings(True)
+    for name in _TALKATIVE_LIBRARIES:
+        logging.getLogger(name).setLevel(logging.WARNING)
     for name in _LIBRARIES_THAT_QUOTE_VALUES:
         logging.getLogger(name).setLevel(logging.CRITICAL)
 

@@ -123,6 +123,35 @@ def test_only_the_command_line_prints(path):
         assert not [c for c in calls if isinstance(c.func, ast.Name) and c.func.id == "print"]
 
 
+#: One library, one door: the only places below the package that may import it.
+DOORS = {
+    "SimpleITK": ("score/",),
+    "alembic": ("store/",),
+    "apscheduler": ("ops/schedule.py",),
+    "highdicom": ("report/",),
+    "prometheus_client": ("ops/metrics.py",),
+    "pynetdicom": ("receive/", "query/", "deliver/targets/dicom", "cli/"),
+    "sqlalchemy": ("store/",),
+    "starlette": ("web/",),
+    "timm": ("models/", "score/"),
+    "torch": ("models/", "score/"),
+    "uvicorn": ("ops/website.py",),
+}
+
+
+def _imported(path: Path) -> set[str]:
+    nodes = list(ast.walk(ast.parse(path.read_text())))
+    plain = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    return plain | {node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.module}
+
+
+@pytest.mark.parametrize("library", DOORS)
+def test_a_library_has_one_door(library):
+    users = [path for path in SOURCES if library in {name.split(".")[0] for name in _imported(path)}]
+    names = [path.relative_to(PACKAGE).as_posix() for path in users]
+    assert [name for name in names if not name.startswith(DOORS[library])] == []
+
+
 FOREIGN = re.compile(r"(?<![\w.])/(?:work|workspace|home/\w+|root)/")
 TEXT = {".py", ".md", ".yaml", ".yml", ".toml", ".html", ".service", ".conf", ".json", ".txt", ".sh", ".css", ".js", ""}
 
