@@ -1,4 +1,4 @@
-"""Generate the CT images that the ingest benchmark sends: 512 x 512 x 16 bit, about 0.53 MB each, a scanner-sized header."""
+"""Generate the CT images that the ingest benchmark sends: 512 x 512 x 16 bit, 0.53 MB each, a scanner-sized header."""
 
 from __future__ import annotations
 

@@ -119,7 +119,8 @@ def save(results: Sequence[Measurement], path: Path) -> None:
     """Write the measurements as CSV, with the machine in a comment line."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="") as file:
-        file.write(f"# {dt.date.today()} {platform.machine()} cores={os.cpu_count()} kernel={platform.release()}\n")
+        when = dt.datetime.now(dt.UTC).date()
+        file.write(f"# {when} {platform.machine()} cores={os.cpu_count()} kernel={platform.release()}\n")
         writer = csv.writer(file)
         writer.writerow([field.name for field in fields(Measurement)])
         writer.writerows(astuple(result) for result in results)

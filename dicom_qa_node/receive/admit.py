@@ -1,4 +1,4 @@
-"""Decides whether an association may be opened: who calls, how many are open in all processes, whether there is room."""
+"""Decides whether an association may be opened: who calls, how many are open in all processes, is there room."""
 
 from __future__ import annotations
 

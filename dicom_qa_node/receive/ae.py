@@ -13,13 +13,14 @@ import uuid
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from pynetdicom import _config as pynetdicom_config
 from pynetdicom import evt
 from pynetdicom.ae import ApplicationEntity
 from pynetdicom.association import Association
 from pynetdicom.events import Event
+from pynetdicom.pdu_primitives import A_ASSOCIATE
 from pynetdicom.transport import AssociationServer, RequestHandler
 
 from dicom_qa_node.config import Config, Receive
@@ -27,8 +28,10 @@ from dicom_qa_node.log import log_event
 from dicom_qa_node.receive.admit import Admission, Applicant, Seats
 from dicom_qa_node.receive.contexts import supported_contexts
 from dicom_qa_node.receive.echo_scp import handle_echo
-from dicom_qa_node.receive.fastpath import BufferedSocket, OpenSink, StreamingAssociation
+from dicom_qa_node.receive.fastpath import StreamingAssociation
+from dicom_qa_node.receive.pdata import OpenSink
 from dicom_qa_node.receive.store_scp import Intake, Sender
+from dicom_qa_node.receive.stream import BufferedSocket
 from dicom_qa_node.records import AssociationEnd, AssociationStart, utc_now
 from dicom_qa_node.spool.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 
@@ -81,18 +84,17 @@ def make_server(config: Config, listener: socket.socket, services: Services) -> 
     # pynetdicom's handlers for its debug log format every PDU even when nothing is logged.
     pynetdicom_config.LOG_HANDLER_LEVEL = "none"
     ae = build_ae(config)
-    server: ReceiveServer = ae.make_server(
+    server = ae.make_server(
         listener.getsockname()[:2],
         evt_handlers=[(evt.EVT_C_ECHO, handle_echo), (evt.EVT_REQUESTED, _on_requested)],
         server_class=ReceiveServer,
-        request_handler=_ReceiveHandler,
         listener=listener,
         services=services,
     )
-    return server
+    return cast(ReceiveServer, server)
 
 
-class ReceiveServer(AssociationServer):  # type: ignore[misc]
+class ReceiveServer(AssociationServer):
     """An ``AssociationServer`` on a listening socket that it did not open and shares with other processes."""
 
     request_queue_size = _BACKLOG
@@ -104,14 +106,15 @@ class ReceiveServer(AssociationServer):  # type: ignore[misc]
 
     def server_bind(self) -> None:
         """Use the listener instead of the socket that ``TCPServer`` made."""
-        self.socket.close()
+        if self.socket is not None:
+            self.socket.close()
         self.socket = self._listener
         self.server_address = self._listener.getsockname()
 
     def serve_until(self, stopped: Callable[[], bool], every_s: float = 0.25) -> None:
         """Accept connections until ``stopped`` says so."""
         with selectors.DefaultSelector() as selector:
-            selector.register(self.socket, selectors.EVENT_READ)
+            selector.register(self._listener, selectors.EVENT_READ)
             while not stopped():
                 if selector.select(every_s):
                     self._let_idle_sibling_take_it()
@@ -145,7 +148,7 @@ class ReceiveServer(AssociationServer):  # type: ignore[misc]
             self.shutdown_request(request)
 
 
-class _ReceiveHandler(RequestHandler):  # type: ignore[misc]
+class _ReceiveHandler(RequestHandler):
     """Makes the association of one connection (the parent's method names the classes that it makes)."""
 
     server: ReceiveServer
@@ -157,7 +160,7 @@ class _ReceiveHandler(RequestHandler):  # type: ignore[misc]
     def handle(self) -> None:
         """Start the association; it runs in threads of its own."""
         assoc = ReceivedAssociation(self.ae, self.server, self._seat)
-        assoc.set_socket(BufferedSocket(assoc, self.request, self.ae.dimse_timeout))
+        assoc.set_socket(BufferedSocket(assoc, self.request, self.server.services.settings.dimse_timeout_s))
         assoc.acceptor.maximum_length = self.ae.maximum_pdu_size
         assoc.acceptor.ae_title = self.server.ae_title
         assoc.acceptor.address_info = self.local
@@ -166,10 +169,10 @@ class _ReceiveHandler(RequestHandler):  # type: ignore[misc]
         assoc.acceptor.supported_contexts = deepcopy(self.server.contexts)
         assoc.requestor.address_info = self.remote
         for event, handlers in self.server._handlers.items():
-            if event.is_intervention:
-                assoc.bind(event, *handlers)
+            if isinstance(event, evt.InterventionEvent):
+                assoc.bind(event, *cast(tuple[Any, ...], handlers))
             else:
-                for handler in handlers:
+                for handler in cast(list[tuple[Any, ...]], handlers):
                     assoc.bind(event, *handler)
         assoc.start()
 
@@ -192,7 +195,7 @@ class ReceivedAssociation(StreamingAssociation):
 
     def sender(self) -> Sender:
         """Return who sends, as the A-ASSOCIATE request said."""
-        request = self.requestor.primitive
+        request = cast(A_ASSOCIATE, self.requestor.primitive)
         return Sender(request.calling_ae_title.strip(), request.called_ae_title.strip(), self.association_id)
 
     def _end(self, assoc: Association) -> None:
@@ -204,9 +207,9 @@ class ReceivedAssociation(StreamingAssociation):
 
 def _on_requested(event: Event) -> None:
     """Admit or reject before anything is negotiated (``evt.EVT_REQUESTED``)."""
-    assoc: ReceivedAssociation = event.assoc
+    assoc = cast(ReceivedAssociation, event.assoc)
     sender = assoc.sender()
-    host = assoc.requestor.address_info.address
+    host = assoc.requestor.address
     rejection = assoc.services.admission.decide(Applicant(sender.calling_ae, sender.called_ae, host, assoc.seat))
     if rejection is None:
         # Reported before the peer can send anything, so that it precedes every instance of the association.

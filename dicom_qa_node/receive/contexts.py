@@ -1,4 +1,4 @@
-"""The presentation contexts that the node accepts: CT and PET storage in every syntax it can score, and verification."""
+"""The presentation contexts that the node accepts: CT and PET storage in every syntax it can score; verification."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ from pydicom.uid import (
     RLELossless,
 )
 from pynetdicom.presentation import PresentationContext, build_context
-from pynetdicom.sop_class import Verification
+
+VERIFICATION = UID("1.2.840.10008.1.1")
 
 __all__ = ["STORAGE_CLASSES", "TRANSFER_SYNTAXES", "storage_contexts", "supported_contexts"]
 
@@ -59,4 +60,4 @@ def storage_contexts() -> list[PresentationContext]:
 
 def supported_contexts() -> list[PresentationContext]:
     """Return everything the receiver accepts."""
-    return [build_context(Verification), *storage_contexts()]
+    return [build_context(VERIFICATION), *storage_contexts()]

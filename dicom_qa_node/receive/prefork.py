@@ -13,6 +13,7 @@ import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from dicom_qa_node.config import Config
 from dicom_qa_node.errors import Transient
@@ -103,7 +104,7 @@ class Master:
         for slot in self._slots:
             if not slot.pid and now >= slot.start_at:
                 slot.started_at = now
-                slot.pid = self._fork(lambda slot=slot: self._serve(slot, child_serving))
+                slot.pid = self._fork(partial(self._serve, slot, child_serving))
         if self._reconcile_due and not self._reconciler:
             self._reconcile_due = False
             since, self._reconciled_from = self._reconciled_from, time.time() - 1

@@ -9,8 +9,6 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from pynetdicom.events import Event
-
 from dicom_qa_node.errors import Permanent
 from dicom_qa_node.log import log_event
 from dicom_qa_node.receive.command import StoreRequest
@@ -133,16 +131,3 @@ class ReceivedObject:
         uid = self._origin.sop_instance_uid
         known = {"sop": uid if is_uid(uid) else "(invalid)", "association": self._origin.association_id}
         log_event(_LOGGER, level, event, **known, **fields)
-
-
-def handle_store(event: Event, intake: Intake, sender_of: Callable[[Event], Sender]) -> int:
-    """Serve ``evt.EVT_C_STORE`` for a server without the fast path; the same checks, the same promises."""
-    request = StoreRequest(
-        message_id=event.request.MessageID,
-        sop_class_uid=str(event.request.AffectedSOPClassUID),
-        sop_instance_uid=str(event.request.AffectedSOPInstanceUID),
-        has_data_set=True,
-    )
-    received = intake.open(request, str(event.context.transfer_syntax), sender_of(event))
-    received.write(event.encoded_dataset(include_meta=False))
-    return int(received.finish().status)

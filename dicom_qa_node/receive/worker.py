@@ -94,7 +94,7 @@ def _finish(server: ReceiveServer, grace_s: float) -> None:
     while server.active_associations and time.monotonic() < deadline:
         time.sleep(_LOOK_S)
     for assoc in server.active_associations:
-        log_event(_LOGGER, logging.WARNING, "aborted_at_stop", association=assoc.association_id)
+        log_event(_LOGGER, logging.WARNING, "aborted_at_stop", association=assoc.name)
         assoc.abort(block=False)
     deadline = time.monotonic() + _ABORT_WAIT_S
     while server.active_associations and time.monotonic() < deadline:

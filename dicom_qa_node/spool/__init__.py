@@ -1,1 +1,4 @@
-"""Files only: where they lie (`layout`), how they get there durably (`write`), what they say (`facts`), who may go (`retain`)."""
+"""Files only: where they lie (`layout`), how they get there durably (`write`), what they say (`facts`), what may go.
+
+`part10` is the envelope around each data set, `header` the walk over its elements, `retain` disk space and deletion.
+"""
