@@ -1,0 +1,67 @@
+"""Which images retention may delete: those of series with nothing left to do, and only after their time."""
+
+from __future__ import annotations
+
+import datetime as dt
+
+import pytest
+
+from dicom_qa_node.records import ModelRef, ReportRef, SeriesFacts, SeriesKind, SeriesResult, StoredInstance
+from dicom_qa_node.store import Database, Jobs, Outbox, Registry, Retention
+
+T0 = dt.datetime(2026, 1, 5, 8, 0, tzinfo=dt.UTC)
+LATER = T0 + dt.timedelta(days=1)
+
+
+@pytest.fixture
+def database(tmp_path):
+    database = Database(f"sqlite:///{tmp_path}/q.db")
+    database.upgrade()
+    yield database
+    database.close()
+
+
+def report(database: Database, targets: list[str]) -> Outbox:
+    registry = Registry(database)
+    facts = SeriesFacts("1.2.3", "1.2", "CT")
+    registry.record([StoredInstance("1.2.3.1", "1.2", "1.2", "a/1.dcm", "0" * 64, 9, T0, "SC", "a1", facts)])
+    (progress,) = registry.receiving()
+    registry.complete(progress, reason="quiet", at=T0)
+    jobs, outbox = Jobs(database, clock=lambda: T0), Outbox(database, clock=lambda: T0)
+    model = ModelRef("m", "1", "f" * 64)
+    result = SeriesResult("1.2.3", "CT", SeriesKind.CT, None, None, None, (), (), (), model, 1)
+    assert jobs.finish(jobs.claim("w"), result)
+    assert outbox.add_report(ReportRef("2.25.1", "1.2", "2.25.2", "1.2.3", 1, "r/1.dcm", T0), targets)
+    return outbox
+
+
+def test_delivered_images_stay_for_their_time(database):
+    outbox = report(database, ["pacs"])
+    retention = Retention(database)
+    assert retention.expired(LATER, LATER) == []
+    assert outbox.delivered(outbox.claim(["pacs"]), "0x0000")
+    assert retention.expired(T0, LATER) == []
+    assert retention.expired(LATER, T0) == ["a/1.dcm"]
+    assert retention.forget(["a/1.dcm"]) == 1
+    assert retention.expired(LATER, LATER) == []
+
+
+def test_images_stay_while_a_delivery_is_parked(database):
+    outbox = report(database, ["pacs"])
+    assert outbox.park(outbox.claim(["pacs"]), "0x0122")
+    retention = Retention(database)
+    assert retention.expired(LATER, T0) == []
+    assert retention.expired(T0, LATER) == ["a/1.dcm"]
+
+
+def test_without_targets_a_reported_series_is_finished(database):
+    report(database, [])
+    assert Retention(database).expired(LATER, T0) == ["a/1.dcm"]
+
+
+def test_a_late_image_takes_the_series_off_the_list(database):
+    report(database, [])
+    facts = SeriesFacts("1.2.3", "1.2", "CT")
+    late = StoredInstance("1.2.3.2", "1.2", "1.2", "a/2.dcm", "0" * 64, 9, T0, "SC", "a1", facts)
+    Registry(database).record([late])
+    assert Retention(database).expired(LATER, LATER) == []
