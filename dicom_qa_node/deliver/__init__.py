@@ -1,0 +1,1 @@
+"""Carries reports to their targets and tries again until each has them."""

@@ -1,0 +1,27 @@
+"""Asks a configured target whether it is there, for ``dicom-qa-node echo NAME``."""
+
+from __future__ import annotations
+
+from dicom_qa_node.config import Config
+from dicom_qa_node.deliver.targets import open_target
+from dicom_qa_node.deliver.targets.base import Answer
+from dicom_qa_node.errors import Misconfigured
+
+__all__ = ["echo_target"]
+
+
+def echo_target(config: Config, name: str) -> Answer:
+    """Check the target of that name: C-ECHO to a PACS, a trial file in a folder.
+
+    Raises
+    ------
+    Misconfigured
+        No target has that name.
+    Refused, Deferred
+        The target does not want to talk to this node, or is not there.
+    """
+    for settings in config.deliver.targets:
+        if settings.name == name:
+            return open_target(settings, config.ae_title).check()
+    known = ", ".join(sorted(settings.name for settings in config.deliver.targets)) or "none"
+    raise Misconfigured(f"no target is called {name!r}; deliver.targets has: {known}")
