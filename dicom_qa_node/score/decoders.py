@@ -57,9 +57,11 @@ class Decoders:
             child = self._idle.pop()
         except IndexError:
             child = _Child()
-        array = child.decode(stream, self._timeout_s)
+        answer = child.decode(stream, self._timeout_s)
         self._idle.append(child)
-        return array
+        if isinstance(answer, str):
+            raise BrokenPixels(answer)
+        return answer
 
     def close(self) -> None:
         """End the children."""
@@ -97,11 +99,12 @@ class _Child:
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment
         )
 
-    def decode(self, stream: Codestream, timeout_s: float) -> StoredArray:
+    def decode(self, stream: Codestream, timeout_s: float) -> StoredArray | str:
+        """Return the frame, or why it cannot be decoded; a child that does not survive it raises."""
         timer = threading.Timer(timeout_s, self._process.kill)
         timer.start()
         try:
-            answer = self._ask(stream)
+            return self._ask(stream)
         except (OSError, EOFError):
             blocked = not timer.is_alive()
             self.end()
@@ -109,9 +112,6 @@ class _Child:
             raise BrokenPixels(f"its compressed pixel data {how}") from None
         finally:
             timer.cancel()
-        if isinstance(answer, str):
-            raise BrokenPixels(answer)
-        return answer
 
     def _ask(self, stream: Codestream) -> StoredArray | str:
         assert self._process.stdin is not None
