@@ -87,10 +87,12 @@ def run_role(role: str, config: Config, environment: Mapping[str, str] | None = 
         database.close()
 
 
-def stop_on_signals(stop: threading.Event) -> None:
-    """Set ``stop`` on SIGTERM and SIGINT; call it in the main thread."""
+def stop_on_signals(stop: threading.Event, hurry: threading.Event | None = None) -> None:
+    """Set ``stop`` on SIGTERM and SIGINT, and ``hurry`` on the second of them; call it in the main thread."""
 
     def handle(_number: int, _frame: FrameType | None) -> None:
+        if hurry is not None and stop.is_set():
+            hurry.set()
         stop.set()
 
     signal.signal(signal.SIGTERM, handle)

@@ -34,7 +34,7 @@ _LOGGER = logging.getLogger(__name__)
 
 
 def serve(config: Config, config_path: Path | None = None) -> int:
-    """Run every role until SIGTERM or SIGINT; return the exit code.
+    """Run every role until SIGTERM or SIGINT; return the exit code. A second signal ends the roles at once.
 
     The database is created or upgraded first. ``config_path`` is handed to the children; None gives them the defaults.
 
@@ -44,15 +44,15 @@ def serve(config: Config, config_path: Path | None = None) -> int:
         Another node works on this spool, or the spool or the database cannot be used.
     """
     log.configure(config.log.level, config.log.format)
-    stop = threading.Event()
-    stop_on_signals(stop)
+    stop, hurry = threading.Event(), threading.Event()
+    stop_on_signals(stop, hurry)
     with hold_spool(config.spool_dir) as lock:
         database = Database(config.database_url)
         try:
             revision = database.upgrade()
             log_event(_LOGGER, logging.INFO, "starting", ae_title=config.ae_title, schema=revision)
             children = [Child(spec, [lock]) for spec in specs_of(config, config_path)]
-            return Supervisor(children, database, stop, Notifier()).run()
+            return Supervisor(children, database, stop, Notifier(), hurry=hurry).run()
         finally:
             database.close()
 
@@ -60,12 +60,12 @@ def serve(config: Config, config_path: Path | None = None) -> int:
 class Limits:
     """How long a child may be silent, take to start, take to stop (seconds)."""
 
-    def __init__(self, silence_s: float = 60, start_s: float = 180, stop_s: float = 15) -> None:
+    def __init__(self, silence_s: float = 60, start_s: float = 180, stop_s: float = 40) -> None:
         self.silence_s, self.start_s, self.stop_s = silence_s, start_s, stop_s
 
 
 class Supervisor:
-    """Keeps ``children`` running until ``stop`` is set."""
+    """Keeps ``children`` running until ``stop`` is set; ``hurry`` ends those that still work then."""
 
     def __init__(
         self,
@@ -74,9 +74,10 @@ class Supervisor:
         stop: threading.Event,
         notifier: Notifier,
         limits: Limits | None = None,
+        hurry: threading.Event | None = None,
     ) -> None:
         self._children = children
-        self._stop, self._notifier = stop, notifier
+        self._stop, self._hurry, self._notifier = stop, hurry or threading.Event(), notifier
         self._limits = limits or Limits()
         self._ears = _Ears(database)
         self._pulse = Pulse(database, "serve", pulse_name("serve"), stop, detail=self._summary)
@@ -153,7 +154,7 @@ class Supervisor:
 
     def _await_end(self, child: Child, deadline: float) -> None:
         while child.pid is not None and child.exit_code() is None:
-            if time.monotonic() > deadline:
+            if self._hurry.is_set() or time.monotonic() > deadline:
                 log_event(_LOGGER, logging.ERROR, "role_would_not_stop", process=child.spec.process)
                 child.signal_group(signal.SIGKILL)
             self._notifier.alive()

@@ -39,6 +39,8 @@ if code != "silent":
     pulse.start()
 with open(notes, "a") as file:
     print("start", role, file=file, flush=True)
+    if code == "stubborn":
+        threading.Event().wait()
     if code.lstrip("-").isdigit():
         stop.wait(float(after))
         if not stop.is_set():
@@ -55,7 +57,7 @@ class Node:
         self.database = Database(f"sqlite:///{tmp_path}/q.db")
         self.database.upgrade()
         self.children: list[Child] = []
-        self.stop = threading.Event()
+        self.stop, self.hurry = threading.Event(), threading.Event()
         self.limits, self.notifier = limits, notifier
         self.exit: list[int] = []
         self._thread: threading.Thread | None = None
@@ -67,7 +69,8 @@ class Node:
         return child
 
     def start(self) -> None:
-        supervisor = Supervisor(self.children, self.database, self.stop, self.notifier or Notifier({}), self.limits)
+        notifier = self.notifier or Notifier({})
+        supervisor = Supervisor(self.children, self.database, self.stop, notifier, self.limits, self.hurry)
         self._thread = threading.Thread(target=lambda: self.exit.append(supervisor.run()))
         self._thread.start()
 
@@ -163,6 +166,23 @@ def test_a_role_that_is_misconfigured_later_does_not_end_the_node(make_node, pol
     poll(node.beating, 30, "beating")
     poll(lambda: child.pid is None, 30, "end of the role")
     assert not node.exit
+    assert node.end() == [0]
+
+
+def test_a_role_that_will_not_stop_is_killed(make_node, poll):
+    node = make_node(limits=Limits(stop_s=1))
+    node.add("web", "stubborn")
+    node.start()
+    poll(node.beating, 30, "beating")
+    assert node.end() == [0]
+
+
+def test_a_second_signal_ends_what_will_not_stop(make_node, poll):
+    node = make_node(limits=Limits(stop_s=600))
+    node.add("web", "stubborn")
+    node.start()
+    poll(node.beating, 30, "beating")
+    node.hurry.set()
     assert node.end() == [0]
 
 
