@@ -13,6 +13,7 @@ import argparse
 import csv
 import dataclasses
 import json
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -126,6 +127,13 @@ def _judge_folder(scorer: Scorer, images: Path, labels: Path, kind: str) -> dict
     }
 
 
+def _without_nan(value: Any) -> Any:
+    """Replace NaN by None: JSON has no NaN, and a correlation with a constant is not defined."""
+    if isinstance(value, dict):
+        return {key: _without_nan(entry) for key, entry in value.items()}
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=Path)
@@ -159,7 +167,7 @@ def main() -> None:
         scorer = Scorer.open(arguments.model, arguments.device)
     result = _judge_folder(scorer, arguments.images, arguments.labels, arguments.kind)
     if arguments.json:
-        print(json.dumps(result))
+        print(json.dumps(_without_nan(result)))
         return
     for name in ("plcc", "srocc", "krocc", "rmse"):
         for how in ("raw", "rounded"):

@@ -36,7 +36,8 @@ def export(run: Path, calibration: Path | None, out: Path) -> Measured:
     facts = json.loads((run / "run.json").read_text())
     config = RunConfig.model_validate(facts["config"])
     tensors = {name: _halve(value) for name, value in sorted(load_file(run / "weights.safetensors").items())}
-    content = save(tensors, metadata={"model": config.model, "seed": str(config.seed)})
+    # one entry only: the library writes several in random order
+    content = save(tensors, metadata={"model": config.model})
     file = f"{config.model}.safetensors"
     half_widths, figures = ({}, ()) if calibration is None else read_calibration(calibration)
     measured = Measured(

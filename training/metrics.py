@@ -19,7 +19,7 @@ STEP = 0.2
 
 @dataclass(frozen=True)
 class Estimate:
-    """A figure with its 95 % percentile bootstrap interval over groups."""
+    """A figure with its 95 % percentile bootstrap interval over groups; NaN where it is not defined."""
 
     value: float
     low: float
@@ -89,8 +89,9 @@ def _estimate(
     t: FloatArray,
     draws: Sequence[npt.NDArray[np.intp]],
 ) -> Estimate:
-    values = [measure(p[draw], t[draw]) for draw in draws]
-    low, high = np.nanquantile(values, [0.025, 0.975]) if values else (np.nan, np.nan)
+    values = np.array([measure(p[draw], t[draw]) for draw in draws])
+    finite = values[np.isfinite(values)]
+    low, high = np.quantile(finite, [0.025, 0.975]) if finite.size else (np.nan, np.nan)
     return Estimate(measure(p, t), float(low), float(high))
 
 

@@ -2,7 +2,7 @@
 
 The set (Li et al., arXiv 2506.20200) publishes only file and score. What was done to a picture is measured
 here: JPEG quality from the file's quantisation table, Gaussian level from the air background, impulse level from
-the mean, because positive impulses brighten. Within one reference the three levels are told apart by rank.
+the positive tail of the median residual in tissue. Within one reference the levels are told apart by rank.
 
     python -m training.data.prepare_petct_iqa --source ../shared/data/petct_iqa --out POOL
 """
@@ -18,11 +18,14 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
+from scipy import ndimage
 
 from training.pool import Row, write_pool
 
 _AIR = 24  # pixels: the corners are air in every reference
 _VERSIONS = 27
+_RISE = 15.0
+_TISSUE = 30.0
 
 
 @dataclass(frozen=True)
@@ -35,7 +38,7 @@ class Picture:
     pixels: npt.NDArray[np.uint8]
     table_sum: int
     air: float
-    mean: float
+    tail: float
 
 
 def read_picture(path: Path, reference: str, score: float) -> Picture:
@@ -44,7 +47,14 @@ def read_picture(path: Path, reference: str, score: float) -> Picture:
         table_sum = sum(image.quantization[0])  # type: ignore[attr-defined]
         pixels = np.asarray(image.convert("RGB"))
     air = np.concatenate([pixels[:_AIR, :_AIR].ravel(), pixels[:_AIR, -_AIR:].ravel()])
-    return Picture(path.name, reference, score, pixels, table_sum, float(air.mean()), float(pixels.mean()))
+    return Picture(path.name, reference, score, pixels, table_sum, float(air.mean()), _positive_tail(pixels))
+
+
+def _positive_tail(pixels: npt.NDArray[np.uint8]) -> float:
+    """Mean excess of luma over its 3x3 median beyond `_RISE` grey levels, in tissue."""
+    luma = pixels.astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)
+    median = ndimage.median_filter(luma, 3)
+    return float(np.maximum(luma - median - _RISE, 0.0)[median > _TISSUE].mean())
 
 
 def name_cells(pictures: list[Picture]) -> dict[str, tuple[int, int, int]]:
@@ -55,7 +65,7 @@ def name_cells(pictures: list[Picture]) -> dict[str, tuple[int, int, int]]:
     for jpeg, table_sum in enumerate(sorted({picture.table_sum for picture in pictures})):
         same = sorted((p for p in pictures if p.table_sum == table_sum), key=lambda p: p.air)
         for gauss in range(3):
-            triple = sorted(same[3 * gauss : 3 * gauss + 3], key=lambda p: p.mean)
+            triple = sorted(same[3 * gauss : 3 * gauss + 3], key=lambda p: p.tail)
             for impulse, picture in enumerate(triple):
                 cells[picture.file] = (jpeg, gauss, impulse)
     return cells
