@@ -11,9 +11,8 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from pydicom.filewriter import write_file_meta_info
+from pydicom.uid import UID
 from pynetdicom import AE, AllStoragePresentationContexts, evt
-from pynetdicom.sop_class import Verification
 
 from dicom_qa_node.spool.layout import InvalidUid, check_uid
 
@@ -21,6 +20,7 @@ __all__ = ["main", "start_archive"]
 
 AE_TITLE = "DEMOPACS"
 
+_VERIFICATION = UID("1.2.840.10008.1.1")
 _SUCCESS = 0x0000
 _OUT_OF_RESOURCES = 0xA700
 _CANNOT_UNDERSTAND = 0xC000
@@ -31,23 +31,19 @@ def start_archive(port: int, folder: Path, host: str = "127.0.0.1") -> Any:
     folder.mkdir(parents=True, exist_ok=True)
     ae = AE(ae_title=AE_TITLE)
     ae.supported_contexts = AllStoragePresentationContexts
-    ae.add_supported_context(Verification)
-    handlers = [(evt.EVT_C_STORE, _store, [folder])]
-    return ae.start_server((host, port), block=False, evt_handlers=handlers)
+    ae.add_supported_context(_VERIFICATION)
+    return ae.start_server((host, port), block=False, evt_handlers=[(evt.EVT_C_STORE, _store, [folder])])
 
 
 def _store(event: evt.Event, folder: Path) -> int:
     """Answer a C-STORE request (PS3.4 B.2.3) after its object is whole on disk."""
     try:
-        uid = check_uid(str(event.request.AffectedSOPInstanceUID), "SOP Instance UID")
+        uid = check_uid(str(event.file_meta.MediaStorageSOPInstanceUID), "SOP Instance UID")
     except InvalidUid:
         return _CANNOT_UNDERSTAND
     partial = folder / f"{uid}.part"
     try:
-        with partial.open("wb") as file:
-            file.write(b"\0" * 128 + b"DICM")
-            write_file_meta_info(file, event.file_meta)
-            file.write(event.request.DataSet.getvalue())
+        partial.write_bytes(event.encoded_dataset(include_meta=True))
         partial.rename(folder / f"{uid}.dcm")
     except OSError:
         return _OUT_OF_RESOURCES
