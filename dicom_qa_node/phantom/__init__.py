@@ -10,6 +10,14 @@ from __future__ import annotations
 from dicom_qa_node.phantom.ct import CtForm, ct_series
 from dicom_qa_node.phantom.files import write
 from dicom_qa_node.phantom.identity import Identity, Scanner, identity_of, phantom_uid
+from dicom_qa_node.phantom.known import (
+    KnownCt,
+    KnownPet,
+    known_dose_volume,
+    known_misregistration,
+    known_noise_volume,
+    known_pet_liver,
+)
 from dicom_qa_node.phantom.pet import DecayCorrection, PetForm, Units, pet_series, petct_study
 from dicom_qa_node.phantom.placement import Plane
 from dicom_qa_node.phantom.projector import Filter
@@ -23,12 +31,18 @@ __all__ = [
     "DecayCorrection",
     "Filter",
     "Identity",
+    "KnownCt",
+    "KnownPet",
     "PetForm",
     "Plane",
     "Scanner",
     "Units",
     "ct_series",
     "identity_of",
+    "known_dose_volume",
+    "known_misregistration",
+    "known_noise_volume",
+    "known_pet_liver",
     "pet_series",
     "petct_study",
     "phantom_uid",

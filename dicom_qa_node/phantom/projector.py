@@ -37,6 +37,18 @@ class Filter(StrEnum):
     COSINE = "cosine"
     HANN = "hann"
 
+    def response(self, relative: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """The window at frequencies given as a fraction (0 to 1) of its cutoff."""
+        match self:
+            case Filter.RAM_LAK:
+                return np.ones_like(relative)
+            case Filter.SHEPP_LOGAN:
+                return np.asarray(np.sinc(relative / 2.0), np.float64)
+            case Filter.COSINE:
+                return np.asarray(np.cos(np.pi * relative / 2.0), np.float64)
+            case Filter.HANN:
+                return np.asarray(0.5 * (1.0 + np.cos(np.pi * relative)), np.float64)
+
 
 @dataclass(frozen=True)
 class ParallelBeam:
@@ -235,17 +247,7 @@ def _window(kernel: Filter, length: int, cutoff: float) -> npt.NDArray[np.float6
     if not 0.0 < cutoff <= 1.0:
         raise ValueError(f"filter cutoff must be in (0, 1] of Nyquist, not {cutoff}")
     relative = fft.rfftfreq(length) / (0.5 * cutoff)
-    inside = relative <= 1.0
-    match kernel:
-        case Filter.RAM_LAK:
-            shape = np.ones_like(relative)
-        case Filter.SHEPP_LOGAN:
-            shape = np.sinc(relative / 2.0)
-        case Filter.COSINE:
-            shape = np.cos(np.pi * relative / 2.0)
-        case Filter.HANN:
-            shape = 0.5 * (1.0 + np.cos(np.pi * relative))
-    return np.where(inside, shape, 0.0)
+    return np.where(relative <= 1.0, kernel.response(np.minimum(relative, 1.0)), 0.0)
 
 
 def _as_batch(array: npt.NDArray[Any], tail: tuple[int, int]) -> tuple[FloatArray, bool]:

@@ -141,7 +141,7 @@ def _reference(seed: int, rows: int, fov_mm: float, quality: CtQuality, channel:
 
 def _electronic(photons: float) -> float:
     """Readout noise in photons: the same share of the quantum noise at routine dose whatever the pixel."""
-    return 10.0 * float(np.sqrt(photons / 1e6))
+    return 4.0 * float(np.sqrt(photons / 1e6))
 
 
 def _thickness(integrals: FloatArray) -> float:
