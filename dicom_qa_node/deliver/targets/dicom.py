@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pydicom import Dataset, dcmread
+from pydicom.errors import InvalidDicomError
 from pydicom.filereader import read_file_meta_info
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom import AE, _config, evt
@@ -109,7 +110,7 @@ def file_kind(path: Path) -> FileKind:
         return FileKind(UID(meta.MediaStorageSOPClassUID), UID(meta.TransferSyntaxUID))
     except OSError as error:
         raise Refused(f"the file cannot be read: {error.strerror}") from error
-    except (AttributeError, ValueError, EOFError) as error:
+    except (InvalidDicomError, AttributeError, ValueError, EOFError) as error:
         raise Refused("the file is no DICOM Part 10 file") from error
 
 
@@ -185,7 +186,7 @@ def _judged(status: Dataset) -> Answer:
 def _failure_name(code: int) -> str:
     _, words = STORAGE_SERVICE_CLASS_STATUS.get(code, ("", ""))
     if words:
-        return words
+        return words.removeprefix("Refused: ")
     if 0xA900 <= code <= 0xA9FF:
         return "Data set does not match SOP class"
     return "Cannot understand" if 0xC000 <= code <= 0xCFFF else "Failure"
@@ -196,7 +197,10 @@ def _request(peer: Peer, contexts: Sequence[PresentationContext]) -> Association
     ae = AE(peer.calling_ae)
     ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = ae.connection_timeout = peer.timeout_s
     handlers: list[Any] = [(evt.EVT_CONN_OPEN, _opened, [connected])]
-    assoc = ae.associate(peer.host, peer.port, list(contexts), peer.called_ae, max_pdu=0, evt_handlers=handlers)
+    try:
+        assoc = ae.associate(peer.host, peer.port, list(contexts), peer.called_ae, max_pdu=0, evt_handlers=handlers)
+    except OSError as error:
+        raise Deferred(f"no connection to {peer}: {error.strerror}") from error
     if assoc.is_established:
         return assoc
     if assoc.is_rejected:

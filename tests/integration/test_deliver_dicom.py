@@ -1,0 +1,282 @@
+"""What every answer of a PACS means, over real associations on loopback."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydicom import Dataset, dcmread
+from pydicom.uid import Comprehensive3DSRStorage, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pynetdicom import AE, evt
+from pynetdicom.dsutils import split_dataset
+
+from dicom_qa_node.config import Config, DicomTarget
+from dicom_qa_node.deliver.echo import echo_target
+from dicom_qa_node.deliver.send import Peer, files_below, send_files
+from dicom_qa_node.deliver.targets import open_target
+from dicom_qa_node.deliver.targets.base import Answer, Deferred, Refused
+from dicom_qa_node.deliver.targets.dicom import associate, contexts_for, file_kind
+from dicom_qa_node.errors import Misconfigured
+from dicom_qa_node.records import ReportRef
+from dicom_qa_node.report.build import build_report
+from dicom_qa_node.report.document import SOP_CLASS_UID, ReportRequest
+from tests.report_samples import T0, verdict, write_series
+
+pytestmark = [
+    pytest.mark.integration,
+    # pynetdicom leaves the closing of a socket that never connected to the garbage collector.
+    pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning"),
+]
+
+Archive = Callable[..., int]
+
+
+@pytest.fixture
+def archive(free_port) -> Iterator[Archive]:
+    """Return ``archive(on_store, contexts, prepare)``: a storage SCP that answers as the test wants."""
+    servers = []
+
+    def start(
+        on_store: Callable[[Any], Any] = lambda event: 0x0000,
+        contexts: tuple[tuple[str, list[str]], ...] = ((Comprehensive3DSRStorage, [ExplicitVRLittleEndian]),),
+        prepare: Callable[[AE], None] = lambda ae: None,
+        handlers: tuple[Any, ...] = (),
+    ) -> int:
+        ae = AE("ARCHIVE")
+        for abstract, syntaxes in contexts:
+            ae.add_supported_context(abstract, syntaxes)
+        prepare(ae)
+        events = [(evt.EVT_C_STORE, on_store), (evt.EVT_C_ECHO, lambda event: 0x0000), *handlers]
+        port = free_port()
+        servers.append(ae.start_server(("127.0.0.1", port), block=False, evt_handlers=events))
+        return port
+
+    yield start
+    for server in servers:
+        server.shutdown()
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory) -> tuple[Path, ReportRef]:
+    spool = tmp_path_factory.mktemp("spool")
+    name = "Yamada^Tarou=山田^太郎=やまだ^たろう"
+    instances = write_series(spool, SpecificCharacterSet=["", "ISO 2022 IR 87"], PatientName=name)
+    result = verdict(instances, findings=())
+    path = spool / "report.dcm"
+    path.write_bytes(build_report(ReportRequest(result, 1, T0), instances, spool, Config()))
+    uid = str(dcmread(path).SOPInstanceUID)
+    return path, ReportRef(uid, SOP_CLASS_UID, "2.25.9", result.series_instance_uid, 1, "report.dcm", T0)
+
+
+def pacs(port: int, timeout_s: float = 5.0, ae_title: str = "ARCHIVE") -> Any:
+    settings = DicomTarget(name="pacs", host="127.0.0.1", port=port, ae_title=ae_title, timeout_s=timeout_s)
+    return open_target(settings, "NODE")
+
+
+def answering(code: int, comment: str) -> Callable[[Any], Any]:
+    status = Dataset()
+    status.Status = code
+    if comment:
+        status.ErrorComment = comment
+    return lambda event: status
+
+
+@pytest.mark.parametrize(
+    ("code", "comment", "words"),
+    [
+        (0x0000, "", "0x0000 Success"),
+        (0x0107, "", "0x0107 Warning, attribute list error"),
+        (0x0111, "have it", "0x0111 Duplicate SOP instance, the target has it: have it"),
+        (0x0116, "", "0x0116 Warning, attribute value out of range"),
+        (0xB000, "name changed", "0xB000 Warning, coercion of data elements: name changed"),
+        (0xB006, "", "0xB006 Warning, elements discarded"),
+        (0xB007, "", "0xB007 Warning, data set does not match SOP class"),
+    ],
+)
+def test_accepted_and_warned_reports_are_delivered(archive, report, code, comment, words):
+    answer = pacs(archive(answering(code, comment))).send(*report)
+    assert isinstance(answer, Answer)
+    assert str(answer) == words
+
+
+@pytest.mark.parametrize(
+    ("code", "kind", "words"),
+    [
+        (0xA700, Deferred, "0xA700 Out of resources: disk full"),
+        (0xA702, Deferred, "0xA702 Out of resources: disk full"),
+        (0x0110, Deferred, "0x0110 Processing failure: disk full"),
+        (0x0213, Deferred, "0x0213 Resource limitation: disk full"),
+        (0xA900, Refused, "0xA900 Data Set Does Not Match SOP Class: disk full"),
+        (0xC000, Refused, "0xC000 Cannot Understand: disk full"),
+        (0xC123, Refused, "0xC123 Cannot Understand: disk full"),
+        (0x0122, Refused, "0x0122 SOP Class Not Supported: disk full"),
+        (0x0124, Refused, "0x0124 Not Authorised: disk full"),
+    ],
+)
+def test_failures_are_deferred_or_refused_with_the_words_of_the_target(archive, report, code, kind, words):
+    with pytest.raises(kind) as caught:
+        pacs(archive(answering(code, "disk full"))).send(*report)
+    assert str(caught.value).lower() == words.lower()
+    assert "disk full" not in caught.value.status
+
+
+def test_bytes_arrive_as_they_lie_in_the_file(archive, report):
+    received = []
+
+    def keep(event):
+        received.append((event.request.AffectedSOPInstanceUID, event.request.DataSet.getvalue()))
+        return 0x0000
+
+    path, reference = report
+    pacs(archive(keep)).send(path, reference)
+    _, offset = split_dataset(path)
+    assert received == [(reference.sop_instance_uid, path.read_bytes()[offset:])]
+
+
+def test_archive_with_the_default_syntax_only_gets_the_same_report(archive, report):
+    received = []
+
+    def keep(event):
+        received.append(event.dataset)
+        return 0x0000
+
+    path, reference = report
+    port = archive(keep, ((Comprehensive3DSRStorage, [ImplicitVRLittleEndian]),))
+    assert str(pacs(port).send(path, reference)) == "0x0000 Success"
+    original = dcmread(path)
+    assert received[0].PatientName == original.PatientName == "Yamada^Tarou=山田^太郎=やまだ^たろう"
+    assert received[0].to_json() == original.to_json()
+
+
+def test_refused_sop_class_is_permanent(archive, report):
+    port = archive(contexts=(("1.2.840.10008.5.1.4.1.1.2", [ExplicitVRLittleEndian]),))
+    with pytest.raises(Refused, match="does not accept Comprehensive 3D SR Storage"):
+        pacs(port).send(*report)
+
+
+def test_unknown_titles_are_permanent_and_a_busy_archive_is_not(archive, report):
+    port = archive(prepare=lambda ae: setattr(ae, "require_called_aet", True))
+    with pytest.raises(Refused, match=r"association rejected: Called AE title not recognised"):
+        pacs(port, ae_title="OTHER").send(*report)
+    picky = archive(prepare=lambda ae: setattr(ae, "require_calling_aet", ["SOMEBODY"]))
+    with pytest.raises(Refused, match=r"association rejected: Calling AE title not recognised"):
+        pacs(picky).send(*report)
+    busy = archive(prepare=lambda ae: setattr(ae, "maximum_associations", 1))
+    peer = Peer("127.0.0.1", busy, "ARCHIVE", "NODE", 5)
+    with (
+        associate(peer, contexts_for([file_kind(report[0])])),
+        pytest.raises(Deferred, match=r"association rejected: Local limit exceeded"),
+    ):
+        pacs(busy).send(*report)
+
+
+def test_association_is_released_after_each_report(archive, report, poll):
+    released: list[Any] = []
+    target = pacs(archive(handlers=((evt.EVT_RELEASED, released.append),)))
+    target.send(*report)
+    poll(lambda: len(released) == 1)
+
+
+def test_absent_archive_is_tried_later(free_port, report):
+    with pytest.raises(Deferred, match=r"no connection to ARCHIVE at 127\.0\.0\.1"):
+        pacs(free_port()).send(*report)
+    unknown = DicomTarget(name="pacs", host="pacs.invalid", port=104, ae_title="ARCHIVE", timeout_s=2)
+    with pytest.raises(Deferred, match=r"no connection to ARCHIVE at pacs\.invalid"):
+        open_target(unknown, "NODE").send(*report)
+
+
+def test_silent_listener_is_given_up_in_time(report):
+    with socket.create_server(("127.0.0.1", 0)) as listener, pytest.raises(Deferred, match="without an answer"):
+        pacs(listener.getsockname()[1], timeout_s=0.5).send(*report)
+
+
+def test_archive_that_aborts_or_stays_silent_in_the_middle_is_tried_later(archive, report):
+    def abort(event):
+        event.assoc.abort()
+        return 0x0000
+
+    with pytest.raises(Deferred, match="ended the association or did not answer"):
+        pacs(archive(abort)).send(*report)
+    released = threading.Event()
+
+    def hang(event):
+        released.wait(10)
+        return 0x0000
+
+    with pytest.raises(Deferred, match="ended the association or did not answer"):
+        pacs(archive(hang), timeout_s=0.5).send(*report)
+    released.set()
+
+
+def test_small_messages_do_not_wait_for_acknowledgements(archive, report):
+    peer = Peer("127.0.0.1", archive(), "ARCHIVE", "NODE", 5)
+    with associate(peer, contexts_for([file_kind(report[0])])) as assoc:
+        assert assoc.dul.socket.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
+def test_echo_asks_a_target_by_its_name(archive, free_port, tmp_path):
+    port = archive(contexts=(("1.2.840.10008.1.1", [ImplicitVRLittleEndian]),))
+    targets = [
+        {"kind": "dicom", "name": "pacs", "host": "127.0.0.1", "port": port, "ae_title": "ARCHIVE"},
+        {"kind": "dicom", "name": "down", "host": "127.0.0.1", "port": free_port(), "ae_title": "ARCHIVE"},
+        {"kind": "folder", "name": "shelf", "path": tmp_path / "shelf"},
+    ]
+    config = Config.model_validate({"deliver": {"targets": targets}})
+    assert str(echo_target(config, "pacs")) == "0x0000 Success"
+    assert str(echo_target(config, "shelf")) == "writable"
+    with pytest.raises(Deferred, match="no connection"):
+        echo_target(config, "down")
+    with pytest.raises(Misconfigured, match=r"no target is called 'other'; deliver.targets has: down, pacs, shelf"):
+        echo_target(config, "other")
+
+
+def test_send_streams_files_and_names_what_did_not_go(archive, tmp_path):
+    received = []
+
+    def keep(event):
+        received.append(event.request.AffectedSOPInstanceUID)
+        return 0xC000 if received[-1].endswith(".3") else 0x0000
+
+    opened: list[Any] = []
+    port = archive(
+        keep,
+        (("1.2.840.10008.5.1.4.1.1.2", [ExplicitVRLittleEndian]),),
+        handlers=((evt.EVT_ACCEPTED, opened.append),),
+    )
+    images = write_series(tmp_path, 1, slices=5)
+    write_series(tmp_path, 2, "PT", slices=1)
+    (tmp_path / "notes.txt").write_text("no image")
+    (tmp_path / ".hidden").write_text("")
+    (tmp_path / "DICOMDIR").write_text("")
+    files = files_below([tmp_path])
+    steps: list[tuple[int, int]] = []
+    peer = Peer("127.0.0.1", port, "ARCHIVE", "NODE", 5)
+    summary = send_files(files, peer, lambda done, total: steps.append((done, total)))
+    assert sorted(received) == [item.sop_instance_uid for item in images]
+    assert summary.sent == 4
+    reasons = sorted(words for _, words in summary.failed)
+    assert reasons[0].startswith("0xC000")
+    assert "does not accept Positron Emission Tomography" in reasons[1]
+    assert [path.name for path, _ in summary.skipped] == ["notes.txt"]
+    assert steps[-1] == (7, 7)
+    assert len(opened) == 1
+
+
+def test_send_to_nobody_says_so(free_port, tmp_path):
+    write_series(tmp_path, slices=1)
+    with pytest.raises(Deferred, match="no connection"):
+        send_files(files_below([tmp_path]), Peer("127.0.0.1", free_port(), "ANY", "NODE", 1))
+
+
+def test_file_that_ends_early_is_named(tmp_path):
+    for content in (b"", b"x" * 200, bytes(128) + b"DICM"):
+        path = tmp_path / "broken.dcm"
+        path.write_bytes(content)
+        with pytest.raises(Refused, match="no DICOM Part 10 file"):
+            file_kind(path)
+    assert dcmread(BytesIO((tmp_path / write_series(tmp_path, slices=1)[0].path).read_bytes())).Modality == "CT"
