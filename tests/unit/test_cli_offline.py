@@ -1,0 +1,99 @@
+"""Folders of DICOM files become series, and each PET finds its CT."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from pydicom import Dataset
+from pydicom.dataset import FileMetaDataset
+from pydicom.uid import ExplicitVRLittleEndian
+
+from dicom_qa_node.cli.contact_sheet import Tile, contact_sheet
+from dicom_qa_node.cli.exit_codes import NotFound
+from dicom_qa_node.cli.offline import find_series
+
+CT, PT = "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.128"
+
+
+@pytest.fixture
+def write(tmp_path):
+    """Write one header-only file of a series; returns its path."""
+    written = []
+
+    def make(series: str, modality: str = "CT", study: str = "1.2", frame: str = "1.9", folder: str = "a"):
+        ds = Dataset()
+        ds.SOPClassUID = PT if modality == "PT" else CT
+        ds.SOPInstanceUID = f"{series}.{len(written) + 1}"
+        ds.StudyInstanceUID, ds.SeriesInstanceUID = study, series
+        ds.FrameOfReferenceUID, ds.Modality = frame, modality
+        ds.file_meta = FileMetaDataset()
+        ds.file_meta.MediaStorageSOPClassUID = ds.SOPClassUID
+        ds.file_meta.MediaStorageSOPInstanceUID = ds.SOPInstanceUID
+        ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+        path = tmp_path / folder / f"{len(written):03}.dcm"
+        path.parent.mkdir(exist_ok=True)
+        ds.save_as(path, enforce_file_format=True)
+        written.append(path)
+        return path
+
+    return make
+
+
+def test_files_are_grouped_by_series_over_folders(write, tmp_path):
+    for folder in ("a", "b"):
+        write("1.5", folder=folder)
+        write("1.6", folder=folder)
+    found = find_series([tmp_path])
+    assert {item.series_instance_uid: len(item.files) for item in found.series} == {"1.5": 2, "1.6": 2}
+
+
+def test_a_file_given_twice_counts_once(write, tmp_path):
+    path = write("1.5")
+    found = find_series([tmp_path, path, path.parent])
+    assert [len(item.files) for item in found.series] == [1]
+
+
+def test_pet_is_paired_with_the_largest_ct_of_its_study_and_frame(write, tmp_path):
+    for series, count in (("1.10", 1), ("1.11", 3)):
+        for _ in range(count):
+            write(series)
+    write("1.12", study="1.3")
+    write("1.13", frame="1.8")
+    write("1.20", "PT")
+    (pet,) = [item for item in find_series([tmp_path]).series if item.modality == "PT"]
+    assert pet.pair is not None
+    assert pet.pair.series_instance_uid == "1.11"
+
+
+def test_pet_without_a_frame_of_reference_stays_alone(write, tmp_path):
+    write("1.10", frame="")
+    write("1.20", "PT", frame="")
+    assert [item.pair for item in find_series([tmp_path]).series] == [None, None]
+
+
+def test_other_files_are_counted_and_broken_ones_named(write, tmp_path):
+    write("1.5")
+    (tmp_path / "notes.txt").write_text("hello")
+    (tmp_path / "cut.dcm").write_bytes(write("1.6").read_bytes()[:300])
+    found = find_series([tmp_path])
+    assert found.others == 1
+    assert [path.name for path, _ in found.broken] == ["cut.dcm"]
+
+
+def test_a_named_file_that_is_no_dicom_is_said_to_be_none(tmp_path):
+    (tmp_path / "notes.txt").write_text("hello")
+    assert find_series([tmp_path / "notes.txt"]).broken == ((tmp_path / "notes.txt", "no DICOM file"),)
+
+
+def test_a_path_that_does_not_exist_is_not_found(tmp_path):
+    with pytest.raises(NotFound, match="does not exist"):
+        find_series([tmp_path / "none"])
+
+
+@pytest.mark.parametrize("shape", [(512, 512, 3), (100, 300, 3), (7, 5, 3)])
+def test_contact_sheet_shows_every_tile_in_its_shape(shape):
+    tiles = [Tile(np.full(shape, 200, np.uint8), ("score 3.10", "slice 4"))] * 7
+    sheet = np.asarray(contact_sheet("CT 3.10 [2.60, 3.60]", tiles))
+    rows = np.flatnonzero((sheet[30:286] == 200).all(axis=2).any(axis=1))
+    assert sheet.shape[1] == 7 * 260 + 4
+    assert (np.ptp(rows) + 1) / 256 == pytest.approx(min(1.0, shape[0] / shape[1]), abs=0.02) or shape[0] < 256
