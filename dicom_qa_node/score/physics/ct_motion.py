@@ -47,31 +47,35 @@ def _moves(volume: Volume) -> npt.NDArray[np.float64]:
     step = max(1, int(_COARSE_MM / volume.spacing_mm[2]))
     pixel_mm = step * volume.spacing_mm[2]
     moves = np.full(len(volume.voxels) - 1, np.nan)
-    before: tuple[BoolArray, BoolArray] | None = None
+    before: tuple[BoolArray, int] | None = None
     for index in range(len(volume.voxels)):
         here = _outline(volume.voxels[index][step // 2 :: step, step // 2 :: step], pixel_mm)
         gap = index > 0 and volume.positions_mm[index] - volume.positions_mm[index - 1] > 1.5 * volume.spacing_mm[0]
         if before is not None and here is not None and not gap:
-            near = before[1] & here[1]
-            length = 0.5 * (_length(before[0]) + _length(here[0]))
-            moves[index - 1] = np.count_nonzero((before[0] ^ here[0]) & near) / max(length, 1.0) * pixel_mm
+            moved = _thin(before[0] ^ here[0], _NEAR_MM / pixel_mm)
+            moves[index - 1] = 2.0 * moved / (before[1] + here[1]) * pixel_mm
         before = here
     return moves
 
 
-def _outline(coarse: npt.NDArray[np.float32], pixel_mm: float) -> tuple[BoolArray, BoolArray] | None:
-    """Body of a slice with its holes filled, and the band around its outline; None if there is little of it."""
+def _thin(moved: BoolArray, width_px: float) -> int:
+    """Number of pixels in those parts of a mask that are narrower than ``width_px``."""
+    count = np.count_nonzero(moved)
+    if count <= width_px**2:
+        return count
+    radius = width_px / 2
+    return count - np.count_nonzero(grown(shrunk(moved, radius), radius) & moved)
+
+
+def _outline(coarse: npt.NDArray[np.float32], pixel_mm: float) -> tuple[BoolArray, int] | None:
+    """Body of a slice with its holes filled, and the length of its outline in pixels; None if there is little of it."""
     tissue = np.asarray(coarse > BODY_HU)
-    tissue = grown(shrunk(tissue, 1), 1) & tissue
     if np.count_nonzero(tissue) * pixel_mm**2 < 5000.0:
         return None
+    tissue = grown(shrunk(tissue, 1), 1) & tissue
     empty, count = ndimage.label(~tissue)
     size = np.bincount(empty.ravel(), minlength=count + 1)
     size[0] = 0
     body = empty != int(np.argmax(size))
-    reach = _NEAR_MM / pixel_mm
-    return body, grown(body, reach) & ~shrunk(body, reach)
-
-
-def _length(body: BoolArray) -> float:
-    return float(np.count_nonzero(body & ~shrunk(body, 1)))
+    length = np.count_nonzero(body & ~shrunk(body, 1))
+    return (body, length) if length else None

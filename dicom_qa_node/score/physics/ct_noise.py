@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,13 +11,12 @@ from scipy import ndimage
 
 from dicom_qa_node.records import Measurement
 from dicom_qa_node.score.physics.ct_quantities import CT
-from dicom_qa_node.score.physics.ct_slices import CtSlice, CtView, shrunk
+from dicom_qa_node.score.physics.ct_slices import CtSlice, CtView
 from dicom_qa_node.score.volume import FloatArray
 
-__all__ = ["LocalNoise", "local_noise", "mode", "noise_measurements", "noise_of"]
+__all__ = ["LocalNoise", "level_of", "local_noise", "mode", "noise_measurements", "noise_of"]
 
 _ROI_MM = 6.5
-_SKIN_MM = 12.0
 _SOFT_HU = (0.0, 100.0)
 _SOFT_CONTRAST_HU = (0.0, 170.0)
 _FAT_HU = (-140.0, -60.0)
@@ -43,8 +43,7 @@ def local_noise(part: CtSlice, contrast: bool) -> LocalNoise:
     size = max(5, round(_ROI_MM / part.mean_pixel_mm) // 2 * 2 + 1)
     mean, sd = noise_of(part.hu, size)
     low, high = _SOFT_CONTRAST_HU if contrast else _SOFT_HU
-    deep = shrunk(part.body, _SKIN_MM / part.mean_pixel_mm)
-    return LocalNoise(mean, sd, deep & (mean >= low) & (mean <= high))
+    return LocalNoise(mean, sd, part.deep & (mean >= low) & (mean <= high))
 
 
 def noise_of(image: FloatArray, size: int) -> tuple[FloatArray, FloatArray]:
@@ -65,28 +64,41 @@ def mode(values: Values) -> float:
     if middle <= 0:
         return middle
     bins = 400
-    counts, edges = np.histogram(values, bins=bins, range=(0.0, 4.0 * middle))
+    width = 4.0 * middle / bins
+    index = np.minimum(values / np.float32(width), bins).astype(np.intp)
+    counts = np.bincount(index, minlength=bins + 1)[:bins]
     smooth = ndimage.gaussian_filter1d(counts.astype(np.float64), 0.04 * bins / 4.0, mode="constant")
-    peak = int(np.argmax(smooth[:-1]))
-    return float(0.5 * (edges[peak] + edges[peak + 1]))
+    return (int(np.argmax(smooth)) + 0.5) * width
+
+
+def level_of(locals_: Iterable[LocalNoise]) -> float:
+    """Global noise level in HU: median of the SDs between half and one and a half of their mode.
+
+    The mode alone follows the quiet rim of the body; tissue borders, far above the mode, stay out.
+    """
+    values = np.concatenate([noise.sd_hu[noise.soft] for noise in locals_])
+    values = values[:: max(1, values.size // 200_000)]
+    peak = mode(values)
+    near = values[(values >= 0.5 * peak) & (values <= 1.5 * peak)]
+    return float(np.median(near)) if near.size else peak
 
 
 def noise_measurements(view: CtView, locals_: tuple[LocalNoise, ...]) -> tuple[Measurement, ...]:
     """Measure the noise of all slices of a view; ``locals_`` belongs to ``view.slices``.
 
-    * ``global_noise_level`` (HU, lower is better): mode of the SD map over soft tissue (Christianson, Winslow, Frush &
-      Samei 2015, AJR 205:W93): local means of 0 to 100 HU, to 170 HU after contrast medium.
+    * ``global_noise_level`` (HU, lower is better): main peak of the histogram of the SD map over soft tissue (Christianson,
+      Winslow, Frush & Samei 2015, AJR 205:W93): local means of 0 to 100 HU, to 170 HU after contrast medium.
     * ``noise_in_air`` (HU, lower is better): mode of the SD map over air outside the patient (Malkus & Szczykutowicz
       2017, Med Phys 44:3752); not where the stored values are cut at the scale's end.
     * ``snr`` (1, higher is better): (median local mean + 1000 HU) / global noise level: water over air counts as signal.
     * ``cnr_soft_tissue_fat`` (1, higher is better): (mean of soft tissue - mean of fat) / global noise level.
     """
     area = sum(np.count_nonzero(n.soft) * s.pixel_mm[0] * s.pixel_mm[1] for n, s in zip(locals_, view.slices, strict=True))
-    air = _noise_in_air(view)
+    air = _noise_in_air(view, locals_)
     if area < _ENOUGH_CM2 * 100.0:
         reason = f"only {area / 100.0:.0f} cm2 of soft tissue in the field"
         return (*CT.absent_all(("global_noise_level", "snr", "cnr_soft_tissue_fat"), reason), air)
-    level = mode(np.concatenate([n.sd_hu[n.soft] for n in locals_]))
+    level = level_of(locals_)
     if level <= 0:
         return (*CT.absent_all(("global_noise_level", "snr", "cnr_soft_tissue_fat"), "the tissue has no noise"), air)
     soft = float(np.median(np.concatenate([n.mean_hu[n.soft] for n in locals_])))
@@ -110,15 +122,14 @@ def _contrast(view: CtView, locals_: tuple[LocalNoise, ...], soft: float, level:
     return CT.value("cnr_soft_tissue_fat", (soft - float(np.median(fat_hu))) / level, note)
 
 
-def _noise_in_air(view: CtView) -> Measurement:
+def _noise_in_air(view: CtView, locals_: tuple[LocalNoise, ...]) -> Measurement:
     found, clipped, pixels = [], 0, 0
-    for part in view.slices:
-        size = max(5, round(_ROI_MM / part.mean_pixel_mm) // 2 * 2 + 1)
-        inner = shrunk(part.air, size // 2 + 1)
-        values = part.hu[inner]
+    for part, noise in zip(view.slices, locals_, strict=True):
+        # the margin of the air mask is wider than the square: no edge reaches into it
+        values = part.hu[part.air]
         pixels += values.size
         clipped += np.count_nonzero(values <= _floor(part))
-        found.append(noise_of(part.hu, size)[1][inner])
+        found.append(noise.sd_hu[part.air][::3])
     if pixels < 2000:
         return CT.absent("noise_in_air", "no air outside the patient in the field")
     if clipped > _CLIPPED_SHARE * pixels:

@@ -82,7 +82,7 @@ def _profiles(part: CtSlice, centre: tuple[float, ...]) -> tuple[Profile, npt.ND
     """Radius of the body mask per ray in mm, and HU along each ray around it, shape (rays, offsets)."""
     angle = np.arange(_RAYS) * 2 * np.pi / _RAYS
     sine, cosine = np.sin(angle) / part.pixel_mm[0], np.cos(angle) / part.pixel_mm[1]
-    steps = np.arange(0.0, np.hypot(*part.hu.shape) * part.mean_pixel_mm, 1.0)
+    steps = np.arange(0.0, np.hypot(*part.hu.shape) * part.mean_pixel_mm, 2.0)
     rows = np.rint(centre[0] + np.outer(sine, steps)).astype(np.intp)
     columns = np.rint(centre[1] + np.outer(cosine, steps)).astype(np.intp)
     inside = (rows >= 0) & (columns >= 0) & (rows < part.hu.shape[0]) & (columns < part.hu.shape[1])
@@ -132,7 +132,7 @@ def _steady(profiles: npt.NDArray[np.float32], offsets: Profile, crossing: Profi
 
 def _edge_spread(part: CtSlice, edge: SkinEdge, bin_mm: float) -> tuple[Profile, Profile]:
     """Sum and number of the pixels by their distance from the skin, bins of ``bin_mm`` over +-10 mm."""
-    rows, columns = np.nonzero(part.field)
+    rows, columns = np.nonzero(part.skin)
     y = (rows - edge.centre[0]) * part.pixel_mm[0]
     x = (columns - edge.centre[1]) * part.pixel_mm[1]
     away = np.hypot(y, x)

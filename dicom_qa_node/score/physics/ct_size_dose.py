@@ -6,7 +6,6 @@ import numpy as np
 from pydicom import Dataset
 
 from dicom_qa_node.records import Measurement
-from dicom_qa_node.score.physics.ct_artefacts import truncated_share
 from dicom_qa_node.score.physics.ct_quantities import CT
 from dicom_qa_node.score.physics.ct_slices import CtView
 from dicom_qa_node.score.physics.header import number, text
@@ -68,7 +67,7 @@ def _diameter(view: CtView) -> Measurement:
     name = "water_equivalent_diameter"
     if not view.axial:
         return CT.absent(name, "the slices are not axial")
-    whole = [part for part in view.slices if truncated_share(part) <= _TOO_TRUNCATED]
+    whole = [part for part in view.slices if part.truncated <= _TOO_TRUNCATED]
     if not view.slices or len(whole) < 0.5 * len(view.slices):
         return CT.absent(name, "the field cuts the body in most slices")
     areas = []

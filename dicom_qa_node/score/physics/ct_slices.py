@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +15,7 @@ from dicom_qa_node.score.physics.header import text
 from dicom_qa_node.score.prepare import LUNG, window_for_kernel
 from dicom_qa_node.score.volume import FloatArray, Volume
 
-__all__ = ["BODY_HU", "BoolArray", "CtSlice", "CtView", "ct_slice", "grown", "is_axial", "is_sharp", "shrunk", "view_ct"]
+__all__ = ["BODY_HU", "BoolArray", "CtSlice", "CtView", "block_mean", "ct_slice", "grown", "is_axial", "is_sharp", "shrunk", "view_ct"]
 
 BoolArray = npt.NDArray[np.bool_]
 
@@ -26,21 +27,27 @@ _OUTSIDE_AIR_HU = -920.0
 _MASK_PIXEL_MM = 1.6
 _TABLE_SHELL_MM = 7.0
 _AIR_MARGIN_MM = 9.0
+_DEEP_MM = 12.0
+_SKIN_REACH_MM = 11.0
 
 
 @dataclass(frozen=True, slots=True)
 class CtSlice:
     """One slice with its masks, all of shape (rows, columns).
 
-    ``hu`` is float32; ``body`` is filled (lungs and bowel gas belong to it) and free of the table; ``air`` keeps a margin
-    to everything; ``field`` is where the scanner reconstructed.
+    ``hu`` is float32; ``body`` is filled (lungs and bowel gas belong to it) and free of the table; ``deep`` is the body 12 mm
+    below the skin; ``skin`` is all within 11 mm of the skin; ``air`` keeps a margin to everything; ``field`` is where the
+    scanner reconstructed. ``truncated`` is the share (0-1) of the body's outline that lies on the edge of the field.
     """
 
     index: int
     hu: FloatArray
     body: BoolArray
+    deep: BoolArray
+    skin: BoolArray
     air: BoolArray
     field: BoolArray
+    truncated: float
     pixel_mm: tuple[float, float]
 
     @property
@@ -101,12 +108,15 @@ def ct_slice(volume: Volume, index: int) -> CtSlice:
     valid = None if volume.valid is None else volume.valid[index]
     field = _field(hu, valid)
     factor = max(1, int(_MASK_PIXEL_MM / min(pixel_mm)))
-    small = _block_mean(np.where(field, hu, -1000.0), factor)
     step_mm = factor * min(pixel_mm)
+    small = block_mean(np.where(field, hu, np.float32(-1000.0)), factor)
     body = _body(small, step_mm)
     near_something = grown(ndimage.uniform_filter(small, 3) > -880.0, _AIR_MARGIN_MM / step_mm)
-    air = ~_enlarged(near_something, factor, hu.shape) & field
-    return CtSlice(index, hu, _enlarged(body, factor, hu.shape) & field, air, field, pixel_mm)
+    skin = grown(body, _SKIN_REACH_MM / step_mm) & ~shrunk(body, _SKIN_REACH_MM / step_mm)
+    masks = (body, shrunk(body, _DEEP_MM / step_mm), skin, ~near_something)
+    large = [_enlarged(mask, factor, hu.shape) & field for mask in masks]
+    truncated = _truncated(body, field[::factor, ::factor][: body.shape[0], : body.shape[1]])
+    return CtSlice(index, hu, *large, field, truncated, pixel_mm)
 
 
 def shrunk(mask: BoolArray, radius_px: float) -> BoolArray:
@@ -152,11 +162,28 @@ def _field(hu: FloatArray, valid: BoolArray | None) -> BoolArray:
         inside &= valid
     if not inside.all():
         return inside
-    rows, columns = hu.shape
-    y, x = np.ogrid[:rows, :columns]
-    circle = np.hypot(y - (rows - 1) / 2, x - (columns - 1) / 2) <= min(rows, columns) / 2
+    corners = {float(hu[row, column]) for row in (0, -1) for column in (0, -1)}
+    if len(corners) > 1:
+        return inside
+    circle = _circle(*hu.shape)
     outside = hu[~circle]
     return circle if np.mean(outside == hu[0, 0]) > 0.95 and hu[0, 0] == hu.min() else inside
+
+
+@lru_cache(maxsize=4)
+def _circle(rows: int, columns: int) -> BoolArray:
+    y, x = np.ogrid[:rows, :columns]
+    radius = min(rows, columns) / 2
+    return np.asarray((y - (rows - 1) / 2) ** 2 + (x - (columns - 1) / 2) ** 2 <= radius**2)
+
+
+def _truncated(body: BoolArray, field: BoolArray) -> float:
+    outline = body & ~np.asarray(ndimage.minimum_filter(body.view(np.uint8), 3, mode="constant")).view(np.bool_)
+    if not outline.any():
+        return 0.0
+    inner = shrunk(field, 2)
+    inner[:2], inner[-2:], inner[:, :2], inner[:, -2:] = False, False, False, False
+    return float(np.count_nonzero(outline & ~inner) / np.count_nonzero(outline))
 
 
 def _body(small: FloatArray, pixel_mm: float) -> BoolArray:
@@ -186,7 +213,8 @@ def _outer_air(small: FloatArray, empty: npt.NDArray[np.int32], count: int) -> n
     return np.flatnonzero(outer)
 
 
-def _block_mean(image: npt.NDArray[np.float32], factor: int) -> FloatArray:
+def block_mean(image: npt.NDArray[np.float32], factor: int) -> FloatArray:
+    """Average squares of ``factor`` pixels; rows and columns that fill no square are dropped."""
     if factor == 1:
         return np.asarray(image, np.float32)
     rows, columns = (n // factor for n in image.shape)

@@ -7,7 +7,7 @@ import numpy.typing as npt
 from scipy import fft
 
 from dicom_qa_node.records import Measurement
-from dicom_qa_node.score.physics.ct_noise import LocalNoise, mode
+from dicom_qa_node.score.physics.ct_noise import LocalNoise, level_of
 from dicom_qa_node.score.physics.ct_quantities import CT
 from dicom_qa_node.score.physics.ct_slices import CtView
 from dicom_qa_node.score.volume import FloatArray
@@ -58,21 +58,20 @@ def radial_spectrum(squares: FloatArray, pixel_mm: float) -> tuple[Profile, Prof
 
 def _squares(view: CtView, locals_: tuple[LocalNoise, ...]) -> list[FloatArray]:
     side = round(_SIDE_MM / view.slices[0].mean_pixel_mm / 2) * 2 if view.slices else 0
-    chosen = [noise.sd_hu[noise.soft] for noise in locals_ if noise.soft.any()]
-    if side < 8 or not chosen:
+    if side < 8 or not any(noise.soft.any() for noise in locals_):
         return []
-    level = mode(np.concatenate(chosen))
-    found: list[tuple[float, FloatArray]] = []
+    level = level_of(locals_)
+    found: list[FloatArray] = []
     for part, noise in zip(view.slices, locals_, strict=True):
         good = noise.soft & (noise.sd_hu < 1.6 * level)
         inside = _window_sums(good, side)
         step = side // 2
         for row, column in zip(*np.nonzero(inside[::step, ::step] >= 0.97 * side * side), strict=True):
-            square = part.hu[row * step : row * step + side, column * step : column * step + side]
-            found.append((float(square.std()), square))
-    found.sort(key=lambda item: item[0])
-    # the calmest tenth may be the dark side of a size effect, the wildest third holds vessels
-    return [square for _, square in found[: max(_FEWEST, 2 * len(found) // 3)]][:_MOST]
+            found.append(part.hu[row * step : row * step + side, column * step : column * step + side])
+    found = found[:: max(1, len(found) // (2 * _MOST))]
+    order = np.argsort(np.std(found, axis=(1, 2))) if found else []
+    # the wildest third holds vessels and organ edges
+    return [found[i] for i in order[: max(_FEWEST, 2 * len(found) // 3)]][:_MOST]
 
 
 def _window_sums(mask: npt.NDArray[np.bool_], side: int) -> npt.NDArray[np.int64]:
