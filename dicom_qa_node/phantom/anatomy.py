@@ -92,4 +92,4 @@ def _paint_table(canvas: Canvas, x_mm: npt.NDArray[np.float32], y_mm: npt.NDArra
     bottom = (_TABLE_TOP_MM + 40.0 - 0.6 * sag)[None, :] - y_mm[:, None]
     inside = np.minimum(np.minimum(top, bottom), (212.0 - np.abs(x_mm))[None, :])
     canvas.paint(TABLE_SHELL, canvas.coverage(inside))
-    canvas.paint(TABLE_FOAM, canvas.coverage(inside - 1.8))
+    canvas.paint(TABLE_FOAM, canvas.coverage(inside - 3.0))

@@ -87,7 +87,7 @@ def paint_organs(canvas: Canvas, outline: Outline, patient: Patient) -> None:
     if canvas.w > LOWEST_LUNG:
         canvas.paint(LUNG, chest.lung)
         _lung_vessels(canvas, patient, chest.lung)
-    if -25.0 < canvas.w < 250.0:
+    if -25.0 < canvas.w < 318.0:
         _mediastinum(canvas, patient)
     _great_vessels(canvas)
     if canvas.w < -60.0:
@@ -143,7 +143,7 @@ def _mediastinum(canvas: Canvas, patient: Patient) -> None:
         canvas.ellipsoid(node, NODE)
     _gut(canvas, ((4, 34, 240), (5, 40, 190), (3, 46, 60), (16, 34, -25)), 8.0, OESOPHAGUS, GUT_GAS, 5.6)
     for path, radius in (
-        (((0, 6, 245), (0, 14, 190), (2, 27, 108)), 9.5),
+        (((0, -24, 314), (0, -12, 275), (0, 6, 245), (0, 14, 190), (2, 27, 108)), 9.5),
         (((2, 27, 108), (-26, 22, 88), (-50, 12, 68)), 7.5),
         (((2, 27, 108), (28, 28, 86), (52, 18, 66)), 7.0),
     ):

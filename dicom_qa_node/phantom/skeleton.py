@@ -95,7 +95,7 @@ def _spine(canvas: Canvas) -> None:
     if phase < 11.5:
         _hollow(canvas, body, 1.4)
     else:
-        canvas.ellipsoid(body, CORTEX if phase < 12.4 else DISC)
+        canvas.ellipsoid(body, RIB_CORTEX if phase < 12.4 else DISC)
     canal = v + size * 0.78 + 8.5
     arch = size * 0.72
     canvas.ellipsoid(Ellipsoid((0.0, canal, w), (arch, arch * 0.85, 1e3)), RIB_CORTEX if phase < 10 else MUSCLE)

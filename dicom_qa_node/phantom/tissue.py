@@ -49,7 +49,7 @@ class Tissue:
 
 
 AIR = Tissue(-1000, -1000, 0.0)
-TABLE_SHELL = Tissue(120, 120, 0.0)
+TABLE_SHELL = Tissue(150, 150, 0.0)
 TABLE_FOAM = Tissue(-955, -955, 0.0)
 SKIN = Tissue(10, 20, 0.9, 5)
 FAT = Tissue(-108, -106, 0.25, 4, 14)
