@@ -1,6 +1,6 @@
 """Prepare pictures of known severity from real DICOM series: CT dose, views and blur; PET counts.
 
-Each series is one group. Eight slices of each are degraded by physics (``training/degrade.py``), shown as the
+Each series is one group. Eight to twelve slices of each are degraded by physics (``training/degrade.py``), shown as the
 node shows them (``dicom_qa_node/score/prepare.py``) and labelled by ``training/severity.py``. Clean fused slices
 are kept as well, to be given the display degradations of PET-CT-IQA-DS while training.
 
@@ -28,8 +28,11 @@ from training.pool import Row, write_pool
 from training.severity import simulated_score
 
 _SLICES = 8
+_CT_SLICES = 12
+_ZOOM = (0.75, 1.3)
 _CT_SIDE = 512
 _FUSED_SIDE = 256
+_AIR_HU = -1000.0
 _DOSES = (1.0, 0.5, 0.25, 0.1, 0.05, 0.025)
 _VIEWS = (360, 180, 120, 64, 40)
 _BOTH = ((0.5, 180), (0.25, 120), (0.1, 64))
@@ -76,17 +79,31 @@ def noise_level(hu: npt.NDArray[np.float32]) -> float:
 
 
 def ct_rows(series: Series, rng: np.random.Generator) -> Iterator[tuple[npt.NDArray[np.uint8], Row]]:
-    """Degrade eight slices of a CT series."""
+    """Degrade twelve slices of a CT series: as they are, three averaged (thick), and at another field of view."""
     window = prepare.window_for_kernel(series.kernel)
     kernel = Filter.RAM_LAK if window is prepare.LUNG else Filter.HANN
-    pixel_mm = series.spacing_mm[1]
-    for index in np.linspace(1, len(series.voxels) - 2, _SLICES).round().astype(int):
-        hu = _square(series.voxels[index])
+    for count, index in enumerate(np.linspace(1, len(series.voxels) - 2, _CT_SLICES).round().astype(int)):
+        hu, pixel_mm = _square(series.voxels[index]), series.spacing_mm[1]
+        if count % 3 == 1:
+            hu = series.voxels[index - 1 : index + 2].mean(axis=0)
+        if count % 3 == 2:
+            factor = float(rng.uniform(*_ZOOM))
+            hu, pixel_mm = _zoomed(hu, factor), pixel_mm / factor
         scan = degrade.scan_of(hu, pixel_mm, noise_level(hu), kernel=kernel)
         slice_id = f"{series.name}/{index}"
         for image, levels, score in ct_versions(hu, scan, pixel_mm, rng):
             row = Row(f"dicom/{series.name}", slice_id, "ct", "simulated", score, levels)
             yield prepare.ct_picture(image, window)[..., :1], row
+
+
+def _zoomed(hu: Volume, factor: float) -> Volume:
+    """Resample to pixels ``factor`` times smaller and keep the middle 512x512, air around it."""
+    scaled = np.asarray(ndimage.zoom(hu, factor, order=1, mode="nearest", grid_mode=True), np.float32)
+    result = np.full((_CT_SIDE, _CT_SIDE), _AIR_HU, np.float32)
+    side = min(scaled.shape[0], _CT_SIDE)
+    of, into = (scaled.shape[0] - side) // 2, (_CT_SIDE - side) // 2
+    result[into : into + side, into : into + side] = scaled[of : of + side, of : of + side]
+    return result
 
 
 def ct_versions(

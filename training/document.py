@@ -1,0 +1,84 @@
+"""Write the generated part of ``docs/models.md`` from the cards: ``python -m training.document docs/models.md``.
+
+Everything between the two markers is replaced; the prose around them is written by hand. A test compares.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from dicom_qa_node.models.card import ModelCard
+from dicom_qa_node.models.registry import all_cards
+
+__all__ = ["render", "replace_generated"]
+
+BEGIN = "<!-- generated from the model cards: begin -->"
+END = "<!-- generated from the model cards: end -->"
+
+
+def render() -> str:
+    """Return every card as Markdown."""
+    return "\n".join(line for _, card in sorted(all_cards().items()) for line in _card(card))
+
+
+def replace_generated(text: str) -> str:
+    """Return ``text`` with the part between the markers replaced by the cards of today."""
+    before, rest = text.split(BEGIN)
+    _, after = rest.split(END)
+    return f"{before}{BEGIN}\n\n{render()}\n{END}{after}"
+
+
+def _card(card: ModelCard) -> Iterator[str]:
+    yield f"### `{card.name}` {card.version}"
+    yield ""
+    yield f"{card.title}. {card.paper}."
+    yield ""
+    low, high = card.score_range
+    window, lung, suv = card.input.ct_window_hu, card.input.ct_lung_window_hu, card.input.suv_range
+    yield f"- Score: {low:g} (worst) to {high:g} (best); pictures: {', '.join(card.kinds)}"
+    yield (
+        f"- Input: crops of {card.input.side} x {card.input.side} pixels at native resolution, at most "
+        f"{card.input.crops_per_side} x {card.input.crops_per_side}, {card.input.channels} channels of grey / 255"
+    )
+    yield (
+        f"- Windows: CT {window[0]:g} to {window[1]:g} HU (sharp kernels {lung[0]:g} to {lung[1]:g} HU); "
+        f"PET SUV {suv[0]:g} to {suv[1]:g}"
+    )
+    yield f"- Licences: code {card.code_licence}; weights {card.weights_licence or 'none shipped'}"
+    if card.measured:
+        yield from _measured(card)
+    for title, entries in (("Not validated for", card.not_validated_for), ("Known failures", card.failure_modes)):
+        if entries:
+            yield f"- {title}: {'; '.join(entries)}"
+    yield ""
+
+
+def _measured(card: ModelCard) -> Iterator[str]:
+    measured = card.measured
+    assert measured is not None
+    yield f"- Training data: {card.data_licence}"
+    yield f"- Trained on: {measured.trained_on}; {measured.steps} steps, seed {measured.seed}"
+    yield f"- Weights: `{measured.file}`, {measured.parameters / 1e6:.2f} M values, SHA-256 `{measured.sha256}`"
+    yield ""
+    yield "| figure | value | 95 % interval | n | protocol |"
+    yield "|---|---|---|---|---|"
+    for f in measured.figures:
+        yield f"| {f.name} | {f.value:.3f} | {f.low:.3f} to {f.high:.3f} | {f.n} | {f.protocol} |"
+    yield ""
+    yield "| pictures | 90 % half width | coverage on unseen groups | n | groups | on what |"
+    yield "|---|---|---|---|---|---|"
+    for kind, c in sorted(measured.calibration.items()):
+        yield f"| {kind} | {c.half_width:.2f} | {c.coverage:.1%} | {c.n} | {c.groups} | {c.note} |"
+    yield ""
+
+
+def main() -> None:
+    """Rewrite the file given on the command line."""
+    path = Path(sys.argv[1])
+    path.write_text(replace_generated(path.read_text()))
+
+
+if __name__ == "__main__":
+    main()
