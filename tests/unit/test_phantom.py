@@ -218,3 +218,24 @@ def test_written_files_read_back(series: list[Dataset], tmp_path: Path) -> None:
     read = pydicom.dcmread(paths[3])
     assert read.file_meta.MediaStorageSOPInstanceUID == series[3].SOPInstanceUID
     np.testing.assert_array_equal(read.pixel_array, series[3].pixel_array)
+
+
+@pytest.mark.parametrize(
+    ("plane", "down", "to_the_right"),
+    [
+        (phantom.Plane.AXIAL, (0, 1, 0), (1, 0, 0)),
+        (phantom.Plane.PRONE, (0, -1, 0), (-1, 0, 0)),
+        (phantom.Plane.RIGHT_DOWN, (-1, 0, 0), (0, 1, 0)),
+        (phantom.Plane.LEFT_DOWN, (1, 0, 0), (0, -1, 0)),
+        (phantom.Plane.CORONAL, (0, 0, -1), (1, 0, 0)),
+        (phantom.Plane.SAGITTAL, (0, 0, -1), (0, 1, 0)),
+    ],
+)
+def test_planes_face_the_way_their_names_say(
+    plane: phantom.Plane, down: tuple[int, ...], to_the_right: tuple[int, ...]
+) -> None:
+    image = phantom.ct_series(5, 1, 128, form=phantom.CtForm(plane=plane))[0]
+    cosines = tuple(float(value) for value in image.ImageOrientationPatient)
+    assert cosines == (*to_the_right, *down)
+    if plane not in (phantom.Plane.CORONAL, phantom.Plane.SAGITTAL):
+        assert np.cross(to_the_right, down)[2] == 1
