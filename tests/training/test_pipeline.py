@@ -212,9 +212,7 @@ def test_folds_are_balanced_and_fixed() -> None:
     assert folds == fold_of([f"g{i}" for i in reversed(range(14))], 5)
 
 
-def test_cells_are_named_from_the_files_alone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_cells_are_named_from_the_files_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "images").mkdir()
     lines, truth = ["file,reference,score"], {}
     rng = np.random.default_rng(1)

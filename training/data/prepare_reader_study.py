@@ -54,7 +54,8 @@ def simulated(
     pixels: npt.NDArray[np.uint8], group: str, rng: np.random.Generator
 ) -> Iterator[tuple[npt.NDArray[np.uint8], Row]]:
     """Degrade one abdominal routine-dose slice of grey levels; its pixel size is not published, 0.7 mm is taken."""
-    hu = pixels.astype(np.float32) / 255 * _ABDOMEN.width_hu + _ABDOMEN.centre_hu - _ABDOMEN.width_hu / 2
+    low = _ABDOMEN.centre_hu - _ABDOMEN.width_hu / 2
+    hu = np.asarray(pixels.astype(np.float32) / 255 * _ABDOMEN.width_hu + low, np.float32)
     hu[pixels == 0] = -1000.0
     scan = degrade.scan_of(hu, _PIXEL_MM, noise_level(hu))
     for image, levels, score in ct_versions(hu, scan, _PIXEL_MM, rng):
