@@ -10,7 +10,9 @@ from typing import Any, TextIO
 __all__ = ["configure", "log_event"]
 
 _FORBIDDEN = ("patient", "accession", "birth")
-_TALKATIVE_LIBRARIES = ("alembic", "apscheduler", "asyncio", "uvicorn", "PIL", "matplotlib")
+_TALKATIVE_LIBRARIES = (
+    "alembic", "apscheduler", "asyncio", "matplotlib", "openjpeg", "PIL", "pylibjpeg", "tzlocal", "uvicorn",
+)  # fmt: skip
 _LIBRARIES_THAT_QUOTE_VALUES = ("pydicom", "pynetdicom", "highdicom", "py.warnings")
 
 

@@ -17,10 +17,10 @@ _FILE = ".serve.lock"
 
 
 @contextmanager
-def hold_spool(spool_dir: Path, patience_s: float = 10) -> Iterator[int]:
+def hold_spool(spool_dir: Path, patience_s: float = 30) -> Iterator[int]:
     """Hold the lock of a spool folder, which is made if absent; gives the descriptor for children to inherit.
 
-    Children that outlive a killed supervisor keep the lock until they have noticed; ``patience_s`` is for them.
+    Children that outlive a killed supervisor keep the lock until they have ended; ``patience_s`` is for them.
 
     Raises
     ------
@@ -48,8 +48,12 @@ def _lock(descriptor: int, path: Path, deadline: float) -> None:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return
         except BlockingIOError as error:
-            if time.monotonic() > deadline:
-                holder = os.pread(descriptor, 20, 0).decode(errors="replace").strip() or "unknown"
-                message = f"a node (process {holder}) already works on the spool {path.parent}; stop it first"
-                raise Misconfigured(message) from error
+            holder = os.pread(descriptor, 20, 0).decode(errors="replace").strip()
+            if time.monotonic() > deadline or _runs(holder):
+                message = f"a node (process {holder or 'unknown'}) already works on the spool {path.parent}"
+                raise Misconfigured(f"{message}; stop it first") from error
         time.sleep(0.1)
+
+
+def _runs(pid: str) -> bool:
+    return pid.isdigit() and Path("/proc", pid).exists()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import socket
 import threading
 import time
@@ -21,6 +22,7 @@ __all__ = ["BEAT_S", "Pulse", "pulse_name"]
 
 BEAT_S = 5.0
 _LOOK_S = 0.5
+_ORPHAN_S = 5.0
 _LOGGER = logging.getLogger(__name__)
 
 
@@ -61,6 +63,7 @@ class Pulse:
         self._role, self._name, self._stop = role, name, stop
         self.detail, self._parent_pid = detail, parent_pid
         self._notifier = notifier or Notifier({})
+        self._orphaned_at = 0.0
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="pulse", daemon=True)
 
@@ -80,18 +83,25 @@ class Pulse:
         self._notifier.ready(f"{self._role} is running")
         next_beat = time.monotonic()
         while not self._ended.is_set():
-            if self._orphaned():
-                log_event(_LOGGER, logging.WARNING, "supervisor_gone", role=self._role)
-                self._stop.set()
-                self._parent_pid = None
+            self._mind_supervisor()
             if time.monotonic() >= next_beat:
                 next_beat = time.monotonic() + BEAT_S
                 self._guarded(lambda: self._liveness.beat(self._role, self._name, self.detail()))
                 self._notifier.alive()
             self._ended.wait(_LOOK_S)
 
-    def _orphaned(self) -> bool:
-        return self._parent_pid is not None and os.getppid() != self._parent_pid
+    def _mind_supervisor(self) -> None:
+        if self._parent_pid is None or os.getppid() == self._parent_pid:
+            return
+        now = time.monotonic()
+        if not self._orphaned_at:
+            self._orphaned_at = now
+            log_event(_LOGGER, logging.WARNING, "supervisor_gone", role=self._role)
+            self._stop.set()
+        # The supervisor made this process the leader of a group; a new node waits for all of it to be gone.
+        elif now > self._orphaned_at + _ORPHAN_S and os.getpgrp() == os.getpid():
+            log_event(_LOGGER, logging.WARNING, "orphan_ends_at_once", role=self._role)
+            os.killpg(0, signal.SIGKILL)
 
     def _guarded(self, call: Callable[[], None]) -> None:
         try:

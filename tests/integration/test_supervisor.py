@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import psutil
@@ -222,7 +221,7 @@ def test_a_second_node_on_the_same_spool_is_refused(tmp_path):
     with (
         hold_spool(tmp_path / "spool"),
         pytest.raises(Misconfigured, match=f"process {os.getpid()}"),
-        hold_spool(tmp_path / "spool", patience_s=0.2),
+        hold_spool(tmp_path / "spool"),
     ):
         pass
     with hold_spool(tmp_path / "spool", patience_s=0):
@@ -255,8 +254,7 @@ with hold_spool(Path("{tmp_path}/spool")) as lock:
         supervisor.wait()
     with pytest.raises(Misconfigured), hold_spool(tmp_path / "spool", patience_s=0):
         pass
-    began = time.monotonic()
-    with hold_spool(tmp_path / "spool", patience_s=20):
-        assert time.monotonic() - began < 15
+    with hold_spool(tmp_path / "spool"):
+        pass
     poll(lambda: not role.is_running(), 10, "end of the role")
     assert notes.read_text().splitlines() == ["start web", "stop web"]
