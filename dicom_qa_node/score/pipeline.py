@@ -1,0 +1,249 @@
+"""One series from files to verdict; the one code path of the worker and of ``dicom-qa-node score``.
+
+A series of several stacks (phases, echoes, kernels) gives one result: every stack is judged, the worst of the large
+ones leads, the others are named with their scores in the findings.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from dicom_qa_node.config import Grades, Score
+from dicom_qa_node.errors import Permanent
+from dicom_qa_node.records import Finding, Measurement, SeriesKind, SeriesResult, Severity
+from dicom_qa_node.score import attributes as at
+from dicom_qa_node.score.assemble import Survey, read, survey
+from dicom_qa_node.score.decoders import Decoders
+from dicom_qa_node.score.display import display_pictures
+from dicom_qa_node.score.measure import measure
+from dicom_qa_node.score.pairing import Pairing, pair
+from dicom_qa_node.score.parts import Part
+from dicom_qa_node.score.slices import choose_slices
+from dicom_qa_node.score.verdict import Judge, Verdict, judge, model_ref, no_verdict, outside_domain
+from dicom_qa_node.score.volume import Volume
+
+__all__ = ["Options", "SeriesVerdict", "score_series"]
+
+Pictures = npt.NDArray[np.uint8]
+
+MOST_STACKS = 8
+"""Stacks of one series that are judged; a dynamic PET of forty time frames is judged by eight of them."""
+
+_LEADS_FROM = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """The settings of scoring; see `config.Score`."""
+
+    slices: int = 7
+    slice_rule: Literal["salient", "positional"] = "salient"
+    grades: Grades = field(default_factory=Grades)
+
+    @classmethod
+    def of(cls, settings: Score) -> Options:
+        """Take the settings from the configuration."""
+        return cls(settings.slices, settings.slice_rule, settings.grades)
+
+
+@dataclass(frozen=True, slots=True)
+class SeriesVerdict:
+    """The result of a series with the pictures of its slices, uint8 RGB, shape (slices, rows, columns, 3)."""
+
+    result: SeriesResult
+    pictures: Pictures
+
+
+@dataclass(frozen=True, slots=True)
+class _StackVerdict:
+    """What was found about one stack, its voxels forgotten."""
+
+    part: str
+    kind: SeriesKind
+    size: int
+    verdict: Verdict
+    pictures: Pictures
+    measurements: tuple[Measurement, ...]
+    findings: tuple[Finding, ...]
+    instances: frozenset[str]
+
+
+def score_series(
+    paths: Sequence[Path],
+    *,
+    pair_paths: Sequence[Path] = (),
+    scorer: Judge,
+    options: Options | None = None,
+    decoders: Decoders | None = None,
+) -> SeriesVerdict:
+    """Judge one series.
+
+    Parameters
+    ----------
+    paths
+        Part 10 files of the series.
+    pair_paths
+        For PET: the files of its CT; without them the PET is judged alone.
+    scorer
+        The opened network.
+    decoders
+        Reused between series by a worker; None opens and closes its own.
+
+    Raises
+    ------
+    Permanent
+        The series cannot be judged; the text names what and which object, never the patient.
+    """
+    if decoders is None:
+        with Decoders() as own:
+            return score_series(paths, pair_paths=pair_paths, scorer=scorer, options=options, decoders=own)
+    clock = _Clock()
+    chosen = options or Options()
+    with clock.step("headers"):
+        found = survey(paths)
+    with clock.step("pair"):
+        candidates, pair_findings = _pair_volumes(found, pair_paths, decoders)
+    parts, skipped = _parts_to_judge(found)
+    stacks = [_judge_part(part, candidates, scorer, chosen, decoders, clock) for part in parts]
+    result = _combined(found, stacks, (*found.findings, *pair_findings, *skipped), scorer)
+    lead = _leading(stacks)
+    pair_uid = _pair_uid(candidates, lead.kind)
+    return SeriesVerdict(replace(result, pair_series_uid=pair_uid, timings_ms=clock.timings()), lead.pictures)
+
+
+def _judge_part(
+    part: Part, candidates: Sequence[Volume], scorer: Judge, options: Options, decoders: Decoders, clock: _Clock
+) -> _StackVerdict:
+    with clock.step("decode"):
+        volume = read(part, decoders)
+    with clock.step("pair"):
+        pairing = pair(volume, candidates) if volume.kind is SeriesKind.PT else Pairing(None, ())
+    kind = volume.kind if pairing.ct is None else SeriesKind.PETCT
+    with clock.step("slices"):
+        picked = choose_slices(volume, options.slices, options.slice_rule, pairing.ct)
+    reason = outside_domain(volume, kind, scorer, picked)
+    with clock.step("pictures"):
+        pictures = display_pictures(volume, [item.index for item in picked], pairing.ct) if picked else _none()
+    with clock.step("network"):
+        verdict = no_verdict(reason) if reason else judge(pictures, volume, kind, picked, scorer, options.grades)
+    with clock.step("measure"):
+        measurements = measure(volume, pairing.ct)
+    return _StackVerdict(
+        part=part.name,
+        kind=kind,
+        size=len(volume.positions_mm),
+        verdict=verdict,
+        pictures=pictures,
+        measurements=measurements,
+        findings=(*volume.findings, *pairing.findings, *verdict.findings),
+        instances=frozenset(volume.sop_instance_uids),
+    )
+
+
+def _pair_volumes(
+    found: Survey, pair_paths: Sequence[Path], decoders: Decoders
+) -> tuple[list[Volume], tuple[Finding, ...]]:
+    """Read the CT of a PET; what is wrong with it costs the pairing, not the PET."""
+    if found.modality != "PT" or not pair_paths:
+        return [], ()
+    try:
+        other = survey(pair_paths)
+        if other.modality != "CT":
+            raise Permanent(f"the paired series is {other.modality}")
+        largest = sorted(other.parts, key=lambda part: -len(part.slices))[:2]
+        return [read(part, decoders) for part in largest], ()
+    except Permanent as error:
+        sentence = f"The PET was judged without its CT, which cannot be used: {error}."
+        return [], (Finding("petct_not_paired", Severity.WARNING, sentence),)
+
+
+def _parts_to_judge(found: Survey) -> tuple[list[Part], tuple[Finding, ...]]:
+    """Return the stacks to judge: all, or the largest and evenly chosen others of very many."""
+    parts = list(found.parts)
+    if len(parts) <= MOST_STACKS:
+        return parts, ()
+    largest = max(len(part.slices) for part in parts)
+    large = [part for part in parts if len(part.slices) >= _LEADS_FROM * largest]
+    kept = [large[round(index)] for index in np.linspace(0, len(large) - 1, min(MOST_STACKS, len(large)))]
+    names = ", ".join(part.name for part in kept)
+    sentence = f"Of {len(parts)} stacks {len(kept)} were judged: {names}."
+    return kept, (Finding("stacks_sampled", Severity.INFO, sentence),)
+
+
+def _leading(stacks: Sequence[_StackVerdict]) -> _StackVerdict:
+    """Return the stack with the lowest score among those at least half as long as the longest."""
+    longest = max(stack.size for stack in stacks)
+    large = [stack for stack in stacks if stack.size >= _LEADS_FROM * longest]
+    scored = [stack for stack in large if stack.verdict.score is not None]
+    return min(scored, key=lambda stack: stack.verdict.score or 0.0) if scored else large[0]
+
+
+def _combined(
+    found: Survey, stacks: Sequence[_StackVerdict], findings: Sequence[Finding], scorer: Judge
+) -> SeriesResult:
+    lead = _leading(stacks)
+    others = tuple(_about_other(stack) for stack in stacks if stack is not lead)
+    return SeriesResult(
+        series_instance_uid=found.series_instance_uid,
+        modality=found.modality,
+        kind=lead.kind,
+        score=lead.verdict.score,
+        interval=lead.verdict.interval,
+        grade=lead.verdict.grade,
+        slices=lead.verdict.slices,
+        measurements=lead.measurements,
+        findings=(*findings, *lead.findings, *others),
+        model=model_ref(scorer),
+        instances_used=len(frozenset[str]().union(*(stack.instances for stack in stacks))),
+        part=lead.part,
+    )
+
+
+def _about_other(stack: _StackVerdict) -> Finding:
+    verdict = stack.verdict
+    if verdict.score is None or verdict.grade is None:
+        sentence = f"The stack {stack.part} ({stack.size} slices) has no score."
+        return Finding("other_stack", Severity.INFO, sentence, "; ".join(item.sentence for item in verdict.findings))
+    sentence = f"The stack {stack.part} ({stack.size} slices) scored {verdict.score:.1f}, {verdict.grade.value}."
+    uids = tuple(item.sop_instance_uid for item in verdict.slices)
+    scores = ", ".join(f"{item.score:.2f}" for item in verdict.slices)
+    return Finding("other_stack", Severity.INFO, sentence, f"slices {scores}", None, uids)
+
+
+def _pair_uid(candidates: Sequence[Volume], kind: SeriesKind) -> str | None:
+    if kind is not SeriesKind.PETCT or not candidates:
+        return None
+    return at.word(candidates[0].header, "SeriesInstanceUID") or None
+
+
+def _none() -> Pictures:
+    return np.zeros((0, 1, 1, 3), np.uint8)
+
+
+class _Clock:
+    """Adds up the milliseconds of named steps."""
+
+    def __init__(self) -> None:
+        self._start = time.perf_counter()
+        self._spent: dict[str, float] = {}
+
+    @contextmanager
+    def step(self, name: str) -> Iterator[None]:
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._spent[name] = self._spent.get(name, 0.0) + 1000 * (time.perf_counter() - start)
+
+    def timings(self) -> dict[str, float]:
+        """Return every step and the total since the start."""
+        total = 1000 * (time.perf_counter() - self._start)
+        return {name: round(spent, 1) for name, spent in (*self._spent.items(), ("total", total))}

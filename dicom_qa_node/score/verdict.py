@@ -1,0 +1,139 @@
+"""Turns the network's numbers for a few slices into the verdict on a series: score, interval, grade, or why none."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from dicom_qa_node.config import Grades
+from dicom_qa_node.modalities import kind_of
+from dicom_qa_node.records import Finding, Grade, ModelRef, ScoredSlice, SeriesKind, Severity
+from dicom_qa_node.score.slices import ChosenSlice
+from dicom_qa_node.score.volume import Volume
+
+__all__ = ["Judge", "Verdict", "grade_of", "judge", "model_ref", "no_verdict", "outside_domain"]
+
+
+class Predicted(Protocol):
+    """What a network says about pictures; see ``infer.Predictions``."""
+
+    @property
+    def score(self) -> npt.NDArray[np.float32]:
+        """Score of each picture, 0-4."""
+
+    @property
+    def half_width(self) -> float:
+        """Calibrated half width of the interval."""
+
+
+class Card(Protocol):
+    """What is asked of a model card; see ``models.card.ModelCard``."""
+
+    @property
+    def name(self) -> str:
+        """Name of the model."""
+
+    @property
+    def version(self) -> str:
+        """Its version."""
+
+    @property
+    def sha256(self) -> str:
+        """Checksum of its weights."""
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """The kinds of pictures it judges."""
+
+    @property
+    def score_range(self) -> tuple[float, float]:
+        """Worst and best score."""
+
+
+class Judge(Protocol):
+    """A network that scores pictures; see ``infer.Scorer``."""
+
+    @property
+    def card(self) -> Card:
+        """Its model card."""
+
+    def score(self, images: npt.NDArray[Any], kind: str) -> Predicted:
+        """Judge pictures of one kind."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Score, interval and grade of a stack, and of each of its chosen slices; None where there is no score."""
+
+    score: float | None
+    interval: tuple[float, float] | None
+    grade: Grade | None
+    slices: tuple[ScoredSlice, ...]
+    findings: tuple[Finding, ...] = ()
+
+
+def model_ref(scorer: Judge) -> ModelRef:
+    """Return which model a scorer runs."""
+    return ModelRef(scorer.card.name, scorer.card.version, scorer.card.sha256)
+
+
+def outside_domain(volume: Volume, kind: SeriesKind, scorer: Judge, chosen: Sequence[ChosenSlice]) -> str:
+    """Return why the network must not judge this stack, "" if it may."""
+    if kind.value not in scorer.card.kinds:
+        return f"the model {scorer.card.name} was not made for {kind.value} pictures"
+    expected = kind_of(volume.kind).unit
+    if volume.kind is SeriesKind.CT and volume.unit != expected:
+        return f"the pixel values are {volume.unit}, not {expected}"
+    if not chosen:
+        return "no slice shows a body"
+    return ""
+
+
+def judge(
+    pictures: npt.NDArray[np.uint8],
+    volume: Volume,
+    kind: SeriesKind,
+    chosen: Sequence[ChosenSlice],
+    scorer: Judge,
+    grades: Grades,
+) -> Verdict:
+    """Score the chosen slices in one batch and weigh them into one verdict."""
+    predicted = scorer.score(pictures, kind.value)
+    scores = np.asarray(predicted.score, np.float64)
+    low, high = scorer.card.score_range
+    score = float(np.clip(np.dot(scores, [item.weight for item in chosen]), low, high))
+    half = float(predicted.half_width)
+    slices = tuple(scored_slice(volume, item, float(value)) for item, value in zip(chosen, scores, strict=True))
+    return Verdict(score, (max(low, score - half), min(high, score + half)), grade_of(score, grades), slices)
+
+
+def no_verdict(reason: str) -> Verdict:
+    """Return the verdict on a stack that the network must not judge."""
+    sentence = f"There is no score: {reason}. The measurements stand alone."
+    return Verdict(None, None, None, (), (Finding("outside_domain", Severity.WARNING, sentence, reason),))
+
+
+def scored_slice(volume: Volume, item: ChosenSlice, score: float) -> ScoredSlice:
+    """Return a chosen slice with its score and its place in the series."""
+    index = item.index
+    return ScoredSlice(
+        sop_instance_uid=volume.sop_instance_uids[index],
+        sop_class_uid=volume.sop_class_uids[index],
+        index=index,
+        position_mm=float(volume.positions_mm[index]),
+        score=score,
+        weight=item.weight,
+        reason=item.reason,
+        frame_number=volume.frame_numbers[index],
+    )
+
+
+def grade_of(score: float, grades: Grades) -> Grade:
+    """Return the grade (CID 7036) of a score by the configured thresholds."""
+    if score >= grades.diagnostic:
+        return Grade.DIAGNOSTIC
+    return Grade.LIMITED if score >= grades.limited else Grade.NON_DIAGNOSTIC
