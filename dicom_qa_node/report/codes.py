@@ -69,14 +69,12 @@ SLICE_SCORE = Code("SLICE_SCORE", PRIVATE_SCHEME, "Quality score of the slice, 0
 SLICE_WEIGHT = Code("SLICE_WEIGHT", PRIVATE_SCHEME, "Weight of the slice in the series score")
 NOT_RATED = Code("NOT_RATED", PRIVATE_SCHEME, "Not rated: outside the validated domain of the model")
 
-_CT_PROCEDURE = Code("25045-6", "LN", "CT unspecified body region")
-_PET_PROCEDURE = Code("44136-0", "LN", "PET unspecified body region")
 PROCEDURES = {
-    SeriesKind.CT: (_CT_PROCEDURE,),
-    SeriesKind.PT: (_PET_PROCEDURE,),
-    SeriesKind.PETCT: (_PET_PROCEDURE, _CT_PROCEDURE),
+    SeriesKind.CT: Code("25045-6", "LN", "CT unspecified body region"),
+    SeriesKind.PT: Code("44136-0", "LN", "PET unspecified body region"),
+    SeriesKind.PETCT: Code("44136-0", "LN", "PET unspecified body region"),
 }
-"""Procedure Reported (PS3.16 CID 100): the imaging procedure; a PET/CT study is reported as both of its parts."""
+"""Procedure Reported (PS3.16 CID 100): the imaging procedure; a PET/CT result is one on the PET series."""
 
 GRADES = {
     Grade.DIAGNOSTIC: Code("RID12", "RADLEX", "Diagnostic quality"),

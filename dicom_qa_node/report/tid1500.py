@@ -56,7 +56,7 @@ def measurement_report(result: SeriesResult, sources: Sources, observer: Observe
     """
     report = MeasurementReport(
         observation_context=_observation_context(observer),
-        procedure_reported=[concept(code) for code in codes.PROCEDURES[result.kind]],
+        procedure_reported=concept(codes.PROCEDURES[result.kind]),
         imaging_measurements=list(_groups(result, sources, observer.manufacturer)),
         title=concept(codes.IMAGING_MEASUREMENT_REPORT),
         language_of_content_item_and_descendants=LanguageOfContentItemAndDescendants(concept(codes.ENGLISH)),

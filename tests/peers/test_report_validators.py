@@ -1,0 +1,126 @@
+"""Every kind of report passes the validators: dciodvfy, DCMTK's dsrdump and PixelMed's, the one of IHE."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from pydicom import dcmread
+
+from dicom_qa_node.config import Config
+from dicom_qa_node.records import Grade, ReportRef, SeriesKind
+from dicom_qa_node.report.build import build_report
+from dicom_qa_node.report.document import SOP_CLASS_UID, ReportRequest, report_series_uid, report_uid
+from tests.report_samples import MODEL, T0, not_rated, verdict, write_multiframe, write_series
+
+pytestmark = pytest.mark.peers("dciodvfy", "dsrdump", "dcmdump", "DicomSRValidator")
+
+# Without these the validator's style sheets exceed the limits of current Java.
+JAVA_OPTIONS = " ".join(f"-Djdk.xml.{name}Limit=0" for name in ("xpathExprGrp", "xpathExprOp", "xpathTotalOp"))
+JAPANESE = "Yamada^Tarou=山田^太郎=やまだ^たろう"
+CYRILLIC = "Люкceмбypг^Роза"
+
+
+def ct(spool: Path) -> ReportRequest:
+    return ReportRequest(verdict(write_series(spool)), 1, T0)
+
+
+def petct_second_version(spool: Path) -> ReportRequest:
+    pair = write_series(spool, 1, "CT", SpecificCharacterSet="ISO_IR 144", PatientName=CYRILLIC)
+    images = write_series(spool, 2, "PT", SpecificCharacterSet="ISO_IR 144", PatientName=CYRILLIC)
+    result = verdict(images, SeriesKind.PETCT, grade=Grade.LIMITED, pair_series_uid=pair[0].series.series_instance_uid)
+    result = dataclasses.replace(result, slices=(*result.slices[:3], *verdict(pair).slices[3:]))
+    uid = result.series_instance_uid
+    first = ReportRef(report_uid(uid, 1, MODEL), SOP_CLASS_UID, report_series_uid(uid, MODEL), uid, 1, "r", T0)
+    return ReportRequest(result, 2, T0, first)
+
+
+def pet_alone(spool: Path) -> ReportRequest:
+    images = write_series(spool, 3, "PT", TimezoneOffsetFromUTC="+0530")
+    return ReportRequest(verdict(images, SeriesKind.PT, grade=Grade.NON_DIAGNOSTIC, findings=()), 1, T0)
+
+
+def not_rated_japanese(spool: Path) -> ReportRequest:
+    images = write_series(spool, SpecificCharacterSet=["", "ISO 2022 IR 87"], PatientName=JAPANESE)
+    return ReportRequest(not_rated(images), 1, T0)
+
+
+def multiframe(spool: Path) -> ReportRequest:
+    return ReportRequest(verdict(write_multiframe(spool)), 1, T0)
+
+
+def sparse_header(spool: Path) -> ReportRequest:
+    """A scanner that fills in the least: no names, no dates, no frame of reference, no position."""
+    empty = dict.fromkeys(("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime"), "")
+    empty |= dict.fromkeys(("Manufacturer", "AccessionNumber", "ReferringPhysicianName", "FrameOfReferenceUID"), "")
+    images = write_series(spool, **empty, ImagePositionPatient=None, SliceThickness=None)
+    return ReportRequest(verdict(images, measurements=(), findings=(), part=""), 1, T0)
+
+
+KINDS: list[Callable[[Path], ReportRequest]] = [
+    ct, petct_second_version, pet_alone, not_rated_japanese, multiframe, sparse_header
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def reports(tmp_path_factory) -> dict[str, Path]:
+    """Return every report, by the name of its kind."""
+    written = {}
+    for kind in KINDS:
+        spool = tmp_path_factory.mktemp(kind.__name__)
+        request = kind(spool)
+        stored = [_stored(spool, path, request) for path in sorted((spool / "instances").iterdir())]
+        written[kind.__name__] = spool / "report.dcm"
+        written[kind.__name__].write_bytes(build_report(request, stored, spool, Config()))
+    return written
+
+
+def _stored(spool: Path, path: Path, request: ReportRequest):
+    header = dcmread(path, stop_before_pixels=True)
+    (template,) = write_series(spool.parent / "template", slices=1)
+    facts = dataclasses.replace(template.series, series_instance_uid=str(header.SeriesInstanceUID))
+    return dataclasses.replace(
+        template, sop_instance_uid=str(header.SOPInstanceUID), sop_class_uid=str(header.SOPClassUID),
+        path=str(path.relative_to(spool)), series=facts,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", [kind.__name__ for kind in KINDS])
+def test_dciodvfy_finds_no_error(kind, reports, run_tool):
+    done = run_tool("dciodvfy", reports[kind])
+    words = done.stdout + done.stderr
+    assert "Comprehensive3DSR" in words
+    assert [line for line in words.splitlines() if line.startswith("Error")] == []
+
+
+@pytest.mark.parametrize("kind", [kind.__name__ for kind in KINDS])
+def test_dsrdump_renders_it(kind, reports, run_tool):
+    done = run_tool("dsrdump", "+Pl", reports[kind], check=True)
+    assert '"Imaging Measurement Report"' in done.stdout
+    rated = kind != "not_rated_japanese"
+    assert ('"Image Set Quality Rating")="2.83"' in done.stdout) is rated
+    assert done.stdout.count("Measurement Group") >= 3
+    assert [line for line in done.stderr.splitlines() if line.startswith(("E:", "F:"))] == []
+
+
+@pytest.mark.parametrize("kind", ["petct_second_version", "not_rated_japanese", "multiframe"])
+def test_pixelmed_finds_no_error(kind, reports):
+    environment = {**os.environ, "JAVA_TOOL_OPTIONS": JAVA_OPTIONS}
+    done = subprocess.run(
+        ["DicomSRValidator", reports[kind]], env=environment, capture_output=True, text=True, timeout=300, check=False
+    )
+    words = done.stdout + done.stderr
+    assert "Root Template Validation Complete" in words
+    assert "IOD validation complete" in words
+    assert [line for line in words.splitlines() if line.startswith("Error")] == []
+
+
+# Debian's DCMTK cannot convert ISO 2022; that Japanese survives is seen in Orthanc.
+@pytest.mark.parametrize(("kind", "name"), [("petct_second_version", CYRILLIC), ("ct", "Sample^Sally")])
+def test_dcmtk_reads_the_same_name(kind, name, reports, run_tool):
+    done = run_tool("dcmdump", "+U8", "+P", "PatientName", reports[kind], check=True)
+    assert f"[{name}]" in done.stdout
