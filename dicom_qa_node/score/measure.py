@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dicom_qa_node.records import Measurement, SeriesKind
 from dicom_qa_node.score.physics.ct import ct_measurements
+from dicom_qa_node.score.physics.pet import pet_measurements
 from dicom_qa_node.score.physics.stack import stack_measurements
 from dicom_qa_node.score.volume import Volume
 
@@ -25,4 +26,4 @@ def measure(volume: Volume, paired_ct: Volume | None = None) -> tuple[Measuremen
     """
     if volume.kind is SeriesKind.CT:
         return (*ct_measurements(volume), *stack_measurements(volume))
-    raise NotImplementedError
+    return (*pet_measurements(volume, paired_ct), *stack_measurements(volume))

@@ -49,7 +49,7 @@ def _moves(volume: Volume) -> npt.NDArray[np.float64]:
     moves = np.full(len(volume.voxels) - 1, np.nan)
     before: tuple[BoolArray, int] | None = None
     for index in range(len(volume.voxels)):
-        here = _outline(volume.voxels[index][step // 2 :: step, step // 2 :: step], pixel_mm)
+        here = _outline(volume.voxels[index, step // 2 :: step, step // 2 :: step], pixel_mm)
         gap = index > 0 and volume.positions_mm[index] - volume.positions_mm[index - 1] > 1.5 * volume.spacing_mm[0]
         if before is not None and here is not None and not gap:
             moved = _thin(before[0] ^ here[0], _NEAR_MM / pixel_mm)

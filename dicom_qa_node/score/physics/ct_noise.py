@@ -40,7 +40,7 @@ def local_noise(part: CtSlice, contrast: bool) -> LocalNoise:
 
     Soft tissue is chosen by the local mean, not by the pixel: a choice by pixel would cut the noise it measures.
     """
-    size = max(5, round(_ROI_MM / part.mean_pixel_mm) // 2 * 2 + 1)
+    size = max(7, round(_ROI_MM / part.mean_pixel_mm) // 2 * 2 + 1)
     mean, sd = noise_of(part.hu, size)
     low, high = _SOFT_CONTRAST_HU if contrast else _SOFT_HU
     return LocalNoise(mean, sd, part.deep & (mean >= low) & (mean <= high))

@@ -142,7 +142,7 @@ def _survey(volume: Volume) -> tuple[npt.NDArray[np.float64], float]:
 
 def _coarse(volume: Volume) -> Iterator[npt.NDArray[np.float32]]:
     for index in range(len(volume.voxels)):
-        yield volume.voxels[index][::2, ::2]
+        yield volume.voxels[index, ::2, ::2]
 
 
 def _spread(share: npt.NDArray[np.float64], count: int) -> list[int]:

@@ -17,7 +17,8 @@ def stack_measurements(volume: Volume) -> tuple[Measurement, ...]:
     spacing = volume.spacing_mm
     count = len(volume.positions_mm)
     length = float(volume.positions_mm[-1] - volume.positions_mm[0]) + spacing[0]
-    cosine = min(1.0, abs(float(volume.direction[2, 0])))
+    normal = np.cross(volume.direction[:, 2], volume.direction[:, 1])
+    cosine = min(1.0, abs(float(normal[2])))
     return (
         STACK.value("slices_used", count),
         _completeness(volume),
