@@ -107,8 +107,12 @@ def _schedule(context: RoleContext) -> int:
 
 
 def _score(context: RoleContext) -> int:
+    from dicom_qa_node.models.registry import card_of
+    from dicom_qa_node.models.weights import verify
     from dicom_qa_node.score.worker import run_worker
 
+    # Before the first heartbeat, so that a node without its model says so instead of starting.
+    verify(card_of(context.config.score.model), context.config.score.models_dir)
     context.pulse.start()
     recycled = run_worker(context.config, context.database, context.stop, context.name)
     return Exit.RECYCLE if recycled else Exit.OK

@@ -88,3 +88,17 @@ def test_an_occupied_port_is_said_in_one_line(folder, poll, background):
             node.kill()
             node.wait()
     assert f"error: web cannot listen on 127.0.0.1:{port}: Address already in use" in (place / "log").read_text()
+
+
+def test_a_node_without_its_model_does_not_start(folder):
+    place, _ = folder
+    settings = yaml.safe_load((place / "config.yaml").read_text())
+    (place / "config.yaml").write_text(yaml.safe_dump(settings | {"score": {"models_dir": str(place / "models")}}))
+    node = _serve(place, place / "log")
+    try:
+        assert node.wait(120) == 3
+    finally:
+        if node.poll() is None:
+            node.kill()
+            node.wait()
+    assert "error: the weights of model ms_iqa_small are missing" in (place / "log").read_text()
