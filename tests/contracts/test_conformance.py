@@ -1,0 +1,108 @@
+"""The conformance statement says what the code does; ``UPDATE_DOCS=1`` writes its generated tables anew."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+from pydicom.uid import UID
+
+from dicom_qa_node.deliver.targets import dicom
+from dicom_qa_node.receive import admit, contexts
+from dicom_qa_node.receive.status import Status
+from dicom_qa_node.records import Code
+from dicom_qa_node.report import codes
+from dicom_qa_node.report.document import SOP_CLASS_UID
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "conformance.md"
+_BLOCK = re.compile(r"<!-- generated: ([\w-]+) -->\n(.*?)<!-- end -->", re.DOTALL)
+
+
+def table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
+    lines = [head, ("---",) * len(head), *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def names(uids: Iterable[str]) -> str:
+    return table(("Name", "UID"), [(UID(uid).name, uid) for uid in uids])
+
+
+def all_codes() -> list[Code]:
+    """Return every code in the module, those in its tables included, once each."""
+    found: dict[tuple[str, str], Code] = {}
+
+    def collect(value: object) -> None:
+        if isinstance(value, Code):
+            found[value.scheme, value.value] = value
+        elif isinstance(value, dict | tuple):
+            for item in value.values() if isinstance(value, dict) else value:
+                collect(item)
+
+    for value in vars(codes).values():
+        collect(value)
+    return [found[key] for key in sorted(found)]
+
+
+def code_rows(*, private: bool) -> str:
+    chosen = [code for code in all_codes() if (code.scheme == codes.PRIVATE_SCHEME) is private]
+    return table(("Code", "Scheme", "Meaning"), [(code.value, code.scheme, code.meaning) for code in chosen])
+
+
+TABLES = {
+    "storage-classes": lambda: names([*contexts.STORAGE_CLASSES, "1.2.840.10008.1.1"]),
+    "transfer-syntaxes": lambda: names(contexts.TRANSFER_SYNTAXES),
+    "standard-codes": lambda: code_rows(private=False),
+    "private-codes": lambda: code_rows(private=True),
+}
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_generated_table_is_what_the_code_says(name):
+    text = PAGE.read_text()
+    if os.environ.get("UPDATE_DOCS"):
+        written = _BLOCK.sub(lambda m: f"<!-- generated: {m[1]} -->\n{TABLES[m[1]]()}<!-- end -->", text)
+        PAGE.write_text(written)
+        text = written
+    assert dict(_BLOCK.findall(text))[name] == TABLES[name]()
+
+
+def section(start: str, end: str) -> str:
+    text = PAGE.read_text()
+    return text[text.index(start) : text.index(end, text.index(start))]
+
+
+def first_cells(text: str) -> set[str]:
+    return set(re.findall(r"^\| `(0x[0-9A-Fx]+)` \|", text, re.MULTILINE))
+
+
+def test_statuses_of_the_receiver_are_all_listed_and_no_other():
+    listed = first_cells(section("**C-STORE responses:**", "#### 4.2.2"))
+    assert listed == {f"0x{status:04X}" for status in Status}
+
+
+def test_answers_that_the_sender_knows_are_all_listed_with_what_they_lead_to():
+    text = section("**What an answer leads to:**", "### 4.3")
+    known = {f"0x{code:04X}" for code in (*dicom._ACCEPTED, *dicom._NOT_NOW)} | {"0xA7xx"}
+    assert first_cells(text) == known
+    for code in dicom._ACCEPTED:
+        assert re.search(rf"`0x{code:04X}` \|[^|]+\| delivered", text), code
+    for code in dicom._NOT_NOW:
+        assert re.search(rf"`0x{code:04X}` \|[^|]+\| deferred", text), code
+
+
+def test_rejections_are_all_listed_and_no_other():
+    text = section("An association may be rejected:", "**C-STORE responses:**")
+    listed = {tuple(map(int, row)) for row in re.findall(r"^\| (\d) [^|]+\| (\d) [^|]+\| (\d) ", text, re.MULTILINE)}
+    rejections = [value for value in vars(admit).values() if isinstance(value, admit.Rejection)]
+    assert listed == {(item.result, item.source, item.reason) for item in rejections}
+
+
+def test_class_and_syntaxes_of_reports_are_those_proposed():
+    text = section("#### 4.2.2", "**Association policies.** One association")
+    kind = dicom.FileKind(UID(SOP_CLASS_UID), UID("1.2.840.10008.1.2.1"))
+    for context in dicom.contexts_for([kind]):
+        assert str(context.abstract_syntax) in text
+        assert str(context.transfer_syntax[0]) in text
