@@ -113,8 +113,11 @@ def _score(context: RoleContext) -> int:
 
     # Before the first heartbeat, so that a node without its model says so instead of starting.
     verify(card_of(context.config.score.model), context.config.score.models_dir)
+    def say(text: str) -> None:
+        context.pulse.detail = lambda: text
+
     context.pulse.start()
-    recycled = run_worker(context.config, context.database, context.stop, context.name)
+    recycled = run_worker(context.config, context.database, context.stop, context.name, say=say)
     return Exit.RECYCLE if recycled else Exit.OK
 
 

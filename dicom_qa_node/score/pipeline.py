@@ -7,7 +7,7 @@ ones leads, the others are named with their scores in the findings.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -83,6 +83,7 @@ def score_series(
     scorer: Judge,
     options: Options | None = None,
     decoders: Decoders | None = None,
+    before_step: Callable[[str], None] = lambda _: None,
 ) -> SeriesVerdict:
     """Judge one series.
 
@@ -96,6 +97,8 @@ def score_series(
         The opened network.
     decoders
         Reused between series by a worker; None opens and closes its own.
+    before_step
+        Called with the name of each step; what it raises ends the work.
 
     Raises
     ------
@@ -104,8 +107,10 @@ def score_series(
     """
     if decoders is None:
         with Decoders() as own:
-            return score_series(paths, pair_paths=pair_paths, scorer=scorer, options=options, decoders=own)
-    clock = _Clock()
+            return score_series(
+                paths, pair_paths=pair_paths, scorer=scorer, options=options, decoders=own, before_step=before_step
+            )
+    clock = _Clock(before_step)
     chosen = options or Options()
     with clock.step("headers"):
         found = survey(paths)
@@ -231,12 +236,14 @@ def _none() -> Pictures:
 class _Clock:
     """Adds up the milliseconds of named steps."""
 
-    def __init__(self) -> None:
+    def __init__(self, before_step: Callable[[str], None]) -> None:
+        self._before_step = before_step
         self._start = time.perf_counter()
         self._spent: dict[str, float] = {}
 
     @contextmanager
     def step(self, name: str) -> Iterator[None]:
+        self._before_step(name)
         start = time.perf_counter()
         try:
             yield

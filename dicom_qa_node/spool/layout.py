@@ -102,6 +102,11 @@ class SpoolLayout:
         """Return an unused path for a refused object."""
         return self.quarantine / f"{secrets.token_hex(12)}.dcm"
 
+    def pictures(self, series_instance_uid: str, version: int) -> Path:
+        """Return the folder that holds the pictures of one scored version of a series."""
+        key = uid_key(series_instance_uid)
+        return self.root / "pictures" / key[:2] / key / f"v{version}"
+
     def relative(self, path: Path) -> str:
         """Return ``path`` as the registry keeps it: relative to the spool, with forward slashes."""
         return path.relative_to(self.root).as_posix()

@@ -1,0 +1,264 @@
+"""The scoring worker: claims series by lease, judges them one by one, and commits result and state together.
+
+A worker that is told to stop gives its series back; one that is killed loses its lease and another takes over. Without
+an installed, verified model it scores nothing and waits: the node goes on receiving.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import re
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+import psutil
+
+from dicom_qa_node.config import Config
+from dicom_qa_node.errors import Misconfigured, NodeError, Permanent, Transient
+from dicom_qa_node.log import log_event
+from dicom_qa_node.records import Job
+from dicom_qa_node.score.decoders import Decoders
+from dicom_qa_node.score.pictures import write_pictures
+from dicom_qa_node.score.pipeline import Options, SeriesVerdict, score_series
+from dicom_qa_node.score.verdict import Judge
+from dicom_qa_node.spool.layout import SpoolLayout
+from dicom_qa_node.store import Database, Jobs, Registry
+
+__all__ = ["run_worker"]
+
+_LOGGER = logging.getLogger(__name__)
+_IDLE_S = 0.2
+_MODEL_RECHECK_S = 15.0
+_DATABASE_PAUSE_S = 2.0
+_MB = 1 << 20
+
+OpenScorer = Callable[[Config, str], Judge]
+
+
+class _Abandoned(Exception):
+    """The series is no longer this worker's: it was told to stop, or lost its lease."""
+
+
+def run_worker(
+    config: Config,
+    database: Database,
+    stop: threading.Event,
+    name: str,
+    *,
+    say: Callable[[str], None] = lambda _: None,
+    open_scorer: OpenScorer | None = None,
+) -> bool:
+    """Score series until ``stop`` is set or this process is due to be replaced.
+
+    Parameters
+    ----------
+    name
+        Under which the worker holds its leases, such as ``score-1@host``.
+    say
+        Told what the worker does, for its heartbeat: "idle", "scoring 1.2.3", "no model: …".
+    open_scorer
+        Opens the network; by default the installed one of the configuration.
+
+    Returns
+    -------
+    bool
+        True if the process should be replaced by a fresh one: enough series, too much memory, or an unexpected error.
+    """
+    worker = _Worker(config, database, stop, name, say)
+    scorer = worker.wait_for_model(open_scorer or _open_installed)
+    if scorer is None:
+        return False
+    with Decoders() as decoders:
+        return worker.work(scorer, decoders)
+
+
+def _open_installed(config: Config, name: str) -> Judge:
+    """Import torch, for the first time in this process, and open the configured model."""
+    torch = importlib.import_module("torch")
+    if config.score.threads:
+        torch.set_num_threads(config.score.threads)
+    infer = importlib.import_module("dicom_qa_node.score.infer")
+    device = _own_device(config.score.device, name, torch.cuda.device_count())
+    scorer: Judge = infer.Scorer.open(config.score.model, device, config.score.models_dir)
+    return scorer
+
+
+def _own_device(wanted: str, name: str, gpus: int) -> str:
+    """Spread the workers of one host over its GPUs by the number in their name."""
+    number = re.match(r"score-(\d+)", name)
+    if wanted != "auto" or gpus < 2 or number is None:
+        return wanted
+    return f"cuda:{(int(number[1]) - 1) % gpus}"
+
+
+@dataclass(slots=True)
+class _Worker:
+    config: Config
+    database: Database
+    stop: threading.Event
+    name: str
+    say: Callable[[str], None]
+
+    def wait_for_model(self, open_scorer: OpenScorer) -> Judge | None:
+        """Return the network as soon as it can be opened; None if told to stop before."""
+        said = ""
+        while not self.stop.is_set():
+            try:
+                scorer = open_scorer(self.config, self.name)
+            except Misconfigured as error:
+                self.say(f"no model: {error}")
+                if str(error) != said:
+                    log_event(_LOGGER, logging.ERROR, "no_model", model=self.config.score.model, reason=str(error))
+                said = str(error)
+                self.stop.wait(_MODEL_RECHECK_S)
+            else:
+                card = scorer.card
+                log_event(_LOGGER, logging.INFO, "model_ready", model=card.name, version=card.version)
+                return scorer
+        return None
+
+    def work(self, scorer: Judge, decoders: Decoders) -> bool:
+        """Claim and score until stopped (False) or due to be replaced (True)."""
+        settings = self.config.score
+        jobs = Jobs(self.database, lease_s=settings.lease_s, max_attempts=settings.max_attempts)
+        done = 0
+        self.say("idle")
+        while not self.stop.is_set():
+            job = self._claim(jobs)
+            if job is None:
+                continue
+            self.say(f"scoring {job.series_instance_uid}")
+            sound = self._handle(jobs, job, scorer, decoders)
+            self.say("idle")
+            done += 1
+            if not sound or done >= settings.recycle_after or self._too_large():
+                log_event(_LOGGER, logging.INFO, "worker_recycled", worker=self.name, series=done)
+                return True
+        return False
+
+    def _claim(self, jobs: Jobs) -> Job | None:
+        try:
+            job = jobs.claim(self.name)
+        except Transient as error:
+            log_event(_LOGGER, logging.WARNING, "claim_failed", worker=self.name, reason=str(error))
+            self.stop.wait(_DATABASE_PAUSE_S)
+            return None
+        if job is None:
+            self.stop.wait(_IDLE_S)
+        return job
+
+    def _handle(self, jobs: Jobs, job: Job, scorer: Judge, decoders: Decoders) -> bool:
+        """Score one series and end its job; return whether this process is still sound."""
+        lease = _Lease(jobs, job, self.config.score.lease_s, self.stop)
+        try:
+            with lease:
+                verdict = self._score(job, scorer, decoders, lease)
+            self._finish(jobs, job, verdict)
+        except _Abandoned:
+            log_event(_LOGGER, logging.INFO, "series_given_back", series=job.series_instance_uid, version=job.version)
+            if not lease.lost:
+                _ended(jobs.release, job)
+        except NodeError as error:
+            self._fail(jobs, job, str(error), permanent=isinstance(error, Permanent))
+        except Exception as error:
+            # The edge of the job loop: no series may end the worker in silence, and none is tried for ever.
+            _LOGGER.exception("scoring failed", extra={"qa_event": "scoring_failed", "qa_fields": _fields(job)})
+            what = "not enough memory" if isinstance(error, MemoryError) else type(error).__name__
+            reason = f"an unexpected error ended the scoring ({what}); the log of the worker has the place"
+            self._fail(jobs, job, reason, permanent=False)
+            return False
+        return True
+
+    def _score(self, job: Job, scorer: Judge, decoders: Decoders, lease: _Lease) -> SeriesVerdict:
+        return score_series(
+            self._files(job.series_instance_uid),
+            pair_paths=self._files(job.pair_series_uid) if job.pair_series_uid else (),
+            scorer=scorer,
+            options=Options.of(self.config.score),
+            decoders=decoders,
+            before_step=lease.check,
+        )
+
+    def _files(self, series_instance_uid: str) -> list[Path]:
+        """Return the stored files of a series; other bytes under a UID already stored are never scored."""
+        layout = SpoolLayout(self.config.spool_dir)
+        stored = Registry(self.database).instances(series_instance_uid)
+        return [layout.absolute(item.path) for item in stored if not item.conflict]
+
+    def _finish(self, jobs: Jobs, job: Job, verdict: SeriesVerdict) -> None:
+        folder = SpoolLayout(self.config.spool_dir).pictures(job.series_instance_uid, job.version)
+        try:
+            write_pictures(verdict, folder, self.config.score.grades)
+        except OSError as error:
+            log_event(_LOGGER, logging.WARNING, "pictures_failed", **_fields(job), reason=error.strerror)
+        if not jobs.finish(job, verdict.result):
+            log_event(_LOGGER, logging.INFO, "result_superseded", **_fields(job))
+            return
+        result = verdict.result
+        log_event(
+            _LOGGER, logging.INFO, "scored", **_fields(job), kind=result.kind.value, score=result.score,
+            grade=None if result.grade is None else result.grade.value, images=result.instances_used,
+            ms=result.timings_ms.get("total"), findings=",".join(item.key for item in result.findings),
+        )  # fmt: skip
+
+    def _fail(self, jobs: Jobs, job: Job, reason: str, *, permanent: bool) -> None:
+        log_event(_LOGGER, logging.ERROR, "series_failed", **_fields(job), permanent=permanent, reason=reason)
+        _ended(lambda held: jobs.fail(held, reason, permanent=permanent), job)
+
+    def _too_large(self) -> bool:
+        return bool(psutil.Process().memory_info().rss > self.config.score.max_memory_mb * _MB)
+
+
+class _Lease:
+    """Renews a claim from a thread while its series is scored."""
+
+    def __init__(self, jobs: Jobs, job: Job, lease_s: float, stop: threading.Event) -> None:
+        self.lost = False
+        self._jobs, self._job, self._stop = jobs, job, stop
+        self._lease_s = lease_s
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._renew, name="lease", daemon=True)
+
+    def check(self, _step: str) -> None:
+        """Raise `_Abandoned` if the series must not be worked on any more."""
+        if self.lost or self._stop.is_set():
+            raise _Abandoned
+
+    def __enter__(self) -> _Lease:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def _renew(self) -> None:
+        renewed = time.monotonic()
+        while not self._ended.wait(self._lease_s / 4):
+            try:
+                self.lost = not self._jobs.heartbeat(self._job)
+                renewed = time.monotonic()
+            except Transient as error:
+                log_event(_LOGGER, logging.WARNING, "lease_not_renewed", **_fields(self._job), reason=str(error))
+                self.lost = time.monotonic() - renewed > self._lease_s
+            if self.lost:
+                return
+
+
+def _ended(end: Callable[[Job], bool], job: Job) -> None:
+    """End a job; if the database is out of reach the lease runs out by itself."""
+    try:
+        end(job)
+    except Transient as error:
+        log_event(_LOGGER, logging.WARNING, "job_not_ended", **_fields(job), reason=str(error))
+
+
+def _fields(job: Job) -> dict[str, object]:
+    return {"series": job.series_instance_uid, "version": job.version, "attempt": job.attempt}
