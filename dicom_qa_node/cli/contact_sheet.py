@@ -10,7 +10,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
-__all__ = ["Tile", "contact_sheet", "save_sheet"]
+from dicom_qa_node.records import SeriesResult
+
+__all__ = ["Tile", "contact_sheet", "save_sheet", "tiles_of"]
 
 _SIDE = 256
 _CAPTION = 40
@@ -25,6 +27,15 @@ class Tile:
 
     picture: npt.NDArray[np.uint8]
     lines: tuple[str, ...]
+
+
+def tiles_of(result: SeriesResult, pictures: npt.NDArray[np.uint8]) -> list[Tile]:
+    """Return the tiles of a result; ``pictures`` are those of its slices, shape (slices, rows, columns, 3)."""
+    tiles = []
+    for item, picture in zip(result.slices, pictures, strict=True):
+        place = f"slice {item.index}, {item.position_mm:.0f} mm"
+        tiles.append(Tile(picture, (f"score {item.score:.2f}  weight {item.weight:.2f}", place)))
+    return tiles
 
 
 def contact_sheet(title: str, tiles: Sequence[Tile]) -> Image.Image:

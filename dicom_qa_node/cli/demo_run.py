@@ -163,11 +163,13 @@ def _delivery(entry: LogEntry) -> str:
 
 
 def _print_files(node: DemoNode, studies: Sequence[DemoSeries], entries: Entries) -> None:
+    files = {study.series_instance_uid: study.files for study in studies}
     for study in studies:
         entry = entries[study.series_instance_uid]
         say(f"{study.label}  {study.series_instance_uid}")
         if entry is not None:
-            sheet = save_series_sheet(node.folder / "pictures", study, entry.result)
+            paired = files.get(entry.result.pair_series_uid or "", ())
+            sheet = save_series_sheet(node.folder / "pictures", study, paired, entry.result)
             say(f"  picture  {sheet}")
             say(f"  report   {node.archive / f'{entry.report_uid}.dcm'}")
 

@@ -50,7 +50,13 @@ def make_studies(folder: Path, run: str) -> Iterator[DemoSeries]:
     )
     for number, (quality, label) in enumerate(CT_BEST_FIRST.items(), start=2):
         images = ct_series(
-            _SEED, _SLICES, quality=quality, spacing_mm=_SPACING_MM, identity=ct_study, series_number=number
+            _SEED,
+            _SLICES,
+            quality=quality,
+            spacing_mm=_SPACING_MM,
+            thickness_mm=_SPACING_MM,
+            identity=ct_study,
+            series_number=number,
         )
         yield _written(label, quality, images, folder)
     petct = replace(

@@ -1,0 +1,71 @@
+"""Scores series from disk: the pipeline of the worker without database and spool."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from dicom_qa_node import log
+from dicom_qa_node.cli.contact_sheet import save_sheet, tiles_of
+from dicom_qa_node.cli.exit_codes import NotFound
+from dicom_qa_node.cli.offline import SeriesFiles, find_series
+from dicom_qa_node.cli.present import progress_bar, score_text
+from dicom_qa_node.cli.verdict_json import failure, verdict
+from dicom_qa_node.config import Config
+from dicom_qa_node.errors import NodeError
+from dicom_qa_node.score.decoders import Decoders
+from dicom_qa_node.score.infer import Scorer
+from dicom_qa_node.score.pipeline import Options, SeriesVerdict, score_series
+
+__all__ = ["score_found"]
+
+
+def score_found(config: Config, paths: Sequence[Path], pictures: Path | None) -> list[dict[str, Any]]:
+    """Judge every series below ``paths``; each gives its verdict as JSON values, or an ``error`` with the reason.
+
+    Raises
+    ------
+    NotFound
+        There is no DICOM file.
+    Misconfigured
+        The model or the device cannot be used; then nothing is scored.
+    """
+    log.configure("error")
+    found = find_series(paths)
+    if not found.series and not found.broken:
+        raise NotFound(f"there is no DICOM file in {', '.join(map(str, paths))}")
+    scorer = Scorer.open(config.score.model, config.score.device, config.score.models_dir)
+    entries = [failure("", "", reason) | {"file": str(path)} for path, reason in found.broken]
+    with Decoders() as decoders, progress_bar() as progress:
+        task = progress.add_task("scoring", total=len(found.series))
+        for series in found.series:
+            progress.update(task, description=f"scoring {series.modality} {series.description}".rstrip())
+            entries.append(_score_one(series, scorer, decoders, Options.of(config.score), pictures))
+            progress.advance(task)
+    return entries
+
+
+def _score_one(
+    series: SeriesFiles, scorer: Scorer, decoders: Decoders, options: Options, pictures: Path | None
+) -> dict[str, Any]:
+    pair = series.pair.files if series.pair else []
+    try:
+        found = score_series(series.files, pair_paths=pair, scorer=scorer, options=options, decoders=decoders)
+    except NodeError as error:
+        return failure(series.series_instance_uid, series.modality, str(error))
+    except Exception as error:  # noqa: BLE001 - the edge of one series: the others must still be judged
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        reason = f"internal error: {type(error).__name__} in {Path(place.filename).name}:{place.lineno}"
+        return failure(series.series_instance_uid, series.modality, reason)
+    entry = verdict(found.result)
+    if pictures is not None and found.result.slices:
+        entry["picture"] = str(_save(pictures, series, found))
+    return entry
+
+
+def _save(folder: Path, series: SeriesFiles, found: SeriesVerdict) -> Path:
+    title = f"{series.modality} {series.description}: {score_text(found.result)} {found.result.grade or ''}"
+    path = folder / f"{series.series_instance_uid}.png"
+    return save_sheet(path, title, tiles_of(found.result, found.pictures))
