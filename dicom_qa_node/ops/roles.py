@@ -113,6 +113,7 @@ def _score(context: RoleContext) -> int:
 
     # Before the first heartbeat, so that a node without its model says so instead of starting.
     verify(card_of(context.config.score.model), context.config.score.models_dir)
+
     def say(text: str) -> None:
         context.pulse.detail = lambda: text
 
