@@ -26,9 +26,12 @@ _PATIENT = (
     "PatientBirthDate", "PatientBirthTime", "PatientSex", "OtherPatientIDsSequence", "OtherPatientNames",
     "EthnicGroup", "PatientComments", "PatientIdentityRemoved", "DeidentificationMethod",
     "DeidentificationMethodCodeSequence", "PatientSpeciesDescription", "ResponsiblePerson",
+)  # fmt: skip
+_TRIAL = (
     "ClinicalTrialSponsorName", "ClinicalTrialProtocolID", "ClinicalTrialProtocolName", "ClinicalTrialSiteID",
     "ClinicalTrialSiteName", "ClinicalTrialSubjectID", "ClinicalTrialSubjectReadingID",
 )  # fmt: skip
+_TRIAL_SUBJECT = ("ClinicalTrialSubjectID", "ClinicalTrialSubjectReadingID")
 _STUDY = (
     "StudyInstanceUID", "StudyDate", "StudyTime", "ReferringPhysicianName", "StudyID", "AccessionNumber",
     "IssuerOfAccessionNumberSequence", "StudyDescription", "PhysiciansOfRecord", "ProcedureCodeSequence",
@@ -115,7 +118,7 @@ def _patient_first(wanted: Iterable[str], by_uid: Mapping[str, StoredInstance], 
 
 
 def _read_header(path: Path, uid: str) -> Dataset:
-    tags = [*_PATIENT, *_STUDY, *_EQUIPMENT, *_IMAGE]
+    tags = [*_PATIENT, *_TRIAL, *_STUDY, *_EQUIPMENT, *_IMAGE]
     try:
         header = dcmread(path, stop_before_pixels=True, specific_tags=tags)
     except (OSError, InvalidDicomError) as error:
@@ -135,7 +138,17 @@ def _cleaned(header: Dataset) -> Dataset:
             setattr(clean, keyword, "")
     if clean.PatientSex not in _SEXES:
         clean.PatientSex = ""
+    _clean_trial(clean)
     return clean
+
+
+def _clean_trial(header: Dataset) -> None:
+    """Leave the Clinical Trial Subject module out where it lacks what makes it one (PS3.3 C.7.1.3)."""
+    named = header.get("ClinicalTrialSponsorName") and header.get("ClinicalTrialProtocolID")
+    whole = named and any(header.get(keyword) for keyword in _TRIAL_SUBJECT)
+    for keyword in _TRIAL_SUBJECT if whole else _TRIAL:
+        if keyword in header and not (whole and header.get(keyword)):
+            delattr(header, keyword)
 
 
 def _cleaned_element(element: DataElement) -> DataElement:

@@ -257,6 +257,17 @@ def test_broken_identifiers_of_a_scanner_do_not_prevent_a_report(tmp_path):
     assert (report.PatientBirthDate, report.StudyTime, report.PatientSex) == ("", "", "")
 
 
+def test_clinical_trial_is_named_only_where_it_is_whole(tmp_path):
+    trial = {"ClinicalTrialSponsorName": "NCI", "ClinicalTrialProtocolID": "P1", "ClinicalTrialSiteName": ""}
+    whole = write_series(tmp_path, 1, **trial, ClinicalTrialSubjectID="7", ClinicalTrialSubjectReadingID="")
+    report = built(tmp_path, verdict(whole), whole)
+    assert (report.ClinicalTrialProtocolID, report.ClinicalTrialSubjectID) == ("P1", "7")
+    assert report.ClinicalTrialSiteName == ""
+    assert "ClinicalTrialSubjectReadingID" not in report
+    torn = write_series(tmp_path, 2, **trial, ClinicalTrialSubjectID="")
+    assert not [element for element in built(tmp_path, verdict(torn), torn) if "ClinicalTrial" in element.keyword]
+
+
 def test_missing_image_is_a_clear_permanent_error(tmp_path):
     instances = write_series(tmp_path)
     result = verdict(instances)
