@@ -14,7 +14,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from dicom_qa_node.config import Peer, Receive
-from dicom_qa_node.errors import Misconfigured
 from dicom_qa_node.spool.retain import DiskGauge
 
 __all__ = ["Admission", "Applicant", "Rejection", "Seats"]
@@ -140,10 +139,7 @@ class Admission:
 
 
 def _networks(peer: Peer) -> tuple[Network, ...]:
-    try:
-        return tuple(ipaddress.ip_network(host, strict=False) for host in peer.hosts)
-    except ValueError as error:
-        raise Misconfigured(f"receive.peers: host of {peer.ae_title} is no address or network: {error}") from error
+    return tuple(ipaddress.ip_network(host, strict=False) for host in peer.hosts)
 
 
 def _allowed(host: str, networks: Sequence[Network]) -> bool:

@@ -24,10 +24,9 @@ from pydicom.uid import (
 )
 from pynetdicom.presentation import PresentationContext, build_context
 
-VERIFICATION = UID("1.2.840.10008.1.1")
-
 __all__ = ["STORAGE_CLASSES", "TRANSFER_SYNTAXES", "storage_contexts", "supported_contexts"]
 
+VERIFICATION = UID("1.2.840.10008.1.1")
 STORAGE_CLASSES: tuple[UID, ...] = (
     CTImageStorage,
     EnhancedCTImageStorage,

@@ -59,7 +59,6 @@ class Master:
         self._layout = SpoolLayout(config.spool_dir)
         self._gauge = DiskGauge(config.spool_dir, config.spool.min_free_mb, config.spool.resume_free_mb)
         self._seats = Seats(config.receive.max_associations)
-        # Built here so that a wrong list of peers stops the role instead of each of its processes.
         self._admission = Admission(config.receive, config.ae_title, self._seats, self._gauge)
         self._slots = [_Slot(number) for number in range(config.receive.processes)]
         self._reconciler = 0

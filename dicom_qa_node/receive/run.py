@@ -46,7 +46,7 @@ def serve_receive(config: Config, database: Database, stop: threading.Event, rea
     Raises
     ------
     Misconfigured
-        The port or the spool cannot be used, or a peer's host is no address.
+        The port or the spool cannot be used.
     """
     _prepare_spool(config)
     master = Master(config, _bound_listener(config))

@@ -88,11 +88,13 @@ def read_facts(data: Buffer, start: int, transfer_syntax_uid: str) -> InstanceFa
     Raises
     ------
     BrokenDataSet
-        It cannot be walked, or one of its four identifying UIDs is missing.
+        It cannot be walked, or its pixel data or one of its four identifying UIDs is missing.
     InvalidUid
         One of them is no UID.
     """
     header = scan(data, start, encoding_of(transfer_syntax_uid), _WANTED)
+    if not header.has_pixel_data:
+        raise BrokenDataSet("the data set has no pixel data")
     sop_instance_uid = _uid(header, _SOP_INSTANCE_UID, "SOP Instance UID (0008,0018)")
     series_uid = _uid(header, _SERIES_INSTANCE_UID, "Series Instance UID (0020,000E)")
     study_uid = _uid(header, _STUDY_INSTANCE_UID, "Study Instance UID (0020,000D)")

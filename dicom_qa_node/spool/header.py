@@ -64,10 +64,11 @@ def encoding_of(transfer_syntax_uid: str) -> Encoding:
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """The raw values found, by tag."""
+    """The raw values found, by tag, and whether pixel data follows them."""
 
     values: dict[int, bytes]
-    big_endian: bool = False
+    big_endian: bool
+    has_pixel_data: bool
 
     def text(self, tag: int) -> str:
         """Return a value of the default character repertoire without its padding, "" where it is absent."""
@@ -105,10 +106,10 @@ def scan(data: Buffer, start: int, encoding: Encoding, wanted: Collection[int]) 
     if encoding.deflated:
         return _scan_deflated(data, start, wanted)
     walker = (_Implicit if encoding.implicit_vr else _Explicit)(data, big_endian=encoding.big_endian)
-    values, position = walker.collect(start, wanted)
+    header, position = walker.collect(start, wanted)
     if position > len(data):
         raise BrokenDataSet("the pixel data ends before its length")
-    return Header(values, encoding.big_endian)
+    return header
 
 
 def _scan_deflated(data: Buffer, start: int, wanted: Collection[int]) -> Header:
@@ -127,13 +128,14 @@ def _scan_deflated(data: Buffer, start: int, wanted: Collection[int]) -> Header:
             raise BrokenDataSet(f"the data set cannot be inflated: {error}") from None
         pending = inflater.unconsumed_tail
         try:
-            values, _ = _Explicit(plain, big_endian=False).collect(0, wanted)
+            header, _ = _Explicit(plain, big_endian=False).collect(0, wanted)
+            if header.has_pixel_data:
+                return header
         except _Truncated:
-            if inflater.eof or exhausted or len(plain) > _MAX_INFLATED_HEADER:
+            if len(plain) > _MAX_INFLATED_HEADER:
                 raise
-            continue
-        if plain:
-            return Header(values)
+        if inflater.eof or exhausted:
+            raise BrokenDataSet("the inflated data set ends before its pixel data")
 
 
 class _Walker:
@@ -143,18 +145,21 @@ class _Walker:
         order = ">" if big_endian else "<"
         self._data = data
         self._end = len(data)
+        self._big_endian = big_endian
         self._explicit_head = struct.Struct(f"{order}HH2sH").unpack_from
         self._implicit_head = struct.Struct(f"{order}HHL").unpack_from
         self._long_length = struct.Struct(f"{order}L").unpack_from
 
-    def collect(self, position: int, wanted: Collection[int]) -> tuple[dict[int, bytes], int]:
-        """Return the wanted values, and the end of the pixel data (or of the last element)."""
+    def collect(self, position: int, wanted: Collection[int]) -> tuple[Header, int]:
+        """Return the header, and where the pixel data (or else the last element) ends by its own length."""
         values: dict[int, bytes] = {}
+        found = False
         data, end, element = self._data, self._end, self._element
         try:
             while position < end:
                 tag, value, position = element(position, 0)
                 if tag in _PIXEL_DATA:
+                    found = True
                     break
                 if position > end:
                     raise _Truncated(f"the data set ends inside element {tag:08X}")
@@ -162,7 +167,7 @@ class _Walker:
                     values[tag] = bytes(data[value:position])
         except struct.error:
             raise _Truncated("the data set ends inside an element header") from None
-        return values, position
+        return Header(values, self._big_endian, found), position
 
     def _element(self, position: int, depth: int) -> tuple[int, int, int]:
         """Return tag, start of the value and start of the next element."""

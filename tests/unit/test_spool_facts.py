@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+import pytest
+
+from dicom_qa_node.spool.facts import InstanceFacts, read_facts
+from dicom_qa_node.spool.header import BrokenDataSet
+from dicom_qa_node.spool.layout import InvalidUid
+from tests.unit.received_images import EXPLICIT, ct, encoded, pet
+
+
+def facts_of(ds: object, syntax: str = EXPLICIT) -> InstanceFacts:
+    return read_facts(encoded(ds, syntax), 0, syntax)  # type: ignore[arg-type]
+
+
+def test_series_facts_are_decoded() -> None:
+    ds = ct(PatientName="Müller^Jürgen", SeriesDescription=" Thorax ", AccessionNumber="A1", SeriesNumber=4)
+    facts = facts_of(ds).series()
+    assert facts.patient_name == "Müller^Jürgen"
+    assert facts.series_description == "Thorax"
+    assert (facts.accession_number, facts.series_number, facts.modality) == ("A1", "4", "CT")
+    assert facts.study_instance_uid == ds.StudyInstanceUID
+    assert facts.frame_of_reference_uid == ds.FrameOfReferenceUID
+    assert (facts.study_date, facts.study_time) == ("20250102", "101112")
+
+
+@pytest.mark.parametrize(
+    ("charset", "name"),
+    [
+        ("ISO_IR 192", "山田^太郎"),
+        (["ISO 2022 IR 6", "ISO 2022 IR 87"], "Yamada^Tarou=山田^太郎"),
+        ("GB18030", "王^小东"),
+    ],
+)
+def test_names_in_other_character_sets(charset: object, name: str) -> None:
+    assert facts_of(ct(SpecificCharacterSet=charset, PatientName=name)).series().patient_name == name
+
+
+def test_an_unknown_character_set_loses_nothing_but_the_odd_letter() -> None:
+    data = encoded(ct(PatientName="Müller")).replace(b"ISO_IR 100", b"ISO_IR 999")
+    assert read_facts(data, 0, EXPLICIT).series().patient_name.startswith("M")
+
+
+def test_a_nul_in_a_text_does_not_reach_the_database() -> None:
+    data = encoded(ct(StationName="CT1X")).replace(b"CT1X", b"C\0T1")
+    assert read_facts(data, 0, EXPLICIT).series().station_name == "CT1"
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"NumberOfSlices": 47, "SeriesType": ["WHOLE BODY", "IMAGE"]}, 47),
+        ({"NumberOfSlices": 47, "NumberOfTimeSlices": 3, "SeriesType": ["DYNAMIC", "IMAGE"]}, 141),
+        (
+            {
+                "NumberOfSlices": 10,
+                "NumberOfTimeSlices": 9,
+                "NumberOfRRIntervals": 2,
+                "NumberOfTimeSlots": 8,
+                "SeriesType": ["GATED", "IMAGE"],
+            },
+            160,
+        ),
+    ],
+)
+def test_a_pet_header_promises_a_count(changes: dict[str, object], expected: int) -> None:
+    assert facts_of(pet(**changes)).expected == expected
+
+
+def test_a_ct_header_promises_a_count_per_acquisition() -> None:
+    facts = facts_of(ct(ImagesInAcquisition=120, AcquisitionNumber=5))
+    assert (facts.expected, facts.expected_group) == (120, "5")
+
+
+def test_a_multi_frame_object_is_complete_by_itself() -> None:
+    ds = ct(NumberOfFrames=40)
+    facts = facts_of(ds)
+    assert (facts.number_of_frames, facts.expected, facts.expected_group) == (40, 1, ds.SOPInstanceUID)
+
+
+def test_without_a_promise_there_is_none() -> None:
+    assert facts_of(ct()).expected is None
+
+
+@pytest.mark.parametrize("keyword", ["SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID"])
+def test_the_identifying_uids_must_be_there(keyword: str) -> None:
+    ds = ct()
+    data = encoded(ds)
+    with pytest.raises(BrokenDataSet, match="missing"):
+        read_facts(encoded(ct(**{keyword: None})), 0, EXPLICIT)
+    value = str(ds[keyword].value).encode()
+    with pytest.raises(InvalidUid):
+        read_facts(data.replace(value, b"1..2" + b"3" * (len(value) - 4), 1), 0, EXPLICIT)
+
+
+@pytest.mark.parametrize("text", [b"9999999999", b"x", b"1.5"])
+def test_an_odd_instance_number_is_left_out(text: bytes) -> None:
+    data = encoded(ct(InstanceNumber="1234567890"))
+    data = data.replace(b"1234567890", text.ljust(10))
+    assert read_facts(data, 0, EXPLICIT).instance_number is None
+
+
+def test_an_image_without_pixels_is_broken() -> None:
+    with pytest.raises(BrokenDataSet, match="pixel data"):
+        read_facts(encoded(ct(PixelData=None)), 0, EXPLICIT)
