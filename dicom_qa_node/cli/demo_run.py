@@ -13,11 +13,11 @@ from pathlib import Path
 import typer
 
 from dicom_qa_node.cli.demo_node import DemoNode, demo_node
-from dicom_qa_node.cli.demo_pictures import save_series_sheet
 from dicom_qa_node.cli.demo_studies import CT_BEST_FIRST, DemoSeries, count, make_studies
 from dicom_qa_node.cli.exit_codes import ExitCode
 from dicom_qa_node.cli.network import send_with_progress
 from dicom_qa_node.cli.present import progress_bar, say, score_text, show_rows
+from dicom_qa_node.cli.series_page import sheet_of
 from dicom_qa_node.errors import Permanent, Transient
 from dicom_qa_node.records import LogEntry, SeriesState, utc_now
 from dicom_qa_node.store import Database, QualityLog, Registry
@@ -163,15 +163,16 @@ def _delivery(entry: LogEntry) -> str:
 
 
 def _print_files(node: DemoNode, studies: Sequence[DemoSeries], entries: Entries) -> None:
-    files = {study.series_instance_uid: study.files for study in studies}
     for study in studies:
         entry = entries[study.series_instance_uid]
         say(f"{study.label}  {study.series_instance_uid}")
         if entry is not None:
-            paired = files.get(entry.result.pair_series_uid or "", ())
-            sheet = save_series_sheet(node.folder / "pictures", study, paired, entry.result)
-            say(f"  picture  {sheet}")
-            say(f"  report   {node.archive / f'{entry.report_uid}.dcm'}")
+            say(f"  picture  {sheet_of(node.config.spool_dir, entry) or 'none'}")
+            say(f"  report   {_received(node, entry)}")
+
+
+def _received(node: DemoNode, entry: LogEntry) -> Path:
+    return node.archive / f"{entry.report_uid}.dcm"
 
 
 def _verdict(registry: Registry, node: DemoNode, studies: Sequence[DemoSeries], entries: Entries) -> bool:
@@ -179,7 +180,7 @@ def _verdict(registry: Registry, node: DemoNode, studies: Sequence[DemoSeries], 
     for study in studies:
         uid = study.series_instance_uid
         entry, row = entries[uid], registry.series(uid)
-        received = entry is not None and (node.archive / f"{entry.report_uid}.dcm").is_file()
+        received = entry is not None and _received(node, entry).is_file()
         if row is None or row.state is not SeriesState.DELIVERED or not received:
             reason = "never arrived" if row is None else row.parked_reason or row.state
             typer.echo(f"not delivered: {study.label}: {reason}", err=True)

@@ -8,16 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from dicom_qa_node import log
-from dicom_qa_node.cli.contact_sheet import save_sheet, tiles_of
 from dicom_qa_node.cli.exit_codes import NotFound
 from dicom_qa_node.cli.offline import SeriesFiles, find_series
-from dicom_qa_node.cli.present import progress_bar, score_text
+from dicom_qa_node.cli.present import progress_bar
 from dicom_qa_node.cli.verdict_json import failure, verdict
 from dicom_qa_node.config import Config
 from dicom_qa_node.errors import NodeError
 from dicom_qa_node.score.decoders import Decoders
 from dicom_qa_node.score.infer import Scorer
-from dicom_qa_node.score.pipeline import Options, SeriesVerdict, score_series
+from dicom_qa_node.score.pictures import write_pictures
+from dicom_qa_node.score.pipeline import Options, score_series
 
 __all__ = ["score_found"]
 
@@ -42,15 +42,16 @@ def score_found(config: Config, paths: Sequence[Path], pictures: Path | None) ->
         task = progress.add_task("scoring", total=len(found.series))
         for series in found.series:
             progress.update(task, description=f"scoring {series.modality} {series.description}".rstrip())
-            entries.append(_score_one(series, scorer, decoders, Options.of(config.score), pictures))
+            entries.append(_score_one(series, scorer, decoders, config, pictures))
             progress.advance(task)
     return entries
 
 
 def _score_one(
-    series: SeriesFiles, scorer: Scorer, decoders: Decoders, options: Options, pictures: Path | None
+    series: SeriesFiles, scorer: Scorer, decoders: Decoders, config: Config, pictures: Path | None
 ) -> dict[str, Any]:
     pair = series.pair.files if series.pair else []
+    options = Options.of(config.score)
     try:
         found = score_series(series.files, pair_paths=pair, scorer=scorer, options=options, decoders=decoders)
     except NodeError as error:
@@ -61,11 +62,5 @@ def _score_one(
         return failure(series.series_instance_uid, series.modality, reason)
     entry = verdict(found.result)
     if pictures is not None and found.result.slices:
-        entry["picture"] = str(_save(pictures, series, found))
+        entry["picture"] = str(write_pictures(found, pictures / series.series_instance_uid, options.grades)[0])
     return entry
-
-
-def _save(folder: Path, series: SeriesFiles, found: SeriesVerdict) -> Path:
-    title = f"{series.modality} {series.description}: {score_text(found.result)} {found.result.grade or ''}"
-    path = folder / f"{series.series_instance_uid}.png"
-    return save_sheet(path, title, tiles_of(found.result, found.pictures))

@@ -9,11 +9,12 @@ from typing import Any
 
 from dicom_qa_node.cli.present import coloured, console, score_text
 from dicom_qa_node.cli.verdict_json import verdict
-from dicom_qa_node.records import LogEntry, SeriesResult
+from dicom_qa_node.records import LogEntry
+from dicom_qa_node.spool.layout import SpoolLayout
 from dicom_qa_node.store.outbox import OutboxRow
 from dicom_qa_node.store.registry import SeriesRow
 
-__all__ = ["as_document", "print_page"]
+__all__ = ["as_document", "print_page", "sheet_of"]
 
 
 def as_document(
@@ -40,7 +41,7 @@ def as_document(
         "scored_at": None if entry is None else entry.scored_at,
         "score_text": None if entry is None else score_text(entry.result),
         "verdict": None if entry is None else verdict(entry.result),
-        "pictures": [] if entry is None else _pictures(spool, entry.result, entry.version),
+        "picture": None if entry is None else sheet_of(spool, entry),
         "deliveries": [_delivery(item, spool) for item in deliveries],
         "history": [{key: event[key] for key in _EVENT} for event in history],
     }
@@ -49,8 +50,10 @@ def as_document(
 _EVENT = ("at", "version", "old_state", "new_state", "reason", "actor")
 
 
-def _pictures(spool: Path, result: SeriesResult, version: int) -> list[str]:
-    return []
+def sheet_of(spool_dir: Path, entry: LogEntry) -> Path | None:
+    """Return the picture of the salient slices with their scores, None if the spool has it no more."""
+    folder = SpoolLayout(spool_dir).pictures(entry.facts.series_instance_uid, entry.version)
+    return folder / "sheet.png" if (folder / "sheet.png").is_file() else None
 
 
 def _delivery(item: OutboxRow, spool: Path) -> dict[str, Any]:
@@ -83,7 +86,7 @@ def print_page(document: dict[str, Any]) -> None:
 
 _HEAD = (
     "series_instance_uid", "state", "state_since", "reason", "version", "received", "expected", "conflicts",
-    "calling_ae", "pair_series_uid", "pictures",
+    "calling_ae", "pair_series_uid", "picture",
 )  # fmt: skip
 
 
@@ -100,15 +103,22 @@ def _verdict_pairs(document: dict[str, Any], found: dict[str, Any]) -> dict[str,
 
 
 def _measured(item: dict[str, Any]) -> dict[str, Any]:
-    known = [f"{bound:g}" for bound in (item["low"], item["high"]) if bound is not None]
     return {
         "measurement": item["meaning"],
         "value": item["not_applicable"] or f"{item['value']:.4g}",
         "unit": item["unit"],
-        "usual": " to ".join(known),
+        "usual": _range(item["low"], item["high"]),
         "direction": item["direction"],
         "detail": item["detail"],
     }
+
+
+def _range(low: float | None, high: float | None) -> str:
+    if low is not None and high is not None:
+        return f"{low:g} to {high:g}"
+    if low is not None:
+        return f"{low:g} or more"
+    return "" if high is None else f"{high:g} or less"
 
 
 def _pairs(title: str, values: dict[str, Any]) -> None:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 from pydicom import Dataset
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian
 
-from dicom_qa_node.cli.contact_sheet import Tile, contact_sheet
 from dicom_qa_node.cli.exit_codes import NotFound
 from dicom_qa_node.cli.offline import find_series
 
@@ -88,12 +86,3 @@ def test_a_named_file_that_is_no_dicom_is_said_to_be_none(tmp_path):
 def test_a_path_that_does_not_exist_is_not_found(tmp_path):
     with pytest.raises(NotFound, match="does not exist"):
         find_series([tmp_path / "none"])
-
-
-@pytest.mark.parametrize("shape", [(512, 512, 3), (100, 300, 3), (7, 5, 3)])
-def test_contact_sheet_shows_every_tile_in_its_shape(shape):
-    tiles = [Tile(np.full(shape, 200, np.uint8), ("score 3.10", "slice 4"))] * 7
-    sheet = np.asarray(contact_sheet("CT 3.10 [2.60, 3.60]", tiles))
-    rows = np.flatnonzero((sheet[30:286] == 200).all(axis=2).any(axis=1))
-    assert sheet.shape[1] == 7 * 260 + 4
-    assert (np.ptp(rows) + 1) / 256 == pytest.approx(min(1.0, shape[0] / shape[1]), abs=0.02) or shape[0] < 256

@@ -56,7 +56,7 @@ def test_json_has_one_verdict_per_series(qa, study, tmp_path):
         assert sum(item["weight"] for item in entry["slices"]) == pytest.approx(1, abs=1e-3)
         assert {"name", "value", "unit"} <= set(entry["measurements"][0])
         assert isinstance(entry["findings"], list)
-        assert np.asarray(Image.open(entry["picture"])).shape[1] > 7 * 250
+        assert np.ptp(np.asarray(Image.open(entry["picture"]))) > 100
     assert patient not in out
 
 
