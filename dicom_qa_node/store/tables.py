@@ -13,6 +13,8 @@ from dicom_qa_node.store.engine import UtcDateTime
 __all__ = [
     "FACT_COLUMNS",
     "associations",
+    "commit_replies",
+    "commit_requests",
     "events",
     "heartbeats",
     "instances",
@@ -21,6 +23,7 @@ __all__ = [
     "metadata",
     "outbox",
     "quarantine",
+    "report_headers",
     "reports",
     "results",
     "series",
@@ -174,6 +177,25 @@ reports = sa.Table(
     sa.UniqueConstraint("series_instance_uid", "version"),
 )
 
+report_headers = sa.Table(
+    "report_headers",
+    metadata,
+    sa.Column("sop_instance_uid", _UID, sa.ForeignKey("reports.sop_instance_uid"), primary_key=True),
+    sa.Column("layout", sa.Integer, nullable=False),
+    sa.Column("patient_id", sa.Text, nullable=False),
+    sa.Column("study_instance_uid", _UID, nullable=False),
+    sa.Column("series_instance_uid", _UID, nullable=False),
+    sa.Column("accession_number", sa.Text, nullable=False),
+    sa.Column("study_date", sa.Text, nullable=False),
+    sa.Column("transfer_syntax_uid", _UID, nullable=False),
+    sa.Column("facts", sa.JSON, nullable=False),
+    sa.Column("header", sa.Text, nullable=False),
+    sa.Index("ix_report_headers_patient_id", "patient_id"),
+    sa.Index("ix_report_headers_study_instance_uid", "study_instance_uid"),
+    sa.Index("ix_report_headers_series_instance_uid", "series_instance_uid"),
+    sa.Index("ix_report_headers_study_date", "study_date"),
+)
+
 outbox = sa.Table(
     "outbox",
     metadata,
@@ -192,6 +214,33 @@ outbox = sa.Table(
     sa.UniqueConstraint("report_uid", "target"),
     sa.Index("ix_outbox_state", "state", "next_attempt_at"),
     sa.Index("ix_outbox_series_instance_uid", "series_instance_uid", "target"),
+)
+
+commit_requests = sa.Table(
+    "commit_requests",
+    metadata,
+    sa.Column("transaction_uid", _UID, primary_key=True),
+    sa.Column("report_uid", _UID, sa.ForeignKey("reports.sop_instance_uid"), nullable=False),
+    sa.Column("target", sa.Text, nullable=False),
+    sa.Column("requested_at", UtcDateTime, nullable=False),
+    sa.Column("answered_at", UtcDateTime),
+    sa.Column("failure_reason", sa.Integer),
+    sa.Index("ix_commit_requests_report_uid", "report_uid", "target"),
+)
+
+commit_replies = sa.Table(
+    "commit_replies",
+    metadata,
+    sa.Column("transaction_uid", _UID, primary_key=True),
+    sa.Column("calling_ae", sa.Text, primary_key=True),
+    sa.Column("host", sa.Text, nullable=False),
+    sa.Column("items", sa.JSON, nullable=False),
+    sa.Column("created_at", UtcDateTime, nullable=False),
+    sa.Column("attempts", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("next_attempt_at", UtcDateTime, nullable=False),
+    sa.Column("finished_at", UtcDateTime),
+    sa.Column("last_answer", sa.Text, nullable=False, server_default=""),
+    sa.Index("ix_commit_replies_next_attempt_at", "finished_at", "next_attempt_at"),
 )
 
 heartbeats = sa.Table(
