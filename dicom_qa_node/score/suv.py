@@ -167,7 +167,10 @@ def _dose_left(header: Dataset, drug: Dataset, acquired: Sequence[dt.datetime | 
     half_life = at.number(drug, "RadionuclideHalfLife")
     if not half_life or half_life < 0:
         raise _Missing(f"Radionuclide Half Life (0018,1075) is {_shown(half_life)}")
-    times = [_reference_time(header, acquired, half_life)] if correction == "START" else _own_times(header, acquired)
+    if correction == "START":
+        times = [_reference_time(header, acquired, half_life)]
+    else:
+        times = _own_times(header, acquired, half_life)
     injected = [_injected(header, drug, time, half_life) for time in times]
     return tuple(2.0 ** (-(a - b).total_seconds() / half_life) for a, b in zip(times, injected, strict=True))
 
@@ -205,11 +208,13 @@ def _mean_count_time_s(duration_s: float, half_life: float) -> float:
     return duration_s * math.log(decay / (1 - math.exp(-decay))) / decay
 
 
-def _own_times(header: Dataset, acquired: Sequence[dt.datetime | None]) -> list[dt.datetime]:
+def _own_times(header: Dataset, acquired: Sequence[dt.datetime | None], half_life: float) -> list[dt.datetime]:
+    """Return when each uncorrected frame had its mean count rate: that is the activity it shows."""
     if any(time is None for time in acquired):
         raise _Missing("Acquisition Time (0008,0032) is missing and the images are not decay corrected")
-    middle = dt.timedelta(milliseconds=(at.number(header, "ActualFrameDuration") or 0.0) / 2)
-    return [time + middle for time in acquired if time is not None]
+    duration_ms = at.number(header, "ActualFrameDuration") or 0.0
+    mean = dt.timedelta(seconds=_mean_count_time_s(duration_ms / 1000, half_life) if duration_ms > 0 else 0.0)
+    return [time + mean for time in acquired if time is not None]
 
 
 def _ge_scan_time(header: Dataset) -> dt.datetime | None:

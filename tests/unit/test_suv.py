@@ -50,11 +50,11 @@ def test_the_dose_decays_from_injection_to_the_start_of_the_series(first):
         ({"DecayCorrection": "ADMIN"}, {"RadionuclideHalfLife": None, "RadiopharmaceuticalStartTime": None}, 0.4),
         # NONE: decayed to each slice's own time. 11:00 is two half lives: 2000 * 80000 / 1e8
         ({"DecayCorrection": "NONE", "AcquisitionTime": "110000"}, {}, 1.6),
-        # ... and to the middle of a frame of 20 minutes
+        # ... and to the time of the mean count rate in 20 minutes, x = ln 2 / 3: 1.6 * x / (1 - exp(-x))
         (
             {"DecayCorrection": "NONE", "AcquisitionTime": "110000", "ActualFrameDuration": 1_200_000},
             {},
-            1.6 * 2 ** (1 / 6),
+            1.6 * 1.11997,
         ),
         # Fluorine-18, 62 min 30 s after 370 MBq in 71.5 kg: 2000 * 71500 / (3.7e8 * 2**(-3750/6586.2)) = 0.573486...
         (
