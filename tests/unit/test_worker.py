@@ -1,4 +1,4 @@
-"""The worker scores what it claims, gives back what it cannot finish, parks what cannot be scored, waits for a model."""
+"""The worker scores what it claims, gives back what it cannot finish, parks what cannot be scored, awaits a model."""
 
 from __future__ import annotations
 
