@@ -2,12 +2,13 @@
 
 Each role imports its own stages only inside its function: a receiver never loads what a scorer needs.
 
-Exit codes: 0 stopped as asked · 3 the configuration, the schema or an installed file is wrong · 75 replace this
-process (a scorer after its share of series) · anything else: a failure, started again by the supervisor.
+Exit codes: 0 stopped as asked · 3 the configuration or the schema is wrong, or an address cannot be used · 75 replace
+this process (a scorer after its share of series) · anything else: a failure, started again by the supervisor.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import threading
@@ -15,6 +16,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 from types import FrameType
+from typing import NoReturn
 
 from dicom_qa_node import log
 from dicom_qa_node.config import Config
@@ -64,7 +66,7 @@ def run_role(role: str, config: Config, environment: Mapping[str, str] | None = 
     Raises
     ------
     Misconfigured
-        There is no such role, the schema is not current, or the role misses something that an operator must supply.
+        There is no such role, the schema is not current, or a setting of the role cannot be used.
     """
     if role not in _BODIES:
         raise Misconfigured(f"there is no role {role!r}; known are {', '.join(ROLES)}")
@@ -80,11 +82,20 @@ def run_role(role: str, config: Config, environment: Mapping[str, str] | None = 
         parent_pid = int(parent) if parent.isdigit() else None
         pulse = Pulse(database, role, name, stop, parent_pid=parent_pid, notifier=Notifier(values))
         try:
-            return _BODIES[role](RoleContext(config, database, stop, name, pulse))
+            code = _BODIES[role](RoleContext(config, database, stop, name, pulse))
         finally:
             pulse.end()
     finally:
         database.close()
+    if parent_pid is not None:
+        _leave(code)
+    return code
+
+
+def _leave(code: int) -> NoReturn:
+    # Everything is durable. An interpreter that has loaded torch takes seconds to take itself apart.
+    logging.shutdown()
+    os._exit(code)
 
 
 def stop_on_signals(stop: threading.Event, hurry: threading.Event | None = None) -> None:
@@ -107,19 +118,17 @@ def _schedule(context: RoleContext) -> int:
 
 
 def _score(context: RoleContext) -> int:
-    from dicom_qa_node.models.registry import card_of
-    from dicom_qa_node.models.weights import verify
     from dicom_qa_node.score.worker import run_worker
 
-    # Before the first heartbeat, so that a node without its model says so instead of starting.
-    verify(card_of(context.config.score.model), context.config.score.models_dir)
+    words = ["starting"]
+    context.pulse.detail = lambda: words[0]
 
     def say(text: str) -> None:
-        context.pulse.detail = lambda: text
+        words[0] = text
 
     context.pulse.start()
-    recycled = run_worker(context.config, context.database, context.stop, context.name, say=say)
-    return Exit.RECYCLE if recycled else Exit.OK
+    due_for_replacement = run_worker(context.config, context.database, context.stop, context.name, say=say)
+    return Exit.RECYCLE if due_for_replacement else Exit.OK
 
 
 def _deliver(context: RoleContext) -> int:
@@ -162,4 +171,6 @@ _BODIES: Mapping[str, Callable[[RoleContext], int]] = {
 }
 #: In the order in which they start: nothing is received before the rest is on its way up.
 ROLES = tuple(_BODIES)
-STOP_ORDER = ("receive", "schedule", "score", "deliver", "web")
+#: In the order in which they stop, with the longest wait in seconds: a receiver lets associations finish, a courier the
+#: report it is sending; a scorer that is still loading its network has nothing to lose.
+STOP_ORDER: Mapping[str, float] = {"receive": 40, "schedule": 20, "score": 5, "deliver": 30, "web": 10}

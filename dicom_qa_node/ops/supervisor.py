@@ -1,8 +1,8 @@
 """Runs a whole node: every role as a child process, restarted when it dies or falls silent, stopped in order.
 
-The supervisor moves no data and imports no stage. Exit codes: 0 stopped as asked, 3 a role found at the start that
-the configuration or an installed file is wrong. Later a role that exits with 3 is tried again every minute, so that
-receiving goes on while an operator repairs.
+The supervisor moves no data and imports no stage. Exit codes: 0 stopped as asked, 3 a role found at the start that its
+configuration is wrong. Later a role that exits with 3 is tried again every minute, so that the others go on while an
+operator repairs.
 """
 
 from __future__ import annotations
@@ -58,9 +58,9 @@ def serve(config: Config, config_path: Path | None = None) -> int:
 
 
 class Limits:
-    """How long a child may be silent, take to start, take to stop (seconds)."""
+    """How long a child may be silent, take to start, take to stop (seconds, at most that of its role)."""
 
-    def __init__(self, silence_s: float = 60, start_s: float = 180, stop_s: float = 40) -> None:
+    def __init__(self, silence_s: float = 60, start_s: float = 180, stop_s: float = 60) -> None:
         self.silence_s, self.start_s, self.stop_s = silence_s, start_s, stop_s
 
 
@@ -144,11 +144,11 @@ class Supervisor:
         return f"waiting for {', '.join(down)}" if down else f"{len(self._children)} processes are running"
 
     def _stop_in_order(self) -> None:
-        for role in STOP_ORDER:
+        for role, longest_s in STOP_ORDER.items():
             group = [child for child in self._children if child.spec.role == role]
             for child in group:
                 child.terminate()
-            deadline = time.monotonic() + self._limits.stop_s
+            deadline = time.monotonic() + min(longest_s, self._limits.stop_s)
             for child in group:
                 self._await_end(child, deadline)
 
@@ -159,6 +159,7 @@ class Supervisor:
                 child.signal_group(signal.SIGKILL)
             self._notifier.alive()
             time.sleep(0.05)
+        log_event(_LOGGER, logging.DEBUG, "role_stopped", process=child.spec.process)
 
 
 class _Ears:

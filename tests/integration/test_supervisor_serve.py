@@ -90,15 +90,22 @@ def test_an_occupied_port_is_said_in_one_line(folder, poll, background):
     assert f"error: web cannot listen on 127.0.0.1:{port}: Address already in use" in (place / "log").read_text()
 
 
-def test_a_node_without_its_model_does_not_start(folder):
-    place, _ = folder
+def test_a_node_without_its_model_receives_and_says_so(folder, poll):
+    place, port = folder
     settings = yaml.safe_load((place / "config.yaml").read_text())
     (place / "config.yaml").write_text(yaml.safe_dump(settings | {"score": {"models_dir": str(place / "models")}}))
-    node = _serve(place, place / "log")
+    log = place / "log"
+    node = _serve(place, log)
     try:
-        assert node.wait(120) == 3
+        poll(lambda: "event=no_model" in log.read_text() or node.poll() is not None, 120, "the scorer's complaint")
+        poll(lambda: _ask(port, "/readyz")[0] == 200, 60, "readiness to receive")
+        checks = {check["name"]: check for check in json.loads(_ask(port, "/healthz")[1])["checks"]}
+        assert checks["model"]["level"] == "degraded"
+        assert "weights of model ms_iqa_small are missing" in checks["model"]["detail"]
+        assert checks["role score"]["level"] == "ok"
+        node.send_signal(signal.SIGTERM)
+        assert node.wait(60) == 0
     finally:
         if node.poll() is None:
             node.kill()
             node.wait()
-    assert "error: the weights of model ms_iqa_small are missing" in (place / "log").read_text()
