@@ -72,8 +72,9 @@ def build_report(request: ReportRequest, instances: Sequence[StoredInstance], sp
     sources = read_sources(spool_dir, request.result, instances)
     try:
         return encode(build_document(request, sources, config))
-    except (ValueError, TypeError, AttributeError, KeyError, IndexError, OverflowError) as error:
-        # The library's words may quote a patient's name; where it failed is enough to find the cause.
+    except Exception as error:
+        # Whatever one series holds must not stop the others. The library's words may quote a patient's name;
+        # where it failed is enough to find the cause.
         place = traceback.extract_tb(error.__traceback__)[-1]
         where = f"{type(error).__name__} in {Path(place.filename).name}:{place.lineno}"
         raise Permanent(f"the report cannot be built ({where}); images and score are kept") from error

@@ -114,16 +114,15 @@ def test_full_disk_parks_nothing(database, config, monkeypatch):
 
 
 def test_file_and_name_are_synced_before_the_path_is_given(tmp_path: Path, monkeypatch):
+    path = write_report(b"before", tmp_path / "reports", "1.2.3")
+    assert path.parent.stat().st_mode & 0o777 == 0o700
     steps = []
     for name in ("fsync", "rename"):
         real = getattr(os, name)
         monkeypatch.setattr(os, name, lambda *a, real=real, name=name: (steps.append(name), real(*a))[1])
-    write_report(b"content", tmp_path / "reports", "1.2.3")
-    (path,) = tmp_path.rglob("*.dcm")
+    assert write_report(b"content", tmp_path / "reports", "1.2.3") == path
     assert path.read_bytes() == b"content"
-    assert path.parent.stat().st_mode & 0o777 == 0o700
-    assert steps.index("rename") > 0
-    assert steps[steps.index("rename") - 1 :] == ["fsync", "rename", "fsync"]
+    assert steps == ["fsync", "rename", "fsync"]
 
 
 def test_result_without_its_pair_in_the_registry_is_still_reported(database, config):
