@@ -10,6 +10,7 @@ import struct
 from dataclasses import dataclass
 
 from dicom_qa_node.receive.status import Answer
+from dicom_qa_node.spool.layout import is_uid
 
 __all__ = [
     "MalformedCommand",
@@ -36,7 +37,6 @@ _ERROR_COMMENT = 0x0902
 _AFFECTED_SOP_INSTANCE_UID = 0x1000
 
 _HEAD = struct.Struct("<HHL")
-_LONGEST_UID = 64
 
 
 class MalformedCommand(Exception):
@@ -93,13 +93,13 @@ def encode_store_response(request: StoreRequest, answer: Answer) -> bytes:
     """Return the C-STORE-RSP to ``request`` as an encoded command set."""
     body = b"".join(
         (
-            _element(_AFFECTED_SOP_CLASS_UID, _even(request.sop_class_uid[:_LONGEST_UID], b"\0")),
+            _echoed(_AFFECTED_SOP_CLASS_UID, request.sop_class_uid),
             _short(_COMMAND_FIELD, C_STORE_RSP),
             _short(_MESSAGE_ID_BEING_RESPONDED_TO, request.message_id),
             _short(_COMMAND_DATA_SET_TYPE, NO_DATA_SET),
             _short(_STATUS, answer.status),
             _element(_ERROR_COMMENT, _even(answer.comment, b" ")) if answer.comment else b"",
-            _element(_AFFECTED_SOP_INSTANCE_UID, _even(request.sop_instance_uid[:_LONGEST_UID], b"\0")),
+            _echoed(_AFFECTED_SOP_INSTANCE_UID, request.sop_instance_uid),
         )
     )
     return _element(_GROUP_LENGTH, struct.pack("<L", len(body))) + body
@@ -114,6 +114,11 @@ def _unsigned_short(elements: dict[int, bytes], number: int) -> int:
 
 def _uid(elements: dict[int, bytes], number: int) -> str:
     return elements.get(number, b"").decode("ascii", "replace").strip(" \0")
+
+
+def _echoed(number: int, uid: str) -> bytes:
+    """Return an optional UID of the answer; what is no UID is not sent back."""
+    return _element(number, _even(uid, b"\0")) if is_uid(uid) else b""
 
 
 def _element(number: int, value: bytes) -> bytes:
