@@ -9,7 +9,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import Any, TypeVar
 
 import pytest
 
@@ -92,8 +92,12 @@ def poll() -> Callable[..., Any]:
 
 @pytest.fixture
 def tool_env() -> dict[str, str]:
-    """Return the environment of DCMTK tools: without Nagle's algorithm, which costs 40 ms per image on loopback."""
-    return {**os.environ, "TCP_NODELAY": "1"}
+    """Return the environment of child processes.
+
+    DCMTK sends without Nagle's algorithm, which costs 40 ms per image on loopback; Python finds this package from any
+    folder.
+    """
+    return {**os.environ, "TCP_NODELAY": "1", "PYTHONPATH": str(ROOT)}
 
 
 @pytest.fixture
@@ -116,21 +120,24 @@ def run_tool(tool_env: dict[str, str]) -> Callable[..., subprocess.CompletedProc
 
 @pytest.fixture
 def background(tool_env: dict[str, str]) -> Iterator[Callable[..., subprocess.Popen[str]]]:
-    """Return ``background(command, output=None, cwd=None, env=None)``: a process that ends with the test."""
+    """Return ``background(command, output=None, cwd=None, env=None)``: a process that ends with the test.
+
+    ``output`` is the file that takes what it writes.
+    """
     started: list[subprocess.Popen[str]] = []
 
     def start(
         command: Sequence[object],
-        output: IO[str] | None = None,
+        output: Path | None = None,
         cwd: Path | None = None,
         env: dict[str, str] | None = None,
     ) -> subprocess.Popen[str]:
         first, *rest = map(str, command)
         program = first if "/" in first else _tool(first)
-        sink = output if output is not None else subprocess.DEVNULL
-        process = subprocess.Popen(
-            [program, *rest], cwd=cwd, env={**tool_env, **(env or {})}, stdout=sink, stderr=sink, text=True
-        )
+        with (output or Path(os.devnull)).open("w") as sink:
+            process = subprocess.Popen(
+                [program, *rest], cwd=cwd, env={**tool_env, **(env or {})}, stdout=sink, stderr=sink, text=True
+            )
         started.append(process)
         return process
 

@@ -53,7 +53,7 @@ def start_node(tmp_path, node_config, background, listening, poll):
         path.write_text(yaml.safe_dump(values))
         log_path = tmp_path / "node.log"
         process = background(
-            [sys.executable, "-m", "dicom_qa_node", "--config", path, "serve"], output=log_path.open("w"), cwd=tmp_path
+            [sys.executable, "-m", "dicom_qa_node", "--config", path, "serve"], output=log_path, cwd=tmp_path
         )
         node = Node(node_config, path, log_path, process)
         poll(lambda: listening(node_config.receive.port), 60, f"receiver listens; see {log_path}")
