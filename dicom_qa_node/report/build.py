@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dicom_qa_node.config import Config
-from dicom_qa_node.errors import Permanent, Transient
+from dicom_qa_node.errors import NodeError, Permanent, Transient
 from dicom_qa_node.log import log_event
 from dicom_qa_node.records import ReportRef, StoredInstance, utc_now
 from dicom_qa_node.report.document import (
@@ -69,9 +69,11 @@ def build_report(request: ReportRequest, instances: Sequence[StoredInstance], sp
     Permanent
         The report cannot be built; the message holds no patient data.
     """
-    sources = read_sources(spool_dir, request.result, instances)
     try:
+        sources = read_sources(spool_dir, request.result, instances)
         return encode(build_document(request, sources, config))
+    except NodeError:
+        raise
     except Exception as error:
         # Whatever one series holds must not stop the others. The library's words may quote a patient's name;
         # where it failed is enough to find the cause.

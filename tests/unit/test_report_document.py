@@ -279,6 +279,17 @@ def test_missing_image_is_a_clear_permanent_error(tmp_path):
         built(tmp_path, result, instances)
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_image_file_that_was_damaged_is_a_permanent_error_at_every_length(tmp_path):
+    (image,) = instances = write_series(tmp_path, slices=1)
+    result = verdict(instances, slices=(), findings=())
+    whole = (tmp_path / image.path).read_bytes()
+    for length in range(0, 700, 37):
+        (tmp_path / image.path).write_bytes(whole[:length])
+        with pytest.raises(Permanent):
+            built(tmp_path, result, instances)
+
+
 def test_conflicting_copy_of_an_image_is_never_the_source(tmp_path):
     instances = write_series(tmp_path)
     twin = dataclasses.replace(instances[0], path="gone", conflict=True)
