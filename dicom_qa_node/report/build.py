@@ -8,12 +8,15 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import struct
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
+from pydicom.errors import InvalidDicomError
+
 from dicom_qa_node.config import Config
-from dicom_qa_node.errors import NodeError, Permanent, Transient
+from dicom_qa_node.errors import Permanent, Transient
 from dicom_qa_node.log import log_event
 from dicom_qa_node.records import ReportRef, StoredInstance, utc_now
 from dicom_qa_node.report.document import (
@@ -33,6 +36,11 @@ __all__ = ["build_report", "report_pending", "write_report"]
 
 _LOGGER = logging.getLogger(__name__)
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+# What pydicom and highdicom raise over values that cannot be read, checked or encoded.
+_BROKEN_DATA = (
+    ArithmeticError, AssertionError, AttributeError, EOFError, InvalidDicomError, LookupError, NotImplementedError,
+    RecursionError, TypeError, ValueError, struct.error,
+)  # fmt: skip
 
 
 def report_pending(outbox: Outbox, registry: Registry, spool_dir: Path, config: Config) -> int:
@@ -72,11 +80,9 @@ def build_report(request: ReportRequest, instances: Sequence[StoredInstance], sp
     try:
         sources = read_sources(spool_dir, request.result, instances)
         return encode(build_document(request, sources, config))
-    except NodeError:
-        raise
-    except Exception as error:
-        # Whatever one series holds must not stop the others. The library's words may quote a patient's name;
-        # where it failed is enough to find the cause.
+    except _BROKEN_DATA as error:
+        # One series must not hold up the others. The library's words may quote a patient's name; where it
+        # failed is enough to find the cause.
         place = traceback.extract_tb(error.__traceback__)[-1]
         where = f"{type(error).__name__} in {Path(place.filename).name}:{place.lineno}"
         raise Permanent(f"the report cannot be built ({where}); images and score are kept") from error
