@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import signal
 import socket
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from itertools import pairwise
 from math import nan
 from pathlib import Path
@@ -44,10 +46,12 @@ def run_demo(folder: Path, patience_s: float, *, once: bool) -> ExitCode:
     with demo_node(folder) as node:
         try:
             passed = _show(node, patience_s)
-            if not once:
-                _stay(node)
         except KeyboardInterrupt:
             return ExitCode.INTERRUPTED
+        if not once:
+            with suppress(KeyboardInterrupt):
+                _stay(node)
+            say("stopping")
     return ExitCode.OK if passed else ExitCode.FAILED
 
 
@@ -128,6 +132,12 @@ def _until(node: DemoNode, condition: Callable[[], bool], deadline: float, what:
         time.sleep(_LOOK_S)
 
 
+def _command() -> str:
+    """Return how this command was called, for lines that a person can copy."""
+    called = Path(sys.argv[0])
+    return "python -m dicom_qa_node" if called.name == "__main__.py" else str(called)
+
+
 def _stay(node: DemoNode) -> None:
     config = node.config
     say("")
@@ -135,7 +145,8 @@ def _stay(node: DemoNode) -> None:
     say(f"  C-STORE    {config.ae_title} at 127.0.0.1:{config.receive.port}")
     say(f"  status     http://127.0.0.1:{config.web.port}/")
     say(f"  archive    {node.archive}")
-    say(f"  commands   dicom-qa-node --config {node.config_path} log")
+    say(f"  commands   {_command()} --config {node.config_path} log")
+    say("Anybody on this machine may send to it; the service's configuration admits listed peers only.")
     while True:
         node.require_alive()
         time.sleep(_LOOK_S)
