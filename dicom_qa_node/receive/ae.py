@@ -10,7 +10,7 @@ import socket
 import struct
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any, cast
@@ -29,6 +29,7 @@ from dicom_qa_node.receive.admit import Admission, Applicant, Seats
 from dicom_qa_node.receive.contexts import supported_contexts
 from dicom_qa_node.receive.echo_scp import handle_echo
 from dicom_qa_node.receive.fastpath import StreamingAssociation
+from dicom_qa_node.receive.further import FurtherService, Operation, drop_unsolicited, serve_operation
 from dicom_qa_node.receive.pdata import OpenSink
 from dicom_qa_node.receive.store_scp import Intake, Sender
 from dicom_qa_node.receive.stream import BufferedSocket
@@ -51,9 +52,14 @@ class Services:
     intake: Intake
     admission: Admission
     seats: Seats
+    further: Sequence[FurtherService] = ()
+
+    def operations(self) -> dict[type, Operation]:
+        """Return what the further services answer themselves, by the type of the request."""
+        return {kind: operation for service in self.further for kind, operation in service.operations().items()}
 
 
-def build_ae(config: Config) -> ApplicationEntity:
+def build_ae(config: Config, further: Sequence[FurtherService] = ()) -> ApplicationEntity:
     """Return the application entity of the receiver."""
     ae = ApplicationEntity(config.ae_title)
     ae.implementation_class_uid = IMPLEMENTATION_CLASS_UID
@@ -64,7 +70,7 @@ def build_ae(config: Config) -> ApplicationEntity:
     ae.acse_timeout = config.receive.acse_timeout_s
     ae.dimse_timeout = config.receive.dimse_timeout_s
     ae.network_timeout = config.receive.network_timeout_s
-    ae.supported_contexts = supported_contexts()
+    ae.supported_contexts = supported_contexts(further)
     return ae
 
 
@@ -83,10 +89,11 @@ def make_server(config: Config, listener: socket.socket, services: Services) -> 
     """Return the server of one receiver process on the shared ``listener``."""
     # pynetdicom's handlers for its debug log format every PDU even when nothing is logged.
     pynetdicom_config.LOG_HANDLER_LEVEL = "none"
-    ae = build_ae(config)
+    ae = build_ae(config, services.further)
+    handlers = [handler for service in services.further for handler in service.handlers()]
     server = ae.make_server(
         listener.getsockname()[:2],
-        evt_handlers=[(evt.EVT_C_ECHO, handle_echo), (evt.EVT_REQUESTED, _on_requested)],
+        evt_handlers=[(evt.EVT_C_ECHO, handle_echo), (evt.EVT_REQUESTED, _on_requested), *handlers],
         server_class=ReceiveServer,
         listener=listener,
         services=services,
@@ -102,6 +109,7 @@ class ReceiveServer(AssociationServer):
     def __init__(self, *args: Any, listener: socket.socket, services: Services, **kwargs: Any) -> None:
         self._listener = listener
         self.services = services
+        self.operations = services.operations()
         super().__init__(*args, **kwargs)
 
     def server_bind(self) -> None:
@@ -159,7 +167,7 @@ class _ReceiveHandler(RequestHandler):
 
     def handle(self) -> None:
         """Start the association; it runs in threads of its own."""
-        assoc = ReceivedAssociation(self.ae, self.server, self._seat)
+        assoc = ReceivedAssociation(self.ae, self.server, self.request, self._seat)
         assoc.set_socket(BufferedSocket(assoc, self.request, self.server.services.settings.dimse_timeout_s))
         assoc.acceptor.maximum_length = self.ae.maximum_pdu_size
         assoc.acceptor.ae_title = self.server.ae_title
@@ -180,11 +188,15 @@ class _ReceiveHandler(RequestHandler):
 class ReceivedAssociation(StreamingAssociation):
     """One association with its seat, its identifier and its two receipts."""
 
-    def __init__(self, ae: ApplicationEntity, server: ReceiveServer, seat: int) -> None:
+    def __init__(
+        self, ae: ApplicationEntity, server: ReceiveServer, connection: socket.socket, seat: int
+    ) -> None:
+        self._connection = connection
         self.association_id = uuid.uuid4().hex
         self.services = server.services
         self.seat = seat
         self.admitted = False
+        self._operations = server.operations
         super().__init__(ae, self._open_sink, self._end)
         self._server = server
         self.name = f"AcceptorThread@{self.association_id}"
@@ -198,7 +210,19 @@ class ReceivedAssociation(StreamingAssociation):
         request = cast(A_ASSOCIATE, self.requestor.primitive)
         return Sender(request.calling_ae_title.strip(), request.called_ae_title.strip(), self.association_id)
 
+    def _serve_request(self, msg: Any, context_id: int) -> None:
+        """Answer a request by a further service, or as the parent does."""
+        # As in the parent: the service may send on this association, which waits for a pause of the reactor.
+        self._is_paused = True
+        self.dimse.cancel_req = {}
+        context = self._accepted_cx.get(context_id)
+        if not serve_operation(self._operations, self, msg, context):
+            super()._serve_request(msg, context_id)
+        self._is_paused = False
+
     def _end(self, assoc: Association) -> None:
+        # pynetdicom leaves a socket open when the peer was the first to go.
+        self._connection.close()
         self.services.seats.leave(self.seat)
         if self.admitted:
             end = AssociationEnd(self.association_id, utc_now(), aborted=not self.is_released)
@@ -216,6 +240,7 @@ def _on_requested(event: Event) -> None:
         start = AssociationStart(assoc.association_id, sender.calling_ae, host, assoc.services.name, utc_now())
         assoc.admitted = True
         assoc.services.intake.report(start)
+        drop_unsolicited(assoc)
         return
     log_event(_LOGGER, logging.WARNING, "rejected", calling_ae=sender.calling_ae, host=host, reason=rejection.why)
     assoc.acse.send_reject(rejection.result, rejection.source, rejection.reason)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from pydicom.uid import (
     JPEG2000,
     UID,
@@ -23,6 +25,8 @@ from pydicom.uid import (
     RLELossless,
 )
 from pynetdicom.presentation import PresentationContext, build_context
+
+from dicom_qa_node.receive.further import FurtherService, merged_contexts
 
 __all__ = ["STORAGE_CLASSES", "TRANSFER_SYNTAXES", "storage_contexts", "supported_contexts"]
 
@@ -57,6 +61,6 @@ def storage_contexts() -> list[PresentationContext]:
     return [build_context(sop_class, list(TRANSFER_SYNTAXES)) for sop_class in STORAGE_CLASSES]
 
 
-def supported_contexts() -> list[PresentationContext]:
-    """Return everything the receiver accepts."""
-    return [build_context(VERIFICATION), *storage_contexts()]
+def supported_contexts(further: Sequence[FurtherService] = ()) -> list[PresentationContext]:
+    """Return everything the receiver accepts, with the contexts of ``further`` services."""
+    return merged_contexts(storage_contexts(), [build_context(VERIFICATION)], further)

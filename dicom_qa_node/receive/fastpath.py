@@ -148,8 +148,8 @@ class _AssociationLink:
         self._assoc = assoc
 
     def contexts(self) -> dict[int, tuple[str, str]]:
-        """Return the syntaxes of the accepted contexts."""
-        accepted = self._assoc.accepted_contexts
+        """Return the syntaxes of the accepted contexts in which the peer may send."""
+        accepted = [context for context in self._assoc.accepted_contexts if context.as_scp]
         return {cx.context_id or 0: (str(cx.abstract_syntax), str(cx.transfer_syntax[0])) for cx in accepted}
 
     def longest_pdu(self) -> int:

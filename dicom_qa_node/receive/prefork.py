@@ -11,7 +11,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -19,6 +19,7 @@ from dicom_qa_node.config import Config
 from dicom_qa_node.errors import Transient
 from dicom_qa_node.log import log_event
 from dicom_qa_node.receive.admit import Admission, Seats
+from dicom_qa_node.receive.further import OpenService
 from dicom_qa_node.receive.reconcile import reconcile
 from dicom_qa_node.receive.worker import receiver_name, serve
 from dicom_qa_node.spool.layout import SpoolLayout
@@ -53,9 +54,10 @@ class _Slot:
 class Master:
     """Keeps ``receive.processes`` receiver processes alive on ``listener``."""
 
-    def __init__(self, config: Config, listener: socket.socket) -> None:
+    def __init__(self, config: Config, listener: socket.socket, open_services: Sequence[OpenService] = ()) -> None:
         self.config = config
         self.listener = listener
+        self._open_services = open_services
         self._layout = SpoolLayout(config.spool_dir)
         self._gauge = DiskGauge(config.spool_dir, config.spool.min_free_mb, config.spool.resume_free_mb)
         self._seats = Seats(config.receive.max_associations)
@@ -180,6 +182,7 @@ class Master:
             gauge=self._gauge,
             ready=lambda: os.write(serving, b"1"),
             grace_s=GRACE_S,
+            open_services=self._open_services,
         )
 
     def _reconcile(self, since: float) -> None:

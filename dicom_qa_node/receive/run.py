@@ -15,12 +15,13 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from dicom_qa_node.config import Config
 from dicom_qa_node.errors import Misconfigured
 from dicom_qa_node.log import log_event
 from dicom_qa_node.receive.ae import listen
+from dicom_qa_node.receive.further import OpenService
 from dicom_qa_node.receive.prefork import GRACE_S, Master
 from dicom_qa_node.spool.layout import SpoolLayout
 from dicom_qa_node.store import Database
@@ -33,7 +34,13 @@ _BIND_WAIT_S = 5.0
 _START_WAIT_S = 60.0
 
 
-def serve_receive(config: Config, database: Database, stop: threading.Event, ready: Callable[[], None]) -> int:
+def serve_receive(
+    config: Config,
+    database: Database,
+    stop: threading.Event,
+    ready: Callable[[], None],
+    open_services: Sequence[OpenService] = (),
+) -> int:
     """Receive until ``stop`` is set, then let running associations finish; return an exit code.
 
     Parameters
@@ -42,6 +49,8 @@ def serve_receive(config: Config, database: Database, stop: threading.Event, rea
         Closed before the fork; every receiver process opens its own.
     ready
         Called when every receiver process accepts associations.
+    open_services
+        Open further services of the application entity, in each receiver process.
 
     Raises
     ------
@@ -49,7 +58,7 @@ def serve_receive(config: Config, database: Database, stop: threading.Event, rea
         The port or the spool cannot be used.
     """
     _prepare_spool(config)
-    master = Master(config, _bound_listener(config))
+    master = Master(config, _bound_listener(config), open_services)
     database.close()
     started, started_child = os.pipe()
     pid = os.fork()

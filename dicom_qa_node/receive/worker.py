@@ -8,7 +8,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import FrameType
 
 from dicom_qa_node.config import Config
@@ -16,6 +16,7 @@ from dicom_qa_node.errors import Transient
 from dicom_qa_node.log import log_event
 from dicom_qa_node.receive.admit import Admission, Seats
 from dicom_qa_node.receive.ae import ReceiveServer, Services, make_server
+from dicom_qa_node.receive.further import FurtherService, OpenService, prepare
 from dicom_qa_node.receive.reconcile import reconcile
 from dicom_qa_node.receive.recorder import Recorder
 from dicom_qa_node.receive.store_scp import Intake
@@ -47,6 +48,7 @@ def serve(
     gauge: DiskGauge,
     ready: Callable[[], object],
     grace_s: float,
+    open_services: Sequence[OpenService] = (),
 ) -> None:
     """Serve until SIGTERM, SIGINT or the death of the parent process.
 
@@ -62,9 +64,12 @@ def serve(
     recorder = Recorder(registry.record, prepare=lambda: registry.end_associations(name))
     recorder.start()
     intake = Intake(SpoolWriter(layout), gauge, recorder.report)
-    services = Services(name, config.receive, intake, admission, seats)
+    further = [open_service(config, database) for open_service in open_services]
+    services = Services(name, config.receive, intake, admission, seats, further)
     server = make_server(config, listener, services)
-    upkeep = threading.Thread(target=_catch_up, args=(stop, recorder, layout, registry), name="upkeep", daemon=True)
+    upkeep = threading.Thread(
+        target=_catch_up, args=(stop, recorder, layout, registry, further), name="upkeep", daemon=True
+    )
     upkeep.start()
     ready()
     server.serve_until(lambda: stop.is_set() or os.getppid() != parent)
@@ -76,8 +81,15 @@ def serve(
     database.close()
 
 
-def _catch_up(stop: threading.Event, recorder: Recorder, layout: SpoolLayout, registry: Registry) -> None:
-    """Have the spool reconciled once receipts were dropped and the database is back."""
+def _catch_up(
+    stop: threading.Event,
+    recorder: Recorder,
+    layout: SpoolLayout,
+    registry: Registry,
+    further: Sequence[FurtherService],
+) -> None:
+    """Prepare the further services; have the spool reconciled once receipts were dropped and the database is back."""
+    prepare(further)
     while not stop.wait(1.0):
         if recorder.missed and recorder.idle:
             recorder.missed = False

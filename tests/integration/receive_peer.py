@@ -84,7 +84,13 @@ class Receiver:
         """Return the receiver processes, those that hold the listening port under the master."""
         master = psutil.Process(self.process.pid).children() if self.process else []
         found = [child for parent in master for child in parent.children()]
-        return [child for child in found if any(c.laddr.port == self.port for c in child.net_connections("tcp"))]
+        return [child for child in found if self._listens(child)]
+
+    def _listens(self, process: psutil.Process) -> bool:
+        try:
+            return any(c.laddr.port == self.port for c in process.net_connections("tcp"))
+        except psutil.NoSuchProcess:
+            return False
 
     @contextmanager
     def registry(self) -> Iterator[Registry]:
@@ -116,12 +122,17 @@ def association(
         for syntax in syntaxes:
             ae.add_requested_context(sop_class, syntax)
     assoc = ae.associate("127.0.0.1", receiver.port, ae_title=called)
+    # pynetdicom leaves its socket open when the peer was the first to go.
+    connection = assoc.dul.socket.socket if assoc.dul.socket is not None else None
     try:
         yield assoc
     finally:
         if assoc.is_established:
             assoc.release()
-        assoc.join(10)
+        if assoc.is_alive():
+            assoc.join(10)
+        if connection is not None:
+            connection.close()
 
 
 def store_bytes(assoc: Association, data: bytes, sop_class: str, sop_instance: str, syntax: str = EXPLICIT) -> Dataset:
