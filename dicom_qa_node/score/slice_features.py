@@ -26,6 +26,7 @@ FloatVector = npt.NDArray[np.float64]
 
 _SAMPLE_MM = 5.5
 _FEWEST_SAMPLES = 40
+_MANY_SLICES = 1000
 _SMALL_COMPONENT = 0.05
 _BINS = 32
 _CT_DISPLAY_HU = (-200.0, 300.0)
@@ -107,17 +108,19 @@ def _features(
 
 
 def _grid(volume: Volume) -> _Grid:
-    _, rows, columns = volume.voxels.shape
+    slices, rows, columns = volume.voxels.shape
     _, row_mm, column_mm = volume.spacing_mm
-    row_step, column_step = _odd_step(row_mm, rows), _odd_step(column_mm, columns)
+    # Thousands of slices are sampled more coarsely: memory stays bounded.
+    sample_mm = _SAMPLE_MM * max(1.0, (slices / _MANY_SLICES) ** 0.5)
+    row_step, column_step = _odd_step(row_mm, rows, sample_mm), _odd_step(column_mm, columns, sample_mm)
     lateral = "down" if display_turn(volume.direction).exchange else "across"
     area = row_step * column_step * row_mm * column_mm
     return _Grid(_symmetric(rows, row_step), _symmetric(columns, column_step), area, lateral)
 
 
-def _odd_step(spacing_mm: float, side: int) -> int:
+def _odd_step(spacing_mm: float, side: int, sample_mm: float) -> int:
     """Return an odd step: the same grid then falls on itself when the slice is mirrored."""
-    step = min(_SAMPLE_MM / spacing_mm, side / _FEWEST_SAMPLES)
+    step = min(sample_mm / spacing_mm, side / _FEWEST_SAMPLES)
     return max(2 * round((step - 1) / 2) + 1, 1)
 
 

@@ -19,16 +19,17 @@ from dicom_qa_node.score.decode import BrokenPixels, Codestream, StoredArray, co
 from dicom_qa_node.score.decoders import Decoders, in_order
 from dicom_qa_node.score.headers import PixelFormat, SliceHeader, open_header
 from dicom_qa_node.score.multiframe import flattened
+from dicom_qa_node.score.scratch import Scratch
 from dicom_qa_node.score.suv import PetScale, pet_scale
 from dicom_qa_node.score.volume import BoolArray, FloatArray, PackedMask, PackedVoxels
 
 __all__ = ["MAX_VOXELS", "PACK_ABOVE_VOXELS", "Stack", "read_header", "read_stack"]
 
-PACK_ABOVE_VOXELS = 1 << 28
-"""A series above this many voxels (1 GiB as float32; 1,024 slices of 512x512) stays 16-bit in memory."""
+PACK_ABOVE_VOXELS = 200_000_000
+"""A series above this many voxels (0.8 GB as float32; 762 slices of 512x512) stays in 16 bits in a temporary file."""
 
-MAX_VOXELS = 900_000_000
-"""A series above this many voxels is read in part: every second slice, every third ... (1.8 GB in 16 bits)."""
+MAX_VOXELS = 1_500_000_000
+"""A series above this many voxels is read in part: every second slice, every third ... (3 GB in the file)."""
 
 
 @dataclass(slots=True)
@@ -171,10 +172,10 @@ class _FloatSink:
 
 
 class _PackedSink:
-    """Gathers slices as they are stored; the rescale stays beside them."""
+    """Gathers slices as they are stored, in a file; the rescale stays beside them."""
 
     def __init__(self, shape: tuple[int, int, int], slices: Sequence[SliceHeader], scale: PetScale | None) -> None:
-        self._stored = np.zeros(shape, np.int16 if slices[0].pixels.signed else np.uint16)
+        self._scratch = Scratch(shape, np.int16 if slices[0].pixels.signed else np.uint16)
         self._slices = slices
         rescale = np.array([_rescale(item, scale, index) for index, item in enumerate(slices)], np.float32)
         self._slope, self._intercept = rescale[:, 0], rescale[:, 1]
@@ -182,21 +183,23 @@ class _PackedSink:
         self._lock = threading.Lock()
 
     def put(self, index: int, stored: StoredArray) -> None:
-        self._stored[index] = stored
+        self._scratch.array[index] = stored
+        self._scratch.touched(stored.nbytes)
         outside = _outside(self._slices[index], stored, self._slope[index], self._intercept[index])
         if outside is not None:
             self._mask()[index] = np.packbits(~outside, axis=-1)
 
     def result(self, kept: Sequence[int]) -> tuple[PackedVoxels, PackedMask | None]:
         chosen = np.asarray(kept)
-        voxels = PackedVoxels(_compacted(self._stored, kept), self._slope[chosen], self._intercept[chosen])
-        columns = self._stored.shape[2]
+        _compacted(self._scratch.array, kept)
+        voxels = PackedVoxels(self._scratch, self._slope[chosen], self._intercept[chosen])
+        columns = self._scratch.array.shape[2]
         return voxels, None if self._bits is None else PackedMask(_compacted(self._bits, kept), columns)
 
     def _mask(self) -> npt.NDArray[np.uint8]:
         with self._lock:
             if self._bits is None:
-                slices, rows, columns = self._stored.shape
+                slices, rows, columns = self._scratch.array.shape
                 self._bits = np.full((slices, rows, -(-columns // 8)), 255, np.uint8)
             return self._bits
 

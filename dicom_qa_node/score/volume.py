@@ -11,6 +11,7 @@ import numpy.typing as npt
 from pydicom import Dataset
 
 from dicom_qa_node.records import Finding, SeriesKind
+from dicom_qa_node.score.scratch import Scratch
 
 __all__ = ["BoolArray", "FloatArray", "PackedMask", "PackedVoxels", "Volume"]
 
@@ -19,7 +20,7 @@ BoolArray = npt.NDArray[np.bool_]
 
 
 class PackedVoxels:
-    """Voxels of a series too large for float32: 16-bit stored values, rescaled to float32 as they are read.
+    """Voxels of a series too large for memory: 16-bit stored values in a file, rescaled to float32 as they are read.
 
     It is read like an array, along the first axis first: ``voxels[i]``, ``voxels[10:20]``, ``voxels[::4, ::4, ::4]``
     give float32 arrays of that part. It has no arithmetic of its own, so that nobody unfolds it by accident;
@@ -27,19 +28,18 @@ class PackedVoxels:
 
     Parameters
     ----------
-    stored
-        int16 or uint16, shape (slices, rows, columns).
+    scratch
+        Holds int16 or uint16, shape (slices, rows, columns).
     slope, intercept
-        Shape (slices,): the rescale of each slice.
+        Shape (slices,): the rescale of each slice; there may be fewer of these than of stored slices.
     """
 
     dtype = np.dtype(np.float32)
     ndim: Literal[3] = 3
 
-    def __init__(
-        self, stored: npt.NDArray[Any], slope: npt.NDArray[np.float32], intercept: npt.NDArray[np.float32]
-    ) -> None:
-        self._stored = stored
+    def __init__(self, scratch: Scratch, slope: npt.NDArray[np.float32], intercept: npt.NDArray[np.float32]) -> None:
+        self._scratch = scratch
+        self._stored = scratch.array[: len(slope)]
         self._slope = slope
         self._intercept = intercept
 
@@ -70,6 +70,7 @@ class PackedVoxels:
             slope, intercept = slope.reshape(shape), intercept.reshape(shape)
         values: FloatArray = np.multiply(part, slope, dtype=np.float32)
         values += intercept
+        self._scratch.touched(len(np.atleast_1d(slope)) * self._stored[0].nbytes)
         return values
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> npt.NDArray[Any]:
