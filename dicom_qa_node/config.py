@@ -55,6 +55,9 @@ class Peer(Section):
         default_factory=list, description="IP addresses or CIDR networks it may call from; empty: any"
     )
     max_associations: int = Field(16, ge=1, le=1000, description="associations this peer may hold at once")
+    port: ListenPort = Field(
+        0, description="TCP port it listens on, for storage commitment results; 0: only on its own association"
+    )
 
     @field_validator("hosts")
     @classmethod
@@ -83,6 +86,9 @@ class Receive(Section):
         True, description="accept any calling AE and host; false: only those listed in peers"
     )
     peers: list[Peer] = Field(default_factory=list, description="the peers that may connect when unknown ones may not")
+    storage_commitment: bool = Field(
+        True, description="answer storage commitment requests; images are kept as section spool says, no longer"
+    )
 
 
 class Spool(Section):
@@ -177,6 +183,12 @@ class DicomTarget(Section):
     port: Port = Field(104, description="TCP port")
     ae_title: AeTitle = Field(description="AE title of the target")
     timeout_s: float = Field(30, gt=0, le=600, description="longest wait for an answer")
+    require_commitment: bool = Field(
+        False, description="a report counts as delivered only when the target has committed to its storage"
+    )
+    commitment_wait_s: float = Field(
+        3600, gt=0, le=604800, description="wait for the commitment before the report is sent and asked for again"
+    )
 
 
 class FolderTarget(Section):
@@ -206,6 +218,31 @@ class Deliver(Section):
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise ValueError(f"target names must be unique; used twice: {', '.join(twice)}")
+        return self
+
+
+class Destination(Section):
+    """An application entity that objects can be moved to."""
+
+    ae_title: AeTitle = Field(description="AE title, as a C-MOVE request names it")
+    host: str = Field(min_length=1, description="host name or address")
+    port: Port = Field(104, description="TCP port")
+
+
+class Query(Section):
+    """The query/retrieve SCP: reports, and images if wished, for those who ask."""
+
+    enabled: bool = Field(True, description="answer C-FIND, C-MOVE and C-GET")
+    images: bool = Field(False, description="serve the images that are still in the spool, too")
+    destinations: list[Destination] = Field(default_factory=list, description="where C-MOVE may send objects")
+    timeout_s: float = Field(30, gt=0, le=600, description="longest wait for an answer of a destination")
+
+    @model_validator(mode="after")
+    def _unique_titles(self) -> Query:
+        titles = [destination.ae_title.strip() for destination in self.destinations]
+        twice = sorted({title for title in titles if titles.count(title) > 1})
+        if twice:
+            raise ValueError(f"AE titles of destinations must be unique; used twice: {', '.join(twice)}")
         return self
 
 
@@ -242,6 +279,7 @@ class Config(Section):
     score: Score = Field(default_factory=Score, description="the scoring workers")
     report: Report = Field(default_factory=Report, description="contents of the Structured Report")
     deliver: Deliver = Field(default_factory=Deliver, description="targets and retries")
+    query: Query = Field(default_factory=Query, description="the query/retrieve SCP")
     web: Web = Field(default_factory=Web, description="health, metrics, quality log")
     log: Log = Field(default_factory=Log, description="log output")
 

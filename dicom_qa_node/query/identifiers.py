@@ -1,0 +1,186 @@
+"""Reads the Identifier of a C-FIND, C-MOVE or C-GET request and checks it against the hierarchy (PS3.4 C.4)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from io import BytesIO
+
+from pydicom.datadict import dictionary_VR, keyword_for_tag
+from pydicom.dataelem import RawDataElement
+from pydicom.dataset import Dataset
+from pydicom.tag import BaseTag
+from pydicom.uid import UID
+from pynetdicom.dsutils import decode
+
+from dicom_qa_node.query.attributes import LEVELS, NEUTRAL, UNIQUE_KEYS, known_at
+from dicom_qa_node.query.charset import UnknownCharacterSet, decoded, encodings_of
+
+__all__ = ["Identifier", "Key", "MismatchedIdentifier", "Model", "UnreadableIdentifier", "read_identifier"]
+
+_LONGEST_KEY = 4096
+_MOST_ITEM_LEVELS = 8
+
+
+class Model(Enum):
+    """The information models; the value is the highest level."""
+
+    PATIENT_ROOT = "PATIENT"
+    STUDY_ROOT = "STUDY"
+
+
+class MismatchedIdentifier(Exception):
+    """The identifier does not match the SOP class (0xA900); the message names the offending element."""
+
+
+class UnreadableIdentifier(Exception):
+    """The identifier cannot be processed (0xC000)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """One key attribute: decoded values, or the keys of its item for a sequence; none at all for universal matching."""
+
+    tag: int
+    keyword: str
+    vr: str
+    values: tuple[str, ...] = ()
+    item: tuple[Key, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Identifier:
+    """A request's keys; ``unsupported`` tells that some were left out because the node does not know them."""
+
+    level: str
+    keys: Mapping[str, Key]
+    character_set: tuple[str, ...]
+    unsupported: bool
+
+    def values(self, keyword: str) -> tuple[str, ...]:
+        """Return the values of a key, none if it is absent or universal."""
+        key = self.keys.get(keyword)
+        return tuple(value for value in key.values if value and value != "*") if key else ()
+
+
+def read_identifier(data: BytesIO | None, syntax: UID, model: Model, *, relational: bool, retrieve: bool) -> Identifier:
+    """Return the checked identifier of a request.
+
+    Parameters
+    ----------
+    relational
+        Relational queries or retrieval were negotiated: keys of the levels above may be absent.
+    retrieve
+        It is that of a C-MOVE or C-GET: the unique key of its own level must be there, with one UID or several.
+
+    Raises
+    ------
+    MismatchedIdentifier, UnreadableIdentifier
+        See their statuses.
+    """
+    dataset = _decoded(data, syntax)
+    character_set = tuple(term.strip() for term in _ascii(dataset, "SpecificCharacterSet").split("\\") if term.strip())
+    try:
+        encodings = encodings_of(character_set)
+    except UnknownCharacterSet as error:
+        raise UnreadableIdentifier("SpecificCharacterSet is not known") from error
+    level = _ascii(dataset, "QueryRetrieveLevel").strip()
+    if level not in LEVELS[LEVELS.index(model.value) :]:
+        raise MismatchedIdentifier("QueryRetrieveLevel is not one of the information model")
+    keys = {key.keyword: key for key in _keys(dataset, encodings, 0) if key.keyword not in NEUTRAL}
+    known = known_at(level)
+    identifier = Identifier(
+        level=level,
+        keys={keyword: key for keyword, key in keys.items() if keyword in known},
+        character_set=character_set,
+        unsupported=any(keyword not in known for keyword in keys),
+    )
+    _check_hierarchy(identifier, model, relational=relational, retrieve=retrieve)
+    return identifier
+
+
+def _check_hierarchy(identifier: Identifier, model: Model, *, relational: bool, retrieve: bool) -> None:
+    levels = LEVELS[LEVELS.index(model.value) : LEVELS.index(identifier.level)]
+    for keyword in (UNIQUE_KEYS[name] for name in levels):
+        values = identifier.values(keyword)
+        if len(values) > 1 or (not values and not relational) or any(_has_wildcard(value) for value in values):
+            raise MismatchedIdentifier(f"{keyword} needs one value at level {identifier.level}")
+    if retrieve:
+        keyword = UNIQUE_KEYS[identifier.level]
+        values = identifier.values(keyword)
+        if not values or any(_has_wildcard(value) for value in values):
+            raise MismatchedIdentifier(f"{keyword} is missing")
+        if identifier.level == "PATIENT" and len(values) > 1:
+            raise MismatchedIdentifier("PatientID needs one value")
+
+
+def _has_wildcard(value: str) -> bool:
+    return "*" in value or "?" in value
+
+
+def _decoded(data: BytesIO | None, syntax: UID) -> Dataset:
+    if data is None:
+        raise UnreadableIdentifier("the request has no identifier")
+    try:
+        data.seek(0)
+        dataset = decode(data, syntax.is_implicit_VR, syntax.is_little_endian, syntax.is_deflated)
+        # Elements are read on access; a broken one must be found here.
+        for tag in list(dataset.keys()):
+            if dataset.get_item(tag).VR == "SQ":
+                dataset[tag]
+    except Exception as error:
+        raise UnreadableIdentifier("the identifier cannot be decoded") from error
+    return dataset
+
+
+def _ascii(dataset: Dataset, keyword: str) -> str:
+    if keyword not in dataset:
+        return ""
+    item = dataset.get_item(keyword)
+    value = item.value
+    if isinstance(value, bytes):
+        return value.decode("ascii", "replace").rstrip("\0")
+    return value if isinstance(value, str) else "\\".join(value or ())
+
+
+def _keys(dataset: Dataset, encodings: Sequence[str], depth: int) -> list[Key]:
+    if depth > _MOST_ITEM_LEVELS:
+        raise UnreadableIdentifier("the identifier is nested too deeply")
+    found = []
+    for tag in sorted(dataset.keys()):
+        if tag.element == 0:
+            continue
+        key = _key(dataset, tag, encodings, depth)
+        if key is not None:
+            found.append(key)
+    return found
+
+
+def _key(dataset: Dataset, tag: BaseTag, encodings: Sequence[str], depth: int) -> Key | None:
+    """Read the value of one element from its bytes: ranges and wildcards are no valid values of most types."""
+    raw: object = dataset.get_item(tag)
+    keyword = keyword_for_tag(tag) or f"({tag.group:04X},{tag.element:04X})"
+    try:
+        vr = dictionary_VR(tag)
+    except KeyError:
+        return Key(int(tag), keyword, "UN")
+    if vr == "SQ":
+        return _sequence_key(dataset, tag, keyword, encodings, depth)
+    if not isinstance(raw, RawDataElement):
+        return Key(int(tag), keyword, vr, tuple(str(dataset[tag].value or "").split("\\")))
+    value = raw.value or b""
+    if len(value) > _LONGEST_KEY and vr != "UI":
+        raise UnreadableIdentifier(f"{keyword} is too long")
+    text = decoded(value, encodings)
+    parts = [text] if vr in ("LT", "ST", "UT") else text.split("\\")
+    return Key(int(tag), keyword, vr, tuple(part.strip(" \0") for part in parts))
+
+
+def _sequence_key(dataset: Dataset, tag: BaseTag, keyword: str, encodings: Sequence[str], depth: int) -> Key:
+    items = dataset[tag].value
+    if not items:
+        return Key(int(tag), keyword, "SQ")
+    if len(items) > 1:
+        raise MismatchedIdentifier(f"{keyword} has more than one item")
+    return Key(int(tag), keyword, "SQ", item=tuple(_keys(items[0], encodings, depth + 1)))

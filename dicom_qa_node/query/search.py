@@ -1,0 +1,195 @@
+"""Finds what fulfils an identifier, page by page: the database narrows, `matching` decides."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from pydicom.dataset import Dataset
+
+from dicom_qa_node.query.attributes import COUNTS, GROUPED, LEVELS, UNIQUE_KEYS, column_of, stored_at
+from dicom_qa_node.query.identifiers import Identifier, Key
+from dicom_qa_node.query.matching import Matcher, matcher_for, moment
+from dicom_qa_node.store.catalogue import Catalogue, HeldInstance, HeldSeries, Narrowing
+
+__all__ = ["Entity", "find_entities", "find_instances"]
+
+_NARROWED = ("PatientID", "StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "AccessionNumber")
+_MOMENTS = (
+    ("StudyDate", "StudyTime"),
+    ("ContentDate", "ContentTime"),
+    ("InstanceCreationDate", "InstanceCreationTime"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Entity:
+    """One patient, study, series or instance: its attributes as text, and the sequences of an instance."""
+
+    values: Mapping[str, tuple[str, ...]]
+    sequences: Mapping[str, Sequence[Dataset]] = field(default_factory=dict)
+
+
+class Conditions:
+    """The keys of an identifier as matchers; ``combined`` matches a range of date and time as one (C.2.2.2.5.4)."""
+
+    def __init__(self, identifier: Identifier, *, combined: bool = False) -> None:
+        keys = dict(identifier.keys)
+        self._moments = _moment_ranges(keys) if combined else []
+        for date, time, *_ in self._moments:
+            del keys[date], keys[time]
+        found = {name: matcher_for(key.vr, key.values) for name, key in keys.items() if key.item is None}
+        self._matchers: dict[str, Matcher] = {name: matches for name, matches in found.items() if matches is not None}
+        self._items = {name: key.item for name, key in keys.items() if key.item}
+
+    def fulfilled(self, entity: Entity) -> bool:
+        """Say whether an entity fulfils every key."""
+        for keyword, matches in self._matchers.items():
+            if not any(matches(value) for value in entity.values.get(keyword, ())):
+                return False
+        for date, time, low, high in self._moments:
+            if not low <= _moment_of(entity, date, time) <= high:
+                return False
+        return all(matching_items(entity.sequences.get(name, ()), item) for name, item in self._items.items())
+
+
+def find_entities(catalogue: Catalogue, identifier: Identifier, *, combined: bool = False) -> Iterator[Entity]:
+    """Return the entities of the identifier's level that fulfil it, in order of their unique key."""
+    conditions = Conditions(identifier, combined=combined)
+    entities = _images(catalogue, identifier) if identifier.level == "IMAGE" else _grouped(catalogue, identifier)
+    return (entity for entity in entities if conditions.fulfilled(entity))
+
+
+def find_instances(catalogue: Catalogue, identifier: Identifier) -> Iterator[HeldInstance]:
+    """Return the instances below the unique keys of a retrieve request."""
+    names = [UNIQUE_KEYS[level] for level in LEVELS[: LEVELS.index(identifier.level) + 1]]
+    equal = {column_of(name): values for name in names if (values := identifier.values(name))}
+    yield from _pages(catalogue, Narrowing(equal))
+
+
+def matching_items(items: Sequence[Dataset], keys: Sequence[Key]) -> list[Dataset]:
+    """Return the items of a sequence that fulfil the keys of a request's item (C.2.2.2.6)."""
+    return [item for item in items if all(_item_fulfils(item, key) for key in keys)]
+
+
+def _item_fulfils(item: Dataset, key: Key) -> bool:
+    if key.item is not None:
+        return not key.item or bool(matching_items(_sequence(item, key.keyword), key.item))
+    matches = matcher_for(key.vr, key.values)
+    return matches is None or any(matches(value) for value in _texts(item, key.keyword))
+
+
+def _sequence(item: Dataset, keyword: str) -> Sequence[Dataset]:
+    return item[keyword].value if keyword in item else ()
+
+
+def _texts(dataset: Dataset, keyword: str) -> tuple[str, ...]:
+    value = dataset.get(keyword)
+    if value is None or value == "":
+        return ()
+    return tuple(str(part) for part in value) if isinstance(value, list | tuple) else tuple(str(value).split("\\"))
+
+
+def _grouped(catalogue: Catalogue, identifier: Identifier) -> Iterator[Entity]:
+    level, narrowing, after = GROUPED[identifier.level], _narrowing(identifier), ""
+    while page := catalogue.page(level, narrowing, after):
+        for _, held in page:
+            yield Entity(_values_of(identifier.level, held))
+        after = page[-1][0]
+
+
+def _images(catalogue: Catalogue, identifier: Identifier) -> Iterator[Entity]:
+    series: dict[str, HeldSeries] = {}
+    for instance in _pages(catalogue, _narrowing(identifier)):
+        uid = instance.series_instance_uid
+        if uid not in series:
+            series = catalogue.series([uid])
+        upper = _values_of("SERIES", [series[uid]]) if uid in series else {}
+        yield _image(instance, upper)
+
+
+def _pages(catalogue: Catalogue, narrowing: Narrowing) -> Iterator[HeldInstance]:
+    after = ""
+    while page := catalogue.instances(narrowing, after):
+        yield from page
+        after = page[-1].sop_instance_uid
+
+
+def _image(instance: HeldInstance, upper: Mapping[str, tuple[str, ...]]) -> Entity:
+    values = dict(upper)
+    sequences: dict[str, Sequence[Dataset]] = {}
+    header = Dataset.from_json(json.loads(instance.header)) if instance.header else Dataset()
+    for element in header:
+        if element.VR == "SQ":
+            sequences[element.keyword] = element.value
+        else:
+            values[element.keyword] = _texts(header, element.keyword)
+    values["SOPInstanceUID"] = (instance.sop_instance_uid,)
+    values["SOPClassUID"] = (instance.sop_class_uid,)
+    values["AvailableTransferSyntaxUID"] = (instance.transfer_syntax_uid,)
+    if instance.instance_number is not None:
+        values["InstanceNumber"] = (str(instance.instance_number),)
+    if not instance.header:
+        values["NumberOfFrames"] = (str(instance.number_of_frames),)
+    return Entity(values, sequences)
+
+
+def _values_of(level: str, held: Sequence[HeldSeries]) -> dict[str, tuple[str, ...]]:
+    """Return the attributes of a level: those of its first series, and what is counted over all."""
+    first = held[0].facts
+    values = {name: _split(first.get(name, "") or first.get(column_of(name), "")) for name in stored_at(level)}
+    values["ModalitiesInStudy"] = tuple(sorted({_modality(series) for series in held}))
+    values["SOPClassesInStudy"] = tuple(sorted({uid for series in held for uid in series.sop_classes}))
+    instances = str(sum(series.instances for series in held))
+    studies = {series.study_instance_uid for series in held}
+    for keyword in (name for name, of_level in COUNTS.items() if of_level == level):
+        if keyword.endswith("Instances"):
+            values[keyword] = (instances,)
+        else:
+            values[keyword] = (str(len(studies if keyword.endswith("Studies") else held)),)
+    return values
+
+
+def _modality(series: HeldSeries) -> str:
+    return series.facts.get("Modality", "") or series.facts.get("modality", "")
+
+
+def _split(text: str) -> tuple[str, ...]:
+    return tuple(text.split("\\")) if text else ()
+
+
+def _narrowing(identifier: Identifier) -> Narrowing:
+    equal = {}
+    for keyword in _NARROWED:
+        values = identifier.values(keyword)
+        if values and not any("*" in value or "?" in value for value in values):
+            equal[column_of(keyword)] = values
+    dates = identifier.values("StudyDate")
+    if len(dates) != 1:
+        return Narrowing(equal)
+    low, separator, high = dates[0].replace(".", "").partition("-")
+    return Narrowing(equal, (low, (high or "~") if separator else low))
+
+
+def _moment_ranges(keys: Mapping[str, Key]) -> list[tuple[str, str, str, str]]:
+    found = []
+    for date, time in _MOMENTS:
+        days, times = _range(keys.get(date)), _range(keys.get(time))
+        if days and times:
+            low = moment("DA", days[0]) + moment("TM", times[0]) if days[0] else ""
+            high = moment("DA", days[1]) + moment("TM", times[1] or "", upper=True) if days[1] else "~"
+            found.append((date, time, low, high))
+    return found
+
+
+def _range(key: Key | None) -> tuple[str, str] | None:
+    if key is None or len(key.values) != 1 or "-" not in key.values[0]:
+        return None
+    low, _, high = key.values[0].partition("-")
+    return low, high
+
+
+def _moment_of(entity: Entity, date: str, time: str) -> str:
+    days, times = entity.values.get(date, ()), entity.values.get(time, ())
+    return moment("DA", days[0]) + moment("TM", times[0] if times else "") if days else "\x7f\x7f"
