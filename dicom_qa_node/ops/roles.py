@@ -157,9 +157,12 @@ def _web(context: RoleContext) -> int:
 
 
 def _receive(context: RoleContext) -> int:
+    from dicom_qa_node.query.service import open_query_service
     from dicom_qa_node.receive.run import serve_receive
 
-    return serve_receive(context.config, context.database, context.stop, context.pulse.start)
+    config = context.config
+    services = [open_query_service] if config.query.enabled else []
+    return serve_receive(config, context.database, context.stop, context.pulse.start, services)
 
 
 _BODIES: Mapping[str, Callable[[RoleContext], int]] = {
