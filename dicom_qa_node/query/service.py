@@ -6,7 +6,14 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from pydicom.uid import UID, Comprehensive3DSRStorage, ComprehensiveSRStorage, EnhancedSRStorage
+from pydicom.uid import (
+    UID,
+    Comprehensive3DSRStorage,
+    ComprehensiveSRStorage,
+    EnhancedSRStorage,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+)
 from pynetdicom import evt
 from pynetdicom.dimse_primitives import C_GET, C_MOVE
 from pynetdicom.events import Event
@@ -34,7 +41,9 @@ class QueryService:
 
     def contexts(self) -> list[PresentationContext]:
         """Return the presentation contexts of queries, and those of reports in which only the node sends."""
-        reports = [build_context(sop_class) for sop_class in REPORT_CLASSES]
+        reports = [
+            build_context(sop_class, [ExplicitVRLittleEndian, ImplicitVRLittleEndian]) for sop_class in REPORT_CLASSES
+        ]
         for context in reports:
             # In pynetdicom's words the requestor's roles: an SCP to us, never an SCU.
             context.scu_role, context.scp_role = False, True

@@ -59,7 +59,7 @@ class Services:
         return {kind: operation for service in self.further for kind, operation in service.operations().items()}
 
 
-def build_ae(config: Config, further: Sequence[FurtherService] = ()) -> ApplicationEntity:
+def build_ae(config: Config) -> ApplicationEntity:
     """Return the application entity of the receiver."""
     ae = ApplicationEntity(config.ae_title)
     ae.implementation_class_uid = IMPLEMENTATION_CLASS_UID
@@ -70,7 +70,7 @@ def build_ae(config: Config, further: Sequence[FurtherService] = ()) -> Applicat
     ae.acse_timeout = config.receive.acse_timeout_s
     ae.dimse_timeout = config.receive.dimse_timeout_s
     ae.network_timeout = config.receive.network_timeout_s
-    ae.supported_contexts = supported_contexts(further)
+    ae.supported_contexts = supported_contexts()
     return ae
 
 
@@ -89,12 +89,14 @@ def make_server(config: Config, listener: socket.socket, services: Services) -> 
     """Return the server of one receiver process on the shared ``listener``."""
     # pynetdicom's handlers for its debug log format every PDU even when nothing is logged.
     pynetdicom_config.LOG_HANDLER_LEVEL = "none"
-    ae = build_ae(config, services.further)
+    ae = build_ae(config)
     handlers = [handler for service in services.further for handler in service.handlers()]
     server = ae.make_server(
         listener.getsockname()[:2],
         evt_handlers=[(evt.EVT_C_ECHO, handle_echo), (evt.EVT_REQUESTED, _on_requested), *handlers],
         server_class=ReceiveServer,
+        # Given here because an AE drops the roles of its contexts.
+        contexts=supported_contexts(services.further),
         listener=listener,
         services=services,
     )
@@ -188,9 +190,7 @@ class _ReceiveHandler(RequestHandler):
 class ReceivedAssociation(StreamingAssociation):
     """One association with its seat, its identifier and its two receipts."""
 
-    def __init__(
-        self, ae: ApplicationEntity, server: ReceiveServer, connection: socket.socket, seat: int
-    ) -> None:
+    def __init__(self, ae: ApplicationEntity, server: ReceiveServer, connection: socket.socket, seat: int) -> None:
         self._connection = connection
         self.association_id = uuid.uuid4().hex
         self.services = server.services
