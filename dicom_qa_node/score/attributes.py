@@ -10,10 +10,12 @@ from contextlib import contextmanager
 from typing import Any
 
 from pydicom import Dataset, config
+from pydicom.errors import BytesLengthException
 from pydicom.sequence import Sequence as DicomSequence
 from pydicom.valuerep import DA, DT, TM
 
 __all__ = [
+    "BROKEN_VALUE",
     "integer",
     "items",
     "moment",
@@ -28,7 +30,9 @@ __all__ = [
 ]
 
 # What pydicom raises when it converts the bytes of an element that breaks its VR.
-_BROKEN = (ValueError, TypeError, AttributeError, KeyError, IndexError, OverflowError, LookupError, NotImplementedError)
+BROKEN_VALUE = (
+    ValueError, TypeError, AttributeError, LookupError, OverflowError, NotImplementedError, BytesLengthException,
+)  # fmt: skip
 
 
 @contextmanager
@@ -51,7 +55,7 @@ def raw(ds: Dataset, keyword: Any) -> Any:
     try:
         found = ds[keyword]
         return None if found.is_empty else found.value
-    except _BROKEN:
+    except BROKEN_VALUE:
         return None
 
 
@@ -77,7 +81,7 @@ def numbers(ds: Dataset, keyword: Any, count: int) -> tuple[float, ...] | None:
     many = [value] if isinstance(value, (int, float, str, bytes)) else value
     try:
         found = tuple(float(item) for item in many)
-    except _BROKEN:
+    except BROKEN_VALUE:
         return None
     return found if len(found) == count and all(math.isfinite(item) for item in found) else None
 
@@ -117,7 +121,7 @@ def moment(ds: Dataset, *keywords: Any) -> dt.datetime | None:
             return found and dt.datetime.combine(found.date(), found.time())
         day, time = word(ds, keywords[0]), word(ds, keywords[1])
         return dt.datetime.combine(DA(day), TM(time)) if len(day) >= 8 and len(time) >= 4 else None
-    except _BROKEN:
+    except BROKEN_VALUE:
         return None
 
 
@@ -126,7 +130,7 @@ def time_of_day(ds: Dataset, keyword: str) -> dt.time | None:
     text = word(ds, keyword)
     try:
         return TM(text) if len(text) >= 4 else None
-    except _BROKEN:
+    except BROKEN_VALUE:
         return None
 
 

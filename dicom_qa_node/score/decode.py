@@ -16,7 +16,7 @@ from pydicom import dcmread
 from pydicom.encaps import encapsulate, generate_frames
 from pydicom.pixels.decoders.base import get_decoder
 
-from dicom_qa_node.score.attributes import tolerant
+from dicom_qa_node.score.attributes import BROKEN_VALUE, tolerant
 from dicom_qa_node.score.codestream import size_of
 from dicom_qa_node.score.headers import PixelFormat
 
@@ -27,8 +27,7 @@ StoredArray = npt.NDArray[np.integer[Any]]
 _UNDEFINED = 0xFFFFFFFF
 _LONG_VRS = (b"OB", b"OW", b"UN")
 _FAILURES = (
-    ValueError, TypeError, KeyError, IndexError, AttributeError, RuntimeError, NotImplementedError, OSError, EOFError,
-    MemoryError, struct.error, zlib.error,
+    *BROKEN_VALUE, RuntimeError, OSError, EOFError, MemoryError, struct.error, zlib.error,
 )  # fmt: skip
 
 

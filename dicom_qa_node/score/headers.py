@@ -19,8 +19,8 @@ from dicom_qa_node.score import attributes as at
 __all__ = ["LeftOut", "PixelFormat", "SliceHeader", "UnreadableHeader", "describe", "open_header", "slice_header"]
 
 _BROKEN_FILE = (
-    InvalidDicomError, OSError, EOFError, ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError,
-    NotImplementedError, struct.error, zlib.error, OverflowError, AssertionError, MemoryError,
+    *at.BROKEN_VALUE, InvalidDicomError, OSError, EOFError, RecursionError, struct.error, zlib.error, AssertionError,
+    MemoryError,
 )  # fmt: skip
 
 _MAX_SIDE = 8192
