@@ -459,3 +459,28 @@ def test_an_empty_data_set_is_refused(tmp_path):
     empty.SOPClassUID, empty.SOPInstanceUID, empty.SeriesInstanceUID = "1.2.840.10008.5.1.4.1.1.2", "1.2.3", "1.2"
     with pytest.raises(Permanent):
         survey(write(tmp_path, [empty]))
+
+
+def compressed(tmp_path, count=3):
+    paths = write(tmp_path, [ct(i) for i in range(count)])
+    for path in paths:
+        ds = dcmread(path)
+        ds.compress(RLELossless, generate_instance_uid=False)
+        ds.save_as(path)
+    return paths
+
+
+def test_a_frame_that_blocks_its_decoder_is_left_out(tmp_path):
+    part = survey(compressed(tmp_path)).parts[0]
+    with Decoders(count=1, timeout_s=0.0) as blocked, pytest.raises(Permanent, match="more than 0 s"):
+        read(part, blocked)
+
+
+def test_a_decoder_that_dies_costs_one_frame(tmp_path):
+    part = survey(compressed(tmp_path)).parts[0]
+    with Decoders(count=1) as decoders:
+        assert len(read(part, decoders).voxels) == 3
+        decoders._idle[0]._process.kill()
+        volume = read(part, decoders)
+    assert len(volume.voxels) == 2
+    assert "make the decoder crash" in finding(volume.findings, "slices_undecodable").sentence
