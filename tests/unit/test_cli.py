@@ -28,6 +28,7 @@ from dicom_qa_node.records import (
     StoredInstance,
     utc_now,
 )
+from dicom_qa_node.spool.layout import SpoolLayout
 from dicom_qa_node.store import Database, Jobs, Outbox, Registry
 
 NAME = "Mustermann^Erika"
@@ -301,6 +302,33 @@ def test_a_database_that_is_not_there_or_is_none(qa, tmp_path, monkeypatch):
 def test_models_list_shows_the_configured_one(database, qa):
     rows = json.loads(qa("models", "list", "--json")[1])
     assert [row["name"] for row in rows if row["in_use"]] == ["ms_iqa_small"]
+
+
+def test_models_verify_checks_the_installed_weights(database, qa, tmp_path):
+    code, out, _ = qa("models", "verify", "--json")
+    assert (code, {row["verdict"] for row in json.loads(out)}) == (ExitCode.OK, {"ok"})
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "config.yaml").write_text("score: {models_dir: empty}\n")
+    code, out, _ = qa("models", "verify", "--json")
+    assert code == ExitCode.MISCONFIGURED
+    assert "missing" in json.loads(out)[0]["verdict"]
+
+
+def test_health_of_a_node_that_does_not_run_is_not_ok(database, qa):
+    code, out, _ = qa("health", "--json")
+    report = json.loads(out)
+    assert (code, report["level"]) == (ExitCode.FAILED, "failed")
+    checks = {check["name"]: check["level"] for check in report["checks"]}
+    assert (checks["database"], checks["role receive"], checks["parked"]) == ("ok", "failed", "degraded")
+
+
+def test_show_names_the_picture_while_the_spool_has_it(database, qa, tmp_path):
+    assert json.loads(qa("show", SCORED, "--json")[1])["picture"] is None
+    folder = SpoolLayout(tmp_path / "spool").pictures(SCORED, 1)
+    folder.mkdir(parents=True)
+    (folder / "sheet.png").touch()
+    shown = json.loads(qa("show", SCORED, "--json")[1])["picture"]
+    assert (tmp_path / shown).samefile(folder / "sheet.png")
 
 
 def test_version_and_help(qa):
