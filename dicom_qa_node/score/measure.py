@@ -14,8 +14,8 @@ __all__ = ["measure"]
 def measure(volume: Volume, paired_ct: Volume | None = None) -> tuple[Measurement, ...]:
     """Measure everything that applies to a volume.
 
-    The voxels are read slice by slice and never copied as a whole. What does not apply is reported without a value and with
-    the reason. Formulas, units, directions and sources: docs/measurements.md.
+    The voxels are read slice by slice and never copied as a whole. What does not apply is reported without a value
+    and with the reason. Formulas, units, directions and sources: docs/measurements.md.
 
     Parameters
     ----------

@@ -43,7 +43,7 @@ class PatientGrid:
 
 @dataclass(frozen=True, slots=True)
 class _Reduced:
-    """Block means of a volume: ``positions_mm`` along the normal, ``first`` and ``step`` in pixels for rows and columns."""
+    """Block means: ``positions_mm`` along the normal, ``first`` and ``step`` in pixels for rows and columns."""
 
     values: FloatArray
     positions_mm: npt.NDArray[np.float64]
@@ -65,14 +65,17 @@ def patient_grid(pet: Volume, ct: Volume | None) -> PatientGrid | None:
         pet.spacing_mm[1] * reduced.step[0],
         pet.spacing_mm[2] * reduced.step[1],
     )
-    index = (reduced.slices, *(reduced.first[i] + np.arange(reduced.values.shape[i + 1]) * reduced.step[i] for i in (0, 1)))
+    rows, columns = (
+        np.asarray(reduced.first[i] + np.arange(reduced.values.shape[i + 1]) * reduced.step[i], np.float64)
+        for i in (0, 1)
+    )
     covered = np.ones(reduced.values.shape, bool) if hu is None else hu > _OUTSIDE_HU + 1.0
     return PatientGrid(
         uptake=reduced.values[flips],
         hu=None if hu is None else hu[flips],
         covered=covered[flips],
         spacing_mm=spacing,
-        index=(index[0][flips[0]], index[1][flips[1]], index[2][flips[2]]),
+        index=(reduced.slices[flips[0]], rows[flips[1]], columns[flips[2]]),
     )
 
 
@@ -109,7 +112,7 @@ def _filled(plane: BoolArray) -> BoolArray:
 
 
 def _reduce(volume: Volume, step_mm: float) -> _Reduced:
-    """Block means over slices, rows and columns to at least two thirds of ``step_mm``; the volume is read slice by slice."""
+    """Block means over slices, rows and columns to about ``step_mm``; the volume is read slice by slice."""
     factors = [max(1, round(step_mm / spacing)) for spacing in volume.spacing_mm]
     count = max(1, len(volume.voxels) // factors[0])
     rows, columns = (n // f for n, f in zip(volume.voxels.shape[1:], factors[1:], strict=True))

@@ -22,10 +22,10 @@ _WIDEST_STEP_MM = 6.0
 def contour_jump(volume: Volume) -> Measurement:
     """Measure the largest step of the body's outline between neighbouring slices.
 
-    ``contour_jump`` (mm, lower is better): the area between the outlines of neighbouring slices per length of outline, less
-    the mean of the same for the pairs before and after; the largest value of the series. A steady change of shape cancels;
-    breathing between rotations and a patient who moves do not. Area more than 13 mm away from either outline (an arm that
-    enters the field) does not count.
+    ``contour_jump`` (mm, lower is better): the area between the outlines of neighbouring slices per length of
+    outline, less the mean of the same for the pairs before and after; the largest value of the series. A steady
+    change of shape cancels; breathing between rotations and a patient who moves do not. Area more than 13 mm away
+    from either outline (an arm that enters the field) does not count.
     """
     if not is_axial(volume):
         return CT.absent(_NAME, "the slices are not axial")
@@ -47,7 +47,7 @@ def _moves(volume: Volume) -> npt.NDArray[np.float64]:
     step = max(1, int(_COARSE_MM / volume.spacing_mm[2]))
     pixel_mm = step * volume.spacing_mm[2]
     moves = np.full(len(volume.voxels) - 1, np.nan)
-    before: tuple[BoolArray, int] | None = None
+    before: tuple[BoolArray, float] | None = None
     for index in range(len(volume.voxels)):
         here = _outline(volume.voxels[index, step // 2 :: step, step // 2 :: step], pixel_mm)
         gap = index > 0 and volume.positions_mm[index] - volume.positions_mm[index - 1] > 1.5 * volume.spacing_mm[0]
@@ -60,14 +60,14 @@ def _moves(volume: Volume) -> npt.NDArray[np.float64]:
 
 def _thin(moved: BoolArray, width_px: float) -> int:
     """Number of pixels in those parts of a mask that are narrower than ``width_px``."""
-    count = np.count_nonzero(moved)
+    count = int(np.count_nonzero(moved))
     if count <= width_px**2:
         return count
     radius = width_px / 2
-    return count - np.count_nonzero(grown(shrunk(moved, radius), radius) & moved)
+    return count - int(np.count_nonzero(grown(shrunk(moved, radius), radius) & moved))
 
 
-def _outline(coarse: npt.NDArray[np.float32], pixel_mm: float) -> tuple[BoolArray, int] | None:
+def _outline(coarse: npt.NDArray[np.float32], pixel_mm: float) -> tuple[BoolArray, float] | None:
     """Body of a slice with its holes filled, and the length of its outline in pixels; None if there is little of it."""
     tissue = np.asarray(coarse > BODY_HU)
     if np.count_nonzero(tissue) * pixel_mm**2 < 5000.0:
@@ -77,5 +77,6 @@ def _outline(coarse: npt.NDArray[np.float32], pixel_mm: float) -> tuple[BoolArra
     size = np.bincount(empty.ravel(), minlength=count + 1)
     size[0] = 0
     body = empty != int(np.argmax(size))
-    length = np.count_nonzero(body & ~shrunk(body, 1))
+    # pixels on a border count its length along the axes, 4 / pi times the true one on average
+    length = float(np.count_nonzero(body & ~shrunk(body, 1)) * np.pi / 4)
     return (body, length) if length else None

@@ -86,14 +86,18 @@ def level_of(locals_: Iterable[LocalNoise]) -> float:
 def noise_measurements(view: CtView, locals_: tuple[LocalNoise, ...]) -> tuple[Measurement, ...]:
     """Measure the noise of all slices of a view; ``locals_`` belongs to ``view.slices``.
 
-    * ``global_noise_level`` (HU, lower is better): main peak of the histogram of the SD map over soft tissue (Christianson,
-      Winslow, Frush & Samei 2015, AJR 205:W93): local means of 0 to 100 HU, to 170 HU after contrast medium.
+    * ``global_noise_level`` (HU, lower is better): main peak of the histogram of the SD map over soft tissue
+      (Christianson, Winslow, Frush & Samei 2015, AJR 205:W93): local means of 0 to 100 HU, to 170 HU after contrast
+      medium.
     * ``noise_in_air`` (HU, lower is better): mode of the SD map over air outside the patient (Malkus & Szczykutowicz
       2017, Med Phys 44:3752); not where the stored values are cut at the scale's end.
-    * ``snr`` (1, higher is better): (median local mean + 1000 HU) / global noise level: water over air counts as signal.
+    * ``snr`` (1, higher is better): (median local mean + 1000 HU) / global noise level: water over air counts as
+      signal.
     * ``cnr_soft_tissue_fat`` (1, higher is better): (mean of soft tissue - mean of fat) / global noise level.
     """
-    area = sum(np.count_nonzero(n.soft) * s.pixel_mm[0] * s.pixel_mm[1] for n, s in zip(locals_, view.slices, strict=True))
+    area = sum(
+        np.count_nonzero(n.soft) * s.pixel_mm[0] * s.pixel_mm[1] for n, s in zip(locals_, view.slices, strict=True)
+    )
     air = _noise_in_air(view, locals_)
     if area < _ENOUGH_CM2 * 100.0:
         reason = f"only {area / 100.0:.0f} cm2 of soft tissue in the field"
@@ -128,7 +132,7 @@ def _noise_in_air(view: CtView, locals_: tuple[LocalNoise, ...]) -> Measurement:
         # the margin of the air mask is wider than the square: no edge reaches into it
         values = part.hu[part.air]
         pixels += values.size
-        clipped += np.count_nonzero(values <= _floor(part))
+        clipped += int(np.count_nonzero(values <= _floor(part)))
         found.append(noise.sd_hu[part.air][::3])
     if pixels < 2000:
         return CT.absent("noise_in_air", "no air outside the patient in the field")

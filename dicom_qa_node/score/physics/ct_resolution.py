@@ -47,12 +47,14 @@ class SkinEdge:
 
 
 def skin_edge(part: CtSlice) -> SkinEdge | None:
-    """Find the skin of one slice; None if there is no body to look at."""
+    """Find the skin of one slice; None where no body stands free in the field."""
     if np.count_nonzero(part.body) * part.mean_pixel_mm**2 < 2000.0:
         return None
     centre = ndimage.center_of_mass(part.body)
     radius, profiles, offsets = _profiles(part, centre)
     crossing = _crossing(profiles, offsets, BODY_HU)
+    if np.count_nonzero(np.isfinite(crossing)) < _FEW_RAYS / 5:
+        return None
     skin = radius + crossing
     window = max(5, round(_SMOOTH_ARC_MM / (np.nanmedian(skin) * 2 * np.pi / _RAYS)) // 2 * 2 + 1)
     smooth = ndimage.gaussian_filter1d(np.where(np.isfinite(skin), skin, radius), window / 2.5, mode="wrap")
@@ -71,8 +73,9 @@ def edge_measurements(view: CtView, edges: tuple[SkinEdge | None, ...]) -> tuple
     * ``skin_edge_f50`` (1/mm, target): frequency at which the modulation transfer of the air-skin edge is one half
       (Sanders, Hurwitz & Samei 2016, Med Phys 43:5330). Only the outer half of the line spread is used, mirrored:
       inside, the step from skin to fat would add an edge of its own.
-    * ``motion_edge_index`` (1, lower is better): edge width (75 to 25 %, lower quartile) in the widest of five sectors of
-      the skin away from the table, over that in the sharpest; 1 when sharp all round, more where a moving wall is blurred.
+    * ``motion_edge_index`` (1, lower is better): edge width (75 to 25 %, lower quartile) in the widest of five
+      sectors of the skin away from the table, over that in the sharpest; 1 when sharp all round, more where a
+      moving wall is blurred.
     """
     pairs = [(part, edge) for part, edge in zip(view.slices, edges, strict=True) if edge is not None]
     return _f50(view, pairs), _motion(view, pairs)
@@ -109,7 +112,9 @@ def _crossing(profiles: npt.NDArray[np.float32], offsets: Profile, level: float)
     return np.where(ok & np.isfinite(part), offsets[last] + part * _STEP_MM, np.nan)
 
 
-def _shifted(profiles: npt.NDArray[np.float32], offsets: Profile, crossing: Profile, at: Profile) -> npt.NDArray[np.float64]:
+def _shifted(
+    profiles: npt.NDArray[np.float32], offsets: Profile, crossing: Profile, at: Profile
+) -> npt.NDArray[np.float64]:
     """Profiles at distances ``at`` from their own crossing, shape (rays, at)."""
     start = np.where(np.isfinite(crossing), crossing, 0.0)
     position = (start[:, None] + at[None, :] - offsets[0]) / _STEP_MM
@@ -121,7 +126,9 @@ def _open_edge(profiles: npt.NDArray[np.float32], offsets: Profile, crossing: Pr
     """True where there is air from 3.5 to 8 mm outside and tissue from 2 to 4 mm inside."""
     outside = _shifted(profiles, offsets, crossing, np.arange(3.5, 8.0, 0.5))
     inside = _shifted(profiles, offsets, crossing, np.arange(-4.0, -2.0, 0.5))
-    return np.asarray((np.mean(outside, axis=1) < -950.0) & (np.max(outside, axis=1) < -800.0) & (inside.mean(axis=1) > -250.0))
+    return np.asarray(
+        (np.mean(outside, axis=1) < -950.0) & (np.max(outside, axis=1) < -800.0) & (inside.mean(axis=1) > -250.0)
+    )
 
 
 def _steady(profiles: npt.NDArray[np.float32], offsets: Profile, crossing: Profile) -> BoolArray:
@@ -146,7 +153,8 @@ def _edge_spread(part: CtSlice, edge: SkinEdge, bin_mm: float) -> tuple[Profile,
     index = ((distance[chosen] + _REACH_MM) / bin_mm).astype(np.intp)
     length = int(np.ceil(2 * _REACH_MM / bin_mm)) + 1
     values = part.hu[rows[chosen], columns[chosen]].astype(np.float64)
-    return np.bincount(index, values, length), np.bincount(index, minlength=length).astype(np.float64)
+    total, number = np.bincount(index, values, length), np.bincount(index, minlength=length)
+    return np.asarray(total, np.float64), np.asarray(number, np.float64)
 
 
 def half_modulation(spread: Profile, step_mm: float) -> float | None:

@@ -26,9 +26,9 @@ def is_head(header: Dataset) -> bool:
 def size_factor(diameter_cm: float, phantom_cm: int, head: bool) -> float:
     """Conversion factor from CTDIvol to the size-specific dose estimate.
 
-    ``a exp(-b Dw)``: AAPM Report 204 (2011) for the 32 cm phantom (a = 3.704369, b = 0.03671937 / cm) and the 16 cm phantom
-    (1.874799, 0.03871313); for heads AAPM Report 293 (2019), 16 cm phantom (1.9852, 0.0486). The fits hold from 8 to 45 cm
-    (heads 11 to 20 cm).
+    ``a exp(-b Dw)``: AAPM Report 204 (2011) for the 32 cm phantom (a = 3.704369, b = 0.03671937 / cm) and the 16 cm
+    phantom (1.874799, 0.03871313); for heads AAPM Report 293 (2019), 16 cm phantom (1.9852, 0.0486). The fits hold
+    from 8 to 45 cm (heads 11 to 20 cm).
     """
     if phantom_cm == 32:
         a, b = 3.704369, 0.03671937
@@ -40,10 +40,11 @@ def size_factor(diameter_cm: float, phantom_cm: int, head: bool) -> float:
 def dose_measurements(view: CtView) -> tuple[Measurement, ...]:
     """Measure patient size and read the dose.
 
-    * ``water_equivalent_diameter`` (mm, context): ``2 sqrt(sum(HU / 1000 + 1) pixel area / pi)`` over the body, mean over
-      slices (AAPM Report 220, 2014); not where more than 15 % of the outline is cut by the field.
+    * ``water_equivalent_diameter`` (mm, context): ``2 sqrt(sum(HU / 1000 + 1) pixel area / pi)`` over the body,
+      mean over slices (AAPM Report 220, 2014); not where more than 15 % of the outline is cut by the field.
     * ``ctdi_vol`` (mGy, context): CTDIvol (0018,9345) of the first slice.
-    * ``dlp`` (mGy.cm, context): CTDIvol x (distance of first and last slice + slice thickness); overranging is not in it.
+    * ``dlp`` (mGy.cm, context): CTDIvol x (distance of first and last slice + slice thickness); overranging is not
+      in it.
     * ``ssde`` (mGy, context): CTDIvol x `size_factor` (AAPM Reports 204, 220 and 293).
     """
     header = view.volume.header
@@ -75,7 +76,9 @@ def _diameter(view: CtView) -> Measurement:
         water = np.sum(part.hu[part.body] / np.float32(1000.0) + np.float32(1.0), dtype=np.float64)
         areas.append(water * part.pixel_mm[0] * part.pixel_mm[1])
     diameters = 2.0 * np.sqrt(np.maximum(areas, 0.0) / np.pi)
-    return CT.value(name, float(np.mean(diameters)), f"{diameters.min():.0f} to {diameters.max():.0f} mm along the scan")
+    return CT.value(
+        name, float(np.mean(diameters)), f"{diameters.min():.0f} to {diameters.max():.0f} mm along the scan"
+    )
 
 
 def _ssde(header: Dataset, ctdi: float, diameter: Measurement) -> Measurement:

@@ -15,7 +15,19 @@ from dicom_qa_node.score.physics.header import text
 from dicom_qa_node.score.prepare import LUNG, window_for_kernel
 from dicom_qa_node.score.volume import FloatArray, Volume
 
-__all__ = ["BODY_HU", "BoolArray", "CtSlice", "CtView", "block_mean", "ct_slice", "grown", "is_axial", "is_sharp", "shrunk", "view_ct"]
+__all__ = [
+    "BODY_HU",
+    "BoolArray",
+    "CtSlice",
+    "CtView",
+    "block_mean",
+    "ct_slice",
+    "grown",
+    "is_axial",
+    "is_sharp",
+    "shrunk",
+    "view_ct",
+]
 
 BoolArray = npt.NDArray[np.bool_]
 
@@ -35,9 +47,10 @@ _SKIN_REACH_MM = 11.0
 class CtSlice:
     """One slice with its masks, all of shape (rows, columns).
 
-    ``hu`` is float32; ``body`` is filled (lungs and bowel gas belong to it) and free of the table; ``deep`` is the body 12 mm
-    below the skin; ``skin`` is all within 11 mm of the skin; ``air`` keeps a margin to everything; ``field`` is where the
-    scanner reconstructed. ``truncated`` is the share (0-1) of the body's outline that lies on the edge of the field.
+    ``hu`` is float32; ``body`` is filled (lungs and bowel gas belong to it) and free of the table; ``deep`` is the
+    body 12 mm below the skin; ``skin`` is all within 11 mm of the skin; ``air`` keeps a margin to everything;
+    ``field`` is where the scanner reconstructed. ``truncated`` is the share (0-1) of the body's outline that lies
+    on the edge of the field.
     """
 
     index: int
@@ -77,7 +90,7 @@ _METAL_HU = 2500.0
 
 
 def view_ct(volume: Volume, count: int = 16) -> CtView:
-    """Prepare up to ``count`` slices, evenly spread over those that show the body; the volume is read slice by slice."""
+    """Prepare up to ``count`` slices, spread over those that show the body; the volume is read by slices."""
     share, metal = _survey(volume)
     header = volume.header
     return CtView(
@@ -114,9 +127,9 @@ def ct_slice(volume: Volume, index: int) -> CtSlice:
     near_something = grown(ndimage.uniform_filter(small, 3) > -880.0, _AIR_MARGIN_MM / step_mm)
     skin = grown(body, _SKIN_REACH_MM / step_mm) & ~shrunk(body, _SKIN_REACH_MM / step_mm)
     masks = (body, shrunk(body, _DEEP_MM / step_mm), skin, ~near_something)
-    large = [_enlarged(mask, factor, hu.shape) & field for mask in masks]
+    whole, deep, rim, air = (_enlarged(mask, factor, hu.shape) & field for mask in masks)
     truncated = _truncated(body, field[::factor, ::factor][: body.shape[0], : body.shape[1]])
-    return CtSlice(index, hu, *large, field, truncated, pixel_mm)
+    return CtSlice(index, hu, whole, deep, rim, air, field, truncated, pixel_mm)
 
 
 def shrunk(mask: BoolArray, radius_px: float) -> BoolArray:
@@ -133,10 +146,10 @@ def grown(mask: BoolArray, radius_px: float) -> BoolArray:
 
 def _survey(volume: Volume) -> tuple[npt.NDArray[np.float64], float]:
     """Share of tissue per slice, and of metal in all tissue, on every second pixel."""
-    tissue, metal = np.zeros(len(volume.voxels)), 0
+    tissue, metal = np.zeros(len(volume.voxels)), 0.0
     for index, coarse in enumerate(_coarse(volume)):
         tissue[index] = np.count_nonzero(coarse > BODY_HU) / coarse.size
-        metal += np.count_nonzero(coarse > _METAL_HU) / coarse.size
+        metal += int(np.count_nonzero(coarse > _METAL_HU)) / coarse.size
     return tissue, float(metal / max(tissue.sum(), 1e-9))
 
 

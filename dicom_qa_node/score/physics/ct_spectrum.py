@@ -25,9 +25,10 @@ _NAMES = ("nps_peak_frequency", "nps_mean_frequency")
 def spectrum_measurements(view: CtView, locals_: tuple[LocalNoise, ...]) -> tuple[Measurement, ...]:
     """Measure where the noise has its power.
 
-    * ``nps_peak_frequency`` and ``nps_mean_frequency`` (1/mm, context): maximum and first moment of the radially averaged
-      noise power spectrum (ICRU Report 87; Solomon, Christianson & Samei 2012, Med Phys 39:6048) of squares of 22 mm,
-      each freed of a second-order surface. Squares with more SD than the noise level hold structure and are left out.
+    * ``nps_peak_frequency`` and ``nps_mean_frequency`` (1/mm, context): maximum and first moment of the radially
+      averaged noise power spectrum (ICRU Report 87; Solomon, Christianson & Samei 2012, Med Phys 39:6048) of
+      squares of 22 mm, each freed of a second-order surface. Squares with more SD than the noise level hold
+      structure and are left out.
     """
     squares = _squares(view, locals_)
     if len(squares) < _FEWEST:
@@ -69,7 +70,7 @@ def _squares(view: CtView, locals_: tuple[LocalNoise, ...]) -> list[FloatArray]:
         for row, column in zip(*np.nonzero(inside[::step, ::step] >= 0.97 * side * side), strict=True):
             found.append(part.hu[row * step : row * step + side, column * step : column * step + side])
     found = found[:: max(1, len(found) // (2 * _MOST))]
-    order = np.argsort(np.std(found, axis=(1, 2))) if found else []
+    order = np.argsort([square.std() for square in found])
     # the wildest third holds vessels and organ edges
     return [found[i] for i in order[: max(_FEWEST, 2 * len(found) // 3)]][:_MOST]
 

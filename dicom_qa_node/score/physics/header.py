@@ -27,7 +27,7 @@ def number(header: Dataset, keyword: str) -> float | None:
     if value is not None and not isinstance(value, (str, int, float)) and hasattr(value, "__getitem__"):
         value = value[0] if len(value) else None
     try:
-        result = float(value)  # type: ignore[arg-type]
+        result = float(value)
     except (TypeError, ValueError):
         return None
     return result if math.isfinite(result) else None
@@ -45,4 +45,8 @@ def moment(header: Dataset, *keywords: str) -> dt.datetime | None:
         date, time = DA(values[0]), TM(values[1])
     except ValueError:
         return None
-    return None if date is None or time is None else dt.datetime.combine(date, dt.time(time.hour, time.minute, time.second))
+    return (
+        None
+        if date is None or time is None
+        else dt.datetime.combine(date, dt.time(time.hour, time.minute, time.second))
+    )

@@ -78,8 +78,8 @@ def lungs_of(grid: PatientGrid, body: BoolArray) -> BoolArray:
 def liver_measurements(volume: Volume, liver: Liver | str) -> tuple[Measurement, ...]:
     """Measure noise and uptake of the liver.
 
-    * ``liver_cov`` (%, lower is better): SD / mean over the voxels of a sphere of 3 cm (EANM/EARL: at most 15 %, Koopman et
-      al. 2016); median of up to 12 spheres that do not overlap by more than half.
+    * ``liver_cov`` (%, lower is better): SD / mean over the voxels of a sphere of 3 cm (EANM/EARL: at most 15 %,
+      Koopman et al. 2016); median of up to 12 spheres that do not overlap by more than half.
     * ``liver_snr`` (1, higher is better): mean / SD in the same spheres (Fukukita et al. 2014: above 10).
     * ``liver_suv_mean`` (SUVbw, target): mean of the spheres, usual range 1.3 to 3.0.
     """
@@ -107,7 +107,7 @@ def _candidates(grid: PatientGrid, body: BoolArray, lungs: BoolArray) -> BoolArr
     usual = float(np.percentile(uptake[soft], 40)) if soft.any() else np.inf
     warm = soft & (uptake > _ABOVE_MUSCLE * usual)
     columns = np.flatnonzero(body.any(axis=(0, 1)))
-    middle = int(round(float(columns.mean()))) if columns.size else 0
+    middle = round(float(columns.mean())) if columns.size else 0
     warm[:, :, middle + round(15.0 / grid.spacing_mm[2]) :] = False
     heights = np.flatnonzero(lungs[:, :, :middle].any(axis=(1, 2)))
     if heights.size == 0:

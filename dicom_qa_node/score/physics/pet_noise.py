@@ -35,8 +35,9 @@ class _Plane:
 def pet_noise_measurements(volume: Volume) -> tuple[Measurement, ...]:
     """Measure noise and smoothness on up to 24 slices.
 
-    * ``global_noise_index`` (%, lower is better): histogram of SD / mean in sliding squares of 25 mm over the body; median of
-      the values between half and one and a half of its mode (after Sartoretti et al. 2024, who take the SD in SUV).
+    * ``global_noise_index`` (%, lower is better): histogram of SD / mean in sliding squares of 25 mm over the body;
+      median of the values between half and one and a half of its mode (after Sartoretti et al. 2024, who take the
+      SD in SUV).
     * ``noise_correlation_width`` (mm, context): see `correlation_fwhm`; from the pixels whose square shows no more than
       1.3 times the index.
     """
@@ -67,7 +68,7 @@ def correlation_fwhm(ratio: float, lag_mm: float) -> float | None:
     float or None
         0 for white noise; None where the ratio says nothing.
     """
-    if not 0.26 < ratio:
+    if not ratio > 0.26:
         return None
     if ratio >= 1.0:
         return 0.0

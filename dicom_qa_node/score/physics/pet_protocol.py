@@ -36,7 +36,9 @@ def _uptake_time(header: Dataset, tracer: Dataset) -> Measurement:
         return PET.absent(name, "the header has no time of the series or the acquisition")
     scan = min(known)
     # de-identified images may keep the time and shift the date: the time alone then still holds
-    injected = [start for start in (moment(tracer, "RadiopharmaceuticalStartDateTime"), _same_day(tracer, scan)) if start]
+    injected = [
+        start for start in (moment(tracer, "RadiopharmaceuticalStartDateTime"), _same_day(tracer, scan)) if start
+    ]
     if not injected:
         return PET.absent(name, "the header has no Radiopharmaceutical Start Time (0018,1072)")
     elapsed = [scan - start for start in injected]

@@ -1,8 +1,8 @@
-"""What a measurement is: its name, unit, formula, direction and source, as data that the documentation is compared with."""
+"""What a measurement is: name, unit, formula, direction and source, as data that the documentation repeats."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -11,7 +11,7 @@ from dicom_qa_node.records import Code, Measurement
 __all__ = ["SCHEME", "Direction", "Quantity", "Register", "private"]
 
 SCHEME = "99DQAN"
-"""Coding scheme designator of the private codes (PS3.16 8.2: 99 marks a private scheme); listed in docs/measurements.md."""
+"""Designator of the private codes (PS3.16 8.2: 99 marks a private scheme); listed in docs/measurements.md."""
 
 
 class Direction(StrEnum):
@@ -49,7 +49,7 @@ class Register:
     def __init__(self, quantities: Iterable[Quantity]) -> None:
         self._by_name: Mapping[str, Quantity] = {quantity.name: quantity for quantity in quantities}
 
-    def __iter__(self) -> Iterable[Quantity]:
+    def __iter__(self) -> Iterator[Quantity]:
         return iter(self._by_name.values())
 
     def __getitem__(self, name: str) -> Quantity:

@@ -15,6 +15,9 @@ from dicom_qa_node.score.volume import FloatArray
 
 __all__ = ["registration_measurements"]
 
+Profile = npt.NDArray[np.float64]
+Shift = npt.NDArray[np.float64]
+
 _NAMES = ("misregistration_dome", "misregistration_contour", "ct_coverage")
 _INTERFACE_HU = -400.0
 _DOME_DEPTH_MM = 25.0
@@ -22,18 +25,22 @@ _REACH_MM = 50.0
 _FEW_COLUMNS = 20
 _DIAPHRAGM_MM = 3.0
 """Muscle and fat between lung and liver: dense on the CT, without the liver's uptake."""
-_BLURS_MM = (24.0, 14.0, 14.0, 14.0)
+_BLURS_MM = (24.0, 14.0)
+_STEPS = 12
+_FARTHEST_MM = 80.0
+_ONE_SIDED = 8.0
+"""Condition of the fit: 2 for an outline all round, above 8 where about 40 % of it is missing."""
 
 
 def registration_measurements(grid: PatientGrid) -> tuple[Measurement, ...]:
     """Measure how far PET and CT are apart.
 
-    * ``misregistration_dome`` (mm, lower is better): the columns of the right lung near the dome of the liver are laid over
-      each other at their CT interface (-400 HU); the mean PET profile crosses half of its step from liver to lung at the
-      reported distance, less 3 mm for the diaphragm (after Vogel et al. 2007, J Nucl Med 48:1267).
-    * ``misregistration_contour`` (mm, lower is better): the shift across the body that brings the outline of the CT onto that
-      of the PET by least squares (Lucas & Kanade 1981). A constant margin is fitted along: the uptake of the skin does not
-      reach the outline.
+    * ``misregistration_dome`` (mm, lower is better): the columns of the right lung near the dome of the liver are
+      laid over each other at their CT interface (-400 HU); the mean PET profile crosses half of its step from liver
+      to lung at the reported distance, less 3 mm for the diaphragm (after Vogel et al. 2007, J Nucl Med 48:1267).
+    * ``misregistration_contour`` (mm, lower is better): the shift across the body that brings the outline of the CT
+      onto that of the PET by least squares (Lucas & Kanade 1981). A constant margin is fitted along: the uptake of
+      the skin does not reach the outline.
     * ``ct_coverage`` (%, higher is better): share of the PET voxels with uptake that lie inside the extent of the CT.
     """
     if grid.hu is None:
@@ -42,7 +49,13 @@ def registration_measurements(grid: PatientGrid) -> tuple[Measurement, ...]:
     if not grid.covered.any():
         return (*PET.absent_all(_NAMES[:2], "the CT shows another part of the body"), covered)
     body = body_of(grid) & grid.covered
-    return _dome(grid, body), _contour(grid, body), covered
+    shift, reason = _outline_shift(grid, body)
+    if shift is None:
+        contour = PET.absent(_NAMES[1], reason)
+    else:
+        said = f"PET {shift[1]:+.1f} mm to the left, {shift[0]:+.1f} mm to the back of CT"
+        contour = PET.value(_NAMES[1], float(np.hypot(*shift)), said)
+    return _dome(grid, body, np.zeros(2) if shift is None else shift), contour, covered
 
 
 def _coverage(grid: PatientGrid) -> Measurement:
@@ -52,7 +65,7 @@ def _coverage(grid: PatientGrid) -> Measurement:
     return PET.value(_NAMES[2], 100.0 * np.count_nonzero(warm & grid.covered) / np.count_nonzero(warm))
 
 
-def _dome(grid: PatientGrid, body: BoolArray) -> Measurement:
+def _dome(grid: PatientGrid, body: BoolArray, across_mm: Shift) -> Measurement:
     name = _NAMES[0]
     lungs = lungs_of(grid, body)
     columns = np.flatnonzero(body.any(axis=(0, 1)))
@@ -69,7 +82,7 @@ def _dome(grid: PatientGrid, body: BoolArray) -> Measurement:
     chosen &= ndimage.binary_erosion(found)
     if np.count_nonzero(chosen) < _FEW_COLUMNS:
         return PET.absent(name, "too little of the liver dome in the field")
-    shift = _half_step(grid, heights, chosen)
+    shift = _half_step(grid, heights, chosen, across_mm)
     if shift is None:
         return PET.absent(name, "the uptake shows no step from liver to lung")
     shift += _DIAPHRAGM_MM
@@ -77,7 +90,7 @@ def _dome(grid: PatientGrid, body: BoolArray) -> Measurement:
     return PET.value(name, abs(shift), f"PET {abs(shift):.1f} mm {side} CT, {np.count_nonzero(chosen)} columns")
 
 
-def _interfaces(grid: PatientGrid, lungs: BoolArray) -> npt.NDArray[np.float64]:
+def _interfaces(grid: PatientGrid, lungs: BoolArray) -> Profile:
     """Height in grid steps at which each column passes from 3 cm of soft tissue to lung; NaN where it does not."""
     assert grid.hu is not None
     below, above = (max(2, round(mm / grid.spacing_mm[0])) for mm in (30.0, 20.0))
@@ -99,13 +112,17 @@ def _interfaces(grid: PatientGrid, lungs: BoolArray) -> npt.NDArray[np.float64]:
     return heights
 
 
-def _half_step(grid: PatientGrid, heights: npt.NDArray[np.float64], chosen: BoolArray) -> float | None:
-    """Distance in mm from the CT interface to half the uptake step, positive towards the head."""
+def _half_step(grid: PatientGrid, heights: Profile, chosen: BoolArray, across_mm: Shift) -> float | None:
+    """Distance in mm from the CT interface to half the uptake step, positive towards the head.
+
+    The columns are looked up in the PET where the outline says that they are: a dome is no plane.
+    """
     dz = grid.spacing_mm[0]
     away = np.arange(-_REACH_MM, _REACH_MM + 0.5, 1.0)
     rows, columns = np.nonzero(chosen)
     at = heights[rows, columns][:, None] + away[None, :] / dz
-    where = [at, np.broadcast_to(rows[:, None], at.shape), np.broadcast_to(columns[:, None], at.shape)]
+    back, left = across_mm / np.asarray(grid.spacing_mm[1:])
+    where = [at, np.broadcast_to(rows[:, None] + back, at.shape), np.broadcast_to(columns[:, None] + left, at.shape)]
     profiles = ndimage.map_coordinates(grid.uptake, where, order=1, mode="constant", cval=np.nan)
     seen = np.isfinite(profiles)
     enough = seen.mean(axis=0) > 0.3
@@ -115,7 +132,7 @@ def _half_step(grid: PatientGrid, heights: npt.NDArray[np.float64], chosen: Bool
     return _crossing(away[enough], ndimage.gaussian_filter1d(mean, 2.0))
 
 
-def _crossing(away: npt.NDArray[np.float64], mean: npt.NDArray[np.float64]) -> float | None:
+def _crossing(away: Profile, mean: Profile) -> float | None:
     """Where a falling profile crosses the middle between its plateaus; None if it does not fall by a quarter.
 
     The plateaus depend on the place of the step: they are taken 20 to 35 mm from the last estimate.
@@ -138,41 +155,51 @@ def _crossing(away: npt.NDArray[np.float64], mean: npt.NDArray[np.float64]) -> f
     return shift
 
 
-def _contour(grid: PatientGrid, body: BoolArray) -> Measurement:
-    name = _NAMES[1]
+def _outline_shift(grid: PatientGrid, body: BoolArray) -> tuple[Shift | None, str]:
+    """Shift of the PET's outline against the CT's in mm (back, left), or None and why."""
     spacing = np.asarray(grid.spacing_mm[1:])
     smooth = ndimage.gaussian_filter(grid.uptake, [6.0 / s / 2.355 for s in grid.spacing_mm])
     threshold = uptake_threshold(smooth)
-    usable = grid.covered.all(axis=(1, 2)) | grid.covered.any(axis=(1, 2))
+    if threshold <= 0:
+        return None, "no uptake in the field"
+    usable = grid.covered.any(axis=(1, 2))
     if np.count_nonzero(usable) < 3:
-        return PET.absent(name, "fewer than three slices of PET and CT overlap")
+        return None, "fewer than three slices of PET and CT overlap"
     warm = np.clip(smooth[usable] / (2.0 * threshold), 0.0, 1.0)
-    solid, seen = body[usable].astype(np.float32), grid.covered[usable]
+    solid, covered = body[usable].astype(np.float32), grid.covered[usable].astype(np.float32)
     shift = np.zeros(2)
     for blur_mm in _BLURS_MM:
         sigma = (0.0, *(blur_mm / 2.355 / spacing))
-        step = _least_squares(ndimage.gaussian_filter(warm, sigma), ndimage.gaussian_filter(solid, sigma), seen, shift, spacing)
-        if step is None:
-            return PET.absent(name, "the outline of the body is not in the field")
-        shift = shift + step
-    size = float(np.hypot(*shift))
-    return PET.value(name, size, f"PET {shift[1]:+.1f} mm to the left, {shift[0]:+.1f} mm to the back of CT")
+        # outside the CT nothing is known: averaging over what is known leaves no edge there
+        known = ndimage.gaussian_filter(covered, sigma)
+        outline = ndimage.gaussian_filter(solid * covered, sigma) / np.maximum(known, 1e-3)
+        blurred = ndimage.gaussian_filter(warm, sigma)
+        for _ in range(_STEPS):
+            step = _least_squares(blurred, outline, known > 0.6, shift, spacing)
+            if step is None:
+                return None, "the body's outline is not seen from enough sides"
+            shift = shift + step
+            if np.hypot(*step) < 0.2:
+                break
+    return (shift, "") if np.hypot(*shift) < _FARTHEST_MM else (None, "the outlines in PET and CT do not match")
 
 
 def _least_squares(
-    warm: FloatArray, solid: FloatArray, seen: BoolArray, shift: npt.NDArray[np.float64], spacing: npt.NDArray[np.float64]
-) -> npt.NDArray[np.float64] | None:
+    warm: FloatArray, solid: FloatArray, seen: BoolArray, shift: Shift, spacing: Profile
+) -> Shift | None:
     """One Gauss-Newton step of the in-plane shift in mm; None where the outline does not fix it."""
-    moved = ndimage.shift(solid, (0.0, *(shift / spacing)), order=1, mode="nearest")
+    way = (0.0, *(shift / spacing))
+    moved = ndimage.shift(solid, way, order=1, mode="nearest")
+    inside = ndimage.shift(seen.astype(np.float32), way, order=1, mode="constant") > 0.9
     back, left = np.gradient(moved, *spacing, axis=(1, 2))
     slope = np.hypot(back, left)
-    edge = (slope > 0.2 * slope.max()) & seen
+    edge = (slope > 0.2 * slope.max()) & inside
     edge[:, :2], edge[:, -2:], edge[:, :, :2], edge[:, :, -2:] = False, False, False, False
     if np.count_nonzero(edge) < 200:
         return None
     normal = np.stack([-back[edge], -left[edge], slope[edge]], axis=1)
     matrix = normal.T @ normal
-    if np.linalg.cond(matrix) > 100.0:
+    if np.linalg.cond(matrix) > _ONE_SIDED:
         return None
     step = np.linalg.solve(matrix, normal.T @ (warm[edge] - moved[edge]))
     return np.asarray(step[:2], np.float64)

@@ -1,0 +1,67 @@
+"""Write the tables of docs/measurements.md from the definitions of measurements, findings and limits.
+
+``python -m dicom_qa_node.score.physics.reference docs/measurements.md`` renews the tables of that file.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+from dicom_qa_node.limits import Limits
+from dicom_qa_node.score.physics.ct_quantities import CT
+from dicom_qa_node.score.physics.pet_quantities import PET
+from dicom_qa_node.score.physics.quantity import Quantity, Register
+from dicom_qa_node.score.physics.stack_quantities import STACK
+
+__all__ = ["TABLES", "with_tables"]
+
+_MARK = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def with_tables(page: str) -> str:
+    """Return a page with the text between its table marks replaced by the current tables."""
+    return _MARK.sub(lambda found: found[1] + "\n".join(TABLES[found[2]]()) + "\n" + found[3], page)
+
+
+def _measurements(register: Register) -> Iterator[str]:
+    yield "| name | measures | unit (UCUM) | direction | usual range | formula | source | code |"
+    yield "|---|---|---|---|---|---|---|---|"
+    for item in register:
+        code = f"({item.code.value}, {item.code.scheme})"
+        cells = (item.meaning, f"`{item.unit}`", item.direction.value, _range(item), item.formula, item.reference, code)
+        yield f"| `{item.name}` | {' | '.join(cells)} |"
+
+
+def _range(item: Quantity) -> str:
+    if item.low is None and item.high is None:
+        return ""
+    if item.high is None:
+        return f"from {item.low:g}"
+    return f"to {item.high:g}" if not item.low and item.low is not None else f"{item.low:g} to {item.high:g}"
+
+
+def _limits() -> Iterator[str]:
+    yield "| limit | default | meaning and source |"
+    yield "|---|---|---|"
+    for name, field in Limits.model_fields.items():
+        yield f"| `{name}` | {field.default:g} | {field.description} |"
+
+
+TABLES: Mapping[str, Callable[[], Iterator[str]]] = {
+    "ct": lambda: _measurements(CT),
+    "pet": lambda: _measurements(PET),
+    "any": lambda: _measurements(STACK),
+    "limits": _limits,
+}
+
+
+def _main(argument: str) -> None:
+    page = Path(argument)
+    page.write_text(with_tables(page.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    _main(sys.argv[1])

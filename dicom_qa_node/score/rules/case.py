@@ -1,0 +1,82 @@
+"""What a rule may look at, and the codes that findings carry."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from pydicom import Dataset
+
+from dicom_qa_node.limits import Limits
+from dicom_qa_node.records import Code, Finding, Measurement
+from dicom_qa_node.score.physics.quantity import private
+from dicom_qa_node.score.volume import Volume
+
+__all__ = [
+    "ARTIFACT",
+    "BEAM_HARDENING",
+    "INCOMPLETE",
+    "MOTION",
+    "NO_IMAGE",
+    "POOR_FOV",
+    "POOR_SNR",
+    "PRIVATE_CODES",
+    "Case",
+    "Rule",
+    "code_of",
+]
+
+# CID 6135 Image Quality Finding
+NO_IMAGE = Code("111213", "DCM", "No image")
+ARTIFACT = Code("111215", "DCM", "Artifact(s) other than grid or detector artifact")
+BEAM_HARDENING = Code("RID11327", "RADLEX", "Beam-hardening artifact")
+# CID 6315 Prostate MRI Series Quality Finding: the only standard codes for these
+INCOMPLETE = Code("130576", "DCM", "Anatomy coverage incomplete")
+POOR_FOV = Code("130577", "DCM", "Poor FOV selection")
+POOR_SNR = Code("130578", "DCM", "Poor SNR")
+MOTION = Code("RID11423", "RADLEX", "Motion related artifact")
+
+PRIVATE_CODES: Mapping[str, Code] = {
+    "resolution_low": private("F101", "Resolution below the limit"),
+    "hu_scale_off": private("F102", "CT numbers off the scale"),
+    "dose_high": private("F103", "Dose above the limit"),
+    "lossy_compression": private("F104", "Images compressed with loss"),
+    "sharp_kernel": private("F105", "Sharp kernel, noise limits do not apply"),
+    "suv_not_computable": private("F106", "SUV cannot be computed"),
+    "suv_implausible": private("F107", "SUV implausible"),
+    "petct_not_paired": private("F108", "PET judged without CT"),
+    "misregistered": private("F109", "PET and CT misregistered"),
+    "uptake_time_off": private("F110", "Uptake time outside the limits"),
+    "activity_low": private("F111", "Activity per weight below the limit"),
+    "pet_oversmoothed": private("F112", "PET smoothed strongly"),
+    "not_attenuation_corrected": private("F113", "PET not corrected for attenuation"),
+}
+"""Codes of findings for which CID 6135 and 6315 hold none, by the key of the finding."""
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One volume with its measurements (by name) and the limits of its protocol."""
+
+    volume: Volume
+    measured: Mapping[str, Measurement]
+    paired_ct: Volume | None
+    limits: Limits
+
+    @property
+    def header(self) -> Dataset:
+        """Attributes of the first slice."""
+        return self.volume.header
+
+    def value(self, name: str) -> float | None:
+        """Return a measured value, None where it does not apply."""
+        found = self.measured.get(name)
+        return None if found is None else found.value
+
+
+Rule = Callable[[Case], Finding | None]
+
+
+def code_of(key: str) -> Code:
+    """Return the private code of a finding."""
+    return PRIVATE_CODES[key]

@@ -1,0 +1,173 @@
+"""Rules for CT series."""
+
+from __future__ import annotations
+
+import math
+
+from dicom_qa_node.records import Finding, Severity
+from dicom_qa_node.score.physics.ct_size_dose import is_head
+from dicom_qa_node.score.physics.header import number
+from dicom_qa_node.score.rules.case import (
+    ARTIFACT,
+    BEAM_HARDENING,
+    MOTION,
+    NO_IMAGE,
+    POOR_FOV,
+    POOR_SNR,
+    Case,
+    Rule,
+    code_of,
+)
+
+__all__ = ["CT_RULES"]
+
+_LIMIT_THICKNESS_MM = 5.0
+_TARGETED = 0.8
+
+
+def no_body(case: Case) -> Finding | None:
+    """No slice shows a body."""
+    cut = case.measured.get("fov_truncation")
+    if cut is None or cut.not_applicable != "no body in the field":
+        return None
+    sentence = "The images show no body: air only, or values that are no HU."
+    return Finding("no_body", Severity.ERROR, sentence, cut.not_applicable, NO_IMAGE)
+
+
+def noise_high(case: Case) -> Finding | None:
+    """The global noise level lies above the limit for this slice thickness."""
+    noise = case.value("global_noise_level")
+    if noise is None or case.value("kernel_sharpness") == 1.0:
+        return None
+    thickness = max(number(case.header, "SliceThickness") or case.volume.spacing_mm[0], 0.3)
+    # photons per slice grow with its thickness
+    limit = case.limits.noise_hu * math.sqrt(_LIMIT_THICKNESS_MM / thickness)
+    if noise <= limit:
+        return None
+    sentence = f"The images are noisy: {noise:.0f} HU, where at most {limit:.0f} HU are expected. Check dose and size."
+    evidence = f"global noise level {noise:.1f} HU, limit {limit:.1f} HU at {thickness:g} mm slices"
+    return Finding("noise_high", Severity.WARNING, sentence, evidence, POOR_SNR)
+
+
+def sharp_kernel(case: Case) -> Finding | None:
+    """The kernel is sharp, so that the noise limit does not hold."""
+    kernel = case.measured.get("kernel_sharpness")
+    if kernel is None or kernel.value != 1.0:
+        return None
+    sentence = f"The sharp kernel {kernel.detail} makes noise look high; its level is not judged."
+    return Finding(
+        "sharp_kernel", Severity.INFO, sentence, f"Convolution Kernel {kernel.detail}", code_of("sharp_kernel")
+    )
+
+
+def resolution_low(case: Case) -> Finding | None:
+    """The skin edge is less sharp than the limit."""
+    f50 = case.value("skin_edge_f50")
+    if f50 is None or f50 >= case.limits.skin_edge_f50:
+        return None
+    sentence = "The images are blurred: very smooth kernel, strong noise reduction, large pixels or motion."
+    evidence = f"f50 of the skin edge {f50:.2f} / mm, limit {case.limits.skin_edge_f50:.2f} / mm"
+    return Finding("resolution_low", Severity.INFO, sentence, evidence, code_of("resolution_low"))
+
+
+def streaks(case: Case) -> Finding | None:
+    """Power gathers in single directions."""
+    index = case.value("streak_index")
+    if index is None or index <= case.limits.streak_index:
+        return None
+    sentence = "Streaks cross the soft tissue: too few views, metal, or something dense beside the patient."
+    evidence = f"streak index {index:.2f}, limit {case.limits.streak_index:.2f}"
+    return Finding("streaks", Severity.WARNING, sentence, evidence, ARTIFACT)
+
+
+def photon_starvation(case: Case) -> Finding | None:
+    """Noise runs from side to side."""
+    index = case.value("photon_starvation_index")
+    if index is None or index <= case.limits.photon_starvation_index:
+        return None
+    sentence = "Noise runs from side to side as where too few photons pass: wide body, arms beside it, or low dose."
+    evidence = f"photon starvation index {index:.1f}, limit {case.limits.photon_starvation_index:.1f}"
+    return Finding("photon_starvation", Severity.WARNING, sentence, evidence, ARTIFACT)
+
+
+def metal(case: Case) -> Finding | None:
+    """There is metal in or on the body."""
+    share = case.value("metal_fraction")
+    if share is None or share <= case.limits.metal_percent:
+        return None
+    sentence = "Metal in or on the body: dark bands and streaks around it are no anatomy."
+    evidence = f"{share:.2f} % of the tissue above 2500 HU, limit {case.limits.metal_percent:g} %"
+    return Finding("metal", Severity.INFO, sentence, evidence, BEAM_HARDENING)
+
+
+def truncated(case: Case) -> Finding | None:
+    """The field cuts the body; a deliberately small field explains it."""
+    share = case.value("fov_truncation")
+    if share is None or share <= case.limits.truncation_percent:
+        return None
+    evidence = f"{share:.0f} % of the outline in the worst slice, limit {case.limits.truncation_percent:.0f} %"
+    shown = min(n * mm for n, mm in zip(case.volume.voxels.shape[1:], case.volume.spacing_mm[1:], strict=True))
+    scanned = number(case.header, "DataCollectionDiameter")
+    if scanned and shown < _TARGETED * scanned:
+        sentence = f"The images show a part of the body: {shown:.0f} mm of the {scanned:.0f} mm that were scanned."
+        return Finding("truncated", Severity.INFO, sentence, evidence, POOR_FOV)
+    sentence = "The body is larger than the field: what lies outside is missing, and HU at the edge are too high."
+    return Finding("truncated", Severity.WARNING, sentence, evidence, POOR_FOV)
+
+
+def motion(case: Case) -> Finding | None:
+    """The skin is blurred on one side, or its outline jumps between slices."""
+    edge, jump = case.value("motion_edge_index"), case.value("contour_jump")
+    limits = case.limits
+    signs = []
+    if edge is not None and edge > limits.motion_edge_index:
+        signs.append(f"motion edge index {edge:.1f}, limit {limits.motion_edge_index:.1f}")
+    if jump is not None and jump > limits.contour_jump_mm:
+        signs.append(f"step of the outline {jump:.1f} mm, limit {limits.contour_jump_mm:.1f} mm")
+    if not signs:
+        return None
+    sentence = "The patient seems to have moved or breathed during the scan."
+    return Finding("motion", Severity.WARNING, sentence, "; ".join(signs), MOTION)
+
+
+def hu_scale_off(case: Case) -> Finding | None:
+    """Air or fat have CT numbers that they cannot have."""
+    signs = []
+    for name, what, expected, most in (
+        ("hu_air", "air", -1000.0, case.limits.air_hu_error),
+        ("hu_fat", "fat", -100.0, case.limits.fat_hu_error),
+    ):
+        value = case.value(name)
+        if value is not None and abs(value - expected) > most:
+            signs.append(f"{what} {value:.0f} HU instead of {expected:.0f} HU")
+    if not signs:
+        return None
+    sentence = "CT numbers are off: the scanner may need calibration, or the values were changed afterwards."
+    return Finding("hu_scale_off", Severity.WARNING, sentence, "; ".join(signs), code_of("hu_scale_off"))
+
+
+def dose_high(case: Case) -> Finding | None:
+    """CTDIvol lies above the limit for head or trunk."""
+    ctdi = case.value("ctdi_vol")
+    head = is_head(case.header)
+    limit = case.limits.ctdi_head_mgy if head else case.limits.ctdi_body_mgy
+    if ctdi is None or ctdi <= limit:
+        return None
+    sentence = f"The dose is high: CTDIvol {ctdi:.0f} mGy, where at most {limit:.0f} mGy are expected."
+    evidence = f"CTDIvol {ctdi:.1f} mGy, limit {limit:.1f} mGy for the {'head' if head else 'trunk'}"
+    return Finding("dose_high", Severity.WARNING, sentence, evidence, code_of("dose_high"))
+
+
+CT_RULES: tuple[Rule, ...] = (
+    no_body,
+    noise_high,
+    sharp_kernel,
+    resolution_low,
+    streaks,
+    photon_starvation,
+    metal,
+    truncated,
+    motion,
+    hu_scale_off,
+    dose_high,
+)

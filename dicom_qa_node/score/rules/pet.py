@@ -1,0 +1,153 @@
+"""Rules for PET series, alone or with their CT."""
+
+from __future__ import annotations
+
+from pydicom import Dataset
+
+from dicom_qa_node.records import Finding, Severity
+from dicom_qa_node.score.physics.header import text
+from dicom_qa_node.score.rules.case import MOTION, POOR_SNR, Case, Rule, code_of
+
+__all__ = ["PET_RULES"]
+
+_FDG_CODES = frozenset({"C-B1031", "35321007", "126500"})
+
+
+def liver_noise(case: Case) -> Finding | None:
+    """The COV in the liver lies above the limit."""
+    cov, limit = case.value("liver_cov"), case.limits.liver_cov_percent
+    if cov is None or cov <= limit:
+        return None
+    sentence = f"The PET is noisy: {cov:.0f} % in the liver, where at most {limit:.0f} % are accepted."
+    evidence = f"liver COV {cov:.1f} %, limit {limit:.1f} %"
+    return Finding("pet_noise_high", Severity.WARNING, sentence, evidence, POOR_SNR)
+
+
+def global_noise(case: Case) -> Finding | None:
+    """Without a liver, the global noise index lies above its limit."""
+    index, limit = case.value("global_noise_index"), case.limits.global_noise_percent
+    if case.value("liver_cov") is not None or index is None or index <= limit:
+        return None
+    sentence = "The PET looks noisy; without a liver in the field this is a rough guess that lesions can disturb."
+    evidence = f"global noise index {index:.0f} %, limit {limit:.0f} %"
+    return Finding("pet_noise_high", Severity.INFO, sentence, evidence, POOR_SNR)
+
+
+def oversmoothed(case: Case) -> Finding | None:
+    """The noise is correlated over a long distance."""
+    width, limit = case.value("noise_correlation_width"), case.limits.pet_width_mm
+    if width is None or width <= limit:
+        return None
+    sentence = "The PET is smoothed strongly: small lesions lose contrast."
+    evidence = f"correlation width of the noise {width:.1f} mm, limit {limit:.1f} mm"
+    return Finding("pet_oversmoothed", Severity.INFO, sentence, evidence, code_of("pet_oversmoothed"))
+
+
+def no_suv(case: Case) -> Finding | None:
+    """The values are no SUV."""
+    if case.volume.unit == "SUVbw":
+        return None
+    sentence = f"SUV cannot be computed; the values are {case.volume.unit}. Uptake is not comparable with other scans."
+    evidence = f"unit {case.volume.unit}"
+    return Finding("suv_not_computable", Severity.WARNING, sentence, evidence, code_of("suv_not_computable"))
+
+
+def without_ct(case: Case) -> Finding | None:
+    """There is no CT beside the PET."""
+    if case.paired_ct is not None:
+        return None
+    sentence = "The PET was judged without its CT: liver noise and registration could not be measured."
+    return Finding("petct_not_paired", Severity.INFO, sentence, "no paired CT", code_of("petct_not_paired"))
+
+
+def misregistered(case: Case) -> Finding | None:
+    """PET and CT are further apart than the limit, at the dome or across the body."""
+    limit = case.limits.misregistration_mm
+    signs = [
+        f"{what} {shift:.0f} mm ({case.measured[name].detail})"
+        for name, what in (("misregistration_dome", "liver dome"), ("misregistration_contour", "body outline"))
+        if (shift := case.value(name)) is not None and shift > limit
+    ]
+    if not signs:
+        return None
+    only_dome = len(signs) == 1 and signs[0].startswith("liver")
+    where = "at the diaphragm: uptake near it may be displaced or wrong" if only_dome else "by more than a voxel or two"
+    sentence = f"PET and CT do not fit together {where}. The patient breathed or moved between them."
+    evidence = f"{'; '.join(signs)}; limit {limit:.0f} mm"
+    return Finding("misregistered", Severity.WARNING, sentence, evidence, MOTION)
+
+
+def suv_implausible(case: Case) -> Finding | None:
+    """Liver or body have an uptake that they can hardly have."""
+    limits = case.limits
+    body, liver = case.value("body_suv_mean"), case.value("liver_suv_mean")
+    if body is not None and not limits.body_suv_low <= body <= limits.body_suv_high:
+        sentence = (
+            "SUV are wrong by far: check the injected activity, its time and the patient's weight in the scanner."
+        )
+        evidence = f"mean of the body {body:.2f}, limits {limits.body_suv_low:g} to {limits.body_suv_high:g}"
+        return Finding("suv_implausible", Severity.ERROR, sentence, evidence, code_of("suv_implausible"))
+    if liver is None or not _is_fdg(case.header) or limits.liver_suv_low <= liver <= limits.liver_suv_high:
+        return None
+    sentence = "The liver's SUV is unusual: check activity, times and weight; injection beside the vein also lowers it."
+    evidence = f"mean of the liver {liver:.2f}, limits {limits.liver_suv_low:g} to {limits.liver_suv_high:g}"
+    return Finding("suv_implausible", Severity.WARNING, sentence, evidence, code_of("suv_implausible"))
+
+
+def uptake_time_off(case: Case) -> Finding | None:
+    """FDG was scanned too early or too late."""
+    minutes, limits = case.value("uptake_time"), case.limits
+    if minutes is None or not _is_fdg(case.header) or limits.uptake_low_min <= minutes <= limits.uptake_high_min:
+        return None
+    order = "early" if minutes < limits.uptake_low_min else "late"
+    sentence = f"The scan began {order}, {minutes:.0f} min after the injection: SUV do not compare with 60 min."
+    evidence = f"{minutes:.0f} min, limits {limits.uptake_low_min:.0f} to {limits.uptake_high_min:.0f} min"
+    return Finding("uptake_time_off", Severity.WARNING, sentence, evidence, code_of("uptake_time_off"))
+
+
+def activity_low(case: Case) -> Finding | None:
+    """Little FDG was given for this weight."""
+    activity, limit = case.value("activity_per_weight"), case.limits.activity_mbq_kg
+    if activity is None or not _is_fdg(case.header) or activity >= limit:
+        return None
+    sentence = f"Little activity for this patient: {activity:.1f} MBq/kg. Expect noise unless the scan took longer."
+    evidence = f"{activity:.2f} MBq/kg, limit {limit:.2f} MBq/kg"
+    return Finding("activity_low", Severity.INFO, sentence, evidence, code_of("activity_low"))
+
+
+def not_attenuation_corrected(case: Case) -> Finding | None:
+    """Corrected Image (0028,0051) is there and does not name attenuation (PS3.3 C.8.9.1)."""
+    corrections = text(case.header, "CorrectedImage").upper()
+    if not corrections or "ATTN" in corrections:
+        return None
+    sentence = "The PET is not corrected for attenuation: SUV do not hold, and the lungs look too bright."
+    key = "not_attenuation_corrected"
+    return Finding(key, Severity.WARNING, sentence, f"Corrected Image (0028,0051) {corrections}", code_of(key))
+
+
+def _is_fdg(header: Dataset) -> bool:
+    """True for FDG, and where the header names no tracer."""
+    items = header.get("RadiopharmaceuticalInformationSequence") or []
+    if not len(items):
+        return True
+    names = [text(items[0], "Radiopharmaceutical").upper()]
+    for item in items[0].get("RadiopharmaceuticalCodeSequence") or []:
+        if text(item, "CodeValue") in _FDG_CODES:
+            return True
+        names.append(text(item, "CodeMeaning").upper())
+    said = " ".join(names).strip()
+    return not said or any(word in said for word in ("FDG", "FLUORODEOXYGLUCOSE", "FLUDEOXYGLUCOSE", "DEOXYGLUCOSE"))
+
+
+PET_RULES: tuple[Rule, ...] = (
+    liver_noise,
+    global_noise,
+    oversmoothed,
+    no_suv,
+    without_ct,
+    misregistered,
+    suv_implausible,
+    uptake_time_off,
+    activity_low,
+    not_attenuation_corrected,
+)

@@ -1,0 +1,70 @@
+"""The page of measurements says what the code does, and every measurement is coded and reported."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pydicom.sr import _concepts_dict
+
+from dicom_qa_node.records import SeriesKind
+from dicom_qa_node.score.measure import measure
+from dicom_qa_node.score.physics.ct_quantities import CT
+from dicom_qa_node.score.physics.pet_quantities import PET
+from dicom_qa_node.score.physics.quantity import SCHEME
+from dicom_qa_node.score.physics.reference import TABLES, with_tables
+from dicom_qa_node.score.physics.stack_quantities import STACK
+from tests.unit.made_volumes import ct, volume
+
+PAGE = Path(__file__).parents[2] / "docs" / "measurements.md"
+EVERY = [*CT, *PET, *STACK]
+
+
+def test_tables_of_the_page_are_current():
+    page = PAGE.read_text()
+    command = "python -m dicom_qa_node.score.physics.reference docs/measurements.md"
+    assert with_tables(page) == page, f"docs/measurements.md is not what the code says; run: {command}"
+    assert set(re.findall(r"<!-- table: (\w+) -->", page)) == TABLES.keys()
+
+
+def test_every_ct_measurement_is_reported_once_and_in_order():
+    names = [found.name for found in measure(ct(slices=2))]
+    assert sorted(names) == sorted(quantity.name for quantity in (*CT, *STACK))
+
+
+@pytest.mark.parametrize("kind", [SeriesKind.PT, SeriesKind.PETCT])
+def test_every_pet_measurement_is_reported_once(kind):
+    names = [found.name for found in measure(volume(np.ones((3, 20, 20), np.float32), (4.0,) * 3, kind, "SUVbw"))]
+    assert sorted(names) == sorted(quantity.name for quantity in (*PET, *STACK))
+
+
+@pytest.mark.parametrize("quantity", EVERY, ids=lambda quantity: quantity.name)
+def test_definition_is_whole(quantity):
+    assert re.fullmatch(r"[a-z][a-z0-9_]*", quantity.name)
+    assert quantity.meaning
+    assert quantity.unit
+    assert quantity.formula
+    assert quantity.reference
+    assert len(quantity.code.value) <= 16
+    assert len(quantity.code.meaning) <= 64
+    if quantity.code.scheme != SCHEME:
+        meanings = [
+            words[quantity.code.value][0]
+            for words in _concepts_dict.concepts["DCM"].values()
+            if quantity.code.value in words
+        ]
+        assert quantity.code.meaning in meanings
+
+
+def test_private_codes_are_used_once():
+    values = [quantity.code.value for quantity in EVERY if quantity.code.scheme == SCHEME]
+    assert len(set(values)) == len(values)
+
+
+@pytest.mark.parametrize("made", [ct(slices=2), ct(slices=2, elements={"CTDIvol": 5.0})], ids=["no dose", "dose"])
+def test_measurement_has_either_a_value_or_a_reason(made):
+    for found in measure(made):
+        assert (found.value is None) == bool(found.not_applicable), found.name
+        assert found.value is None or np.isfinite(found.value)
