@@ -484,3 +484,10 @@ def test_a_decoder_that_dies_costs_one_frame(tmp_path):
         volume = read(part, decoders)
     assert len(volume.voxels) == 2
     assert "make the decoder crash" in finding(volume.findings, "slices_undecodable").sentence
+
+
+def test_a_number_for_each_slice_does_not_explain_a_duplicate(one):
+    slices = [ct(i, AcquisitionNumber=i + 1) for i in range(8)]
+    volume = one([*slices, ct(3, AcquisitionNumber=9, SOPInstanceUID="1.2.3.99", InstanceNumber=99)])
+    assert len(volume.voxels) == 8
+    assert finding(volume.findings, "duplicate_slices").sop_instance_uids == ("1.2.3.99",)

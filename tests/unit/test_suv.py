@@ -91,6 +91,11 @@ def test_the_mean_count_time_lies_before_the_middle_of_a_long_frame(first):
     assert value == pytest.approx(0.8, rel=1e-4)
 
 
+def test_the_intercept_is_scaled_as_the_slope(first):
+    _, value, _ = first(RescaleIntercept=-500)
+    assert value == pytest.approx(0.8 * (2000 - 500) / 2000, rel=1e-5)
+
+
 def test_ge_private_scan_time_of_a_processed_series(first):
     def add(ds):
         ds.private_block(0x0009, "GEMS_PETD_01", create=True).add_new(0x0D, "DT", "20240501100000")
