@@ -77,8 +77,12 @@ def calibrate(predictions: Sequence[Prediction]) -> dict[str, Calibration]:
 
 
 def _calibrates(prediction: Prediction) -> bool:
-    """Fused pictures are calibrated on readers' scores alone; the other kinds on all that is known."""
-    return prediction.row.kind != "petct" or prediction.row.role == "rated"
+    """Fused pictures are calibrated on readers' scores alone, the other kinds on all real ones; phantoms on nothing."""
+    return prediction.row.role == "rated" or (prediction.row.kind != "petct" and not _is_phantom(prediction))
+
+
+def _is_phantom(prediction: Prediction) -> bool:
+    return prediction.row.group.startswith("phantom/")
 
 
 def cell_baseline(predictions: Iterable[Prediction]) -> dict[int, float]:
@@ -127,20 +131,25 @@ def _agreement_figures(
 def _severity_figures(predictions: Sequence[Prediction]) -> list[Figure]:
     """Mean Spearman correlation of score and -severity within a slice, where one severity alone varies."""
     figures = []
-    for kind, level in (("ct", "dose"), ("ct", "views"), ("petct", "counts"), ("pt", "counts")):
-        some = [p for p in predictions if p.row.kind == kind and _varies_alone(p, level)]
-        if not some:
-            continue
-        within = within_slice_spearman(
-            [p.predicted for p in some], [-p.row.levels[level] for p in some], [p.row.slice_id for p in some]
-        )
-        rng = np.random.default_rng(0)
-        draws = [float(within[rng.integers(within.size, size=within.size)].mean()) for _ in range(1000)]
-        low, high = np.quantile(draws, [0.025, 0.975])
-        protocol = "mean Spearman within a slice, series or patient held out"
-        value = _r(float(within.mean()))
-        figures.append(Figure(f"{kind}_{level}_spearman", value, _r(low), _r(high), within.size, protocol))
+    for kind, level in (("ct", "dose"), ("ct", "views"), ("ct", "blur"), ("petct", "counts"), ("pt", "counts")):
+        for phantom in (False, True):
+            some = [p for p in predictions if p.row.kind == kind and _varies_alone(p, level)]
+            some = [p for p in some if _is_phantom(p) is phantom]
+            within = within_slice_spearman(
+                [p.predicted for p in some], [-p.row.levels[level] for p in some], [p.row.slice_id for p in some]
+            )
+            if within.size:
+                what = "generated patients" if phantom else "series or patient"
+                name = f"{'phantom_' if phantom else ''}{kind}_{level}_spearman"
+                figures.append(_mean_figure(name, within, f"mean Spearman within a slice, {what} held out"))
     return figures
+
+
+def _mean_figure(name: str, values: npt.NDArray[np.float64], protocol: str) -> Figure:
+    rng = np.random.default_rng(0)
+    draws = [float(values[rng.integers(values.size, size=values.size)].mean()) for _ in range(1000)]
+    low, high = np.quantile(draws, [0.025, 0.975])
+    return Figure(name, _r(float(values.mean())), _r(low), _r(high), values.size, protocol)
 
 
 def _varies_alone(prediction: Prediction, level: str) -> bool:

@@ -60,6 +60,7 @@ def train(config: RunConfig, pools: list[Pool], out: Path, device: str = "auto",
         _parameter_groups(network, config.weight_decay), lr=config.learning_rate, betas=(0.9, 0.98)
     )
     start = _resume(out / "state.pt", network, average, optimiser)
+    _forget_after(out / "curve.csv", start)
     end = min(stop_at or config.steps, config.steps)
     batches = DataLoader(
         draws,
@@ -193,6 +194,13 @@ def _append(path: Path, values: list[Any]) -> None:
         if fresh:
             writer.writerow(_COLUMNS)
         writer.writerow(values)
+
+
+def _forget_after(path: Path, start: int) -> None:
+    """Drop the rows of steps that a resumed run is going to repeat."""
+    if path.is_file():
+        head, *rows = path.read_text().splitlines(keepends=True)
+        path.write_text(head + "".join(row for row in rows if int(row.split(",")[0]) < start))
 
 
 def plot_curve(out: Path) -> None:

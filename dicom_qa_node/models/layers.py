@@ -27,6 +27,7 @@ _LEVEL = 1.0 / 255.0
 _RISES = tuple(grey * _LEVEL for grey in (6.0, 12.0, 25.0, 45.0, 70.0))
 _FALLS = tuple(grey * _LEVEL for grey in (6.0, 12.0, 25.0))
 _BLOCK = 8
+_CLASSES = 4
 _FIXED_CHANNELS = 3 + len(_RISES) + len(_FALLS) + 2 + 3 + 1 + 2
 
 
@@ -146,11 +147,11 @@ def _edges(luma: Tensor) -> Tensor:
 
 def statistics_channels() -> int:
     """Values that `evidence_statistics` returns."""
-    return 3 * (2 * evidence_channels() + len(_RISES) + len(_FALLS) + 2)
+    return _CLASSES * (2 * evidence_channels() + len(_RISES) + len(_FALLS) + 2)
 
 
 def evidence_statistics(maps: Tensor) -> Tensor:
-    """Mean and spread of the evidence over dark, middle and bright blocks, so over air, lung or fat, and tissue.
+    """Mean and spread of the evidence over four classes of block brightness: air, dark, middle and bright.
 
     Noise is read from the air, impulses are counted per brightness; a plain mean would mix the noise
     with what the picture shows.
@@ -168,9 +169,10 @@ def evidence_statistics(maps: Tensor) -> Tensor:
     weight = torch.tensor(_LUMA, device=maps.device, dtype=maps.dtype).view(1, 3, 1, 1)
     luma = ((maps[:, :3] + 1) * 127.5 * weight).sum(1, keepdim=True)
     tails = torch.expm1(maps[:, 3 : 3 + len(_RISES) + len(_FALLS)] * 2) / 2000
-    dark, bright = torch.sigmoid((20 - luma) / 4), torch.sigmoid((luma - 80) / 8)
+    air, dark, bright = (torch.sigmoid((t - luma) / w) for t, w in ((8, 1.5), (20, 4), (80, 8)))
+    middle, bright = (1 - dark) * bright, 1 - bright
     parts = []
-    for share in (dark, torch.sigmoid((luma - 20) / 4) * torch.sigmoid((80 - luma) / 8), bright):
+    for share in (air, dark, middle, bright):
         area = share.sum((2, 3)) + 1e-3
         mean = (maps * share).sum((2, 3)) / area
         variance = (maps.square() * share).sum((2, 3)) / area - mean.square()
@@ -199,7 +201,7 @@ class Statistics(nn.Module):
     def observe(self, statistics: Tensor) -> None:
         """Take mean and spread from the statistics of many pictures, shape (n, statistics)."""
         self.mean.copy_(statistics.mean(0))
-        self.spread.copy_(statistics.std(0) + 0.05)
+        self.spread.copy_(statistics.std(0) + 0.02)
 
     def forward(self, statistics: Tensor) -> Tensor:
         """Return (n, channels)."""

@@ -100,7 +100,10 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_does(
     opened = read_pools(pools, config)
     train(config, opened, tmp_path / "cut", "cpu", stop_at=2)
     assert torch.load(tmp_path / "cut" / "state.pt", weights_only=True)["step"] == 2
+    with (tmp_path / "cut" / "curve.csv").open("a") as curve:
+        curve.write("3,9,9,9,9,9,0.001,5\n")  # a step after the last checkpoint, lost with the interruption
     train(config, opened, tmp_path / "cut", "cpu")
+    assert "3,9," not in (tmp_path / "cut" / "curve.csv").read_text()
     whole = load_file(run / "weights.safetensors")
     resumed = load_file(tmp_path / "cut" / "weights.safetensors")
     for name, value in whole.items():
@@ -179,6 +182,22 @@ def test_calibration_and_figures_of_known_errors() -> None:
     assert figures["petct_cell_table_rmse"].value == pytest.approx(0.0, abs=1e-9)
     assert figures["petct_srocc"].low < figures["petct_srocc"].value < figures["petct_srocc"].high
     assert cell_baseline(predictions)[0] == pytest.approx(3.8)
+
+
+def test_phantoms_are_reported_but_calibrate_nothing() -> None:
+    def simulated(group: str, slice_id: str, dose: float, error: float) -> Prediction:
+        row = Row(group, slice_id, "ct", "simulated", 3.0 - dose, {"dose": dose, "views": 0.0, "blur": 0.0})
+        return Prediction(row, 3.0 - dose + error, 0.5, 0.2, len(group) % 2)
+
+    doses = (0.0, 0.5, 1.0, 1.5)
+    real = [simulated(g, f"{g}/{i}", d, 0.1) for g in ("a", "bb") for i in range(5) for d in doses]
+    phantoms = [simulated("phantom/1", f"phantom/1/{i}", d, 0.1 - 2 * d) for i in range(5) for d in doses]
+    found = calibrate(real + phantoms)["ct"]
+    assert found.half_width == pytest.approx(0.1)
+    assert found.n == len(real)
+    figures = {figure.name: figure.value for figure in figures_of(real + phantoms)}
+    assert figures["ct_dose_spearman"] == pytest.approx(1.0)
+    assert figures["phantom_ct_dose_spearman"] == pytest.approx(1.0)
 
 
 def test_a_batch_depends_on_seed_and_step_alone(pools: Path, config: RunConfig) -> None:
