@@ -9,6 +9,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from dicom_qa_node.errors import Permanent
 from dicom_qa_node.records import (
     AssociationEnd,
     AssociationStart,
@@ -22,6 +23,7 @@ from dicom_qa_node.records import (
 )
 from dicom_qa_node.store import tables as t
 from dicom_qa_node.store.engine import Database, insert_ignore, insert_new_paths
+from dicom_qa_node.store.pairing import candidates, has_images, scored_alone, settled_pair
 from dicom_qa_node.store.transition import move
 
 __all__ = ["Registry", "SeriesRow"]
@@ -109,6 +111,7 @@ class Registry:
     ) -> bool:
         """Move a series from RECEIVING to COMPLETE and queue its job, in one transaction.
 
+        A PET series that was scored without its CT is queued again when that CT is complete.
         Returns False, and changes nothing, when something arrived since ``progress`` was read.
         """
         now = at or utc_now()
@@ -126,6 +129,7 @@ class Registry:
             )  # fmt: skip
             if done:
                 _queue(connection, uid, version, now)
+                _pair_late(connection, uid, now)
             return done
 
     # -- read by every later stage, and by commands ---------------------------------------------------
@@ -184,7 +188,13 @@ class Registry:
     # -- commanded by an operator ------------------------------------------------------------------------
 
     def rescore(self, series_instance_uid: str, *, actor: str, at: dt.datetime | None = None) -> bool:
-        """Queue a series again as a new version; False if it is unknown, still arriving or being scored."""
+        """Queue a series again as a new version; False if it is unknown, still arriving or being scored.
+
+        Raises
+        ------
+        Permanent
+            Retention has removed its images.
+        """
         now = at or utc_now()
         allowed = [SeriesState.SCORED, SeriesState.REPORTED, SeriesState.DELIVERED, SeriesState.PARKED]
         return self._requeue(series_instance_uid, allowed, "re-score requested", actor, now, new_version=True)
@@ -219,22 +229,32 @@ class Registry:
         new_version: bool,
     ) -> bool:
         with self._db.write() as connection:
-            query = sa.select(t.series.c.version).where(t.series.c.series_instance_uid == uid)
-            version = connection.execute(query).scalar_one_or_none()
-            if version is None:
+            row = connection.execute(sa.select(t.series).where(t.series.c.series_instance_uid == uid)).one_or_none()
+            if row is None or row.state not in allowed:
                 return False
-            scored = sa.select(t.results.c.result_id).where(
-                (t.results.c.series_instance_uid == uid) & (t.results.c.version == version)
-            )
-            if new_version or connection.execute(scored).first() is not None:
-                version += 1
-            done = move(
-                connection, uid, allowed, SeriesState.COMPLETE,
-                version=None, reason=reason, actor=actor, at=at, values={"version": version},
-            )  # fmt: skip
-            if done:
-                _queue(connection, uid, version, at)
-            return done
+            if not has_images(connection, uid):
+                raise Permanent(f"the images of series {uid} are no longer in the spool; send them again")
+            version = row.version + 1 if new_version or _has_result(connection, row) else row.version
+            return _back_to_complete(connection, row, version, reason, actor, at)
+
+
+def _has_result(connection: sa.Connection, row: sa.Row[Any]) -> bool:
+    same = (t.results.c.series_instance_uid == row.series_instance_uid) & (t.results.c.version == row.version)
+    return connection.execute(sa.select(t.results.c.result_id).where(same)).first() is not None
+
+
+def _back_to_complete(
+    connection: sa.Connection, row: sa.Row[Any], version: int, reason: str, actor: str, at: dt.datetime
+) -> bool:
+    uid = row.series_instance_uid
+    values = {"version": version, "pair_series_uid": settled_pair(connection, row)}
+    done = move(
+        connection, uid, [SeriesState(row.state)], SeriesState.COMPLETE,
+        version=row.version, reason=reason, actor=actor, at=at, values=values,
+    )  # fmt: skip
+    if done:
+        _queue(connection, uid, version, at)
+    return done
 
 
 def _record_instances(connection: sa.Connection, items: Sequence[StoredInstance]) -> None:
@@ -312,6 +332,15 @@ def _close_association(connection: sa.Connection, item: AssociationEnd) -> None:
     connection.execute(update.values(closed_at=item.at, aborted=item.aborted))
 
 
+def _pair_late(connection: sa.Connection, uid: str, at: dt.datetime) -> None:
+    """Queue again, as a new version, the PET series that went without the CT which is complete only now."""
+    of = sa.select(t.series)
+    ct = connection.execute(of.where(t.series.c.series_instance_uid == uid)).one()
+    for pet_uid in scored_alone(connection, ct):
+        pet = connection.execute(of.where(t.series.c.series_instance_uid == pet_uid)).one()
+        _back_to_complete(connection, pet, pet.version + 1, "its CT came late", "complete", at)
+
+
 def _queue(connection: sa.Connection, uid: str, version: int, at: dt.datetime) -> None:
     same = (t.jobs.c.kind == "score") & (t.jobs.c.series_instance_uid == uid) & (t.jobs.c.version == version)
     values = {"state": "READY", "attempts": 0, "available_at": at, "lease_token": None, "lease_until": None}
@@ -336,16 +365,7 @@ def _open_associations(connection: sa.Connection) -> dict[str, int]:
 
 
 def _progress(connection: sa.Connection, row: sa.Row[Any], open_counts: dict[str, int]) -> SeriesProgress:
-    paired: tuple[tuple[str, SeriesState], ...] = ()
-    if row.modality == "PT":
-        s = t.series.c
-        query = sa.select(s.series_instance_uid, s.state).where(
-            (s.study_instance_uid == row.study_instance_uid)
-            & (s.modality == "CT")
-            & (s.frame_of_reference_uid == row.frame_of_reference_uid)
-        )
-        found = connection.execute(query.order_by(s.received.desc(), s.series_instance_uid))
-        paired = tuple((uid, SeriesState(state)) for uid, state in found)
+    paired = candidates(connection, row) if row.modality == "PT" else ()
     return SeriesProgress(
         series_instance_uid=row.series_instance_uid,
         study_instance_uid=row.study_instance_uid,

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import datetime as dt
+from dataclasses import replace
 
 import pytest
 
+from dicom_qa_node.errors import Permanent
 from dicom_qa_node.records import (
     AssociationEnd,
     AssociationStart,
@@ -19,7 +21,7 @@ from dicom_qa_node.records import (
     SeriesState,
     StoredInstance,
 )
-from dicom_qa_node.store import Database, Jobs, LogFilter, Outbox, QualityLog, Registry
+from dicom_qa_node.store import Database, Jobs, LogFilter, Outbox, QualityLog, Registry, Retention
 
 T0 = dt.datetime(2026, 1, 5, 8, 0, tzinfo=dt.UTC)
 SERIES = SeriesFacts("1.2.3", "1.2", "CT", frame_of_reference_uid="1.9", patient_name="Doe^Jane", station_name="CT7")
@@ -255,3 +257,45 @@ def test_backup_is_a_complete_copy(database, tmp_path):
     copy = Database(f"sqlite:///{tmp_path}/copy.db")
     assert Registry(copy).series("1.2.3").received == 2
     copy.close()
+
+
+CT_OF_PET = SeriesFacts("1.2.5", "1.2", "CT", frame_of_reference_uid="1.9")
+PET = SeriesFacts("1.2.4", "1.2", "PT", frame_of_reference_uid="1.9")
+
+
+def score_everything(registry: Registry, jobs: Jobs, clock: Clock) -> list[tuple[str, int, str | None]]:
+    for progress in registry.receiving():
+        assert registry.complete(progress, reason="count", at=clock.now)
+    done = []
+    while job := jobs.claim("w"):
+        verdict = replace(result(), series_instance_uid=job.series_instance_uid)
+        assert jobs.finish(job, verdict)
+        done.append((job.series_instance_uid, job.version, job.pair_series_uid))
+    return done
+
+
+def test_pet_that_went_alone_is_scored_again_with_its_late_ct(database, clock):
+    registry, jobs = Registry(database), Jobs(database, clock=clock)
+    registry.record([instance(1, PET)])
+    assert score_everything(registry, jobs, clock) == [("1.2.4", 1, None)]
+    registry.record([instance(1, CT_OF_PET)])
+    assert sorted(score_everything(registry, jobs, clock)) == [("1.2.4", 2, "1.2.5"), ("1.2.5", 1, None)]
+    assert score_everything(registry, jobs, clock) == []
+
+
+def test_ct_of_another_frame_of_reference_leaves_the_pet_alone(database, clock):
+    registry, jobs = Registry(database), Jobs(database, clock=clock)
+    registry.record([instance(1, PET)])
+    score_everything(registry, jobs, clock)
+    registry.record([instance(1, replace(CT_OF_PET, frame_of_reference_uid="1.8"))])
+    assert score_everything(registry, jobs, clock) == [("1.2.5", 1, None)]
+
+
+def test_series_without_images_cannot_be_scored_again(database, clock):
+    registry, jobs = Registry(database), Jobs(database, clock=clock)
+    registry.record([instance(1)])
+    score_everything(registry, jobs, clock)
+    assert Retention(database).forget(["images/1.2.3/1.dcm"]) == 1
+    with pytest.raises(Permanent, match="no longer in the spool"):
+        registry.rescore("1.2.3", actor="admin")
+    assert registry.series("1.2.3").state is SeriesState.SCORED
