@@ -133,12 +133,18 @@ class StreamingProvider(DULServiceProvider):
     def _receive_p_data(self) -> None:
         try:
             self._receiver.receive_pdu(self.stream)
+            while self._receiver.in_data_set and self._next_is_p_data():
+                self._receiver.receive_pdu(self.stream)
         except PeerGone:
             self._receiver.abandon()
             self.event_queue.put("Evt17")
         except (ProtocolViolation, MalformedCommand):
             self._receiver.abandon()
             self.event_queue.put("Evt19")
+
+    def _next_is_p_data(self) -> bool:
+        head = self.stream.peek_pdu_head()
+        return head is not None and head[0] == P_DATA_TF
 
 
 class _AssociationLink:

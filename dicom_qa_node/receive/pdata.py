@@ -71,6 +71,11 @@ class StoreReceiver:
         self._other_data_set = False
         self._other_bytes = 0
 
+    @property
+    def in_data_set(self) -> bool:
+        """Whether the rest of a C-STORE data set is still to come."""
+        return self._sink is not None
+
     def receive_pdu(self, stream: BufferedSocket) -> None:
         """Read one P-DATA-TF PDU from ``stream``.
 

@@ -143,7 +143,8 @@ def _stored(layout: SpoolLayout, path: Path) -> StoredInstance:
         assert envelope.seal is not None
         facts = read_facts(data, envelope.data_start, envelope.origin.transfer_syntax_uid)
         outcome = Outcome.CONFLICT if path.parent == layout.conflicts else Outcome.NEW
-        return stored_instance(Kept(outcome, layout.relative(path), envelope.seal), envelope.origin, facts)
+        kept = Kept(outcome, layout.relative(path), envelope.seal)
+        return stored_instance(kept, envelope.origin, facts)
 
 
 def _check_content(data: mmap.mmap, start: int, seal: Seal | None) -> None:

@@ -6,14 +6,16 @@ Nothing here waits for the database: receipts are handed to `report`, rows follo
 from __future__ import annotations
 
 import logging
+import threading
+from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from dicom_qa_node.errors import Permanent
 from dicom_qa_node.log import log_event
 from dicom_qa_node.receive.command import StoreRequest
 from dicom_qa_node.receive.status import SUCCESS, Answer, WrongSopClass, WrongSopInstance, answer_for
-from dicom_qa_node.records import Receipt
+from dicom_qa_node.records import Receipt, SeriesFacts
 from dicom_qa_node.spool.facts import InstanceFacts
 from dicom_qa_node.spool.layout import is_uid
 from dicom_qa_node.spool.part10 import Origin
@@ -23,6 +25,7 @@ from dicom_qa_node.spool.write import IncomingObject, Outcome, SpoolFull, SpoolW
 __all__ = ["Intake", "ReceivedObject", "Sender"]
 
 _LOGGER = logging.getLogger(__name__)
+_SERIES_REMEMBERED = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +37,24 @@ class Sender:
     association_id: str
 
 
+class SeriesCache:
+    """The facts of the series that were last received; decoding them once per series is enough."""
+
+    def __init__(self) -> None:
+        self._facts: OrderedDict[str, SeriesFacts] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def of(self, instance: InstanceFacts) -> SeriesFacts:
+        """Return the facts of an instance's series as its first instance gave them."""
+        with self._lock:
+            known = self._facts.get(instance.series_instance_uid)
+            if known is None or known.study_instance_uid != instance.study_instance_uid:
+                known = self._facts[instance.series_instance_uid] = instance.series()
+                if len(self._facts) > _SERIES_REMEMBERED:
+                    self._facts.popitem(last=False)
+            return known
+
+
 @dataclass(frozen=True, slots=True)
 class Intake:
     """What every received object needs: the spool, the gauge of its disk, and where receipts go."""
@@ -41,6 +62,7 @@ class Intake:
     writer: SpoolWriter
     gauge: DiskGauge
     report: Callable[[Receipt], None]
+    series: SeriesCache = field(default_factory=SeriesCache)
 
     def open(self, request: StoreRequest, transfer_syntax_uid: str, sender: Sender) -> ReceivedObject:
         """Begin one C-STORE; the object answers for everything that goes wrong from here on."""
@@ -111,7 +133,7 @@ class ReceivedObject:
             return
         if kept.outcome is Outcome.CONFLICT:
             self._log(logging.WARNING, "conflict")
-        self._intake.report(stored_instance(kept, self._origin, facts))
+        self._intake.report(stored_instance(kept, self._origin, facts, self._intake.series.of(facts)))
 
     def _checked_facts(self, incoming: IncomingObject) -> InstanceFacts:
         facts = incoming.facts()

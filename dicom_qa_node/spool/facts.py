@@ -74,6 +74,7 @@ class InstanceFacts:
 
     sop_class_uid: str
     sop_instance_uid: str
+    study_instance_uid: str
     series_instance_uid: str
     instance_number: int | None
     number_of_frames: int
@@ -103,6 +104,7 @@ def read_facts(data: Buffer, start: int, transfer_syntax_uid: str) -> InstanceFa
     return InstanceFacts(
         sop_class_uid=_uid(header, _SOP_CLASS_UID, "SOP Class UID (0008,0016)"),
         sop_instance_uid=sop_instance_uid,
+        study_instance_uid=study_uid,
         series_instance_uid=series_uid,
         instance_number=header.integer(_INSTANCE_NUMBER),
         number_of_frames=frames,

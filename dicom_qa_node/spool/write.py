@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 from dicom_qa_node.errors import Transient
-from dicom_qa_node.records import Quarantined, StoredInstance, utc_now
+from dicom_qa_node.records import Quarantined, SeriesFacts, StoredInstance, utc_now
 from dicom_qa_node.spool.facts import InstanceFacts, read_facts
 from dicom_qa_node.spool.header import BrokenDataSet
 from dicom_qa_node.spool.layout import SpoolLayout, sync_folder
@@ -194,8 +194,10 @@ class IncomingObject:
         self._descriptor = -1
 
 
-def stored_instance(kept: Kept, origin: Origin, facts: InstanceFacts) -> StoredInstance:
-    """Return the registry's record of a kept object."""
+def stored_instance(
+    kept: Kept, origin: Origin, facts: InstanceFacts, series: SeriesFacts | None = None
+) -> StoredInstance:
+    """Return the registry's record of a kept object; ``series`` saves decoding the series' facts again."""
     return StoredInstance(
         sop_instance_uid=origin.sop_instance_uid,
         sop_class_uid=origin.sop_class_uid,
@@ -206,7 +208,7 @@ def stored_instance(kept: Kept, origin: Origin, facts: InstanceFacts) -> StoredI
         received_at=kept.seal.received_at,
         calling_ae=origin.calling_ae,
         association_id=kept.seal.association_id,
-        series=facts.series(),
+        series=series or facts.series(),
         instance_number=facts.instance_number,
         number_of_frames=facts.number_of_frames,
         expected=facts.expected,

@@ -69,7 +69,7 @@ def test_a_kept_object_is_a_part_10_file_with_the_bytes_as_received(
     assert envelope.seal == kept.seal
     assert kept.seal.received_at == NOW
     assert (kept.seal.sha256, kept.seal.size_bytes) == (hashlib.sha256(data).hexdigest(), len(data))
-    record = stored_instance(kept, origin_of(ds, syntax), facts)
+    record = stored_instance(kept, origin_of(ds, syntax), facts, facts.series())
     assert (record.sop_instance_uid, record.association_id, record.conflict) == (ds.SOPInstanceUID, "a" * 32, False)
     assert not list(layout.incoming.iterdir())
 
