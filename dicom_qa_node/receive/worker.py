@@ -16,6 +16,7 @@ from dicom_qa_node.errors import Transient
 from dicom_qa_node.log import log_event
 from dicom_qa_node.receive.admit import Admission, Seats
 from dicom_qa_node.receive.ae import ReceiveServer, Services, make_server
+from dicom_qa_node.receive.commit_scp import CommitmentService
 from dicom_qa_node.receive.further import FurtherService, OpenService, prepare
 from dicom_qa_node.receive.reconcile import reconcile
 from dicom_qa_node.receive.recorder import Recorder
@@ -24,6 +25,7 @@ from dicom_qa_node.spool.layout import SpoolLayout
 from dicom_qa_node.spool.retain import DiskGauge
 from dicom_qa_node.spool.write import SpoolWriter
 from dicom_qa_node.store import Database, Registry
+from dicom_qa_node.store.commitments import CommitReplies, CommitRequests
 
 __all__ = ["receiver_name", "serve"]
 
@@ -64,7 +66,7 @@ def serve(
     recorder = Recorder(registry.record, prepare=lambda: registry.end_associations(name))
     recorder.start()
     intake = Intake(SpoolWriter(layout), gauge, recorder.report)
-    further = [open_service(config, database) for open_service in open_services]
+    further = [_commitment(config, layout, database), *(opener(config, database) for opener in open_services)]
     services = Services(name, config.receive, intake, admission, seats, further)
     server = make_server(config, listener, services)
     upkeep = threading.Thread(
@@ -79,6 +81,11 @@ def serve(
     if not recorder.stop(_RECORD_WAIT_S):
         log_event(_LOGGER, logging.WARNING, "receipts_left", receiver=name)
     database.close()
+
+
+def _commitment(config: Config, layout: SpoolLayout, database: Database) -> FurtherService:
+    committing = config.receive.storage_commitment
+    return CommitmentService(layout, CommitReplies(database), CommitRequests(database), committing=committing)
 
 
 def _catch_up(
