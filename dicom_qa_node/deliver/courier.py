@@ -17,6 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from dicom_qa_node.config import Config, Deliver
+from dicom_qa_node.deliver.commitment import require_commitment
 from dicom_qa_node.deliver.targets import open_target
 from dicom_qa_node.deliver.targets.base import Answer, Deferred, DeliveryTarget, Refused
 from dicom_qa_node.errors import NodeError, Permanent, Transient
@@ -40,10 +41,11 @@ def run_courier(config: Config, database: Database, stop: threading.Event, patie
     """
     outbox = Outbox(database, lease_s=config.deliver.lease_s)
     _park_unknown_targets(outbox, {settings.name for settings in config.deliver.targets})
-    lanes = [
-        Lane(settings.name, open_target(settings, config.ae_title), outbox, config.deliver, config.spool_dir, stop)
+    targets = {
+        settings.name: require_commitment(open_target(settings, config.ae_title), settings, config.ae_title, database)
         for settings in config.deliver.targets
-    ]
+    }
+    lanes = [Lane(name, target, outbox, config.deliver, config.spool_dir, stop) for name, target in targets.items()]
     for lane in lanes:
         lane.start()
     while not stop.wait(_LOOK_S):

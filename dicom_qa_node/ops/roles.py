@@ -133,18 +133,23 @@ def _score(context: RoleContext) -> int:
 
 def _deliver(context: RoleContext) -> int:
     from dicom_qa_node.deliver.courier import run_courier
+    from dicom_qa_node.deliver.replies import ReplySender
     from dicom_qa_node.ops.reporting import Reporter
     from dicom_qa_node.report.build import report_pending
     from dicom_qa_node.store import Outbox, Registry
+    from dicom_qa_node.store.commitments import CommitReplies
 
     config, registry, outbox = context.config, Registry(context.database), Outbox(context.database)
     reporter = Reporter(lambda: report_pending(outbox, registry, config.spool_dir, config))
     context.pulse.detail = reporter.detail
     context.pulse.start()
     reporter.start()
+    replies = ReplySender(config, CommitReplies(context.database))
+    replies.start()
     try:
         run_courier(config, context.database, context.stop)
     finally:
+        replies.end()
         reporter.end()
     return Exit.OK
 

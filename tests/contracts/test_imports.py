@@ -130,7 +130,7 @@ DOORS = {
     "apscheduler": ("ops/schedule.py",),
     "highdicom": ("report/",),
     "prometheus_client": ("ops/metrics.py",),
-    "pynetdicom": ("receive/", "query/", "deliver/targets/dicom", "cli/"),
+    "pynetdicom": ("receive/", "query/", "deliver/targets/dicom", "deliver/commitment.py", "deliver/replies.py", "cli/"),
     "sqlalchemy": ("store/",),
     "starlette": ("web/",),
     "timm": ("models/", "score/"),

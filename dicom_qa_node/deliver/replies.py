@@ -1,0 +1,102 @@
+"""Tells peers what the node commits to (PS3.4 annex J, as SCP) when they did not wait on their own association."""
+
+from __future__ import annotations
+
+import datetime as dt
+import logging
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from pynetdicom import AE, build_role
+from pynetdicom.presentation import build_context
+
+from dicom_qa_node.config import Config, Deliver
+from dicom_qa_node.deliver.courier import backoff_s
+from dicom_qa_node.deliver.targets.base import Deferred
+from dicom_qa_node.errors import NodeError
+from dicom_qa_node.log import log_event
+from dicom_qa_node.records import utc_now
+from dicom_qa_node.spool.commitment import PUSH_MODEL, PUSH_MODEL_INSTANCE, report_of
+from dicom_qa_node.store.commitments import CommitReplies, CommitReply
+
+__all__ = ["ReplySender"]
+
+_LOGGER = logging.getLogger(__name__)
+
+_LOOK_S = 1.0
+
+
+class ReplySender:
+    """Tells peers in a thread of its own what the node commits to; peers without a port wait for their own call."""
+
+    def __init__(self, config: Config, replies: CommitReplies, clock: Callable[[], dt.datetime] = utc_now) -> None:
+        self._ports = {peer.ae_title.strip(): peer.port for peer in config.receive.peers if peer.port}
+        self._calling_ae = config.ae_title
+        self._settings: Deliver = config.deliver
+        self._timeout_s = config.query.timeout_s
+        self._replies = replies
+        self._clock = clock
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="commitment-replies", daemon=True)
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def end(self, timeout_s: float = 5.0) -> None:
+        """Stop after the reply that is being sent."""
+        self._stop.set()
+        self._thread.join(timeout_s)
+
+    def step(self) -> int:
+        """Try every due reply once and return how many were told."""
+        return sum(self._tell(reply) for reply in self._replies.due() if not self._stop.is_set())
+
+    def _run(self) -> None:
+        while not self._stop.wait(_LOOK_S):
+            try:
+                self.step()
+            except NodeError as error:
+                log_event(_LOGGER, logging.WARNING, "commitment_replies_postponed", reason=str(error))
+            except Exception:
+                _LOGGER.exception("commitment_replies_failed")
+
+    def _tell(self, reply: CommitReply) -> bool:
+        age_s = (self._clock() - reply.created_at).total_seconds()
+        try:
+            self._send(reply)
+        except Deferred as error:
+            if age_s > self._settings.give_up_after_s:
+                self._replies.told(reply, f"given up: {error}")
+                log_event(_LOGGER, logging.ERROR, "commitment_given_up", calling_ae=reply.calling_ae)
+            else:
+                self._replies.try_later(reply, str(error), backoff_s(reply.attempts + 1, self._settings))
+            return False
+        self._replies.told(reply, "told")
+        log_event(_LOGGER, logging.INFO, "commitment_told", calling_ae=reply.calling_ae, asked=len(reply.items))
+        return True
+
+    def _send(self, reply: CommitReply) -> None:
+        port = self._ports.get(reply.calling_ae)
+        if port is None:
+            raise Deferred("receive.peers names no port of this peer")
+        ae = AE(self._calling_ae)
+        ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = ae.connection_timeout = self._timeout_s
+        role: list[Any] = [build_role(PUSH_MODEL, scp_role=True)]
+        try:
+            assoc = ae.associate(reply.host, port, [build_context(PUSH_MODEL)], reply.calling_ae, ext_neg=role)
+        except OSError as error:
+            raise Deferred(f"no connection: {error.strerror}") from error
+        if not assoc.is_established:
+            raise Deferred("no connection, or the peer takes no answers")
+        try:
+            event_type, information = report_of(reply.transaction_uid, reply.items)
+            status, _ = assoc.send_n_event_report(information, event_type, PUSH_MODEL, PUSH_MODEL_INSTANCE)
+        except (RuntimeError, ValueError) as error:
+            raise Deferred("the peer ended the association") from error
+        finally:
+            if assoc.is_established:
+                assoc.release()
+        if status.get("Status") != 0:
+            raise Deferred(f"answered with {status.get('Status', 'nothing')}")
