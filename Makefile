@@ -13,7 +13,7 @@ help:
 	@sed -n 's/^# make/  make/p' Makefile
 	@echo "  make check  format, lint, types, import rules"
 	@echo "  make fmt    format and fix what can be fixed"
-	@echo "  make docs   write config.yaml and docs/configuration.md from the schema"
+	@echo "  make docs   write config.yaml, docs/configuration.md and the tables of docs/measurements.md"
 	@echo "  make clean  remove the virtual environment, caches and the demo's folder"
 
 $(BIN)/python:
@@ -53,6 +53,7 @@ fmt: $(VENV)/.installed-test
 docs: $(VENV)/.installed
 	$(BIN)/dicom-qa-node config schema --yaml > config.yaml.new && mv config.yaml.new config.yaml
 	$(BIN)/dicom-qa-node config schema --markdown > docs/configuration.md
+	$(BIN)/python -m dicom_qa_node.score.physics.reference docs/measurements.md
 
 clean:
 	rm -rf $(VENV) demo build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

@@ -19,6 +19,7 @@ from pydantic.fields import FieldInfo
 
 from dicom_qa_node.config_limits import allowed, sections_of
 from dicom_qa_node.errors import Misconfigured
+from dicom_qa_node.limits import FindingRules
 
 __all__ = ["Config", "ConfigProblem", "InvalidConfig", "Target", "load_config", "parse_config"]
 
@@ -277,6 +278,7 @@ class Config(Section):
     spool: Spool = Field(default_factory=Spool, description="disk watermarks and retention")
     complete: Complete = Field(default_factory=Complete, description="when a series counts as complete")
     score: Score = Field(default_factory=Score, description="the scoring workers")
+    findings: FindingRules = Field(default_factory=FindingRules, description="when a measurement becomes a finding")
     report: Report = Field(default_factory=Report, description="contents of the Structured Report")
     deliver: Deliver = Field(default_factory=Deliver, description="targets and retries")
     query: Query = Field(default_factory=Query, description="the query/retrieve SCP")

@@ -47,6 +47,8 @@ def as_markdown() -> str:
 
 def shown_value(value: Any) -> str:
     """Return a value as it stands in a YAML file, on one line."""
+    if isinstance(value, BaseModel):
+        value = value.model_dump(mode="json", exclude_unset=True)
     if isinstance(value, Path):
         value = str(value)
     if value is None:

@@ -51,7 +51,7 @@ def _score_one(
     series: SeriesFiles, scorer: Scorer, decoders: Decoders, config: Config, pictures: Path | None
 ) -> dict[str, Any]:
     pair = series.pair.files if series.pair else []
-    options = Options.of(config.score)
+    options = Options.of(config.score, config.findings)
     try:
         found = score_series(series.files, pair_paths=pair, scorer=scorer, options=options, decoders=decoders)
     except NodeError as error:

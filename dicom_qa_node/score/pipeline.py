@@ -18,8 +18,10 @@ import numpy.typing as npt
 
 from dicom_qa_node.config import Grades, Score
 from dicom_qa_node.errors import Permanent
+from dicom_qa_node.limits import FindingRules
 from dicom_qa_node.records import Finding, Measurement, SeriesKind, SeriesResult, Severity
 from dicom_qa_node.score import attributes as at
+from dicom_qa_node.score import findings
 from dicom_qa_node.score.assemble import Survey, read, survey
 from dicom_qa_node.score.decoders import Decoders
 from dicom_qa_node.score.display import display_pictures
@@ -42,16 +44,17 @@ _LEADS_FROM = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """The settings of scoring; see `config.Score`."""
+    """The settings of scoring; see `config.Score` and `limits.FindingRules`."""
 
     slices: int = 7
     slice_rule: Literal["salient", "positional"] = "salient"
     grades: Grades = field(default_factory=Grades)
+    rules: FindingRules = field(default_factory=FindingRules)
 
     @classmethod
-    def of(cls, settings: Score) -> Options:
+    def of(cls, settings: Score, rules: FindingRules) -> Options:
         """Take the settings from the configuration."""
-        return cls(settings.slices, settings.slice_rule, settings.grades)
+        return cls(settings.slices, settings.slice_rule, settings.grades, rules)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +63,14 @@ class SeriesVerdict:
 
     result: SeriesResult
     pictures: Pictures
+
+
+@dataclass(frozen=True, slots=True)
+class _Paired:
+    """The CT stacks that a PET may be fused with, and what reading them said."""
+
+    candidates: Sequence[Volume]
+    findings: tuple[Finding, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +128,8 @@ def score_series(
     with clock.step("pair"):
         candidates, pair_findings = _pair_volumes(found, pair_paths, decoders)
     parts, skipped = _parts_to_judge(found)
-    stacks = [_judge_part(part, candidates, scorer, chosen, decoders, clock) for part in parts]
+    paired = _Paired(candidates, pair_findings)
+    stacks = [_judge_part(part, paired, scorer, chosen, decoders, clock) for part in parts]
     result = _combined(found, stacks, (*found.findings, *pair_findings, *skipped), scorer)
     lead = _leading(stacks)
     pair_uid = _pair_uid(candidates, lead.kind)
@@ -125,12 +137,12 @@ def score_series(
 
 
 def _judge_part(
-    part: Part, candidates: Sequence[Volume], scorer: Judge, options: Options, decoders: Decoders, clock: _Clock
+    part: Part, paired: _Paired, scorer: Judge, options: Options, decoders: Decoders, clock: _Clock
 ) -> _StackVerdict:
     with clock.step("decode"):
         volume = read(part, decoders)
     with clock.step("pair"):
-        pairing = pair(volume, candidates) if volume.kind is SeriesKind.PT else Pairing(None, ())
+        pairing = pair(volume, paired.candidates) if volume.kind is SeriesKind.PT else Pairing(None, ())
     kind = volume.kind if pairing.ct is None else SeriesKind.PETCT
     with clock.step("slices"):
         picked = choose_slices(volume, options.slices, options.slice_rule, pairing.ct)
@@ -141,6 +153,8 @@ def _judge_part(
         verdict = no_verdict(reason) if reason else judge(pictures, volume, kind, picked, scorer, options.grades)
     with clock.step("measure"):
         measurements = measure(volume, pairing.ct)
+        said = {finding.key for finding in (*paired.findings, *pairing.findings, *verdict.findings)}
+        physics = findings.judge(volume, measurements, pairing.ct, findings.limits_of(volume, options.rules), said)
     return _StackVerdict(
         part=part.name,
         kind=kind,
@@ -148,7 +162,7 @@ def _judge_part(
         verdict=verdict,
         pictures=pictures,
         measurements=measurements,
-        findings=(*volume.findings, *pairing.findings, *verdict.findings),
+        findings=(*volume.findings, *pairing.findings, *verdict.findings, *physics),
         instances=frozenset(volume.sop_instance_uids),
     )
 

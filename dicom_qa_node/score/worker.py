@@ -179,7 +179,7 @@ class _Worker:
             self._files(job.series_instance_uid),
             pair_paths=self._files(job.pair_series_uid) if job.pair_series_uid else (),
             scorer=scorer,
-            options=Options.of(self.config.score),
+            options=Options.of(self.config.score, self.config.findings),
             decoders=decoders,
             before_step=lease.check,
         )

@@ -44,7 +44,7 @@ CT = Register(
             "[hnsf'U]",
             Direction.LOWER,
             "mode of the SD in sliding squares of 6.5 mm over air",
-            "Malkus and Szczykutowicz, Med Phys 44:3752, 2017",
+            "Malkus and Szczykutowicz, Med Phys 2017, doi 10.1002/mp.12240",
             private("C103", "Noise in air outside the patient"),
         ),
         Quantity(

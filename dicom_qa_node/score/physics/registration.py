@@ -37,7 +37,7 @@ def registration_measurements(grid: PatientGrid) -> tuple[Measurement, ...]:
 
     * ``misregistration_dome`` (mm, lower is better): the columns of the right lung near the dome of the liver are
       laid over each other at their CT interface (-400 HU); the mean PET profile crosses half of its step from liver
-      to lung at the reported distance, less 3 mm for the diaphragm (after Vogel et al. 2007, J Nucl Med 48:1267).
+      to lung at the reported distance, less 3 mm for the diaphragm (after Vogel et al. 2007, J Nucl Med).
     * ``misregistration_contour`` (mm, lower is better): the shift across the body that brings the outline of the CT
       onto that of the PET by least squares (Lucas & Kanade 1981). A constant margin is fitted along: the uptake of
       the skin does not reach the outline.
