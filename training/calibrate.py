@@ -101,7 +101,7 @@ def figures_of(predictions: Sequence[Prediction]) -> tuple[Figure, ...]:
     figures: list[Figure] = []
     petct = [p for p in predictions if p.row.kind == "petct" and p.row.role == "rated"]
     if petct:
-        folds = f"PET-CT-IQA-DS, {len({p.fold for p in petct})} folds by reference"
+        folds = f"PET-CT-IQA-DS, {len({p.fold for p in petct})} held-out folds by reference"
         figures += _agreement_figures("petct", petct, [p.predicted for p in petct], folds)
         baseline = list(cell_baseline(petct).values())
         figures += _agreement_figures("petct_cell_table", petct, baseline, f"{folds}; content-free table of 27 cells")
@@ -110,7 +110,7 @@ def figures_of(predictions: Sequence[Prediction]) -> tuple[Figure, ...]:
         some = [p for p in readers if f"/{region}/" in p.row.group]
         if some:
             figures += _agreement_figures(
-                f"ct_{region}", some, [p.predicted for p in some], "reader study composite, folds by set"
+                f"ct_{region}", some, [p.predicted for p in some], "reader study composite, held-out folds by set"
             )
     figures += _severity_figures(predictions)
     return tuple(figures)
@@ -141,7 +141,7 @@ def _severity_figures(predictions: Sequence[Prediction]) -> list[Figure]:
             if within.size:
                 what = "generated patients" if phantom else "series or patient"
                 name = f"{'phantom_' if phantom else ''}{kind}_{level}_spearman"
-                figures.append(_mean_figure(name, within, f"mean Spearman within a slice, {what} held out"))
+                figures.append(_mean_figure(name, within, f"mean Spearman within a slice, {what} held out; n slices"))
     return figures
 
 

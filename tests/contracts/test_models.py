@@ -17,6 +17,7 @@ from dicom_qa_node.models import weights
 from dicom_qa_node.models.card import ModelCard, read_measured
 from dicom_qa_node.models.registry import DEFAULT_MODEL, all_cards, build_network, card_of
 from dicom_qa_node.score.infer import Scorer
+from training.document import replace_generated
 
 CARDS = list(all_cards().values())
 SHIPPED = [card for card in CARDS if card.measured is not None]
@@ -180,6 +181,12 @@ def test_a_damaged_card_is_named(tmp_path: Path) -> None:
     (tmp_path / "card.json").write_text("{}")
     with pytest.raises(Misconfigured, match="cannot be read"):
         read_measured(tmp_path / "card.json")
+
+
+def test_the_models_page_shows_the_cards_of_today() -> None:
+    """Rewrite it with ``python -m training.document docs/models.md``."""
+    page = (Path(__file__).resolve().parents[2] / "docs" / "models.md").read_text()
+    assert page == replace_generated(page)
 
 
 def test_cards_and_verification_need_no_torch() -> None:
