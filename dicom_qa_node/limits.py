@@ -49,7 +49,9 @@ class Limits(_Strict):
     liver_suv_high: float = Field(3.0, gt=0, description="highest plausible mean SUV of the liver (EANM FDG 2.0)")
     body_suv_low: float = Field(0.1, ge=0, description="lowest plausible mean SUV of the body; 1 for a whole body")
     body_suv_high: float = Field(3.0, gt=0, description="highest plausible mean SUV of the body; 1 for a whole body")
-    misregistration_mm: float = Field(10, gt=0, description="shift between PET and CT: two to three voxels, about a breath")
+    misregistration_mm: float = Field(
+        10, gt=0, description="shift between PET and CT: two to three voxels, about a breath"
+    )
     uptake_low_min: float = Field(50, ge=0, description="shortest time from FDG injection to scan (EANM: 60, from 55)")
     uptake_high_min: float = Field(90, gt=0, description="longest time from FDG injection to scan (EANM: 60, to 75)")
     activity_mbq_kg: float = Field(2.0, ge=0, description="lowest FDG activity per weight (PMC4546067: 2.6 is good)")

@@ -89,7 +89,8 @@ def noise_measurements(view: CtView, locals_: tuple[LocalNoise, ...]) -> tuple[M
     * ``global_noise_level`` (HU, lower is better): main peak of the histogram of the SD map over soft tissue
       (Christianson, Winslow, Frush & Samei 2015, AJR 205:W93): local means of 0 to 100 HU, to 170 HU after contrast
       medium.
-    * ``noise_in_air`` (HU, lower is better): mode of the SD map over air outside the patient (Malkus & Szczykutowicz 2017, mp.12240); not where the stored values are cut at the scale's end.
+    * ``noise_in_air`` (HU, lower is better): mode of the SD map over air outside the patient (Malkus &
+      Szczykutowicz 2017, mp.12240); not where the stored values are cut at the scale's end.
     * ``snr`` (1, higher is better): (median local mean + 1000 HU) / global noise level: water over air counts as
       signal.
     * ``cnr_soft_tissue_fat`` (1, higher is better): (mean of soft tissue - mean of fat) / global noise level.
