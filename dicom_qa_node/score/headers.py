@@ -102,7 +102,7 @@ class SliceHeader:
     rescale_type: str
     padding: tuple[int, int] | None
     traits: tuple[tuple[str, str], ...]
-    lossy: str
+    lossy_unsaid: bool
     acquired: dt.datetime | None
 
 
@@ -187,7 +187,7 @@ def slice_header(
             rescale_type=at.word(ds, "RescaleType"),
             padding=_padding(ds),
             traits=tuple(_traits(ds)),
-            lossy=_lossy(ds),
+            lossy_unsaid=_lossy(ds),
             acquired=at.moment(ds, "AcquisitionDate", "AcquisitionTime") or at.moment(ds, "AcquisitionDateTime"),
         )
     except _BadAttribute as error:
@@ -286,13 +286,9 @@ def _traits(ds: Dataset) -> Iterator[tuple[str, str]]:
             yield name, value
 
 
-def _lossy(ds: Dataset) -> str:
-    """Return how strongly the pixels were once compressed with loss: "unknown ratio", "10:1", "" for not at all."""
-    was = at.word(ds, "LossyImageCompression") == "01" or ds.file_meta.TransferSyntaxUID in _LOSSY_SYNTAXES
-    if not was:
-        return ""
-    ratios = at.words(ds, "LossyImageCompressionRatio")
-    return f"{ratios[-1]}:1" if ratios and ratios[-1] else "unknown ratio"
+def _lossy(ds: Dataset) -> bool:
+    """Whether the transfer syntax is a lossy one although Lossy Image Compression (0028,2110) does not say so."""
+    return ds.file_meta.TransferSyntaxUID in _LOSSY_SYNTAXES and at.word(ds, "LossyImageCompression") != "01"
 
 
 def _three(values: Iterable[float]) -> tuple[float, float, float]:
