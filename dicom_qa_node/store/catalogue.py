@@ -119,7 +119,7 @@ class Catalogue:
         parts = [source.with_only_columns(source.selected_columns[column]) for source in self._sources(narrowing)]
         keys = sa.union(*parts).subquery()
         key = keys.c[column]
-        query = sa.select(key).where(key > after).order_by(key).limit(limit)
+        query = sa.select(key).distinct().where(key > after).order_by(key).limit(limit)
         with self._db.read() as connection:
             found = list(connection.execute(query).scalars())
             held = self._series(connection, column, found) if found else []
