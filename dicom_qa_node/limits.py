@@ -22,9 +22,11 @@ class Limits(_Strict):
         description="global noise level at 5 mm slices; grows with 1/sqrt(thickness). Routine abdomen: 10 to 12",
     )
     skin_edge_f50: float = Field(
-        0.2, gt=0, description="lowest f50 of the skin edge in 1/mm. Soft kernels: 0.30 (Sanders 2016)"
+        0.17, gt=0, description="lowest f50 of the skin edge in 1/mm. Soft kernels: 0.30 (Sanders 2016)"
     )
-    streak_index: float = Field(0.32, gt=0, description="streak index. Complete scans: below 0.25 (generated and real)")
+    streak_index: float = Field(
+        0.32, gt=0, description="streak index. Complete scans: below 0.28; a sixth of the views: 0.4 to 0.9"
+    )
     photon_starvation_index: float = Field(
         6, gt=0, description="photon starvation index. Trunks: 1 to 3.5; starved shoulders: above 7 (generated)"
     )

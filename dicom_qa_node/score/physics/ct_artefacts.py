@@ -19,6 +19,8 @@ __all__ = ["angular_unevenness", "artefact_measurements", "sided_energy"]
 
 _LINE_MM = 14.0
 _ROUGH_MM = 4.5
+_COARSE_MM = 13.0
+_TISSUE_HU = (-200.0, 300.0)
 _SLICES = 8
 _FEW_PIXELS = 3000
 _BAND_PER_MM = (0.15, 0.40)
@@ -30,7 +32,7 @@ _STREAK_NAMES = ("streak_index", "photon_starvation_index")
 def artefact_measurements(view: CtView, locals_: tuple[LocalNoise, ...]) -> tuple[Measurement, ...]:
     """Measure artefacts on the slices of a view.
 
-    * ``streak_index`` (1, lower is better): `angular_unevenness` of the soft tissue, worst slice. Noise spreads its
+    * ``streak_index`` (1, lower is better): `angular_unevenness` of fat and soft tissue, worst slice. Noise spreads its
       power smoothly over the directions, streaks gather it in a few; the dose hardly moves it.
     * ``photon_starvation_index`` (1, lower is better): `sided_energy`, mean of the worst quarter of the slices. Starved
       views cross shoulders and pelvis from side to side (Hsieh 1998, Med Phys 25:2139).
@@ -92,28 +94,35 @@ def _streaks(view: CtView, locals_: tuple[LocalNoise, ...]) -> tuple[Measurement
     if not pairs:
         return CT.absent_all(_STREAK_NAMES, "too little soft tissue in the field")
     level = level_of([noise for _, noise in pairs])
-    residuals = [
-        (_residual(part, noise, level), part, noise) for part, noise in pairs[:: max(1, len(pairs) // _SLICES)]
-    ]
-    uneven = [angular_unevenness(residual, part.mean_pixel_mm) for residual, part, _ in residuals]
+    chosen = [part for part, _ in pairs[:: max(1, len(pairs) // _SLICES)]]
+    residuals = [_residual(part, level) for part in chosen]
+    pixel_mm = chosen[0].mean_pixel_mm
+    uneven = [angular_unevenness(residual, pixel_mm) for residual, _ in residuals]
     streak = CT.value(_STREAK_NAMES[0], max(uneven), f"median over slices {np.median(uneven):.2f}")
     if not view.axial:
         return streak, CT.absent(_STREAK_NAMES[1], "the slices are not axial")
-    sided = [sided_energy(residual, _deep(noise.soft), part.mean_pixel_mm) for residual, part, noise in residuals]
+    sided = [sided_energy(residual, _inner(tissue), pixel_mm) for residual, tissue in residuals]
     worst = sorted(sided)[-max(1, len(sided) // 4) :]
     return streak, CT.value(_STREAK_NAMES[1], float(np.mean(worst)), f"median over slices {np.median(sided):.2f}")
 
 
-def _residual(part: CtSlice, noise: LocalNoise, level: float) -> FloatArray:
-    """Soft tissue without its slow changes, 0 elsewhere; what stands far above the noise (vessels) is cut."""
-    image = np.where(noise.soft, part.hu, noise.mean_hu)
+def _residual(part: CtSlice, level: float) -> tuple[FloatArray, BoolArray]:
+    """Fat and soft tissue below the skin without its slow changes, 0 elsewhere; and where that is.
+
+    It is chosen by averages over 13 mm, which streaks hardly move; what stands far above the noise (edges, vessels)
+    is cut.
+    """
+    size = 2 * round(_COARSE_MM / part.mean_pixel_mm / 2) + 1
+    coarse = ndimage.uniform_filter(part.hu, size, mode="nearest")
+    tissue = np.asarray(part.deep & (coarse > _TISSUE_HU[0]) & (coarse < _TISSUE_HU[1]))
+    image = np.where(tissue, part.hu, coarse)
     rough = image - ndimage.gaussian_filter(image, _ROUGH_MM / part.mean_pixel_mm, truncate=3.0)
-    return np.where(noise.soft, np.clip(rough, -4 * level, 4 * level), np.float32(0.0)).astype(np.float32)
+    return np.where(tissue, np.clip(rough, -3 * level, 3 * level), np.float32(0.0)).astype(np.float32), tissue
 
 
-def _deep(soft: BoolArray) -> BoolArray:
-    deep = shrunk(soft, 4)
-    return deep if np.count_nonzero(deep) > 500 else soft
+def _inner(tissue: BoolArray) -> BoolArray:
+    inner = shrunk(tissue, 4)
+    return inner if np.count_nonzero(inner) > 500 else tissue
 
 
 def _truncation(view: CtView) -> Measurement:

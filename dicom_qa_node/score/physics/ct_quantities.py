@@ -81,8 +81,8 @@ CT = Register(
             "Streak index",
             "1",
             Direction.LOWER,
-            "relative SD over the directions of the power of soft tissue at 0.15 to 0.40 / mm; worst slice",
-            "own definition; noise without streaks gives 0.12 to 0.25",
+            "relative SD over the directions of the power of tissue at 0.15 to 0.40 / mm; worst slice",
+            "own definition; noise without streaks gives 0.12 to 0.27",
             private("C107", "Streak index"),
         ),
         Quantity(

@@ -6,7 +6,7 @@ import numpy as np
 from scipy import ndimage
 
 from dicom_qa_node.records import Measurement
-from dicom_qa_node.score.physics.ct_noise import LocalNoise
+from dicom_qa_node.score.physics.ct_noise import LocalNoise, level_of
 from dicom_qa_node.score.physics.ct_quantities import CT
 from dicom_qa_node.score.physics.ct_slices import CtView, grown
 
@@ -14,6 +14,7 @@ __all__ = ["scale_measurements"]
 
 _FEW_AIR = 1000
 _FEW_FAT_SHARE = 0.01
+_TOO_NOISY_HU = 60.0
 
 
 def scale_measurements(view: CtView, locals_: tuple[LocalNoise, ...]) -> tuple[Measurement, ...]:
@@ -39,6 +40,9 @@ def _fat(view: CtView, locals_: tuple[LocalNoise, ...]) -> Measurement:
     pairs = list(zip(view.slices, locals_, strict=True))
     means = [noise.mean_hu[part.body][::3] for part, noise in pairs]
     body = np.concatenate(means) if means else np.zeros(0, np.float32)
+    soft = [noise for _, noise in pairs if noise.soft.any()]
+    if soft and level_of(soft) > _TOO_NOISY_HU:
+        return CT.absent("hu_fat", "the noise is too strong to tell fat from what lies beside it")
     counts, edges = np.histogram(body, bins=60, range=(-160.0, -40.0))
     if counts.sum() < max(500.0, _FEW_FAT_SHARE * body.size):
         return CT.absent("hu_fat", "no fat in the field")
