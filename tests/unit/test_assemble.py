@@ -5,19 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from pydicom import Dataset, dcmread
-from pydicom.uid import (
-    JPEG2000,
-    DeflatedExplicitVRLittleEndian,
-    ExplicitVRBigEndian,
-    ImplicitVRLittleEndian,
-    RLELossless,
-)
+from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ImplicitVRLittleEndian, RLELossless
 
 from dicom_qa_node.errors import Permanent
 from dicom_qa_node.records import SeriesKind
 from dicom_qa_node.score.assemble import assemble, read, survey
 from dicom_qa_node.score.decoders import Decoders
-from dicom_qa_node.score.headers import _lossy
 from tests.tiny_series import ENHANCED_CT, LEGACY_CT, PATIENT, SECONDARY_CAPTURE, ct, multiframe, pixels_of, write
 
 
@@ -296,16 +289,6 @@ def test_compressed_slices_are_decoded_beside_plain_ones(tmp_path):
         ds.save_as(path)
     (volume,) = assemble(paths)
     assert np.array_equal(volume.voxels, [hu(i) for i in range(4)])
-
-
-def test_lossy_syntax_is_said_only_where_the_header_hides_it(tmp_path):
-    paths = write(tmp_path, [ct(0), ct(1, LossyImageCompression="01")])
-    hidden, declared = (dcmread(path) for path in paths)
-    for ds in (hidden, declared):
-        assert not _lossy(ds)
-        ds.file_meta.TransferSyntaxUID = JPEG2000
-    assert _lossy(hidden)
-    assert not _lossy(declared)
 
 
 @pytest.mark.parametrize("sop_class", [ENHANCED_CT, LEGACY_CT])
