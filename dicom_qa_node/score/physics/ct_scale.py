@@ -41,7 +41,8 @@ def _fat(view: CtView, locals_: tuple[LocalNoise, ...]) -> Measurement:
     means = [noise.mean_hu[part.body][::3] for part, noise in pairs]
     body = np.concatenate(means) if means else np.zeros(0, np.float32)
     soft = [noise for _, noise in pairs if noise.soft.any()]
-    if soft and level_of(soft) > _TOO_NOISY_HU:
+    # the noise of a sharp kernel is fine and averages out
+    if soft and not view.sharp_kernel and level_of(soft) > _TOO_NOISY_HU:
         return CT.absent("hu_fat", "the noise is too strong to tell fat from what lies beside it")
     counts, edges = np.histogram(body, bins=60, range=(-160.0, -40.0))
     if counts.sum() < max(500.0, _FEW_FAT_SHARE * body.size):
