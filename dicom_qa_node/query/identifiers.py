@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from io import BytesIO
+from typing import Any
 
 from pydicom.datadict import dictionary_VR, keyword_for_tag
 from pydicom.dataelem import RawDataElement
@@ -127,8 +128,11 @@ def _decoded(data: BytesIO | None, syntax: UID) -> Dataset:
         dataset = decode(data, syntax.is_implicit_VR, syntax.is_little_endian, syntax.is_deflated)
         # Elements are read on access; a broken one must be found here.
         for tag in list(dataset.keys()):
-            if dataset.get_item(tag).VR == "SQ":
+            raw: Any = dataset.get_item(tag)
+            if raw.VR == "SQ":
                 dataset[tag]
+            elif isinstance(raw, RawDataElement) and raw.length != len(raw.value or b""):
+                raise EOFError
     except Exception as error:
         raise UnreadableIdentifier("the identifier cannot be decoded") from error
     return dataset
