@@ -106,6 +106,13 @@ _UNIT_MEANINGS = {
     "mGy": "milligray",
     "s": "second",
     "deg": "degree",
+    "min": "minute",
+    "kV": "kilovolt",
+    "mA.s": "milliampere second",
+    "mGy.cm": "milligray centimeter",
+    "MBq": "megabecquerel",
+    "MBq/kg": "megabecquerel per kilogram",
+    "{slices}": "slices",
 }
 
 

@@ -28,6 +28,7 @@ from dicom_qa_node.score.display import display_pictures
 from dicom_qa_node.score.measure import measure
 from dicom_qa_node.score.pairing import Pairing, pair
 from dicom_qa_node.score.parts import Part
+from dicom_qa_node.score.rules.case import coded
 from dicom_qa_node.score.slices import choose_slices
 from dicom_qa_node.score.verdict import Judge, Verdict, judge, model_ref, no_verdict, outside_domain
 from dicom_qa_node.score.volume import Volume
@@ -219,7 +220,7 @@ def _combined(
         grade=lead.verdict.grade,
         slices=lead.verdict.slices,
         measurements=lead.measurements,
-        findings=(*findings, *lead.findings, *others),
+        findings=tuple(coded(item) for item in (*findings, *lead.findings, *others)),
         model=model_ref(scorer),
         instances_used=len(frozenset[str]().union(*(stack.instances for stack in stacks))),
         part=lead.part,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pydicom import Dataset
 
@@ -24,6 +24,7 @@ __all__ = [
     "Case",
     "Rule",
     "code_of",
+    "coded",
 ]
 
 # CID 6135 Image Quality Finding
@@ -54,6 +55,9 @@ PRIVATE_CODES: Mapping[str, Code] = {
 """Codes of findings for which CID 6135 and 6315 hold none, by the key of the finding."""
 
 
+_CODES_OF_ASSEMBLY: Mapping[str, Code] = {"slices_missing": INCOMPLETE}
+
+
 @dataclass(frozen=True, slots=True)
 class Case:
     """One volume with its measurements (by name) and the limits of its protocol."""
@@ -80,3 +84,9 @@ Rule = Callable[[Case], Finding | None]
 def code_of(key: str) -> Code:
     """Return the private code of a finding."""
     return PRIVATE_CODES[key]
+
+
+def coded(finding: Finding) -> Finding:
+    """Return a finding of assembly or pairing with the code of its key, where there is one."""
+    code = finding.code or PRIVATE_CODES.get(finding.key) or _CODES_OF_ASSEMBLY.get(finding.key)
+    return replace(finding, code=code)
