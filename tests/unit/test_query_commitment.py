@@ -1,0 +1,326 @@
+"""Storage commitment in dialogues: what is judged how, where answers go, and when a report counts as delivered."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from pydicom import Dataset
+from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian, generate_uid
+from pynetdicom import AE, build_role, evt
+
+from dicom_qa_node.config import Config, DicomTarget
+from dicom_qa_node.deliver.commitment import CommittedPacs
+from dicom_qa_node.deliver.replies import ReplySender
+from dicom_qa_node.deliver.targets import open_target
+from dicom_qa_node.deliver.targets.base import Deferred, Refused
+from dicom_qa_node.receive.commit_scp import CommitmentService
+from dicom_qa_node.records import DeliveryState, ReportRef
+from dicom_qa_node.spool.commitment import PUSH_MODEL, PUSH_MODEL_INSTANCE, CommitItem, request_of
+from dicom_qa_node.spool.layout import SpoolLayout
+from dicom_qa_node.store import Database, Outbox
+from dicom_qa_node.store.commitments import CommitReplies, CommitRequests
+from tests.query_samples import CASES, fill, images_of, keep, serving
+
+# pynetdicom does not close the socket of a connection that was refused.
+pytestmark = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
+
+SR = UID("1.2.840.10008.5.1.4.1.1.88.34")
+
+
+@pytest.fixture
+def config(tmp_path) -> Config:
+    return Config.model_validate({"database_url": f"sqlite:///{tmp_path}/q.db", "spool_dir": tmp_path / "spool"})
+
+
+@pytest.fixture
+def database(config) -> Iterator[Database]:
+    database = Database(config.database_url)
+    database.upgrade()
+    yield database
+    database.close()
+
+
+def service(config: Config, database: Database, **options: bool) -> CommitmentService:
+    layout = SpoolLayout(config.spool_dir)
+    return CommitmentService(layout, CommitReplies(database), CommitRequests(database), **options)
+
+
+class Scanner:
+    """A peer that asks for commitment and keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.told = threading.Event()
+        self.reports: list[tuple[int, Dataset]] = []
+
+    def on_report(self, event: evt.Event) -> tuple[int, None]:
+        self.reports.append((event.event_type, event.event_information))
+        self.told.set()
+        return 0, None
+
+    def ask(self, port: int, *pairs: tuple[str, str], wait_s: float = 0, **changes: Any) -> int:
+        """Send an N-ACTION, stay for ``wait_s`` at most, and return the status."""
+        information = Dataset()
+        information.TransactionUID = changes.get("transaction", generate_uid())
+        information.ReferencedSOPSequence = [request_of("1.2", *pair).ReferencedSOPSequence[0] for pair in pairs]
+        ae = AE("SCANNER")
+        ae.add_requested_context(PUSH_MODEL)
+        assoc = ae.associate("127.0.0.1", port, evt_handlers=[(evt.EVT_N_EVENT_REPORT, self.on_report)])
+        assert assoc.is_established
+        action, instance = changes.get("action", 1), changes.get("instance", PUSH_MODEL_INSTANCE)
+        status, _ = assoc.send_n_action(changes.get("information", information), action, PUSH_MODEL, instance)
+        self.told.wait(wait_s)
+        assoc.release()
+        return int(status.Status)
+
+    @contextmanager
+    def listening(self) -> Iterator[int]:
+        ae = AE("SCANNER")
+        ae.add_supported_context(PUSH_MODEL, scu_role=True, scp_role=True)
+        handlers: list[Any] = [(evt.EVT_N_EVENT_REPORT, self.on_report)]
+        server = ae.start_server(("127.0.0.1", 0), block=False, evt_handlers=handlers)
+        assert server is not None
+        try:
+            yield server.server_address[1]
+        finally:
+            server.shutdown()
+
+
+def reasons(report: Dataset) -> dict[str, int]:
+    return {str(i.ReferencedSOPInstanceUID): int(i.FailureReason) for i in report.get("FailedSOPSequence") or ()}
+
+
+def test_a_peer_that_waits_is_told_on_its_association(config, database):
+    held = keep(config.spool_dir, images_of(CASES[0])[0])
+    scanner, unknown = Scanner(), generate_uid()
+    pairs = [(held.sop_class_uid, held.sop_instance_uid), (held.sop_class_uid, unknown)]
+    with serving(config, database, service(config, database)) as port:
+        assert scanner.ask(port, *pairs, wait_s=10) == 0
+    ((event_type, report),) = scanner.reports
+    assert event_type == 2
+    assert [str(item.ReferencedSOPInstanceUID) for item in report.ReferencedSOPSequence] == [held.sop_instance_uid]
+    assert reasons(report) == {unknown: 0x0112}
+    assert CommitReplies(database).pending("SCANNER") == []
+
+
+def test_the_file_counts_and_not_the_row(config, database):
+    image = images_of(CASES[0])[0]
+    held = keep(config.spool_dir, image)
+    broken = keep(config.spool_dir, images_of(CASES[0])[1])
+    (config.spool_dir / broken.path).write_bytes(b"nothing")
+    scanner = Scanner()
+    pairs = [
+        (held.sop_class_uid, held.sop_instance_uid),
+        ("1.2.840.10008.5.1.4.1.1.4", held.sop_instance_uid),
+        (held.sop_class_uid, broken.sop_instance_uid),
+        (held.sop_class_uid, "../../etc/passwd"),
+    ]
+    with serving(config, database, service(config, database)) as port:
+        assert scanner.ask(port, *pairs[:1], wait_s=10) == 0
+        assert scanner.reports.pop()[0] == 1
+        scanner.told.clear()
+        assert scanner.ask(port, *pairs[1:3], wait_s=10) == 0
+    assert reasons(scanner.reports.pop()[1]) == {held.sop_instance_uid: 0x0119, broken.sop_instance_uid: 0x0110}
+
+
+def test_a_peer_that_left_is_told_on_a_new_association(config, database, poll):
+    held = keep(config.spool_dir, images_of(CASES[0])[0])
+    scanner = Scanner()
+    with serving(config, database, service(config, database)) as port:
+        assert scanner.ask(port, (held.sop_class_uid, held.sop_instance_uid)) == 0
+    (reply,) = CommitReplies(database).pending("SCANNER")
+    with scanner.listening() as back:
+        peers = {"peers": [{"ae_title": "SCANNER", "port": back}]}
+        known = config.model_copy(update={"receive": type(config.receive).model_validate(peers)})
+        CommitReplies(database).try_later(reply, "", -1)
+        assert ReplySender(known, CommitReplies(database)).step() == 1
+    ((event_type, report),) = scanner.reports
+    assert (event_type, report.TransactionUID) == (1, reply.transaction_uid)
+    assert CommitReplies(database).pending("SCANNER") == []
+
+
+def test_an_answer_that_nobody_takes_is_tried_again_and_given_up(config, database, free_port):
+    replies = CommitReplies(database)
+    peers = {"peers": [{"ae_title": "SCANNER", "port": free_port()}]}
+    known = config.model_copy(update={"receive": type(config.receive).model_validate(peers)})
+    replies.add("1.2.3", "SCANNER", "127.0.0.1", [CommitItem("1.2", "1.3")])
+    replies.add("1.2.4", "OTHER", "127.0.0.1", [CommitItem("1.2", "1.3")])
+    assert ReplySender(known, replies).step() == 0
+    assert replies.due() == []
+    assert [reply.attempts for reply in replies.pending("SCANNER") + replies.pending("OTHER")] == [1, 1]
+    late = replies.pending("SCANNER")[0].created_at.replace(year=2100)
+    later = CommitReplies(database, clock=lambda: late)
+    assert ReplySender(known, later, clock=lambda: late).step() == 0
+    assert later.pending("SCANNER") == later.pending("OTHER") == []
+
+
+def test_bad_requests_have_their_statuses(config, database):
+    scanner = Scanner()
+    pair = (str(CTImageStorage), "1.2.3")
+    no_items = Dataset()
+    no_items.TransactionUID = "1.2.3"
+    with serving(config, database, service(config, database)) as port:
+        assert scanner.ask(port, pair, action=2) == 0x0123
+        assert scanner.ask(port, pair, instance=UID("1.2.3")) == 0x0112
+        assert scanner.ask(port) == 0x0115
+        assert scanner.ask(port, pair, information=no_items) == 0x0115
+    assert CommitReplies(database).pending("SCANNER") == []
+
+
+def test_a_node_that_commits_to_nothing_is_no_provider(config, database):
+    with serving(config, database, service(config, database, committing=False)) as port:
+        ae = AE("SCANNER")
+        ae.add_requested_context(PUSH_MODEL)
+        assoc = ae.associate("127.0.0.1", port)
+        assert not assoc.is_established
+
+
+class Archive:
+    """An archive that takes reports and answers as told, on the same association or not at all."""
+
+    def __init__(self, outcome: int | None = None, *, answer: bool = True, status: int = 0) -> None:
+        self.stored = 0
+        self.asked: list[Dataset] = []
+        self.outcome, self.answer, self.status = outcome, answer, status
+
+    def on_store(self, event: evt.Event) -> int:
+        self.stored += 1
+        return 0
+
+    def on_action(self, event: evt.Event) -> tuple[int, None]:
+        self.asked.append(event.action_information)
+        if self.answer and not self.status:
+            threading.Thread(target=self._tell, args=(event.assoc, event.action_information)).start()
+        return self.status, None
+
+    def _tell(self, assoc: Any, asked: Dataset) -> None:
+        assoc.send_n_event_report(self.report(asked), 1 if self.outcome is None else 2, PUSH_MODEL, PUSH_MODEL_INSTANCE)
+
+    def report(self, asked: Dataset) -> Dataset:
+        report = Dataset()
+        report.TransactionUID = asked.TransactionUID
+        if self.outcome is None:
+            report.ReferencedSOPSequence = asked.ReferencedSOPSequence
+        else:
+            report.FailedSOPSequence = asked.ReferencedSOPSequence
+            report.FailedSOPSequence[0].FailureReason = self.outcome
+        return report
+
+    @contextmanager
+    def listening(self, *, commits: bool = True) -> Iterator[int]:
+        ae = AE("PACS")
+        ae.add_supported_context(SR, ExplicitVRLittleEndian)
+        if commits:
+            ae.add_supported_context(PUSH_MODEL)
+        handlers: list[Any] = [(evt.EVT_C_STORE, self.on_store), (evt.EVT_N_ACTION, self.on_action)]
+        server = ae.start_server(("127.0.0.1", 0), block=False, evt_handlers=handlers)
+        assert server is not None
+        try:
+            yield server.server_address[1]
+        finally:
+            server.shutdown()
+
+
+@pytest.fixture
+def report(config, database) -> ReportRef:
+    wanted = {"targets": [target(104).model_dump()]}
+    fill(config.model_copy(update={"deliver": type(config.deliver).model_validate(wanted)}), database, CASES[:1])
+    found = Outbox(database).report(CASES[0].series_uid)
+    assert found is not None
+    return found
+
+
+def target(port: int) -> DicomTarget:
+    return DicomTarget(
+        kind="dicom", name="pacs", host="127.0.0.1", port=port, ae_title="PACS", timeout_s=5.0, require_commitment=True
+    )
+
+
+def pacs(database: Database, port: int, patience_s: float = 5.0) -> CommittedPacs:
+    settings = target(port)
+    return CommittedPacs(
+        open_target(settings, "NODE"), settings, "NODE", CommitRequests(database), patience_s=patience_s
+    )
+
+
+def test_committed_on_the_same_association(config, database, report):
+    archive = Archive()
+    with archive.listening() as port:
+        answer = pacs(database, port).send(config.spool_dir / report.path, report)
+        again = pacs(database, port).send(config.spool_dir / report.path, report)
+    assert str(answer) == str(again) == "0x0000 Success, storage committed"
+    assert archive.stored == len(archive.asked) == 1
+
+
+def test_no_answer_yet_waits_and_sends_nothing_twice(config, database, report):
+    archive = Archive(answer=False)
+    path = config.spool_dir / report.path
+    with archive.listening() as port:
+        for words in ("sent; waiting for the storage commitment", "waiting for the storage commitment"):
+            with pytest.raises(Deferred, match=f"^{words}$"):
+                pacs(database, port, 0.1).send(path, report)
+        assert archive.stored == 1
+        _report_from_archive(config, database, archive)
+        assert str(pacs(database, port).send(path, report)) == "0x0000 Success, storage committed"
+    assert archive.stored == 1
+    (row,) = Outbox(database).rows([DeliveryState.PENDING])
+    assert (row.next_attempt_at - row.created_at).total_seconds() > 0
+
+
+def _report_from_archive(config: Config, database: Database, archive: Archive) -> None:
+    """Send the answer to the node's own port, in the archive's role of the one that commits."""
+    with serving(config, database, service(config, database, committing=False)) as port:
+        ae = AE("PACS")
+        ae.add_requested_context(PUSH_MODEL)
+        assoc = ae.associate("127.0.0.1", port, ext_neg=[build_role(PUSH_MODEL, scp_role=True)])
+        assert assoc.is_established
+        unknown = Dataset()
+        unknown.TransactionUID = "1.2.3"
+        for information, expected in ((unknown, 0x0115), (archive.report(archive.asked[0]), 0)):
+            status, _ = assoc.send_n_event_report(information, 1, PUSH_MODEL, PUSH_MODEL_INSTANCE)
+            assert status.Status == expected
+        assoc.release()
+
+
+def test_too_long_without_an_answer_asks_again(config, database, report):
+    archive = Archive(answer=False)
+    path = config.spool_dir / report.path
+    with archive.listening() as port:
+        with pytest.raises(Deferred):
+            pacs(database, port, 0.1).send(path, report)
+        (last,) = [CommitRequests(database).latest(report.sop_instance_uid, "pacs")]
+        assert last is not None
+        late = last.requested_at.replace(year=2100)
+        settings, requests = target(port), CommitRequests(database, clock=lambda: late)
+        later = CommittedPacs(open_target(settings, "N"), settings, "N", requests, lambda: late, patience_s=0.1)
+        with pytest.raises(Deferred, match=r"^sent"):
+            later.send(path, report)
+    assert archive.stored == len(archive.asked) == 2
+    assert len({asked.TransactionUID for asked in archive.asked}) == 2
+
+
+@pytest.mark.parametrize(("reason", "kind"), [(0x0112, Deferred), (0x0213, Deferred), (0x0122, Refused)])
+def test_an_archive_that_does_not_commit(config, database, report, reason, kind):
+    archive = Archive(reason)
+    with archive.listening() as port, pytest.raises(kind, match=f"0x{reason:04X} storage commitment refused"):
+        pacs(database, port).send(config.spool_dir / report.path, report)
+    archive.outcome = None
+    with archive.listening() as port:
+        assert pacs(database, port).send(config.spool_dir / report.path, report)
+    assert archive.stored == 2
+
+
+@pytest.mark.parametrize(("status", "kind"), [(0x0110, Deferred), (0x0213, Deferred), (0x0122, Refused)])
+def test_an_archive_that_does_not_take_the_request(config, database, report, status, kind):
+    with Archive(status=status).listening() as port, pytest.raises(kind, match=f"0x{status:04X} answer"):
+        pacs(database, port).send(config.spool_dir / report.path, report)
+
+
+def test_an_archive_without_storage_commitment(config, database, report):
+    archive = Archive()
+    with archive.listening(commits=False) as port, pytest.raises(Refused, match="does not offer"):
+        pacs(database, port).send(config.spool_dir / report.path, report)
+    assert archive.stored == 0
