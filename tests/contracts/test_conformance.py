@@ -11,11 +11,16 @@ import pytest
 from pydicom.uid import UID
 
 from dicom_qa_node.deliver.targets import dicom
+from dicom_qa_node.query import attributes
+from dicom_qa_node.query import status as query_status
+from dicom_qa_node.query.attributes import LEVELS, UNIQUE_KEYS
+from dicom_qa_node.query.models import QUERY_CLASSES
 from dicom_qa_node.receive import admit, contexts
 from dicom_qa_node.receive.status import Status
 from dicom_qa_node.records import Code
 from dicom_qa_node.report import codes
 from dicom_qa_node.report.document import SOP_CLASS_UID
+from dicom_qa_node.spool.commitment import CommitStatus
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "conformance.md"
 _BLOCK = re.compile(r"<!-- generated: ([\w-]+) -->\n(.*?)<!-- end -->", re.DOTALL)
@@ -51,7 +56,21 @@ def code_rows(*, private: bool) -> str:
     return table(("Code", "Scheme", "Meaning"), [(code.value, code.scheme, code.meaning) for code in chosen])
 
 
+def query_keys() -> str:
+    derived = {level: [name for name, of_level in attributes.COUNTS.items() if of_level == level] for level in LEVELS}
+    at_level = (attributes.PATIENT, attributes.STUDY, attributes.SERIES, attributes.IMAGE)
+    return table(
+        ("Level", "Unique key", "Optional keys"),
+        [
+            (level, UNIQUE_KEYS[level], ", ".join([k for k in keys if k != UNIQUE_KEYS[level]] + derived[level]))
+            for level, keys in zip(LEVELS, at_level, strict=True)
+        ],
+    )
+
+
 TABLES = {
+    "query-classes": lambda: names(QUERY_CLASSES),
+    "query-keys": query_keys,
     "storage-classes": lambda: names([*contexts.STORAGE_CLASSES, "1.2.840.10008.1.1"]),
     "transfer-syntaxes": lambda: names(contexts.TRANSFER_SYNTAXES),
     "standard-codes": lambda: code_rows(private=False),
@@ -84,7 +103,7 @@ def test_statuses_of_the_receiver_are_all_listed_and_no_other():
 
 
 def test_answers_that_the_sender_knows_are_all_listed_with_what_they_lead_to():
-    text = section("**What an answer leads to:**", "### 4.3")
+    text = section("**What an answer leads to:**", "#### 4.2.3")
     known = {f"0x{code:04X}" for code in (*dicom._ACCEPTED, *dicom._NOT_NOW)} | {"0xA7xx"}
     assert first_cells(text) == known
     for code in dicom._ACCEPTED:
@@ -106,3 +125,14 @@ def test_class_and_syntaxes_of_reports_are_those_proposed():
     for context in dicom.contexts_for([kind]):
         assert str(context.abstract_syntax) in text
         assert str(context.transfer_syntax[0]) in text
+
+
+def test_statuses_of_queries_are_all_listed_and_no_other():
+    listed = set(re.findall(r"^\| (0x[0-9A-F]{4}) ", section("#### 4.2.3", "#### 4.2.4"), re.MULTILINE))
+    assert listed == {f"0x{status:04X}" for status in query_status.Status}
+
+
+def test_failure_reasons_are_those_of_the_code():
+    listed = set(re.findall(r"^\| (0x[0-9A-F]{4}) ", section("#### 4.2.4", "### 4.3"), re.MULTILINE))
+    reasons = {CommitStatus.PROCESSING_FAILURE, CommitStatus.NO_SUCH_OBJECT_INSTANCE}
+    assert listed == {f"0x{reason:04X}" for reason in (*reasons, CommitStatus.CLASS_INSTANCE_CONFLICT)}
