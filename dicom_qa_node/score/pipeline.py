@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -41,6 +41,8 @@ MOST_STACKS = 8
 """Stacks of one series that are judged; a dynamic PET of forty time frames is judged by eight of them."""
 
 _LEADS_FROM = 0.5
+_MOST_UIDS = 20
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +78,7 @@ class _Paired:
 
 @dataclass(frozen=True, slots=True)
 class _StackVerdict:
-    """What was found about one stack, its voxels forgotten."""
+    """What was found about one stack, its voxels forgotten; ``irregular`` are the warnings of its assembly."""
 
     part: str
     kind: SeriesKind
@@ -85,6 +87,7 @@ class _StackVerdict:
     pictures: Pictures
     measurements: tuple[Measurement, ...]
     findings: tuple[Finding, ...]
+    irregular: tuple[Finding, ...]
     instances: frozenset[str]
 
 
@@ -130,11 +133,27 @@ def score_series(
         candidates, pair_findings = _pair_volumes(found, pair_paths, decoders)
     parts, skipped = _parts_to_judge(found)
     paired = _Paired(candidates, pair_findings)
-    stacks = [_judge_part(part, paired, scorer, chosen, decoders, clock) for part in parts]
-    result = _combined(found, stacks, (*found.findings, *pair_findings, *skipped), scorer)
+    stacks, unread = _each(parts, lambda part: _judge_part(part, paired, scorer, chosen, decoders, clock))
+    result = _combined(found, stacks, (*found.findings, *pair_findings, *skipped, *unread), scorer)
     lead = _leading(stacks)
     pair_uid = _pair_uid(candidates, lead.kind)
     return SeriesVerdict(replace(result, pair_series_uid=pair_uid, timings_ms=clock.timings()), lead.pictures)
+
+
+def _each(parts: Sequence[Part], use: Callable[[Part], _T]) -> tuple[list[_T], tuple[Finding, ...]]:
+    """Use every stack that can be decoded; a stack without one decodable slice costs itself only, unless all do."""
+    used: list[_T] = []
+    unread: list[Finding] = []
+    for part in parts:
+        try:
+            used.append(use(part))
+        except Permanent as error:
+            if not used and len(unread) == len(parts) - 1:
+                raise
+            sentence = f"The stack {part.name} was left out: {error}."
+            uids = tuple(dict.fromkeys(item.sop_instance_uid for item in part.slices))[:_MOST_UIDS]
+            unread.append(Finding("slices_undecodable", Severity.WARNING, sentence, str(error), None, uids))
+    return used, tuple(unread)
 
 
 def _judge_part(
@@ -164,6 +183,7 @@ def _judge_part(
         pictures=pictures,
         measurements=measurements,
         findings=(*volume.findings, *pairing.findings, *verdict.findings, *physics),
+        irregular=tuple(item for item in volume.findings if item.severity is not Severity.INFO),
         instances=frozenset(volume.sop_instance_uids),
     )
 
@@ -179,7 +199,7 @@ def _pair_volumes(
         if other.modality != "CT":
             raise Permanent(f"the paired series is {other.modality}")
         largest = sorted(other.parts, key=lambda part: -len(part.slices))[:2]
-        return [read(part, decoders) for part in largest], ()
+        return _each(largest, lambda part: read(part, decoders))
     except Permanent as error:
         sentence = f"The PET was judged without its CT, which cannot be used: {error}."
         return [], (Finding("petct_not_paired", Severity.WARNING, sentence),)
@@ -210,7 +230,7 @@ def _combined(
     found: Survey, stacks: Sequence[_StackVerdict], findings: Sequence[Finding], scorer: Judge
 ) -> SeriesResult:
     lead = _leading(stacks)
-    others = tuple(_about_other(stack) for stack in stacks if stack is not lead)
+    others = tuple(item for stack in stacks if stack is not lead for item in (_about_other(stack), *_irregular(stack)))
     return SeriesResult(
         series_instance_uid=found.series_instance_uid,
         modality=found.modality,
@@ -236,6 +256,12 @@ def _about_other(stack: _StackVerdict) -> Finding:
     uids = tuple(item.sop_instance_uid for item in verdict.slices)
     scores = ", ".join(f"{item.score:.2f}" for item in verdict.slices)
     return Finding("other_stack", Severity.INFO, sentence, f"slices {scores}", None, uids)
+
+
+def _irregular(stack: _StackVerdict) -> Iterator[Finding]:
+    """Yield what assembly warns of in a stack that does not lead, with its name."""
+    for item in stack.irregular:
+        yield replace(item, sentence=f"In the stack {stack.part}: {item.sentence}")
 
 
 def _pair_uid(candidates: Sequence[Volume], kind: SeriesKind) -> str | None:

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from PIL import Image
+from pydicom import dcmread
 
 from dicom_qa_node.config import Grades
 from dicom_qa_node.errors import Permanent
@@ -234,6 +235,36 @@ def test_the_worst_of_several_stacks_leads_and_the_others_are_named(tmp_path, ct
     (other,) = (item for item in result.findings if item.key == "other_stack")
     assert "acquisition 1" in other.sentence
     assert float(other.sentence.split("scored ")[1].split(",")[0]) > result.score
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:-400])
+
+
+def test_a_stack_that_cannot_be_decoded_is_named_and_the_others_are_judged(tmp_path, ct_images):
+    coronal = ct(90, ImageOrientationPatient=[1, 0, 0, 0, 0, -1], SeriesInstanceUID=ct_images[0].SeriesInstanceUID)
+    broken = write(tmp_path / "coronal", [coronal])
+    cut(broken[0])
+    result = score_series([*write_phantom(ct_images, tmp_path), *broken], scorer=TinyScorer()).result
+    assert result.instances_used == 14
+    assert result.score is not None
+    (finding,) = (item for item in result.findings if item.key == "slices_undecodable")
+    assert finding.sop_instance_uids == (coronal.SOPInstanceUID,)
+    assert "coronal" in finding.sentence
+    with pytest.raises(Permanent, match=coronal.SOPInstanceUID):
+        score_series(broken, scorer=TinyScorer())
+
+
+def test_a_broken_slice_of_a_stack_that_does_not_lead_is_named(tmp_path, ct_images):
+    worse = another_acquisition(ct_images, number=2, offset_hu=-60.0)
+    paths = write_phantom(ct_images, tmp_path / "a")
+    victim = next(path for path in paths if dcmread(path).SOPInstanceUID == ct_images[6].SOPInstanceUID)
+    cut(victim)
+    result = score_series([*paths, *write_phantom(worse, tmp_path / "b")], scorer=TinyScorer()).result
+    assert result.part == "acquisition 2"
+    (finding,) = (item for item in result.findings if item.key == "slices_undecodable")
+    assert finding.sop_instance_uids == (ct_images[6].SOPInstanceUID,)
+    assert "acquisition 1" in finding.sentence
 
 
 def test_a_small_stack_never_leads(tmp_path, ct_images):
