@@ -6,7 +6,7 @@ memory one phase at a time; `assemble` does both for small series.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from dicom_qa_node.score import attributes as at
 from dicom_qa_node.score import irregularities as irr
 from dicom_qa_node.score.decoders import Decoders
 from dicom_qa_node.score.geometry import normal_of, spacing_of
-from dicom_qa_node.score.headers import LeftOut, SliceHeader, UnreadableHeader, open_header, slice_header
+from dicom_qa_node.score.headers import LeftOut, Lossy, SliceHeader, UnreadableHeader, open_header, slice_header
 from dicom_qa_node.score.multiframe import frame_headers
 from dicom_qa_node.score.parts import Part, split
 from dicom_qa_node.score.stack import MAX_VOXELS, PACK_ABOVE_VOXELS, Stack, read_header, read_stack
@@ -162,5 +162,10 @@ def _volume(part: Part, slices: Sequence[SliceHeader], stack: Stack, findings: S
         part=part.name,
         findings=tuple(findings),
         origins_mm=origins,
+        lossy=_strongest(item.lossy for item in slices),
         suv_ratios=stack.scale.ratios if stack.scale else {},
     )
+
+
+def _strongest(losses: Iterable[Lossy | None]) -> Lossy | None:
+    return max((item for item in losses if item), key=lambda item: item.ratio or np.inf, default=None)

@@ -16,7 +16,16 @@ from pydicom.uid import UID
 from dicom_qa_node.modalities import Kind, kind_for
 from dicom_qa_node.score import attributes as at
 
-__all__ = ["LeftOut", "PixelFormat", "SliceHeader", "UnreadableHeader", "describe", "open_header", "slice_header"]
+__all__ = [
+    "LeftOut",
+    "Lossy",
+    "PixelFormat",
+    "SliceHeader",
+    "UnreadableHeader",
+    "describe",
+    "open_header",
+    "slice_header",
+]
 
 _BROKEN_FILE = (
     *at.BROKEN_VALUE, InvalidDicomError, OSError, EOFError, RecursionError, struct.error, zlib.error, AssertionError,
@@ -78,6 +87,20 @@ class PixelFormat:
 
 
 @dataclass(frozen=True, slots=True)
+class Lossy:
+    """What is known of the loss of a slice.
+
+    ``declared`` says that the header admits it: Lossy Image Compression (0028,2110) is 01. ``ratio`` is the last value
+    of Lossy Image Compression Ratio (0028,2112); where that is missing and the pixels are still compressed with
+    loss, the size of the uncompressed pixels over the size in the file (``measured``). None where neither is known.
+    """
+
+    declared: bool
+    ratio: float | None
+    measured: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class SliceHeader:
     """What assembly must know of one slice, be it a file or a frame of a multi-frame object.
 
@@ -102,7 +125,7 @@ class SliceHeader:
     rescale_type: str
     padding: tuple[int, int] | None
     traits: tuple[tuple[str, str], ...]
-    lossy_unsaid: bool
+    lossy: Lossy | None
     acquired: dt.datetime | None
 
 
@@ -170,8 +193,9 @@ def slice_header(
     if what:
         return LeftOut(uid, what, f"it is a {what}")
     try:
+        pixels = _pixel_format(ds, path, offset, frames)
         return SliceHeader(
-            pixels=_pixel_format(ds, path, offset, frames),
+            pixels=pixels,
             kind=kind,
             sop_instance_uid=uid,
             sop_class_uid=at.word(ds, "SOPClassUID"),
@@ -187,7 +211,7 @@ def slice_header(
             rescale_type=at.word(ds, "RescaleType"),
             padding=_padding(ds),
             traits=tuple(_traits(ds)),
-            lossy_unsaid=_lossy(ds),
+            lossy=_lossy(ds, pixels),
             acquired=at.moment(ds, "AcquisitionDate", "AcquisitionTime") or at.moment(ds, "AcquisitionDateTime"),
         )
     except _BadAttribute as error:
@@ -286,9 +310,25 @@ def _traits(ds: Dataset) -> Iterator[tuple[str, str]]:
             yield name, value
 
 
-def _lossy(ds: Dataset) -> bool:
-    """Whether the transfer syntax is a lossy one although Lossy Image Compression (0028,2110) does not say so."""
-    return ds.file_meta.TransferSyntaxUID in _LOSSY_SYNTAXES and at.word(ds, "LossyImageCompression") != "01"
+def _lossy(ds: Dataset, pixels: PixelFormat) -> Lossy | None:
+    """Return the loss that the header or the transfer syntax tells of, None for neither."""
+    declared = at.word(ds, "LossyImageCompression") == "01"
+    lossy_syntax = pixels.transfer_syntax in _LOSSY_SYNTAXES
+    if not declared and not lossy_syntax:
+        return None
+    stated = next((_ratio(text) for text in reversed(at.words(ds, "LossyImageCompressionRatio"))), None)
+    if stated is not None or not lossy_syntax or pixels.offset is None:
+        return Lossy(declared, stated)
+    compressed = pixels.path.stat().st_size - pixels.offset
+    return Lossy(declared, pixels.frames * pixels.frame_bytes / max(compressed, 1), measured=True)
+
+
+def _ratio(text: str) -> float | None:
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return value if 0 < value < float("inf") else None
 
 
 def _three(values: Iterable[float]) -> tuple[float, float, float]:

@@ -118,10 +118,6 @@ def _about_plane(kept: Sequence[SliceHeader], header: Dataset) -> Iterator[Findi
 
 
 def _about_values(kept: Sequence[SliceHeader], stack: Stack) -> Iterator[Finding]:
-    if any(item.lossy_unsaid for item in kept):
-        # What the header declares is judged with its ratio by the rule of the same key in `rules.stack`.
-        sentence = "The images came in a lossy transfer syntax, but Lossy Image Compression (0028,2110) is not 01."
-        yield Finding("lossy_compression", Severity.WARNING, sentence, "unknown ratio")
     if any(item.slope is None or item.intercept is None for item in kept):
         sentence = (
             "Rescale Slope (0028,1053) or Intercept (0028,1052) is missing: stored values were taken as they are."

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from pydicom import Dataset
 
 from dicom_qa_node.records import Finding, SeriesKind
+from dicom_qa_node.score.headers import Lossy
 from dicom_qa_node.score.scratch import Scratch
 
 __all__ = ["BoolArray", "FloatArray", "PackedMask", "PackedVoxels", "Volume"]
@@ -144,6 +145,8 @@ class Volume:
         What assembly has to say: gaps, duplicates, left-out objects, missing tags.
     origins_mm
         shape (slices, 3): patient coordinates of the centre of the first voxel of each slice.
+    lossy
+        The strongest loss that a slice was compressed with, an unknown one first; None where no slice was.
     suv_ratios
         What a SUVbw is multiplied with to give the other SUVs: keys "SUVlbm", "SUVbsa"; those that can be computed.
     """
@@ -163,4 +166,5 @@ class Volume:
     part: str = ""
     findings: tuple[Finding, ...] = field(default_factory=tuple)
     origins_mm: npt.NDArray[np.float64] | None = None
+    lossy: Lossy | None = None
     suv_ratios: Mapping[str, float] = field(default_factory=dict)

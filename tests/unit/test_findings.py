@@ -18,6 +18,7 @@ from dicom_qa_node.phantom.quality import NAMED
 from dicom_qa_node.phantom.volumes import ct_volume, heights
 from dicom_qa_node.records import Finding, Measurement, SeriesKind, Severity
 from dicom_qa_node.score.findings import judge, limits_of, rules_for
+from dicom_qa_node.score.headers import Lossy
 from dicom_qa_node.score.measure import measure
 from dicom_qa_node.score.physics.quantity import SCHEME
 from dicom_qa_node.score.rules.case import PRIVATE_CODES
@@ -158,14 +159,19 @@ def test_missing_attenuation_correction(corrections, fires):
 
 
 @pytest.mark.parametrize(
-    ("ratio", "severity", "shown"),
-    [("3.5", Severity.INFO, "3.5:1"), (["2", "12"], Severity.WARNING, "12:1"), (None, Severity.WARNING, "unknown")],
+    ("lossy", "severity", "shown"),
+    [
+        (Lossy(True, 3.5), Severity.INFO, "(3.5:1)"),
+        (Lossy(True, 12.0), Severity.WARNING, "(12:1)"),
+        (Lossy(True, None), Severity.WARNING, "unknown"),
+        (Lossy(False, 3.47, measured=True), Severity.WARNING, "hides (about 3.5:1 by their size)"),
+    ],
 )
-def test_lossy_compression_is_told_with_its_ratio(ratio, severity, shown):
-    found = judged(ct_case(LossyImageCompression="01", LossyImageCompressionRatio=ratio))["lossy_compression"]
+def test_lossy_compression_is_told_with_its_ratio(lossy, severity, shown):
+    found = judged(replace(ct_case(), lossy=lossy))["lossy_compression"]
     assert found.severity is severity
     assert shown in found.sentence
-    assert judged(ct_case(LossyImageCompression="00")) == {}
+    assert judged(ct_case()) == {}
 
 
 def test_fewer_slices_than_announced():
@@ -198,7 +204,7 @@ def everything():
     air = volume(np.full((3, 32, 32), -1000.0, np.float32))
     found |= {finding.key: finding for finding in judge(air, measure(air)) if finding.key == "no_body"}
     found |= judged(pet_case("BQML", CorrectedImage=["DECY"]))
-    lossy = ct_case(LossyImageCompression="01", ImagesInAcquisition=8)
+    lossy = replace(ct_case(ImagesInAcquisition=8), lossy=Lossy(True, None))
     return found | judged(lossy, completeness=60.0, missing_slices=1.0, largest_gap=6.0)
 
 

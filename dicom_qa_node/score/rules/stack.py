@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dicom_qa_node.records import Finding, Severity
-from dicom_qa_node.score.physics.header import number, text
+from dicom_qa_node.score.headers import Lossy
 from dicom_qa_node.score.physics.stack import announced_slices
 from dicom_qa_node.score.rules.case import INCOMPLETE, Case, Rule, code_of
 
@@ -37,17 +37,26 @@ def slices_missing(case: Case) -> Finding | None:
 
 
 def lossy_compression(case: Case) -> Finding | None:
-    """The pixels were once compressed with loss (PS3.3 C.7.6.1.1.5)."""
-    if text(case.header, "LossyImageCompression") != "01":
+    """The pixels were once compressed with loss (PS3.3 C.7.6.1.1.5), or came in a lossy transfer syntax unsaid."""
+    lossy = case.volume.lossy
+    if lossy is None:
         return None
-    said = text(case.header, "LossyImageCompressionRatio").split()
-    ratio = float(said[-1]) if said and number(case.header, "LossyImageCompressionRatio") is not None else None
-    shown = "an unknown ratio" if ratio is None else f"{ratio:g}:1"
-    mild = ratio is not None and ratio <= case.limits.lossy_ratio
-    sentence = f"The images were compressed with loss ({shown}): noise and fine detail are not those of the scan."
-    evidence = f"Lossy Image Compression (0028,2110) 01, ratio {shown}, limit {case.limits.lossy_ratio:g}:1"
+    shown = _ratio(lossy)
+    mild = lossy.declared and lossy.ratio is not None and lossy.ratio <= case.limits.lossy_ratio
+    if lossy.declared:
+        how, said = "were compressed with loss", "01"
+    else:
+        how, said = "came in a lossy transfer syntax that their header hides", "not 01"
+    sentence = f"The images {how} ({shown}): noise and fine detail are not those of the scan."
+    evidence = f"Lossy Image Compression (0028,2110) {said}, ratio {shown}, limit {case.limits.lossy_ratio:g}:1"
     severity = Severity.INFO if mild else Severity.WARNING
     return Finding("lossy_compression", severity, sentence, evidence, code_of("lossy_compression"))
+
+
+def _ratio(lossy: Lossy) -> str:
+    if lossy.ratio is None:
+        return "an unknown ratio"
+    return f"about {lossy.ratio:.1f}:1 by their size" if lossy.measured else f"{lossy.ratio:g}:1"
 
 
 STACK_RULES: tuple[Rule, ...] = (incomplete, slices_missing, lossy_compression)
