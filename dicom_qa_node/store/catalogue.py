@@ -15,7 +15,7 @@ import sqlalchemy as sa
 
 from dicom_qa_node.records import ReportRef
 from dicom_qa_node.store import tables as t
-from dicom_qa_node.store.engine import Database
+from dicom_qa_node.store.engine import Database, insert_ignore
 
 __all__ = ["Catalogue", "HeldInstance", "HeldSeries", "Level", "Narrowing", "ReportHeader"]
 
@@ -106,7 +106,8 @@ class Catalogue:
         uids = [header.sop_instance_uid for header in headers]
         with self._db.write() as connection:
             connection.execute(t.report_headers.delete().where(t.report_headers.c.sop_instance_uid.in_(uids)))
-            connection.execute(t.report_headers.insert(), [asdict(header) for header in headers])
+            # Another process may have kept the same headers in the meantime.
+            insert_ignore(connection, t.report_headers, [asdict(header) for header in headers])
 
     def page(
         self, level: Level, narrowing: Narrowing, after: str, limit: int = 200
