@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 import typer
 
 from dicom_qa_node.config import Config, load_config
-from dicom_qa_node.errors import Misconfigured
 
 if TYPE_CHECKING:
     from dicom_qa_node.store import Database
@@ -55,11 +54,6 @@ def open_database(config: Config) -> Iterator[Database]:
     from dicom_qa_node.store import Database
 
     database = Database(config.database_url)
-    file = database.url.database
-    if database.is_sqlite and file and not Path(file).exists():
-        raise Misconfigured(
-            f"there is no database at {file} yet; start the node (serve) or run: dicom-qa-node db upgrade"
-        )
     try:
         database.require_current()
         yield database

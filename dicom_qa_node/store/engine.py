@@ -36,8 +36,6 @@ class Database:
 
     def __init__(self, url: str) -> None:
         self.url = sa.make_url(url)
-        if self.is_sqlite and self.url.database not in (None, "", ":memory:"):
-            _make_folder(Path(str(self.url.database)))
         try:
             self.engine = sa.create_engine(self.url)
         except (sa.exc.ArgumentError, ModuleNotFoundError) as error:
@@ -50,6 +48,14 @@ class Database:
     def is_sqlite(self) -> bool:
         """Whether this is the embedded database."""
         return self.url.get_backend_name() == "sqlite"
+
+    @property
+    def absent_file(self) -> Path | None:
+        """Return the file of the embedded database while it is not there: to connect would make an empty one."""
+        name = self.url.database
+        if not self.is_sqlite or name in (None, "", ":memory:") or Path(str(name)).exists():
+            return None
+        return Path(str(name))
 
     @contextmanager
     def write(self) -> Iterator[sa.Connection]:
@@ -74,7 +80,16 @@ class Database:
             yield connection
 
     def upgrade(self) -> str:
-        """Bring the schema to the newest revision and return that revision; several processes may call it at once."""
+        """Bring the schema to the newest revision and return that revision; several processes may call it at once.
+
+        Raises
+        ------
+        Misconfigured
+            The folder of the database cannot be made, or a newer version of this software has made the schema.
+        """
+        if self.absent_file is not None:
+            _make_folder(self.absent_file)
+        self._refuse_newer()
         config = AlembicConfig()
         config.set_main_option("script_location", str(_MIGRATIONS))
         with self.write() as connection:
@@ -84,17 +99,41 @@ class Database:
 
     def revision(self) -> tuple[str, str]:
         """Return the schema revision of the database ("" when empty) and the newest one this version knows."""
-        with self.read() as connection:
-            current = MigrationContext.configure(connection).get_current_revision() or ""
+        current = ""
+        if self.absent_file is None:
+            with self.read() as connection:
+                current = MigrationContext.configure(connection).get_current_revision() or ""
         return current, ScriptDirectory(str(_MIGRATIONS)).get_current_head() or ""
 
     def require_current(self) -> None:
-        """Refuse to work on an old or newer schema."""
+        """Refuse to work without a database, or on an old or newer schema.
+
+        Raises
+        ------
+        Misconfigured
+            With what an operator does about it.
+        """
         current, head = self.revision()
-        if current != head:
+        if current == head:
+            return
+        if self.absent_file is not None:
             raise Misconfigured(
-                f"the database is at revision {current or '(empty)'}, this version needs {head}; "
-                "run: dicom-qa-node db upgrade"
+                f"there is no database at {self.absent_file} yet; start the node (serve) "
+                "or run: dicom-qa-node db upgrade"
+            )
+        self._refuse_newer()
+        raise Misconfigured(
+            f"the database is at revision {current or '(empty)'}, this version needs {head}; "
+            "run: dicom-qa-node db upgrade"
+        )
+
+    def _refuse_newer(self) -> None:
+        current, head = self.revision()
+        known = {script.revision for script in ScriptDirectory(str(_MIGRATIONS)).walk_revisions()}
+        if current and current not in known:
+            raise Misconfigured(
+                f"the database is at revision {current}, made by a newer version of this software; this one knows "
+                f"{head} at most: install the newer version, or restore a backup from before its upgrade"
             )
 
     def backup(self, target: Path) -> None:

@@ -29,7 +29,6 @@ ALIVE = tuple(beat(role) for role in ("receive", "schedule", "score", "deliver",
 def facts(**changes: object) -> Facts:
     values = {
         "revision": "1",
-        "head": "1",
         "disk": DiskUsage(100 * GIB, 50 * GIB),
         "heartbeats": ALIVE,
         "series": dict.fromkeys(SeriesState, 0),
@@ -45,7 +44,6 @@ def without(role: str, *more: Heartbeat) -> tuple[Heartbeat, ...]:
 CASES = [
     ("all well", {}, "database", Level.OK),
     ("database away", {"database_problem": "connection refused"}, "database", Level.FAILED),
-    ("old schema", {"revision": "0"}, "database", Level.FAILED),
     ("spool missing", {"spool_problem": "no folder"}, "spool", Level.FAILED),
     ("disk full", {"disk": DiskUsage(100 * GIB, GIB)}, "disk", Level.FAILED),
     ("disk nearly full", {"disk": DiskUsage(100 * GIB, int(2.5 * GIB))}, "disk", Level.DEGRADED),

@@ -7,6 +7,7 @@ import sqlite3
 import threading
 
 import pytest
+import sqlalchemy as sa
 
 from dicom_qa_node.errors import Misconfigured, Transient
 from dicom_qa_node.records import ModelRef, SeriesFacts, SeriesKind, SeriesResult, StoredInstance
@@ -76,11 +77,32 @@ def test_locked_database_is_transient(database, tmp_path, monkeypatch):
 
 def test_old_schema_is_refused_with_the_command_to_run(tmp_path):
     database = Database(f"sqlite:///{tmp_path}/empty.db")
+    with pytest.raises(Misconfigured, match="no database at"):
+        database.require_current()
+    (tmp_path / "empty.db").touch()
     with pytest.raises(Misconfigured, match="dicom-qa-node db upgrade"):
         database.require_current()
     assert database.upgrade() == database.upgrade()
     database.require_current()
     database.close()
+
+
+def test_reading_a_database_that_is_not_there_makes_no_file(tmp_path):
+    database = Database(f"sqlite:///{tmp_path}/folder/none.db")
+    assert database.revision()[0] == ""
+    assert list(tmp_path.iterdir()) == []
+    database.upgrade()
+    database.require_current()
+    database.close()
+
+
+def test_newer_schema_is_refused_and_left_alone(database):
+    with database.write() as connection:
+        connection.execute(sa.text("UPDATE alembic_version SET version_num = '9999'"))
+    for refused in (database.require_current, database.upgrade):
+        with pytest.raises(Misconfigured, match=r"9999.*newer version"):
+            refused()
+    assert database.revision()[0] == "9999"
 
 
 def test_unknown_database_driver_is_misconfigured():
