@@ -64,7 +64,7 @@ def find_series(paths: Iterable[Path]) -> Found:
             if named:
                 broken.append((path, "no DICOM file"))
         except _UNREADABLE as error:
-            broken.append((path, f"header cannot be read ({type(error).__name__})"))
+            broken.append((path, f"header cannot be read: {error or type(error).__name__}"))
     _pair(list(series.values()))
     return Found(tuple(series.values()), tuple(broken), others)
 
@@ -87,7 +87,9 @@ def _files(paths: Iterable[Path]) -> Iterator[tuple[Path, bool]]:
 def _add(series: dict[str, SeriesFiles], header: Dataset, path: Path) -> None:
     if header.file_meta.get("MediaStorageSOPClassUID") == _DIRECTORY_CLASS:
         return
-    uid = str(header.SeriesInstanceUID)
+    uid = str(header.get("SeriesInstanceUID", ""))
+    if not uid:
+        raise ValueError("it has no Series Instance UID, or ends before it")
     if uid not in series:
         series[uid] = SeriesFiles(
             series_instance_uid=uid,

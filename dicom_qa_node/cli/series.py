@@ -37,7 +37,7 @@ def list_series(
 @app.command()
 def rescore(context: typer.Context, series_uid: SeriesUid) -> None:
     """Score a series again as a new version; its new report names the old one as predecessor."""
-    _command(context, series_uid, Registry.rescore, "queued to be scored again", "it is still arriving or being scored")
+    _command(context, series_uid, Registry.rescore, "queued to be scored again", "it is arriving or about to be scored")
 
 
 @app.command()

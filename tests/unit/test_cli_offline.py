@@ -86,3 +86,11 @@ def test_a_named_file_that_is_no_dicom_is_said_to_be_none(tmp_path):
 def test_a_path_that_does_not_exist_is_not_found(tmp_path):
     with pytest.raises(NotFound, match="does not exist"):
         find_series([tmp_path / "none"])
+
+
+def test_a_file_that_ends_before_its_series_uid_is_named_with_a_plain_reason(write, tmp_path):
+    path = write("1.5")
+    path.write_bytes(path.read_bytes()[:-90])
+    found = find_series([tmp_path])
+    assert found.series == ()
+    assert [(file, "Series Instance UID" in reason) for file, reason in found.broken] == [(path, True)]
