@@ -6,7 +6,9 @@ The scorer process opens one `Scorer` and keeps it; nothing else in the node imp
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,7 +32,9 @@ _log = logging.getLogger(__name__)
 
 FloatArray = npt.NDArray[np.float32]
 
-_FIRST_BATCH = {"cuda": 128, "cpu": 16}
+_FIRST_BATCH = 128
+_CPU_BATCH = 4
+_CPU_WORKERS = 4
 
 
 @dataclass(frozen=True)
@@ -64,13 +68,22 @@ def pick_device(wanted: str) -> torch.device:
 
 
 class Scorer:
-    """A network in evaluation mode on one device."""
+    """A network in evaluation mode on one device.
 
-    def __init__(self, network: nn.Module, card: ModelCard, device: torch.device) -> None:
+    ``workers`` threads share the crops; by default one on a GPU and one per core, four at most, on the CPU. There
+    torch is told to use one thread per operation, for the whole process: its own threads wait for each other
+    at every operation, and on a busy machine that costs seconds.
+    """
+
+    def __init__(self, network: nn.Module, card: ModelCard, device: torch.device, workers: int | None = None) -> None:
         self.card = card
         self.device = device
         self._network = network.to(device=device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
-        self._batch = _FIRST_BATCH.get(device.type, 16)
+        self._batch = _FIRST_BATCH
+        cores = len(os.sched_getaffinity(0))
+        self._workers = workers or (1 if device.type == "cuda" else min(cores, _CPU_WORKERS))
+        if device.type == "cpu":
+            torch.set_num_threads(1)
 
     @classmethod
     def open(cls, model_name: str, device: str = "auto", weights_dir: Path | None = None) -> Scorer:
@@ -139,7 +152,17 @@ class Scorer:
         )
 
     def _run(self, crops: npt.NDArray[np.uint8]) -> list[FloatArray]:
-        """Run all crops, in halves as small as memory asks for."""
+        """Run all crops and return each output for all of them."""
+        parts = self._in_one_thread(crops) if self._workers == 1 else self._in_threads(crops)
+        return [np.concatenate([part[i] for part in parts]) for i in range(len(parts[0]))]
+
+    def _in_threads(self, crops: npt.NDArray[np.uint8]) -> list[list[FloatArray]]:
+        batches = [crops[start : start + _CPU_BATCH] for start in range(0, len(crops), _CPU_BATCH)]
+        with ThreadPoolExecutor(self._workers) as pool:
+            return list(pool.map(self._forward, batches))
+
+    def _in_one_thread(self, crops: npt.NDArray[np.uint8]) -> list[list[FloatArray]]:
+        """One batch after the other, in halves as small as memory asks for."""
         start, parts = 0, []
         while start < len(crops):
             try:
@@ -147,12 +170,12 @@ class Scorer:
             except torch.cuda.OutOfMemoryError:
                 if self._batch == 1:
                     raise
-                self._batch = max(1, self._batch // 2)
+                self._batch = max(1, min(self._batch, len(crops) - start) // 2)
                 torch.cuda.empty_cache()
                 _log.warning("event=cuda_out_of_memory batch=%d", self._batch)
                 continue
             start += self._batch
-        return [np.concatenate([part[i] for part in parts]) for i in range(len(parts[0]))]
+        return parts
 
     def _forward(self, crops: npt.NDArray[np.uint8]) -> list[FloatArray]:
         batch = torch.from_numpy(np.ascontiguousarray(crops)).to(self.device).permute(0, 3, 1, 2)

@@ -38,8 +38,8 @@ class _MeanBrightness(torch.nn.Module):
         return _Said(mean * 10, one / 2, one / 4, torch.ones(len(x), 7), torch.ones(len(x), 3))
 
 
-def _scorer(network: _MeanBrightness) -> Scorer:
-    return Scorer(network, card_of("ms_iqa_small"), torch.device("cpu"))
+def _scorer(network: _MeanBrightness, workers: int = 1) -> Scorer:
+    return Scorer(network, card_of("ms_iqa_small"), torch.device("cpu"), workers)
 
 
 def _pictures(count: int, side: int = 512) -> np.ndarray:
@@ -79,6 +79,13 @@ def test_float_and_byte_pictures_score_alike() -> None:
 
 def test_small_pictures_are_padded() -> None:
     assert _scorer(_MeanBrightness()).score(_pictures(1, 100), "petct").score.shape == (1,)
+
+
+def test_several_threads_say_what_one_says_in_the_same_order() -> None:
+    pictures = _pictures(7)
+    one = _scorer(_MeanBrightness()).score(pictures, "ct").score
+    many = _scorer(_MeanBrightness(), workers=3).score(pictures, "ct").score
+    assert many.tolist() == pytest.approx(one.tolist(), abs=1e-6)
 
 
 def test_out_of_memory_halves_the_batch_and_loses_nothing() -> None:
