@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -112,7 +113,11 @@ def test_ct_of_a_part_of_the_body_covers_that_part(petct):
     half = replace(
         ct, voxels=ct.voxels[12:], positions_mm=ct.positions_mm[12:], origin_mm=(*ct.origin_mm[:2], ct.positions_mm[12])
     )
-    assert values(measure(pet, half))["ct_coverage"] == pytest.approx(50.0, abs=6.0)
+    (covered,) = (found for found in measure(pet, half) if found.name == "ct_coverage")
+    assert covered.value == pytest.approx(50.0, abs=6.0)
+    shared, whole = (float(word) for word in re.findall(r"(\d+) mm", covered.detail))
+    assert shared == pytest.approx(ct.positions_mm[-1] - ct.positions_mm[12], abs=2 * pet.spacing_mm[0])
+    assert whole == pytest.approx(np.ptp(pet.positions_mm), abs=2 * pet.spacing_mm[0])
     elsewhere = replace(
         ct, positions_mm=ct.positions_mm + 900.0, origin_mm=(*ct.origin_mm[:2], ct.origin_mm[2] + 900.0)
     )
@@ -163,6 +168,14 @@ def test_body_suv_is_the_mean_over_the_body():
     body = known.voxels[known.voxels > 0.3].mean()
     assert found["body_suv_mean"] == pytest.approx(body, rel=0.05)
     assert found["suv_max"] == pytest.approx(known.voxels.max())
+
+
+def test_largest_suv_also_stands_by_lean_mass_and_by_surface():
+    made = volume(np.full((2, 16, 16), 4.0, np.float32), (4.0, 4.0, 4.0), SeriesKind.PT, "SUVbw")
+    ratios = {"SUVlbm": 0.75, "SUVbsa": 0.25}
+    said = {m.name: m.detail for volume in (made, replace(made, suv_ratios=ratios)) for m in measure(volume)}
+    assert said["suv_max"] == "SUVbsa 1.00 cm2/ml, SUVlbm 3.00 g/ml"
+    assert next(m for m in measure(made) if m.name == "suv_max").detail == ""
 
 
 def tracer(**elements):

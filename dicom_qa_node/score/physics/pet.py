@@ -37,7 +37,10 @@ def pet_measurements(volume: Volume, paired_ct: Volume | None) -> tuple[Measurem
 
 
 def _plausibility(volume: Volume, grid: PatientGrid | None) -> tuple[Measurement, ...]:
-    """Measure ``body_suv_mean`` (SUVbw, target: 1 if all activity stays in a whole body) and ``suv_max`` (context)."""
+    """Measure ``body_suv_mean`` (SUVbw, target: 1 if all activity stays in a whole body) and ``suv_max`` (context).
+
+    The largest value also stands as SUVlbm (g/ml) and SUVbsa (cm2/ml) in its detail.
+    """
     if volume.unit != "SUVbw":
         return PET.absent_all(("body_suv_mean", "suv_max"), f"no SUV: the values are {volume.unit}")
     largest = max(float(volume.voxels[index].max()) for index in range(len(volume.voxels)))
@@ -50,4 +53,10 @@ def _plausibility(volume: Volume, grid: PatientGrid | None) -> tuple[Measurement
             if inside.any()
             else PET.absent("body_suv_mean", "no body in the field")
         )
-    return body, PET.value("suv_max", largest)
+    return body, PET.value("suv_max", largest, _other_suvs(volume, largest))
+
+
+def _other_suvs(volume: Volume, suv_bw: float) -> str:
+    """Return the same uptake by lean body mass and by body surface, where weight, size and sex allow it."""
+    units = {"SUVlbm": "g/ml", "SUVbsa": "cm2/ml"}
+    return ", ".join(f"{name} {suv_bw * ratio:.2f} {units[name]}" for name, ratio in sorted(volume.suv_ratios.items()))

@@ -41,7 +41,8 @@ def registration_measurements(grid: PatientGrid) -> tuple[Measurement, ...]:
     * ``misregistration_contour`` (mm, lower is better): the shift across the body that brings the outline of the CT
       onto that of the PET by least squares (Lucas & Kanade 1981). A constant margin is fitted along: the uptake of
       the skin does not reach the outline.
-    * ``ct_coverage`` (%, higher is better): share of the PET voxels with uptake that lie inside the extent of the CT.
+    * ``ct_coverage`` (%, higher is better): share of the PET voxels with uptake that lie inside the extent of the CT;
+      with the length along the body that they share, in mm.
     """
     if grid.hu is None:
         return PET.absent_all(_NAMES, "no CT of this frame of reference")
@@ -62,7 +63,13 @@ def _coverage(grid: PatientGrid) -> Measurement:
     warm = grid.uptake > uptake_threshold(grid.uptake)
     if not warm.any():
         return PET.absent(_NAMES[2], "no uptake in the field")
-    return PET.value(_NAMES[2], 100.0 * np.count_nonzero(warm & grid.covered) / np.count_nonzero(warm))
+    covered, whole = (_length_mm(part, grid) for part in (warm & grid.covered, warm))
+    said = f"{covered:.0f} mm of {whole:.0f} mm along the body"
+    return PET.value(_NAMES[2], 100.0 * np.count_nonzero(warm & grid.covered) / np.count_nonzero(warm), said)
+
+
+def _length_mm(part: BoolArray, grid: PatientGrid) -> float:
+    return np.count_nonzero(part.any(axis=(1, 2))) * grid.spacing_mm[0]
 
 
 def _dome(grid: PatientGrid, body: BoolArray, across_mm: Shift) -> Measurement:
