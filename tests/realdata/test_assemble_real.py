@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import SimpleITK
 from pydicom import dcmread
+from pydicom.uid import JPEGLossless
 
 from dicom_qa_node.records import SeriesKind
 from dicom_qa_node.score.assemble import assemble
@@ -63,6 +64,15 @@ def test_lossless_syntaxes_equal_the_uncompressed_image(shared_data, image, synt
     (plain,), (compressed,) = (assemble([folder / f"{image}_{name}.dcm"]) for name in ("UNC", syntax))
     assert np.array_equal(plain.voxels, compressed.voxels)
     assert "lossy_compression" not in {finding.key for finding in judge(compressed, ())}
+
+
+def test_jpeg_lossless_of_any_predictor_is_the_same_process(shared_data, tmp_path):
+    folder = shared_data / "dicom" / "transfer_syntaxes"
+    ds = dcmread(folder / "CT1_JPLL.dcm")
+    ds.file_meta.TransferSyntaxUID = JPEGLossless
+    ds.save_as(tmp_path / "other.dcm")
+    (plain,), (other,) = (assemble([path]) for path in (folder / "CT1_UNC.dcm", tmp_path / "other.dcm"))
+    assert np.array_equal(plain.voxels, other.voxels)
 
 
 @pytest.mark.parametrize("image", ["CT1", "CT2"])

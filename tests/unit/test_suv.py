@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from pydicom import Dataset
 from pydicom.sequence import Sequence as Items
 
+from dicom_qa_node.records import SeriesKind
 from dicom_qa_node.score.assemble import assemble
 from dicom_qa_node.score.suv import body_surface_m2, lean_body_mass_kg
-from tests.tiny_series import ENHANCED_PET, multiframe, pet, pixels_of, write
+from tests.tiny_series import ENHANCED_PET, LEGACY_PET, multiframe, pet, pixels_of, write
 
 ACTIVITY = 2.0 * pixels_of(0)[0, 0]  # Bq/ml of the first voxel: 2000
 F18_S = 6586.2
@@ -170,3 +172,22 @@ def test_enhanced_pet_has_its_own_reference_time(tmp_path):
     (volume,) = assemble(write(tmp_path, [made]))
     assert volume.unit == "SUVbw"
     assert np.allclose(volume.voxels[1], pixels_of(1) * 2.0 * 80000 / 2e8)
+
+
+@pytest.mark.parametrize("weight", [80, None])
+def test_legacy_converted_pet_keeps_what_its_single_slices_said(tmp_path, weight):
+    slices = [pet(i, RescaleSlope=1.0 + i) for i in (2, 0, 1)]
+    unassigned = Dataset()
+    for keyword in ("Units", "DecayCorrection", "SeriesDate", "SeriesTime", "RadiopharmaceuticalInformationSequence"):
+        setattr(unassigned, keyword, slices[0][keyword].value)
+
+    def convert(made):
+        made.SharedFunctionalGroupsSequence[0].UnassignedSharedConvertedAttributesSequence = Items([unassigned])
+
+    made = multiframe(slices, LEGACY_PET, convert, Modality="PT", PatientWeight=weight, KVP=None)
+    (volume,) = assemble(write(tmp_path, [made]))
+    assert volume.kind is SeriesKind.PT
+    assert volume.unit == ("SUVbw" if weight else "BQML")
+    scale = 80000 / 2e8 if weight else 1.0
+    assert np.allclose(volume.voxels, [pixels_of(i) * (1.0 + i) * scale for i in range(3)])
+    assert volume.frame_numbers == (2, 3, 1)
