@@ -88,7 +88,9 @@ class Receive(Section):
     )
     peers: list[Peer] = Field(default_factory=list, description="the peers that may connect when unknown ones may not")
     storage_commitment: bool = Field(
-        True, description="answer storage commitment requests; images are kept as section spool says, no longer"
+        False,
+        description="answer storage commitment requests; only for peers that do not delete images on our word, "
+        "since images are kept no longer than section spool says",
     )
 
 

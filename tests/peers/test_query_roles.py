@@ -28,7 +28,8 @@ def test_one_port_stores_finds_and_commits(
         "database_url": f"sqlite:///{tmp_path}/q.db",
         "spool_dir": str(tmp_path / "spool"),
         "receive": {
-            "host": "127.0.0.1", "port": port, "processes": 2, "peers": [{"ae_title": "SCANNER", "port": back}],
+            "host": "127.0.0.1", "port": port, "processes": 2, "storage_commitment": True,
+            "peers": [{"ae_title": "SCANNER", "port": back}],
         },
         "spool": {"min_free_mb": 1, "resume_free_mb": 1},
         "deliver": {"retry_first_s": 0.2, "retry_max_s": 0.5},
