@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from pydicom.sr import _concepts_dict
 
 from dicom_qa_node.records import SeriesKind
+from dicom_qa_node.score import physics
 from dicom_qa_node.score.measure import measure
 from dicom_qa_node.score.physics.ct_quantities import CT
 from dicom_qa_node.score.physics.pet_quantities import PET
@@ -56,6 +58,19 @@ def test_definition_is_whole(quantity):
             if quantity.code.value in words
         ]
         assert quantity.code.meaning in meanings
+
+
+def test_every_measurement_is_defined_in_a_docstring_with_its_direction():
+    texts = [
+        ast.get_docstring(node) or ""
+        for path in Path(physics.__file__).parent.glob("*.py")
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, ast.FunctionDef)
+    ]
+    for quantity in EVERY:
+        said = [text.split(f"``{quantity.name}``", 1)[1] for text in texts if f"``{quantity.name}``" in text]
+        assert said, quantity.name
+        assert any(quantity.direction.value in text.split("\n* ")[0] for text in said), quantity.name
 
 
 def test_private_codes_are_used_once():

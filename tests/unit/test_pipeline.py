@@ -151,8 +151,21 @@ def test_partial_overlap_is_said_and_respected(study):
     result = score_series(pet_paths, pair_paths=kept, scorer=TinyScorer()).result
     assert result.kind is SeriesKind.PETCT
     (finding,) = (item for item in result.findings if item.key == "petct_partial_overlap")
-    assert "5" in finding.evidence
+    (pet_volume,) = assemble(pet_paths)
+    low = max(whole.positions_mm[0] - 3.0, pet_volume.positions_mm[0] - 4.0)
+    shared = whole.positions_mm[len(kept) - 1] + 3.0 - low
+    assert float(finding.evidence.split(" mm")[0]) == pytest.approx(shared, abs=1.0)
     assert all(item.position_mm < np.median(whole.positions_mm) + 6 for item in result.slices)
+
+
+def test_a_smaller_field_of_view_of_the_ct_is_said(study):
+    (ct_volume,), (pet_volume,) = assemble(study[0]), assemble(study[1])
+    assert pair(pet_volume, [ct_volume]).findings == ()
+    small = replace(ct_volume, voxels=ct_volume.voxels[:, :80, :80])
+    (finding,) = pair(pet_volume, [small]).findings
+    assert finding.key == "petct_field_of_view"
+    assert f"{80 * ct_volume.spacing_mm[1]:.0f} mm" in finding.sentence
+    assert f"{64 * pet_volume.spacing_mm[1]:.0f} mm" in finding.sentence
 
 
 def plane_values(volume, weights, constant):

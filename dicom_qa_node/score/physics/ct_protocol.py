@@ -18,7 +18,13 @@ _TAGS = (
 
 
 def protocol_measurements(header: Dataset, sharp_kernel: bool) -> tuple[Measurement, ...]:
-    """Read tube voltage, tube charge, pitch and kernel; see `ct_quantities`."""
+    """Read what the protocol set.
+
+    * ``tube_voltage`` (kV, context): KVP (0018,0060), PS3.3 C.8.2.1.
+    * ``tube_charge`` (mAs, context): Exposure (0018,1152) of the first slice, PS3.3 C.8.2.1.
+    * ``pitch`` (1, context): Spiral Pitch Factor (0018,9311), table feed per turn over beam width, PS3.3 C.8.15.3.2.
+    * ``kernel_sharpness`` (1, context): 1 where Convolution Kernel (0018,1210) names a lung, bone or edge kernel.
+    """
     return (*(_tag(header, *tag) for tag in _TAGS), _kernel(header, sharp_kernel))
 
 

@@ -17,7 +17,17 @@ _LONGEST = dt.timedelta(hours=12)
 
 
 def pet_protocol_measurements(header: Dataset) -> tuple[Measurement, ...]:
-    """Read uptake time, activity and counts; see `pet_quantities`."""
+    """Read uptake time, activity and counts.
+
+    * ``uptake_time`` (min, target: 60, 55 to 75 accepted; EANM FDG guideline 2.0): start of the scan -
+      Radiopharmaceutical Start Time (0018,1072).
+    * ``administered_activity`` (MBq, context): Radionuclide Total Dose (0018,1074), PS3.3 C.8.9.2.
+    * ``activity_per_weight`` (MBq/kg, target: 2 to 7): that dose / Patient's Weight (0010,1030).
+    * ``frame_duration`` (s, context): Actual Frame Duration (0018,1242), PS3.3 C.8.9.4.
+    * ``prompt_counts`` (counts, higher is better): Primary (Prompts) Counts Accumulated (0054,1310), PS3.3 C.8.9.4.
+    * ``randoms_fraction`` (%, lower is better): Secondary Counts Accumulated (0054,1311) / prompt counts.
+    * ``scatter_fraction`` (%, lower is better): Scatter Fraction Factor (0054,1323).
+    """
     tracer = _tracer(header)
     return (_uptake_time(header, tracer), *_activity(header, tracer), *_counts(header))
 

@@ -13,7 +13,19 @@ __all__ = ["announced_slices", "missing_slices", "stack_measurements"]
 
 
 def stack_measurements(volume: Volume) -> tuple[Measurement, ...]:
-    """Measure completeness and geometry; formulas and clauses stand in `stack_quantities`."""
+    """Measure completeness and geometry (PS3.3 C.7.6.2).
+
+    * ``slices_used`` (slices, context): those of the volume.
+    * ``completeness`` (%, higher is better): slices / announced ones, (0054,0081) of PET or (0020,1002) of CT.
+    * ``missing_slices`` (slices, lower is better): sum over gaps of round(gap / usual distance) - 1.
+    * ``largest_gap`` (mm, lower is better): largest difference of neighbouring positions along the normal.
+    * ``slice_thickness`` (mm, context): Slice Thickness (0018,0050).
+    * ``slice_spacing`` (mm, context): median difference of neighbouring positions along the normal.
+    * ``uncovered_gap`` (mm, lower is better): distance - thickness; negative where slices overlap.
+    * ``pixel_size`` (mm, context): square root of the product of both Pixel Spacings (0028,0030).
+    * ``scan_length`` (mm, context): distance of first and last slice + distance of slices.
+    * ``tilt`` (degrees, context): angle between the slice normal and the patient's long axis.
+    """
     spacing = volume.spacing_mm
     count = len(volume.positions_mm)
     length = float(volume.positions_mm[-1] - volume.positions_mm[0]) + spacing[0]
