@@ -149,7 +149,7 @@ def test_log_table_shows_score_interval_and_finding(database, qa):
 def test_show_names_the_patient_that_the_operator_asked_for(database, qa):
     code, out, _ = qa("show", SCORED)
     assert code == ExitCode.OK
-    for word in (NAME, "3.10 [2.60, 3.60]", "Noise in soft tissue", "0xA900", "PARKED"):
+    for word in (NAME, "3.10 [2.60, 3.60]", "Noise in soft tissue", "The series has 1 slice", "0xA900", "PARKED"):
         assert word in out
 
 

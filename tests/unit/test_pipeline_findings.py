@@ -8,6 +8,7 @@ from dicom_qa_node.config import Config, parse_config
 from dicom_qa_node.limits import FindingRules, Limits
 from dicom_qa_node.phantom import ct_series, petct_study
 from dicom_qa_node.phantom import write as write_phantom
+from dicom_qa_node.records import SeriesKind
 from dicom_qa_node.score.physics.ct_quantities import CT
 from dicom_qa_node.score.physics.pet_quantities import PET
 from dicom_qa_node.score.physics.stack_quantities import STACK
@@ -59,6 +60,20 @@ def test_pet_is_measured_with_its_ct_and_says_once_that_it_has_none(study):
     assert "petct_not_paired" not in keys(paired)
     assert keys(alone).count("petct_not_paired") == 1
     assert keys(broken).count("petct_not_paired") == 1
+
+
+def test_one_slice_is_judged_and_measured(ct_paths, study):
+    middle = ct_paths[len(ct_paths) // 2]
+    result = score_series([middle], scorer=TinyScorer()).result
+    assert result.score is not None
+    assert [item.weight for item in result.slices] == [1.0]
+    assert "single_slice" in keys(result)
+    values = {found.name: found.value for found in result.measurements}
+    assert values["global_noise_level"] > 0
+    assert values["slices_used"] == 1
+    ct, pet = study
+    paired = score_series([pet[len(pet) // 2]], pair_paths=ct, scorer=TinyScorer()).result
+    assert (paired.kind, len(paired.slices)) == (SeriesKind.PETCT, 1)
 
 
 def test_limits_are_read_from_the_configuration_file():

@@ -40,7 +40,7 @@ def _plausibility(volume: Volume, grid: PatientGrid | None) -> tuple[Measurement
     """Measure whether the SUV can be right.
 
     ``body_suv_mean`` (SUVbw, target): mean over the body; 1 if all activity stays in a whole body.
-    ``suv_max`` (SUVbw, context): largest voxel. The largest value also stands as SUVlbm (g/ml) and SUVbsa (cm2/ml) in its detail.
+    ``suv_max`` (SUVbw, context): largest voxel; also as SUVlbm (g/ml) and SUVbsa (cm2/ml) in its detail.
     """
     if volume.unit != "SUVbw":
         return PET.absent_all(("body_suv_mean", "suv_max"), f"no SUV: the values are {volume.unit}")
