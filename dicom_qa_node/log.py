@@ -24,14 +24,13 @@ def configure(level: str = "info", form: str = "text", stream: TextIO | None = N
     """
     handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(_JsonFormatter() if form == "json" else _TextFormatter())
+    handler.addFilter(_quotes_no_value)
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
     logging.captureWarnings(True)
     for name in _TALKATIVE_LIBRARIES:
         logging.getLogger(name).setLevel(logging.WARNING)
-    for name in _LIBRARIES_THAT_QUOTE_VALUES:
-        logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 def log_event(logger: logging.Logger, level: int, event: str, **fields: Any) -> None:
@@ -47,6 +46,12 @@ def log_event(logger: logging.Logger, level: int, event: str, **fields: Any) -> 
         raise ValueError(f"patient data must not be logged: {', '.join(wrong)}")
     if logger.isEnabledFor(level):
         logger.log(level, event, extra={"qa_event": event, "qa_fields": fields})
+
+
+def _quotes_no_value(record: logging.LogRecord) -> bool:
+    # A level set on pydicom's logger does not last: pydicom sets its own when it is imported after that.
+    quotes = any(record.name == name or record.name.startswith(f"{name}.") for name in _LIBRARIES_THAT_QUOTE_VALUES)
+    return not quotes or record.levelno >= logging.CRITICAL
 
 
 def _payload(record: logging.LogRecord, when: str) -> dict[str, Any]:

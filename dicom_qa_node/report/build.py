@@ -81,11 +81,13 @@ def build_report(request: ReportRequest, instances: Sequence[StoredInstance], sp
         sources = read_sources(spool_dir, request.result, instances)
         return encode(build_document(request, sources, config))
     except _BROKEN_DATA as error:
-        # One series must not hold up the others. The library's words may quote a patient's name; where it
-        # failed is enough to find the cause.
+        # One series must not hold up the others. The library's words may quote a patient's name; the log has
+        # where it failed, which is enough to find the cause.
         place = traceback.extract_tb(error.__traceback__)[-1]
-        where = f"{type(error).__name__} in {Path(place.filename).name}:{place.lineno}"
-        raise Permanent(f"the report cannot be built ({where}); images and score are kept") from error
+        where = f"{Path(place.filename).name}:{place.lineno}"
+        uid = request.result.series_instance_uid
+        log_event(_LOGGER, logging.ERROR, "report_broken", series=uid, error=type(error).__name__, where=where)
+        raise Permanent("the report cannot be built from these headers; images and score are kept") from error
 
 
 def write_report(content: bytes, folder: Path, sop_instance_uid: str) -> Path:

@@ -1,23 +1,29 @@
 """Reads from the spool what a report takes over from its source images: patient, study and geometry.
 
-Headers are cleaned on the way: names become Unicode, and a date, time or sex that breaks its value
-representation is left empty instead of making the report impossible.
+Headers are cleaned on the way: names become Unicode, and a value that breaks its value representation is left out
+or empty instead of making the report impossible.
 """
 
 from __future__ import annotations
 
+import math
 import re
+import struct
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pydicom import DataElement, Dataset, dcmread
+from pydicom.datadict import dictionary_VM, dictionary_VR
 from pydicom.errors import InvalidDicomError
 from pydicom.multival import MultiValue
+from pydicom.tag import BaseTag
 from pydicom.valuerep import PersonName
 
 from dicom_qa_node.errors import Permanent
 from dicom_qa_node.records import SeriesResult, StoredInstance
+from dicom_qa_node.spool.layout import is_uid
 
 __all__ = ["Sources", "read_sources", "referenced_uids"]
 
@@ -55,6 +61,12 @@ _VALID = {
     "DA": re.compile(r"\d{4}(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])"),
     "TM": re.compile(r"([01]\d|2[0-3])([0-5]\d([0-5]\d(\.\d{1,6})?)?)?"),
 }
+_BROKEN_VALUE = (
+    ValueError, TypeError, AttributeError, LookupError, OverflowError, NotImplementedError, RecursionError,
+    struct.error,
+)  # fmt: skip
+_IDENTIFYING = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
+_NUMBERS = ("DS", "IS", "US")
 _SEXES = ("M", "F", "O")
 
 
@@ -105,10 +117,12 @@ def read_sources(spool_dir: Path, result: SeriesResult, instances: Sequence[Stor
     missing = [uid for uid in wanted if uid not in by_uid]
     if missing or not wanted:
         raise Permanent(f"the result refers to {len(missing)} image(s) that are not stored: {', '.join(missing[:3])}")
-    raw = [_read_header(spool_dir / by_uid[uid].path, uid) for uid in _patient_first(wanted, by_uid, result)]
+    images = [by_uid[uid] for uid in _patient_first(wanted, by_uid, result)]
+    raw = [_read_header(spool_dir / item.path, item.sop_instance_uid) for item in images]
     charset = raw[0].get("SpecificCharacterSet") or ()
     names = (charset,) if isinstance(charset, str) else tuple(charset)
-    return Sources({str(header.SOPInstanceUID): _cleaned(header) for header in raw}, names)
+    cleaned = {item.sop_instance_uid: _cleaned(header, item) for item, header in zip(images, raw, strict=True)}
+    return Sources(cleaned, names)
 
 
 def _patient_first(wanted: Iterable[str], by_uid: Mapping[str, StoredInstance], result: SeriesResult) -> list[str]:
@@ -122,17 +136,24 @@ def _read_header(path: Path, uid: str) -> Dataset:
     try:
         header = dcmread(path, stop_before_pixels=True, specific_tags=tags)
     except (OSError, InvalidDicomError) as error:
-        raise Permanent(f"the image {uid} cannot be read from the spool: {type(error).__name__}") from error
-    if header.get("SOPInstanceUID") != uid:
+        raise Permanent(f"the image {uid} cannot be read from the spool") from error
+    if header.file_meta.get("MediaStorageSOPInstanceUID") != uid:
         raise Permanent(f"the file of image {uid} holds another instance")
+    if any(keyword not in header for keyword in _IDENTIFYING):
+        raise Permanent(f"the file of image {uid} is no longer whole")
     return header
 
 
-def _cleaned(header: Dataset) -> Dataset:
+def _cleaned(header: Dataset, image: StoredInstance) -> Dataset:
     clean = Dataset()
-    for element in header:
-        if element.keyword != "SpecificCharacterSet":
-            clean.add(_cleaned_element(element))
+    for tag in sorted(header.keys()):
+        element = _readable(header, tag)
+        if element is not None and element.keyword != "SpecificCharacterSet":
+            clean.add(element)
+    # The registry's UIDs, as the receiver checked them, hold even where those of the header cannot be read.
+    clean.SOPClassUID, clean.SOPInstanceUID = image.sop_class_uid, image.sop_instance_uid
+    clean.SeriesInstanceUID = image.series.series_instance_uid
+    clean.StudyInstanceUID = image.series.study_instance_uid
     for keyword in _REQUIRED_TYPE_2:
         if clean.get(keyword) is None:
             setattr(clean, keyword, "")
@@ -151,15 +172,39 @@ def _clean_trial(header: Dataset) -> None:
             delattr(header, keyword)
 
 
+def _readable(header: Dataset, tag: BaseTag) -> DataElement | None:
+    """Return a cleaned element, None where its value breaks its VR or its VR is not that of PS3.6."""
+    try:
+        element = header[tag]
+        return _cleaned_element(element) if dictionary_VR(tag) == element.VR else None
+    except _BROKEN_VALUE:
+        return None
+
+
 def _cleaned_element(element: DataElement) -> DataElement:
     value = element.value
     if element.VR == "SQ":
         value = [_without_charset(item) for item in value]
     elif element.VR == "PN":
         value = [_name(item) for item in value] if isinstance(value, MultiValue) else _name(value)
-    elif element.VR in _VALID and not _VALID[element.VR].fullmatch(str(value or "")):
+    elif _breaks_its_form(element.VR, str(value or "")):
         value = ""
+    elif element.VR in _NUMBERS and not (_finite(value) and _in_number(element)):
+        value = None
     return DataElement(element.tag, element.VR, value)
+
+
+def _breaks_its_form(vr: str, text: str) -> bool:
+    return not is_uid(text) if vr == "UI" else vr in _VALID and not _VALID[vr].fullmatch(text)
+
+
+def _in_number(element: DataElement) -> bool:
+    return element.VM <= 1 or not element.keyword or dictionary_VM(element.tag) != "1"
+
+
+def _finite(value: Any) -> bool:
+    values = value if isinstance(value, MultiValue) else [value]
+    return all(item in (None, "") or math.isfinite(item) for item in values)
 
 
 def _without_charset(item: Dataset) -> Dataset:

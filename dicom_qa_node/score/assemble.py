@@ -63,7 +63,7 @@ def survey(paths: Sequence[Path]) -> Survey:
                 (slices if isinstance(found, SliceHeader) else left_out).append(found)  # type: ignore[arg-type]
     if not slices:
         raise Permanent(_why_nothing(left_out))
-    series = sorted({item.series_instance_uid for item in slices})
+    series = sorted({item.series_instance_uid for item in slices if item.series_instance_uid}) or [""]
     if len(series) > 1:
         raise Permanent(f"the files are of {len(series)} series: {', '.join(series[:3])}")
     slices, others = _of_one_kind(slices)

@@ -14,6 +14,8 @@ from pydicom.errors import BytesLengthException
 from pydicom.sequence import Sequence as DicomSequence
 from pydicom.valuerep import DA, DT, TM
 
+from dicom_qa_node.spool.layout import is_uid
+
 __all__ = [
     "BROKEN_VALUE",
     "integer",
@@ -25,6 +27,7 @@ __all__ = [
     "raw",
     "time_of_day",
     "tolerant",
+    "uid",
     "word",
     "words",
 ]
@@ -71,6 +74,12 @@ def words(ds: Dataset, keyword: Any) -> tuple[str, ...]:
 def word(ds: Dataset, keyword: Any) -> str:
     """Return the first value of a text attribute, "" where absent."""
     return next(iter(words(ds, keyword)), "")
+
+
+def uid(ds: Dataset, keyword: Any) -> str:
+    """Return a UID, "" where it is absent or breaks PS3.5 9.1."""
+    found = word(ds, keyword)
+    return found if is_uid(found) else ""
 
 
 def numbers(ds: Dataset, keyword: Any, count: int) -> tuple[float, ...] | None:

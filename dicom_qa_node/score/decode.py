@@ -61,7 +61,7 @@ def native_frame(pixels: PixelFormat, frame: int) -> StoredArray:
             file.seek(frame * pixels.frame_bytes, 1)
             data = file.read(pixels.frame_bytes)
     except _FAILURES as error:
-        raise BrokenPixels(f"its pixel data cannot be read ({type(error).__name__})") from error
+        raise BrokenPixels("its pixel data cannot be read") from error
     if len(data) < pixels.frame_bytes:
         raise BrokenPixels(f"its pixel data end {pixels.frame_bytes - len(data)} bytes too early")
     return _used_bits(np.frombuffer(data, dtype).reshape(pixels.rows, pixels.columns), pixels)
@@ -81,7 +81,7 @@ def codestreams(pixels: PixelFormat) -> Iterator[Codestream]:
             for data in generate_frames(file, number_of_frames=pixels.frames):
                 yield Codestream(data, pixels)
     except _FAILURES as error:
-        raise BrokenPixels(f"its compressed pixel data cannot be taken apart ({type(error).__name__})") from error
+        raise BrokenPixels("its compressed pixel data cannot be taken apart") from error
 
 
 def decode_codestream(stream: Codestream) -> StoredArray:
@@ -103,7 +103,7 @@ def decode_codestream(stream: Codestream) -> StoredArray:
             )
             return _used_bits(array.reshape(pixels.rows, pixels.columns), pixels)
     except _FAILURES as error:
-        raise BrokenPixels(f"its compressed pixel data cannot be decoded ({type(error).__name__})") from error
+        raise BrokenPixels("its compressed pixel data cannot be decoded") from error
 
 
 def _decoder_options(pixels: PixelFormat) -> dict[str, Any]:

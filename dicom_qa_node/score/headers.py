@@ -163,12 +163,16 @@ def open_header(path: Path) -> tuple[Dataset, int | None]:
             syntax = ds.file_meta.TransferSyntaxUID
             return ds, None if syntax.is_deflated else file.tell()
     except _BROKEN_FILE as error:
-        raise UnreadableHeader(f"{path.name} cannot be read as a DICOM file ({type(error).__name__})") from error
+        raise UnreadableHeader(f"{path.name} cannot be read as a DICOM file") from error
 
 
 def describe(ds: Dataset, path: Path) -> str:
-    """Return how to name an object to an operator: by its SOP Instance UID, or by its file where it has none."""
-    return at.word(ds, "SOPInstanceUID") or path.name
+    """Return how to name an object to an operator: by its SOP Instance UID, or by its file where it has none.
+
+    A UID whose element is broken stands in the file meta information too; the spool writes it there.
+    """
+    meta = getattr(ds, "file_meta", None) or Dataset()
+    return at.uid(ds, "SOPInstanceUID") or at.uid(meta, "MediaStorageSOPInstanceUID") or path.name
 
 
 def slice_header(
@@ -199,7 +203,7 @@ def slice_header(
             kind=kind,
             sop_instance_uid=uid,
             sop_class_uid=at.word(ds, "SOPClassUID"),
-            series_instance_uid=at.word(ds, "SeriesInstanceUID"),
+            series_instance_uid=at.uid(ds, "SeriesInstanceUID"),
             frame=frame,
             instance_number=(at.integer(ds, "InstanceNumber") or 0) + (frame or 0),
             origin_mm=_three(_required(ds, "ImagePositionPatient", 3)),

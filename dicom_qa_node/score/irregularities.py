@@ -14,6 +14,7 @@ from dicom_qa_node.score.geometry import normal_of, plane_of, spacing_of, tilt_o
 from dicom_qa_node.score.headers import LeftOut, SliceHeader
 from dicom_qa_node.score.parts import Part
 from dicom_qa_node.score.stack import Stack
+from dicom_qa_node.spool.layout import is_uid
 
 __all__ = ["counted", "of_series", "of_stack"]
 
@@ -70,7 +71,8 @@ def _about_left_out(part: Part) -> Iterator[Finding]:
 def _about_broken(slices: Sequence[SliceHeader], stack: Stack) -> Iterator[Finding]:
     if not stack.broken:
         return
-    uids = tuple(slices[index].sop_instance_uid for index in sorted(stack.broken))
+    broken = (slices[index].sop_instance_uid for index in sorted(stack.broken))
+    uids = tuple(uid for uid in broken if is_uid(uid))
     reasons = "; ".join(dict.fromkeys(stack.broken[index] for index in sorted(stack.broken)))
     count = len(stack.broken)
     sentence = f"{_many(count, 'slice')} of {len(slices)} cannot be decoded and left out: {reasons}."
@@ -129,7 +131,7 @@ def _about_values(kept: Sequence[SliceHeader], stack: Stack) -> Iterator[Finding
 
 
 def _about(key: str, severity: Severity, sentence: str, objects: Sequence[LeftOut]) -> Finding:
-    uids = tuple(dict.fromkeys(item.sop_instance_uid for item in objects))
+    uids = tuple(dict.fromkeys(item.sop_instance_uid for item in objects if is_uid(item.sop_instance_uid)))
     evidence = "; ".join(dict.fromkeys(f"{item.sop_instance_uid}: {item.reason}" for item in objects[:3]))
     return Finding(key, severity, sentence, evidence, None, uids[:_LONGEST_LIST])
 

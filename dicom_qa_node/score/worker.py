@@ -12,7 +12,7 @@ import re
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 
@@ -21,7 +21,7 @@ import psutil
 from dicom_qa_node.config import Config
 from dicom_qa_node.errors import Misconfigured, NodeError, Permanent, Transient
 from dicom_qa_node.log import log_event
-from dicom_qa_node.records import Job
+from dicom_qa_node.records import Job, SeriesKind
 from dicom_qa_node.score.decoders import Decoders
 from dicom_qa_node.score.pictures import write_pictures
 from dicom_qa_node.score.pipeline import Options, SeriesVerdict, score_series
@@ -175,7 +175,7 @@ class _Worker:
         return True
 
     def _score(self, job: Job, scorer: Judge, decoders: Decoders, lease: _Lease) -> SeriesVerdict:
-        return score_series(
+        verdict = score_series(
             self._files(job.series_instance_uid),
             pair_paths=self._files(job.pair_series_uid) if job.pair_series_uid else (),
             scorer=scorer,
@@ -183,6 +183,10 @@ class _Worker:
             decoders=decoders,
             before_step=lease.check,
         )
+        # The registry's UIDs, as the receiver checked them, hold even where those of a header cannot be read.
+        pair = job.pair_series_uid if verdict.result.kind is SeriesKind.PETCT else None
+        result = replace(verdict.result, series_instance_uid=job.series_instance_uid, pair_series_uid=pair)
+        return replace(verdict, result=result)
 
     def _files(self, series_instance_uid: str) -> list[Path]:
         """Return the stored files of a series; other bytes under a UID already stored are never scored."""

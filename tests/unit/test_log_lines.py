@@ -77,3 +77,13 @@ def test_level_is_respected(stream):
     log.configure("warning", "text", stream)
     log_event(logging.getLogger("x"), logging.INFO, "stored")
     assert stream.getvalue() == ""
+
+
+def test_a_library_that_sets_its_own_level_later_stays_silent(stream, monkeypatch):
+    log.configure("info", "text", stream)
+    logger = logging.getLogger("pydicom")
+    monkeypatch.setattr(logger, "level", logging.WARNING)
+    logger._cache.clear()
+    logger.warning("Unknown encoding 'Doe^Jane' - using default encoding instead")
+    logging.getLogger("pydicom.filereader").error("Invalid value Doe^Jane")
+    assert stream.getvalue() == ""

@@ -117,6 +117,15 @@ def test_a_completed_series_is_scored_with_its_pictures(node, images, poll, capl
     assert "Doe" not in caplog.text
 
 
+def test_the_result_belongs_to_the_series_of_the_registry(node, images, poll):
+    """A damaged header may give another UID than the one that the receiver checked."""
+    _, files = images
+    node.add("1.2.3", files)
+    node.start()
+    poll(node.reached("1.2.3", SeriesState.SCORED))
+    assert QualityLog(node.database).entry("1.2.3").result.series_instance_uid == "1.2.3"
+
+
 def test_conflicting_bytes_are_never_scored(node, images, poll):
     uid, files = images
     node.add(uid, files[:6], conflict=files[6])
