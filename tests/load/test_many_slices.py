@@ -22,7 +22,7 @@ from tests.tiny_series import ct, write
 pytestmark = pytest.mark.load
 
 SLICES, KINDS = 3000, 50
-MOST_MB = 1600
+MOST_MB = 1000
 """As float32 the volume alone would be 3 GB."""
 
 

@@ -65,6 +65,21 @@ def test_geometry_agrees_with_itk(tmp_path, form):
         assert mine == pytest.approx(image.TransformIndexToPhysicalPoint([int(i) for i in index[::-1]]), abs=1e-3)
 
 
+def test_every_slice_of_a_tilted_stack_lies_where_itk_sees_it_alone(tmp_path):
+    images = ct_images(CtForm(tilt_deg=20.0))
+    paths = write(images, tmp_path)
+    (volume,) = assemble(paths)
+    alone = {image.SOPInstanceUID: SimpleITK.ReadImage(str(path)) for image, path in zip(images, paths, strict=True)}
+    rows, columns = volume.voxels.shape[1:]
+    steps = volume.direction * np.asarray(volume.spacing_mm)
+    for index, uid in enumerate(volume.sop_instance_uids):
+        for row, column in np.ndindex(2, 2):
+            corner = np.array([index, row * (rows - 1), column * (columns - 1)])
+            mine = np.asarray(volume.origin_mm) + steps @ corner
+            seen = alone[uid].TransformIndexToPhysicalPoint([int(corner[2]), int(corner[1]), 0])
+            assert mine == pytest.approx(seen, abs=1e-3)
+
+
 def test_irregular_series_are_told(tmp_path):
     images = ct_images(CtForm())
     cases = {
