@@ -1,7 +1,7 @@
 """Carries reports from the outbox to their targets: REPORTED -> DELIVERED, and the only place that tries again.
 
 Every target has a lane of its own, so that a slow or dead one delays no other. A failed attempt waits
-``retry_first_s``, doubled with each attempt up to ``retry_max_s``, a quarter more or less at random; after
+``retry_first_s``, doubled with each attempt, a quarter more or less at random, at most ``retry_max_s``; after
 ``give_up_after_s`` the delivery is parked. A crash leaves a lease to run out; the report then goes out again under
 the same SOP Instance UID, and a target that has it already counts as reached.
 """
@@ -58,8 +58,8 @@ def run_courier(config: Config, database: Database, stop: threading.Event, patie
 
 def backoff_s(attempt: int, settings: Deliver, chance: Callable[[], float] = random.random) -> float:
     """Return the wait in seconds after the ``attempt``-th try, with jitter; ``chance`` returns 0 to 1."""
-    # Exponents beyond 32 would only overflow: retry_max_s is reached long before.
-    wait = min(settings.retry_max_s, settings.retry_first_s * 2.0 ** min(attempt - 1, 32))
+    # Exponents beyond 32 would only overflow: retry_max_s is reached long before. It bounds the wait, chance included.
+    wait = min(settings.retry_max_s / (1 + _JITTER), settings.retry_first_s * 2.0 ** min(attempt - 1, 32))
     return wait * (1 - _JITTER + 2 * _JITTER * chance())
 
 

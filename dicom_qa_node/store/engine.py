@@ -38,7 +38,10 @@ class Database:
         self.url = sa.make_url(url)
         try:
             self.engine = sa.create_engine(self.url)
-        except (sa.exc.ArgumentError, ModuleNotFoundError) as error:
+        except ModuleNotFoundError as error:
+            needed = f"database_url needs the Python package {error.name}; install it beside the node (pip install)"
+            raise Misconfigured(needed) from error
+        except sa.exc.ArgumentError as error:
             raise Misconfigured(f"database_url cannot be used: {error}") from error
         if self.is_sqlite:
             sa.event.listen(self.engine, "connect", _prepare_sqlite)
