@@ -186,8 +186,8 @@ def test_three_hundred_slices_take_little_time():
     volume = volume_of(voxels, gap_mm=1.0, pixel_mm=0.75)
     best = np.inf
     for _ in range(3):
-        begin = time.perf_counter()
+        begin = time.process_time()
         salient_slices(volume)
-        best = min(best, time.perf_counter() - begin)
-    # The target is 0.15 s on two idle cores; ten times that still tells a loop over voxels.
-    assert best < 1.5
+        best = min(best, time.process_time() - begin)
+    # 0.15 s on two cores, counted in the seconds of both, so that a busy machine does not matter.
+    assert best < 0.3
