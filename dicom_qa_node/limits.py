@@ -30,7 +30,9 @@ class Limits(_Strict):
     photon_starvation_index: float = Field(
         6, gt=0, description="photon starvation index. Trunks: 1 to 3.5; starved shoulders: above 7 (generated)"
     )
-    metal_percent: float = Field(0.05, gt=0, description="metal in or on the body in percent of the tissue")
+    metal_percent: float = Field(
+        0.05, gt=0, description="metal in or on the body in percent of the tissue (own choice: 1 ml in 2 l)"
+    )
     truncation_percent: float = Field(
         10, ge=0, le=100, description="body outline cut by the field, worst slice, in percent (AAPM Report 220)"
     )
@@ -41,12 +43,16 @@ class Limits(_Strict):
     ctdi_body_mgy: float = Field(30, gt=0, description="CTDIvol of the trunk, 32 cm phantom (ACR pass/fail, abdomen)")
     ctdi_head_mgy: float = Field(80, gt=0, description="CTDIvol of the head, 16 cm phantom (ACR pass/fail)")
     lossy_ratio: float = Field(5, ge=1, description="lossy compression ratio of CT (Royal College of Radiologists: 5)")
-    completeness_percent: float = Field(100, ge=0, le=100, description="lowest share of the announced slices")
+    completeness_percent: float = Field(
+        100, ge=0, le=100, description="lowest share of the announced slices in percent (own choice: all)"
+    )
     liver_cov_percent: float = Field(15, gt=0, description="COV in the liver (EANM/EARL: 15)")
     global_noise_percent: float = Field(
         35, gt=0, description="global noise index, where there is no liver. Limbs: 20 to 40 (real)"
     )
-    pet_width_mm: float = Field(9, gt=0, description="correlation width of PET noise: more is smoothed away")
+    pet_width_mm: float = Field(
+        9, gt=0, description="correlation width of PET noise in mm (own choice: above the usual 5 to 7)"
+    )
     liver_suv_low: float = Field(1.3, ge=0, description="lowest plausible mean SUV of the liver (EANM FDG 2.0)")
     liver_suv_high: float = Field(3.0, gt=0, description="highest plausible mean SUV of the liver (EANM FDG 2.0)")
     body_suv_low: float = Field(0.1, ge=0, description="lowest plausible mean SUV of the body; 1 for a whole body")
