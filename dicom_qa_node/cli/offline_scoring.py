@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ from dicom_qa_node.cli.offline import SeriesFiles, find_series
 from dicom_qa_node.cli.present import progress_bar
 from dicom_qa_node.cli.verdict_json import failure, verdict
 from dicom_qa_node.config import Config
-from dicom_qa_node.errors import NodeError
+from dicom_qa_node.errors import NodeError, Permanent
 from dicom_qa_node.score.decoders import Decoders
 from dicom_qa_node.score.infer import Scorer
 from dicom_qa_node.score.pictures import write_pictures
@@ -36,6 +37,8 @@ def score_found(config: Config, paths: Sequence[Path], pictures: Path | None) ->
     found = find_series(paths)
     if not found.series and not found.broken:
         raise NotFound(f"there is no DICOM file in {', '.join(map(str, paths))}")
+    if pictures is not None:
+        _make_folder(pictures)
     scorer = Scorer.open(config.score.model, config.score.device, config.score.models_dir)
     entries = [failure("", "", reason) | {"file": str(path)} for path, reason in found.broken]
     with Decoders() as decoders, progress_bar() as progress:
@@ -45,6 +48,15 @@ def score_found(config: Config, paths: Sequence[Path], pictures: Path | None) ->
             entries.append(_score_one(series, scorer, decoders, config, pictures))
             progress.advance(task)
     return entries
+
+
+def _make_folder(pictures: Path) -> None:
+    try:
+        pictures.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=pictures):
+            pass
+    except OSError as error:
+        raise Permanent(f"pictures cannot be written to {pictures}: {error.strerror}; nothing was scored") from error
 
 
 def _score_one(

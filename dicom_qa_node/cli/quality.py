@@ -130,7 +130,12 @@ def _print_csv(entries: list[LogEntry]) -> None:
     columns = list(dict.fromkeys(key for row in rows for key in row)) or list(_CSV_HEAD)
     writer = csv.DictWriter(sys.stdout, columns, restval="", lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows({key: _as_cell(value) for key, value in row.items()} for row in rows)
+
+
+def _as_cell(value: Any) -> Any:
+    # A spreadsheet takes text that begins so for a formula; station names come from peers.
+    return f"'{value}" if isinstance(value, str) and value[:1] in "=+-@\t\r" and value else value
 
 
 _CSV_HEAD = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated
 
 import typer
@@ -39,9 +40,10 @@ def check(context: typer.Context, as_json: AsJson = False) -> None:
 
 @app.command()
 def show(context: typer.Context, as_json: AsJson = False) -> None:
-    """Show every value that applies: those of the file and the defaults."""
+    """Show every value that applies: those of the file and the defaults; a password is shown as ***."""
     run: Invocation = context.obj
     values = run.config.model_dump(mode="json")
+    values["database_url"] = _without_password(run.config.database_url)
     if as_json:
         show_json(values)
     else:
@@ -61,6 +63,10 @@ def schema(
         show_json(Config.model_json_schema())
     else:
         typer.echo(as_markdown() if markdown else as_yaml(), nl=False)
+
+
+def _without_password(address: str) -> str:
+    return re.sub(r"(://[^:/@]*):[^@]*@", r"\1:***@", address)
 
 
 def _warnings(config: Config) -> list[str]:

@@ -94,3 +94,16 @@ def test_a_file_that_ends_before_its_series_uid_is_named_with_a_plain_reason(wri
     found = find_series([tmp_path])
     assert found.series == ()
     assert [(file, "Series Instance UID" in reason) for file, reason in found.broken] == [(path, True)]
+
+
+def test_unwritable_picture_folder_is_told_before_scoring(tmp_path, monkeypatch):
+    from dicom_qa_node import phantom
+    from dicom_qa_node.cli import offline_scoring
+    from dicom_qa_node.config import Config
+    from dicom_qa_node.errors import Permanent
+
+    phantom.write(phantom.ct_series(1, slices=1, rows=64), tmp_path / "study")
+    (tmp_path / "file").write_text("no folder")
+    monkeypatch.setattr(offline_scoring.Scorer, "open", lambda *_: pytest.fail("scored all the same"))
+    with pytest.raises(Permanent, match="nothing was scored"):
+        offline_scoring.score_found(Config(), [tmp_path / "study"], tmp_path / "file" / "pictures")
