@@ -33,6 +33,7 @@ _BROKEN_FILE = (
 )  # fmt: skip
 
 _MAX_SIDE = 8192
+_MAX_RESCALE = 1e9
 _LOSSY_SYNTAXES = frozenset(
     {
         "1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51", "1.2.840.10008.1.2.4.81", "1.2.840.10008.1.2.4.91",
@@ -210,8 +211,8 @@ def slice_header(
             orientation=_orientation(ds),
             spacing_mm=_spacing(ds),
             thickness_mm=at.number(ds, "SliceThickness"),
-            slope=at.number(ds, "RescaleSlope"),
-            intercept=at.number(ds, "RescaleIntercept"),
+            slope=_rescale(ds, "RescaleSlope"),
+            intercept=_rescale(ds, "RescaleIntercept"),
             rescale_type=at.word(ds, "RescaleType"),
             padding=_padding(ds),
             traits=tuple(_traits(ds)),
@@ -281,6 +282,14 @@ def _required(ds: Dataset, keyword: str, count: int) -> tuple[float, ...]:
     found = at.numbers(ds, keyword, count)
     if found is None or any(abs(value) > 1e6 for value in found):
         raise _BadAttribute(f"{_name(keyword)} is missing or cannot be used")
+    return found
+
+
+def _rescale(ds: Dataset, keyword: str) -> float | None:
+    found = at.number(ds, keyword)
+    # Beyond this, sums of squares over a slice leave the range of float32.
+    if found is not None and abs(found) > _MAX_RESCALE:
+        raise _BadAttribute(f"{_name(keyword)} is {found:g}")
     return found
 
 

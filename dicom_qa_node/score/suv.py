@@ -22,6 +22,7 @@ __all__ = ["PetScale", "body_surface_m2", "lean_body_mass_kg", "pet_scale"]
 _DAY = dt.timedelta(days=1)
 _PHILIPS = "Philips PET Private Group"
 _GE_SCAN = (0x0009, "GEMS_PETD_01", 0x0D)
+_LEAST_FACTOR, _LARGEST_FACTOR = 1e-12, 1e6
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +59,10 @@ def pet_scale(header: Dataset, acquired: Sequence[dt.datetime | None]) -> PetSca
     """
     units = at.word(header, "Units")
     try:
-        return PetScale("SUVbw", _factors(header, units, acquired), _ratios(header))
+        factors = _factors(header, units, acquired)
+        if not all(_LEAST_FACTOR < factor < _LARGEST_FACTOR for factor in factors):
+            raise _Missing(f"weight, dose and times give the impossible factor {factors[0]:g}")
+        return PetScale("SUVbw", factors, _ratios(header))
     except _Missing as reason:
         unit = "BQML" if units == "BQML" else "relative"
         sentence = f"SUV cannot be computed: {reason}. The series was judged in relative units."

@@ -6,6 +6,7 @@ import re
 import struct
 from io import BytesIO
 
+import numpy as np
 import pytest
 from pydicom import dcmread
 
@@ -14,6 +15,7 @@ from dicom_qa_node.phantom import ct_series
 from dicom_qa_node.phantom import write as write_phantom
 from dicom_qa_node.report.build import build_report
 from dicom_qa_node.report.document import ReportRequest
+from dicom_qa_node.score.physics.ct_noise import mode
 from dicom_qa_node.score.pipeline import score_series
 from dicom_qa_node.spool.layout import is_uid
 from tests.report_samples import T0, verdict, write_series
@@ -110,3 +112,17 @@ def test_an_element_of_another_vr_does_not_cost_the_report(tmp_path, tag, vr):
     request = ReportRequest(verdict(instances), 1, T0, None)
     report = dcmread(BytesIO(build_report(request, instances, tmp_path, Config())))
     assert report.StudyInstanceUID == instances[0].series.study_instance_uid
+
+
+@pytest.mark.parametrize("tag", [0x00281052, 0x00281053])
+@pytest.mark.parametrize("value", [b"1e30", b"9" * 16, b"-1e38"])
+def test_a_rescale_beyond_all_measure_costs_its_slice(files, tag, value):
+    replace_value(files[3], tag, b"DS", value)
+    result = judged(files)
+    assert result.instances_used == len(files) - 1
+    assert any("(0028,105" in f"{item.sentence} {item.evidence}" for item in result.findings)
+
+
+def test_the_mode_of_values_below_zero_is_found():
+    values = np.concatenate([np.full(50, -3.0), np.full(100, 2.0)]).astype(np.float32)
+    assert mode(values) == pytest.approx(2.0, abs=0.1)

@@ -65,7 +65,7 @@ def mode(values: Values) -> float:
         return middle
     bins = 400
     width = 4.0 * middle / bins
-    index = np.minimum(values / np.float32(width), bins).astype(np.intp)
+    index = np.clip(values / np.float32(width), 0, bins).astype(np.intp)
     counts = np.bincount(index, minlength=bins + 1)[:bins]
     smooth = ndimage.gaussian_filter1d(counts.astype(np.float64), 0.04 * bins / 4.0, mode="constant")
     return (int(np.argmax(smooth)) + 0.5) * width
