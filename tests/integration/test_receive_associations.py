@@ -4,6 +4,7 @@ import socket
 import struct
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -147,16 +148,16 @@ def test_a_peer_that_says_nothing_is_dropped(make_receiver: MakeReceiver) -> Non
 
 def test_associations_spread_over_the_processes(make_receiver: MakeReceiver) -> None:
     receiver = make_receiver(processes=2)
-    with (
-        association(receiver, "A") as first,
-        association(receiver, "B") as second,
-        association(receiver, "C"),
-        association(receiver, "D"),
-    ):
-        assert store(first, ct()).Status == store(second, ct()).Status == SUCCESS
-        connections = [_established(worker, receiver.port) for worker in receiver.workers()]
-    assert sum(connections) == 4
-    assert max(connections) <= 3
+    with ExitStack() as held:
+        # The kernel wakes whichever process waits; on a busy machine that may be the same one several times.
+        for opened in range(1, 25):
+            assoc = held.enter_context(association(receiver, f"SCANNER{opened}"))
+            assert store(assoc, ct()).Status == SUCCESS
+            connections = [_established(worker, receiver.port) for worker in receiver.workers()]
+            assert sum(connections) == opened
+            if min(connections):
+                return
+    pytest.fail(f"one process took every association: {connections}")
 
 
 def _established(worker: psutil.Process, port: int) -> int:
