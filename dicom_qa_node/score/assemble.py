@@ -82,7 +82,7 @@ def read(part: Part, decoders: Decoders, *, pack_above: int = PACK_ABOVE_VOXELS)
     header = read_header(slices[0])
     stack = read_stack(slices, decoders, header, pack_above)
     if not stack.kept:
-        first = next(iter(stack.broken.items()))
+        first = min(stack.broken.items())
         raise Permanent(
             f"none of {len(slices)} slices can be decoded; the first, {slices[first[0]].sop_instance_uid}: {first[1]}"
         )
