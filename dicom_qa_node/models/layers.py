@@ -6,6 +6,7 @@ Only ``models.*.net`` and ``score`` import this module; everything else stays fr
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -13,14 +14,23 @@ from torch.nn import functional
 
 __all__ = [
     "AGCA",
+    "LEVELS",
+    "Evidence",
     "EvidenceStem",
+    "Namer",
+    "Outputs",
     "Statistics",
     "evidence_channels",
     "evidence_maps",
     "evidence_statistics",
+    "luma_of",
     "median3",
+    "positive",
     "statistics_channels",
 ]
+
+LEVELS = ("jpeg", "gauss", "impulse", "dose", "views", "blur", "counts")
+"""Degradations that the auxiliary heads name; see ``training/pool.py`` for their units."""
 
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, the luma of JPEG
 _LEVEL = 1.0 / 255.0
@@ -29,6 +39,34 @@ _FALLS = tuple(grey * _LEVEL for grey in (6.0, 12.0, 25.0))
 _BLOCK = 8
 _CLASSES = 4
 _FIXED_CHANNELS = 3 + len(_RISES) + len(_FALLS) + 2 + 3 + 1 + 2
+
+
+class Outputs(NamedTuple):
+    """What a network says about each picture; every tensor has the batch first.
+
+    ``score`` (n,) is nominally 0-4 and not clipped; ``weight`` (n,) the mean weight in (0, 1] that the network gave to
+    what it saw, 1 where it has none; ``spread`` (n,) the predicted standard deviation of the score; ``levels``
+    (n, `LEVELS` or more) the named degradations; ``features`` (n, f) the pooled features before the heads;
+    ``distributions`` (n, widths, bins), from networks that have them, sum to 1 over the bins.
+    """
+
+    score: Tensor
+    weight: Tensor
+    spread: Tensor
+    levels: Tensor
+    features: Tensor
+    distributions: Tensor | None = None
+
+
+def positive(x: Tensor) -> Tensor:
+    """Map to positive values, at least 0.001: a standard deviation."""
+    return functional.softplus(x) + 1e-3
+
+
+def luma_of(rgb: Tensor) -> Tensor:
+    """Return the luma (ITU-R BT.601), shape (n, 1, rows, columns), of pictures (n, 3, rows, columns)."""
+    weight = torch.tensor(_LUMA, device=rgb.device, dtype=rgb.dtype).view(1, 3, 1, 1)
+    return (rgb * weight).sum(1, keepdim=True)
 
 
 class AGCA(nn.Module):
@@ -104,8 +142,7 @@ def evidence_maps(rgb: Tensor, basis: Tensor) -> Tensor:
     Tensor
         Shape (n, `evidence_channels` (), rows / 8, columns / 8), each channel of order one.
     """
-    luma_weight = torch.tensor(_LUMA, device=rgb.device, dtype=rgb.dtype).view(1, 3, 1, 1)
-    luma = (rgb * luma_weight).sum(1, keepdim=True)
+    luma = luma_of(rgb)
     residual = luma - median3(luma)
     tails = [_pool((residual - rise).clamp_min(0)) for rise in _RISES]
     tails += [_pool((-residual - fall).clamp_min(0)) for fall in _FALLS]
@@ -242,3 +279,36 @@ class EvidenceStem(nn.Module):
             fixed = evidence_maps(rgb, self.basis)
             statistics = evidence_statistics(fixed)
         return self.mix(torch.cat([fixed, self.learned(rgb * 2 - 1)], 1)), statistics
+
+
+class Evidence(nn.Module):
+    """`EvidenceStem` and its `Statistics` in one: what the small networks begin with."""
+
+    def __init__(self, channels: int, told: int, dropout: float = 0.1) -> None:
+        super().__init__()
+        self.stem = EvidenceStem(channels)
+        self.statistics = Statistics(told, dropout)
+
+    def forward(self, rgb: Tensor) -> tuple[Tensor, Tensor]:
+        """Map display values in [0, 1] to (n, channels, rows / 8, columns / 8) and (n, told)."""
+        x, statistics = self.stem(rgb)
+        return x, self.statistics(statistics)
+
+    @torch.no_grad()
+    def observe(self, pictures: Tensor) -> None:
+        """Take mean and spread of the statistics from training pictures, once, before training."""
+        self.statistics.observe(self.stem(pictures)[1])
+
+
+class Namer(nn.Module):
+    """Names the degradations, and turns the names into features that the heads behind it are told."""
+
+    def __init__(self, inputs: int, told: int, levels: int = len(LEVELS)) -> None:
+        super().__init__()
+        self.name = nn.Linear(inputs, levels)
+        self.embed = nn.Sequential(nn.Linear(levels, told), nn.GELU())
+
+    def forward(self, described: Tensor) -> tuple[Tensor, Tensor]:
+        """Return levels (n, levels) and features (n, told) of what was described (n, inputs)."""
+        levels = self.name(described)
+        return levels, self.embed(levels)

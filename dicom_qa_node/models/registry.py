@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+from collections.abc import Callable, Mapping
 from functools import cache
 from types import MappingProxyType
 from typing import TYPE_CHECKING
@@ -18,7 +19,9 @@ from dicom_qa_node.models.card import ModelCard
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["DEFAULT_MODEL", "all_cards", "build_network", "card_of"]
+__all__ = ["DEFAULT_MODEL", "NetworkOption", "all_cards", "build_network", "card_of"]
+
+NetworkOption = bool | int | float | str
 
 DEFAULT_MODEL = "ms_iqa_small"
 
@@ -44,8 +47,26 @@ def card_of(name: str) -> ModelCard:
     return cards[name]
 
 
-def build_network(card: ModelCard) -> nn.Module:
-    """Build the untrained network of a card; imports torch."""
+def build_network(card: ModelCard, options: Mapping[str, NetworkOption] | None = None) -> nn.Module:
+    """Build the untrained network of a card; imports torch.
+
+    Parameters
+    ----------
+    options
+        Fields of the network's configuration that an ablation changes; the card's weights are wrong then.
+
+    Raises
+    ------
+    Misconfigured
+        The network has no such option.
+    """
     module, function = card.network.split(":")
-    network: nn.Module = getattr(importlib.import_module(module), function)(**card.network_args)
-    return network
+    build: Callable[..., nn.Module] = getattr(importlib.import_module(module), function)
+    try:
+        return build(**card.network_args, **(options or {}))
+    except (TypeError, ValueError) as error:
+        if not options:
+            raise
+        raise Misconfigured(
+            f"the network of model {card.name} cannot be built with {dict(options)}: {error}"
+        ) from error

@@ -182,7 +182,8 @@ class Scorer:
         pictures = (batch.float() / 255.0).contiguous(memory_format=torch.channels_last)
         with torch.inference_mode(), _precision(self.device):
             outputs = self._network(pictures)
-        return [np.asarray(value.float().cpu().numpy(), np.float32) for value in outputs]
+        said = (outputs.score, outputs.weight, outputs.spread, outputs.levels, outputs.features)
+        return [np.asarray(value.float().cpu().numpy(), np.float32) for value in said]
 
 
 @contextmanager

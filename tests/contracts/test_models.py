@@ -58,8 +58,8 @@ def test_outputs_have_their_shapes_and_are_finite(card: ModelCard, network: torc
         outputs = network.eval()(_pictures(card, 2))
     assert outputs.score.shape == outputs.weight.shape == outputs.spread.shape == (2,)
     assert outputs.levels.shape[0] == outputs.features.shape[0] == 2
-    assert all(torch.isfinite(value).all() for value in outputs)
-    assert ((outputs.weight > 0) & (outputs.weight < 1)).all()
+    assert all(torch.isfinite(value).all() for value in outputs if value is not None)
+    assert ((outputs.weight > 0) & (outputs.weight <= 1)).all()
     assert (outputs.spread > 0).all()
 
 

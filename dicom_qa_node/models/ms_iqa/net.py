@@ -7,8 +7,8 @@ are really multiplied, so that every parameter learns. Licence: Apache-2.0; the 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from dataclasses import dataclass, replace
+from typing import Any, Literal, get_args
 
 import torch
 from timm.layers.norm import GroupNorm
@@ -17,29 +17,11 @@ from timm.models.swin_transformer import SwinTransformer
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dicom_qa_node.models.layers import AGCA, EvidenceStem, Statistics
+from dicom_qa_node.models.layers import AGCA, LEVELS, EvidenceStem, Outputs, Statistics, positive
 
 __all__ = ["LEVELS", "MsIqa", "MsIqaConfig", "Outputs", "build"]
 
-LEVELS = ("jpeg", "gauss", "impulse", "dose", "views", "blur", "counts")
-"""Degradations that the auxiliary head names; see ``training/dataset.py`` for their units."""
-
-SCORE_MAX = 4.0
-
-
-class Outputs(NamedTuple):
-    """What the network says about each picture; every tensor has the batch first.
-
-    ``score`` (n,) is nominally 0-4 and not clipped; ``weight`` (n,) the fusion weight in (0, 1); ``spread`` (n,) the
-    predicted standard deviation of the score; ``levels`` (n, 7) the named degradations; ``features`` (n, f) the
-    pooled features before the heads.
-    """
-
-    score: Tensor
-    weight: Tensor
-    spread: Tensor
-    levels: Tensor
-    features: Tensor
+Fusion = Literal["product", "patches", "off"]
 
 
 @dataclass(frozen=True)
@@ -48,6 +30,8 @@ class MsIqaConfig:
 
     ``evidence_stem`` replaces both backbones' stems by one stride-8 stem with fixed evidence maps; without it
     the backbones keep their own stride-4 stems, as in the paper. ``window`` is Swin's window in tokens.
+    ``fusion`` is the product of the two branches; ``patches`` weighs the score of every patch by its own weight
+    (as MANIQA); ``off`` leaves the score branch alone with Swin stage 4, which is what the published code computes.
     """
 
     picture: int
@@ -61,6 +45,7 @@ class MsIqaConfig:
     evidence_stem: int = 0
     group_norm: bool = True
     dropout: float = 0.1
+    fusion: Fusion = "product"
 
 
 VARIANTS = {
@@ -116,9 +101,13 @@ class MsIqa(nn.Module):
         told = 2 * fused + (hidden if config.evidence_stem else 0)
         self.describe = nn.Sequential(nn.Linear(told, hidden), nn.LeakyReLU(0.01))
         self.name_levels = nn.Linear(hidden, len(LEVELS))
-        self.embed_levels = nn.Sequential(nn.Linear(len(LEVELS), hidden // 2), nn.GELU())
-        self.score_branch = _branch(2 * deep + hidden // 2, hidden, config.dropout)
-        self.weight_branch = _branch(hidden + hidden // 2, hidden, config.dropout)
+        fuses, patchwise = config.fusion != "off", config.fusion == "patches"
+        named = hidden // 2 if fuses else 0
+        if fuses:
+            self.embed_levels = nn.Sequential(nn.Linear(len(LEVELS), named), nn.GELU())
+        self.score_branch = _branch((1 if patchwise else 2) * deep + named, hidden, config.dropout)
+        if fuses:
+            self.weight_branch = _branch((fused if patchwise else hidden) + named, hidden, config.dropout)
         self.spread_branch = nn.Linear(hidden + 2 * deep, 1)
         nn.init.constant_(self.score_branch[-1].bias, 3.0)  # type: ignore[arg-type]
         nn.init.constant_(self.spread_branch.bias, -1.0)
@@ -130,18 +119,38 @@ class MsIqa(nn.Module):
         maps = []
         for halve, attend, a, b in zip(self.halve, self.attend, residual, windowed, strict=True):
             maps.append(attend(functional.adaptive_avg_pool2d(halve(torch.cat([a, b], 1)), size)))
-        told = _mean_and_max(torch.cat(maps, 1))
+        fused = torch.cat(maps, 1)
+        told = _mean_and_max(fused)
         if self.statistics is not None and statistics is not None:
             told = torch.cat([told, self.statistics(statistics)], 1)
         described = self.describe(told)
         levels = self.name_levels(described)
-        named = self.embed_levels(levels)
-        pooled = _mean_and_max(self.attend_swin(windowed[3]))
+        deep = self.attend_swin(windowed[3])
+        pooled = _mean_and_max(deep)
+        if self.config.fusion == "product":
+            score, weight = self._product(pooled, described, self.embed_levels(levels))
+        elif self.config.fusion == "patches":
+            score, weight = self._patches(deep, fused, self.embed_levels(levels))
+        else:
+            score = functional.leaky_relu(self.score_branch(pooled), 0.01)[:, 0]
+            weight = torch.ones_like(score)
+        features = torch.cat([described, pooled], 1)
+        spread = positive(self.spread_branch(features.detach()))[:, 0]
+        return Outputs(score, weight, spread, levels, features)
+
+    def _product(self, pooled: Tensor, described: Tensor, named: Tensor) -> tuple[Tensor, Tensor]:
+        """One score times one weight for the whole picture, shapes (n,)."""
         score = functional.leaky_relu(self.score_branch(torch.cat([pooled, named], 1)), 0.01)[:, 0]
         weight = torch.sigmoid(self.weight_branch(torch.cat([described, named], 1)))[:, 0]
-        features = torch.cat([described, pooled], 1)
-        spread = functional.softplus(self.spread_branch(features.detach()))[:, 0] + 1e-3
-        return Outputs(score * weight, weight, spread, levels, features)
+        return score * weight, weight
+
+    def _patches(self, deep: Tensor, fused: Tensor, named: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean of the patches' scores, weighted by the patches' weights, and the mean weight, shapes (n,)."""
+        tokens = [x.flatten(2).transpose(1, 2) for x in (deep, fused)]
+        told = named[:, None].expand(-1, tokens[0].shape[1], -1)
+        score = functional.leaky_relu(self.score_branch(torch.cat([tokens[0], told], 2)), 0.01)[..., 0]
+        weight = torch.sigmoid(self.weight_branch(torch.cat([tokens[1], told], 2)))[..., 0]
+        return (score * weight).sum(1) / weight.sum(1), weight.mean(1)
 
     @torch.no_grad()
     def observe(self, pictures: Tensor) -> None:
@@ -210,6 +219,9 @@ def _swin(config: MsIqaConfig) -> Any:
     return net
 
 
-def build(variant: str) -> MsIqa:
-    """Return the untrained network of a variant, ``paper`` or ``small``."""
-    return MsIqa(VARIANTS[variant])
+def build(variant: str, **options: Any) -> MsIqa:
+    """Return the untrained network of a variant, ``paper`` or ``small``; options are fields of `MsIqaConfig`."""
+    config = replace(VARIANTS[variant], **options)
+    if config.fusion not in get_args(Fusion):
+        raise ValueError(f"fusion must be one of {', '.join(get_args(Fusion))}")
+    return MsIqa(config)
