@@ -13,7 +13,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from dicom_qa_node.config import Config
-from dicom_qa_node.config_limits import allowed, sections_of
+from dicom_qa_node.config.wording import allowed, sections_of
 
 __all__ = ["as_markdown", "as_yaml", "shown_value"]
 

