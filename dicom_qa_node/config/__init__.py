@@ -13,9 +13,11 @@ from dicom_qa_node.config.querying import Destination, Query
 from dicom_qa_node.config.receiving import Complete, Peer, Receive, Spool
 from dicom_qa_node.config.root import Config, Log
 from dicom_qa_node.config.scoring import Grades, Score
+from dicom_qa_node.config.tls import ClientTls, ServerTls
 from dicom_qa_node.config.web import Web
 
 __all__ = [
+    "ClientTls",
     "Complete",
     "Config",
     "ConfigProblem",
@@ -31,6 +33,7 @@ __all__ = [
     "Receive",
     "Report",
     "Score",
+    "ServerTls",
     "Spool",
     "Target",
     "Web",

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from dicom_qa_node.config.base import AeTitle, Name, Port, Section
+from dicom_qa_node.config.tls import ClientTls
 
 __all__ = ["KINDS", "Deliver", "DicomTarget", "FolderTarget", "Report", "Target"]
 
@@ -33,6 +34,7 @@ class DicomTarget(Section):
     port: Port = Field(104, description="TCP port")
     ae_title: AeTitle = Field(description="AE title of the target")
     timeout_s: float = Field(30, gt=0, le=600, description="longest wait for an answer")
+    tls: ClientTls = Field(default_factory=ClientTls, description="TLS towards this target")
     require_commitment: bool = Field(
         False, description="a report counts as delivered only when the target has committed to its storage"
     )

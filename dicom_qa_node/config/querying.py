@@ -5,6 +5,7 @@ from __future__ import annotations
 from pydantic import Field, model_validator
 
 from dicom_qa_node.config.base import AeTitle, Port, Section
+from dicom_qa_node.config.tls import ClientTls
 
 __all__ = ["Destination", "Query"]
 
@@ -15,6 +16,7 @@ class Destination(Section):
     ae_title: AeTitle = Field(description="AE title, as a C-MOVE request names it")
     host: str = Field(min_length=1, description="host name or address")
     port: Port = Field(104, description="TCP port")
+    tls: ClientTls = Field(default_factory=ClientTls, description="TLS towards this destination")
 
 
 class Query(Section):

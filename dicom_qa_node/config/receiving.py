@@ -7,6 +7,7 @@ import ipaddress
 from pydantic import Field, field_validator, model_validator
 
 from dicom_qa_node.config.base import AeTitle, ListenPort, Section
+from dicom_qa_node.config.tls import ClientTls, Fingerprint, ServerTls
 
 __all__ = ["Complete", "Peer", "Receive", "Spool"]
 
@@ -22,6 +23,10 @@ class Peer(Section):
     port: ListenPort = Field(
         0, description="TCP port it listens on, for storage commitment results; 0: only on its own association"
     )
+    certificate_sha256: Fingerprint = Field(
+        "", description="SHA-256 fingerprint of its certificate: it may only call over TLS, and with that one"
+    )
+    tls: ClientTls = Field(default_factory=ClientTls, description="TLS for storage commitment results")
 
     @field_validator("hosts")
     @classmethod
@@ -55,6 +60,7 @@ class Receive(Section):
         description="answer storage commitment requests; only for peers that do not delete images on our word, "
         "since images are kept no longer than section spool says",
     )
+    tls: ServerTls = Field(default_factory=ServerTls, description="DICOM over TLS on a port of its own")
 
 
 class Spool(Section):
