@@ -201,6 +201,7 @@ class SeriesProgress:
     ``expected`` is the sum over the groups that announced a count, None if a group announced none.
     ``open_associations`` counts the associations still open that brought instances of this series.
     ``first_received_at`` is the arrival of the first image since the series last entered RECEIVING.
+    ``forgotten`` counts the images of earlier versions that retention has removed and that did not come again.
     ``paired_series`` are the CT series (for PET) of the same study and frame of reference with their state,
     the one with the most images first.
     """
@@ -216,6 +217,7 @@ class SeriesProgress:
     last_received_at: dt.datetime
     version: int
     paired_series: tuple[tuple[str, SeriesState], ...] = ()
+    forgotten: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,9 @@ A series is complete by itself
 A PET series that is complete by itself then waits for the CT of the same study and frame of reference, until
 every such CT has left RECEIVING or ``pair_wait_s`` have passed since its own last image; after that it goes with
 the CT that is there, or alone. A CT never waits. ``force_age_s`` bounds the wait for a CT as well.
+
+Images that come to a series whose earlier images retention has removed do not make a new version out of a
+fragment: unless they are the whole series again, it is parked, and the earlier report stands.
 """
 
 from __future__ import annotations
@@ -22,7 +25,7 @@ from dataclasses import dataclass
 from dicom_qa_node.config import Complete
 from dicom_qa_node.records import SeriesProgress, SeriesState
 
-__all__ = ["Decision", "Ready", "Wait", "decide"]
+__all__ = ["Decision", "Fragment", "Ready", "Wait", "decide"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +44,14 @@ class Ready:
     pair_series_uid: str | None = None
 
 
-Decision = Ready | Wait
+@dataclass(frozen=True, slots=True)
+class Fragment:
+    """Never complete: the images that came before are no longer there."""
+
+    reason: str
+
+
+Decision = Ready | Wait | Fragment
 
 
 def decide(progress: SeriesProgress, rules: Complete, now: dt.datetime) -> Decision:
@@ -59,8 +69,19 @@ def decide(progress: SeriesProgress, rules: Complete, now: dt.datetime) -> Decis
     Returns
     -------
     Decision
-        `Ready`, or `Wait` with a time that is later than ``now``.
+        `Ready`, `Fragment`, or `Wait` with a time that is later than ``now``.
     """
+    decision = _decide(progress, rules, now)
+    whole = progress.expected or progress.forgotten
+    if isinstance(decision, Ready) and progress.forgotten and progress.received < whole:
+        return Fragment(
+            f"{_images(progress.received)} came after the earlier {progress.forgotten} had been removed from the "
+            "spool: send the whole series again, or release it to score what is there"
+        )
+    return decision
+
+
+def _decide(progress: SeriesProgress, rules: Complete, now: dt.datetime) -> Ready | Wait:
     force_at = progress.first_received_at + dt.timedelta(seconds=rules.force_age_s)
     if now >= force_at:
         text = f"{_counted(progress)}, scored at the age limit of {rules.force_age_s:g} s"
@@ -70,7 +91,7 @@ def decide(progress: SeriesProgress, rules: Complete, now: dt.datetime) -> Decis
     return decision if isinstance(decision, Ready) else Wait(min(decision.until, force_at), decision.reason)
 
 
-def _by_itself(progress: SeriesProgress, rules: Complete, now: dt.datetime) -> Decision:
+def _by_itself(progress: SeriesProgress, rules: Complete, now: dt.datetime) -> Ready | Wait:
     if progress.open_associations:
         return Wait(dt.datetime.max.replace(tzinfo=dt.UTC), "an association is open")
     if progress.expected == progress.received:
@@ -81,7 +102,7 @@ def _by_itself(progress: SeriesProgress, rules: Complete, now: dt.datetime) -> D
     return Ready(f"{_counted(progress)} after {rules.quiet_s:g} s of silence")
 
 
-def _paired(progress: SeriesProgress, rules: Complete, now: dt.datetime, reason: str) -> Decision:
+def _paired(progress: SeriesProgress, rules: Complete, now: dt.datetime, reason: str) -> Ready | Wait:
     if not _wants_pair(progress):
         return Ready(reason)
     states = [state for _, state in progress.paired_series]

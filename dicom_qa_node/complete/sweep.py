@@ -5,9 +5,10 @@ from __future__ import annotations
 import datetime as dt
 import logging
 
-from dicom_qa_node.complete.rules import Ready, decide
+from dicom_qa_node.complete.rules import Fragment, Ready, decide
 from dicom_qa_node.config import Complete
 from dicom_qa_node.log import log_event
+from dicom_qa_node.records import SeriesProgress
 from dicom_qa_node.store import Registry
 
 __all__ = ["sweep"]
@@ -23,6 +24,8 @@ def sweep(registry: Registry, rules: Complete, now: dt.datetime) -> int:
     moved = 0
     for progress in registry.receiving():
         decision = decide(progress, rules, now)
+        if isinstance(decision, Fragment):
+            _park(registry, progress, decision.reason, now)
         if not isinstance(decision, Ready):
             continue
         pair = decision.pair_series_uid
@@ -31,3 +34,9 @@ def sweep(registry: Registry, rules: Complete, now: dt.datetime) -> int:
             uid = progress.series_instance_uid
             log_event(_LOGGER, logging.INFO, "complete", series=uid, version=progress.version, reason=decision.reason)
     return moved
+
+
+def _park(registry: Registry, progress: SeriesProgress, reason: str, now: dt.datetime) -> None:
+    uid = progress.series_instance_uid
+    if registry.park(uid, reason, actor="complete", at=now):
+        log_event(_LOGGER, logging.WARNING, "parked", series=uid, version=progress.version, reason=reason)

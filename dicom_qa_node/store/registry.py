@@ -33,7 +33,10 @@ _ANY = tuple(SeriesState)
 
 @dataclass(frozen=True, slots=True)
 class SeriesRow:
-    """One series with where it stands, for lists and commands."""
+    """One series with where it stands, for lists and commands.
+
+    ``received`` counts the images that retention has removed since, too.
+    """
 
     facts: SeriesFacts
     state: SeriesState
@@ -116,7 +119,7 @@ class Registry:
         """
         now = at or utc_now()
         uid, version = progress.series_instance_uid, progress.version
-        values = {"complete_reason": reason, "pair_series_uid": pair_series_uid}
+        values = {"complete_reason": reason, "pair_series_uid": pair_series_uid, "forgotten": 0}
         with self._db.write() as connection:
             received = connection.execute(
                 sa.select(t.series.c.received).where(t.series.c.series_instance_uid == uid)
@@ -247,7 +250,7 @@ def _back_to_complete(
     connection: sa.Connection, row: sa.Row[Any], version: int, reason: str, actor: str, at: dt.datetime
 ) -> bool:
     uid = row.series_instance_uid
-    values = {"version": version, "pair_series_uid": settled_pair(connection, row)}
+    values = {"version": version, "pair_series_uid": settled_pair(connection, row), "forgotten": 0}
     done = move(
         connection, uid, [SeriesState(row.state)], SeriesState.COMPLETE,
         version=row.version, reason=reason, actor=actor, at=at, values=values,
@@ -378,6 +381,7 @@ def _progress(connection: sa.Connection, row: sa.Row[Any], open_counts: dict[str
         last_received_at=row.last_received_at,
         version=row.version,
         paired_series=paired,
+        forgotten=row.forgotten,
     )
 
 
@@ -392,7 +396,7 @@ def _series_row(row: sa.Row[Any]) -> SeriesRow:
         state=SeriesState(row.state),
         state_since=row.state_since,
         version=row.version,
-        received=row.received,
+        received=row.received + row.forgotten,
         expected=sum(row.expected.values()) if row.expected else None,
         first_received_at=row.first_received_at,
         last_received_at=row.last_received_at,

@@ -47,7 +47,22 @@ class Retention:
             return list(connection.execute(query).scalars())
 
     def forget(self, paths: Sequence[str]) -> int:
-        """Remove the rows of instances whose files were deleted; return how many."""
+        """Remove the rows of instances whose files were deleted; return how many.
+
+        Their series count them as forgotten, no longer as received: what comes again is counted from there.
+        """
+        wanted = t.instances.c.path.in_(list(paths))
+        counted = (
+            sa.select(t.instances.c.series_instance_uid, sa.func.count().label("gone"))
+            .where(wanted, ~t.instances.c.conflict)
+            .group_by(t.instances.c.series_instance_uid)
+        )
+        series = t.series.c
         with self._db.write() as connection:
-            wanted = t.instances.c.path.in_(list(paths))
+            for uid, gone in connection.execute(counted).all():
+                connection.execute(
+                    t.series.update()
+                    .where(series.series_instance_uid == uid)
+                    .values(received=series.received - gone, forgotten=series.forgotten + gone)
+                )
             return connection.execute(t.instances.delete().where(wanted)).rowcount

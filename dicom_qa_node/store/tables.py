@@ -57,6 +57,7 @@ series = sa.Table(
     sa.Column("state_since", UtcDateTime, nullable=False),
     sa.Column("version", sa.Integer, nullable=False, server_default="1"),
     sa.Column("received", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("forgotten", sa.Integer, nullable=False, server_default="0"),
     sa.Column("expected", sa.JSON, nullable=False),
     sa.Column("first_received_at", UtcDateTime, nullable=False),
     sa.Column("last_received_at", UtcDateTime, nullable=False),

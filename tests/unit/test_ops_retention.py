@@ -6,7 +6,17 @@ import datetime as dt
 
 import pytest
 
-from dicom_qa_node.records import ModelRef, ReportRef, SeriesFacts, SeriesKind, SeriesResult, StoredInstance
+from dicom_qa_node.complete import sweep
+from dicom_qa_node.config import Complete
+from dicom_qa_node.records import (
+    ModelRef,
+    ReportRef,
+    SeriesFacts,
+    SeriesKind,
+    SeriesResult,
+    SeriesState,
+    StoredInstance,
+)
 from dicom_qa_node.store import Database, Jobs, Outbox, Registry, Retention
 
 T0 = dt.datetime(2026, 1, 5, 8, 0, tzinfo=dt.UTC)
@@ -65,3 +75,46 @@ def test_a_late_image_takes_the_series_off_the_list(database):
     late = StoredInstance("1.2.3.2", "1.2", "1.2", "a/2.dcm", "0" * 64, 9, T0, "SC", "a1", facts)
     Registry(database).record([late])
     assert Retention(database).expired(LATER, LATER) == []
+
+
+def images(*numbers: int, at: dt.datetime = T0) -> list[StoredInstance]:
+    facts = SeriesFacts("1.2.3", "1.2", "CT")
+    return [
+        StoredInstance(f"1.2.3.{n}", "1.2", "1.2", f"a/{n}.dcm", "0" * 64, 9, at, "SC", "a1", facts, expected=3)
+        for n in numbers
+    ]
+
+
+def scored_and_forgotten(database: Database) -> Registry:
+    registry = Registry(database)
+    registry.record(images(1, 2, 3))
+    assert sweep(registry, Complete(), T0) == 1
+    jobs = Jobs(database, clock=lambda: T0)
+    result = SeriesResult("1.2.3", "CT", SeriesKind.CT, None, None, None, (), (), (), ModelRef("m", "1", "f" * 64), 3)
+    assert jobs.finish(jobs.claim("w"), result)
+    assert Outbox(database).add_report(ReportRef("2.25.1", "1.2", "2.25.2", "1.2.3", 1, "r/1.dcm", T0), [])
+    assert Retention(database).forget([f"a/{n}.dcm" for n in (1, 2, 3)]) == 3
+    return registry
+
+
+def test_a_fragment_after_retention_never_replaces_the_report_of_the_whole(database):
+    registry = scored_and_forgotten(database)
+    assert registry.series("1.2.3").received == 3
+    registry.record(images(2))
+    assert sweep(registry, Complete(), T0 + dt.timedelta(hours=2)) == 0
+    row = registry.series("1.2.3")
+    assert row.state is SeriesState.PARKED
+    assert row.parked_reason.startswith("1 image came after the earlier 3 had been removed")
+    assert Jobs(database).claim("w") is None
+    assert registry.release("1.2.3", actor="admin")
+    assert Jobs(database).claim("w").version == 2
+
+
+def test_the_whole_series_sent_again_after_retention_is_scored_again(database):
+    registry = scored_and_forgotten(database)
+    registry.record(images(2))
+    sweep(registry, Complete(), T0 + dt.timedelta(hours=2))
+    registry.record(images(1, 2, 3, at=LATER))
+    assert sweep(registry, Complete(), LATER) == 1
+    row = registry.series("1.2.3")
+    assert (row.state, row.received, row.complete_reason) == (SeriesState.COMPLETE, 3, "all 3 images")
