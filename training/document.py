@@ -47,8 +47,14 @@ def _card(card: ModelCard) -> Iterator[str]:
         f"PET SUV {suv[0]:g} to {suv[1]:g}"
     )
     yield f"- Licences: code {card.code_licence}; weights {card.weights_licence or 'none shipped'}"
+    if card.cost:
+        yield f"- Measured cost: {card.cost}"
+    if card.needs_prompt:
+        yield "- Prompts: told the dimension, modality, region and type of every picture from its DICOM header"
     if card.measured:
         yield from _measured(card)
+    else:
+        yield "- Figures: not trained here"
     for title, entries in (("Not validated for", card.not_validated_for), ("Known failures", card.failure_modes)):
         if entries:
             yield f"- {title}: {'; '.join(entries)}"

@@ -80,7 +80,8 @@ class ModelCard:
     """The card of one variant.
 
     ``network`` is ``module:function`` returning the untrained network; ``measured`` is None for a variant
-    whose weights are not shipped. ``score_range`` runs from worst to best.
+    whose weights are not shipped. ``score_range`` runs from worst to best. ``needs_prompt`` asks the scorer to tell the
+    network the `models.prompts` of every picture. ``cost`` says what memory and time were measured on which machine.
     """
 
     name: str
@@ -99,6 +100,8 @@ class ModelCard:
     not_validated_for: tuple[str, ...] = ()
     failure_modes: tuple[str, ...] = ()
     measured: Measured | None = None
+    needs_prompt: bool = False
+    cost: str = ""
 
     @property
     def sha256(self) -> str:

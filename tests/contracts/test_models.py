@@ -6,6 +6,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,19 +22,21 @@ from training.document import replace_generated
 
 CARDS = list(all_cards().values())
 SHIPPED = [card for card in CARDS if card.measured is not None]
+HEAVY = {"tfkt_paper": 128, "md_iqa_paper": 224, "mediqa_paper": 224}
+"""Networks too large for every test on a CPU, and the side of the pictures they are tested with; see tests/gpu."""
 SMALL_LIMIT = 20_000_000
 FILE_LIMIT = 40_000_000
 
 
 def _pictures(card: ModelCard, count: int, seed: int = 0) -> torch.Tensor:
     generator = torch.Generator().manual_seed(seed)
-    side = card.input.side
+    side = HEAVY.get(card.name, card.input.side)
     coarse = torch.rand(count, 3, side // 16, side // 16, generator=generator)
     smooth = torch.nn.functional.interpolate(coarse, size=(side, side), mode="bilinear")
     return (smooth + 0.05 * torch.rand(count, 3, side, side, generator=generator)).clamp(0, 1)
 
 
-@pytest.fixture(params=CARDS, ids=lambda card: card.name)
+@pytest.fixture(params=[card for card in CARDS if card.name not in HEAVY], ids=lambda card: card.name)
 def card(request: pytest.FixtureRequest) -> ModelCard:
     return request.param
 
@@ -53,14 +56,31 @@ def test_the_default_model_is_shipped() -> None:
     assert DEFAULT_MODEL in {card.name for card in SHIPPED}
 
 
-def test_outputs_have_their_shapes_and_are_finite(card: ModelCard, network: torch.nn.Module) -> None:
-    with torch.inference_mode():
-        outputs = network.eval()(_pictures(card, 2))
-    assert outputs.score.shape == outputs.weight.shape == outputs.spread.shape == (2,)
-    assert outputs.levels.shape[0] == outputs.features.shape[0] == 2
+def _assert_sound(outputs: Any, count: int) -> None:
+    assert outputs.score.shape == outputs.weight.shape == outputs.spread.shape == (count,)
+    assert outputs.levels.shape[0] == outputs.features.shape[0] == count
     assert all(torch.isfinite(value).all() for value in outputs if value is not None)
     assert ((outputs.weight > 0) & (outputs.weight <= 1)).all()
     assert (outputs.spread > 0).all()
+
+
+def _idle(network: torch.nn.Module) -> list[str]:
+    return [n for n, p in network.named_parameters() if p.grad is None or not bool(p.grad.abs().sum() > 0)]
+
+
+def test_outputs_have_their_shapes_and_are_finite(card: ModelCard, network: torch.nn.Module) -> None:
+    with torch.inference_mode():
+        _assert_sound(network.eval()(_pictures(card, 2)), 2)
+
+
+@pytest.mark.parametrize("name", HEAVY)
+def test_a_large_network_is_sound_and_every_parameter_learns(name: str) -> None:
+    card = card_of(name)
+    torch.manual_seed(0)
+    outputs = (network := build_network(card).train())(_pictures(card, 1))
+    _assert_sound(outputs, 1)
+    (outputs.score.sum() + outputs.spread.sum()).backward()
+    assert _idle(network) == []
 
 
 def test_same_pictures_same_answer_whatever_the_batch(card: ModelCard, network: torch.nn.Module) -> None:
@@ -79,8 +99,7 @@ def test_every_parameter_learns(card: ModelCard, network: torch.nn.Module) -> No
     network.train()
     outputs = network(_pictures(card, 2))
     (outputs.score.sum() + outputs.spread.sum()).backward()
-    idle = [n for n, p in network.named_parameters() if p.grad is None or not bool(p.grad.abs().sum() > 0)]
-    assert idle == []
+    assert _idle(network) == []
 
 
 def test_score_alone_reaches_both_branches(card: ModelCard, network: torch.nn.Module) -> None:

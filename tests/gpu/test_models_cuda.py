@@ -44,6 +44,19 @@ def test_networks_agree_in_single_precision(name: str) -> None:
     torch.testing.assert_close(on_cuda, on_cpu, atol=2e-3, rtol=2e-3)
 
 
+@pytest.mark.parametrize("name", sorted(all_cards()))
+def test_networks_of_every_size_learn_in_mixed_precision(name: str) -> None:
+    card = all_cards()[name]
+    torch.manual_seed(0)
+    network = build_network(card).cuda().train()
+    with torch.autocast("cuda", torch.bfloat16):
+        outputs = network(torch.rand(4, 3, card.input.side, card.input.side).cuda())
+    assert all(torch.isfinite(value).all() for value in outputs if value is not None)
+    (outputs.score.float().sum() + outputs.spread.float().sum()).backward()
+    idle = [n for n, p in network.named_parameters() if p.grad is None or not bool(p.grad.abs().sum() > 0)]
+    assert idle == []
+
+
 @pytest.mark.parametrize("name", SHIPPED)
 def test_the_same_pictures_score_the_same_twice(name: str) -> None:
     scorer = Scorer.open(name, "cuda")

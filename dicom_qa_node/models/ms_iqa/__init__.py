@@ -50,6 +50,7 @@ CARDS = (
         not_validated_for=_LIMITS,
         failure_modes=_FAILURES,
         measured=read_measured(_FOLDER / "ms_iqa_small.json"),
+        cost="4.12 M values; 50 crops/s on one CPU core, 0.29 GB more memory than the libraries alone",
     ),
     ModelCard(
         name="ms_iqa_paper",
