@@ -30,12 +30,21 @@ class Share(_Strict):
     scenes: Positive
     versions: Positive = 1
     weight: float = Field(1.0, gt=0)
+    judged: bool = True
+    """Whether the pictures of held-out groups are judged; pictures made only to vary the training are not."""
 
 
 class RunConfig(_Strict):
-    """Everything that decides a run; saved beside its checkpoint."""
+    """Everything that decides a run; saved beside its checkpoint.
+
+    ``options`` are changes to the network (an ablation). ``init`` is a run folder or a safetensors
+    file to start from; ``{fold}`` in it is the fold held out, or "all", so that no start has seen what must not be seen.
+    ``absent_levels``: degradations that a kind of picture cannot have are taught as zero, not as unknown.
+    """
 
     model: str
+    options: dict[str, bool | int | float | str] = {}
+    init: Path | None = None
     shares: tuple[Share, ...]
     steps: Positive
     seed: int = 20
@@ -48,6 +57,8 @@ class RunConfig(_Strict):
     observe_steps: Positive = 12
     level_weight: float = Field(0.5, ge=0)
     rank_weight: float = Field(0.2, ge=0)
+    cell_weight: float = Field(0.3, ge=0)
+    absent_levels: bool = False
     threads: Positive = 1
     loader_processes: int = Field(0, ge=0)
     checkpoint_every: Positive = 200

@@ -27,6 +27,7 @@ __all__ = ["CELL", "Batch", "Batches", "cell_table", "held_out_groups"]
 Picture = npt.NDArray[np.uint8]
 CELL = ("jpeg", "gauss", "impulse")
 _JITTER = 64
+_PHYSICAL = {"ct": ("dose", "views", "blur"), "petct": ("counts",), "pt": ("counts",)}
 
 
 @dataclass(frozen=True)
@@ -99,6 +100,8 @@ class Batches(Dataset[Batch]):
         self._sources = [_source(named[share.pool], share, held_out) for share in config.shares]
         table = cell_table(pools, held_out)
         axis = (0.0, 1.0, 2.0)
+        self.cells = table
+        """Mean score of every display cell over the training references, shape (3, 3, 3), or None."""
         self._table = None if table is None else RegularGridInterpolator((axis,) * 3, table)
         self._plans: dict[tuple[str, int], tuple[prepare.Crop, ...]] = {}
 
@@ -138,7 +141,14 @@ class Batches(Dataset[Batch]):
         row = source.pool.rows[index]
         assert row.score is not None
         picture = self._crop(source, index, rng)
-        return _Item(picture, row.score, source.share.weight, row.levels, scene)
+        return _Item(picture, row.score, source.share.weight, self._known(source, row.levels), scene)
+
+    def _known(self, source: _Source, levels: dict[str, float]) -> dict[str, float]:
+        """Add the physical degradations that this kind of picture cannot have, as zero, where the run asks for it."""
+        if not self._config.absent_levels:
+            return levels
+        own = _PHYSICAL[source.share.kind]
+        return {name: 0.0 for names in _PHYSICAL.values() for name in names if name not in own} | levels
 
     def _displayed(self, source: _Source, index: int, scene: int, rng: np.random.Generator) -> _Item:
         if self._table is None:
@@ -148,7 +158,8 @@ class Batches(Dataset[Batch]):
         levels = (float(drawn[0]), float(drawn[1]), float(drawn[2]))
         picture = degrade_display(self._crop(source, index, rng), levels, rng)
         score = float(self._table(np.array([levels]))[0])
-        return _Item(picture, score, source.share.weight, dict(zip(CELL, levels, strict=True)), scene)
+        named = self._known(source, dict(zip(CELL, levels, strict=True)))
+        return _Item(picture, score, source.share.weight, named, scene)
 
     def _crop(self, source: _Source, index: int, rng: np.random.Generator) -> Picture:
         """Take one crop of the plan, moved a little on the grid, mirrored and turned at random."""

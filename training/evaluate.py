@@ -52,9 +52,12 @@ def judge_run(run: Path, pools_folder: Path, device: str = "auto") -> list[Predi
     config = RunConfig.model_validate(json.loads((run / "run.json").read_text())["config"])
     pools = read_pools(pools_folder, config)
     held_out = held_out_groups(pools, config)
-    scorer = Scorer.from_file(config.model, run / "weights.safetensors", device)
+    scorer = Scorer.from_file(config.model, run / "weights.safetensors", device, config.options)
+    unjudged = {share.pool for share in config.shares if not share.judged}
     found: list[Prediction] = []
     for pool in pools:
+        if pool.name in unjudged:
+            continue
         chosen = [i for i, r in enumerate(pool.rows) if r.group in held_out and r.score is not None]
         for kind in sorted({pool.rows[i].kind for i in chosen}):
             same = [i for i in chosen if pool.rows[i].kind == kind]

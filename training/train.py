@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import copy
 import csv
+import hashlib
 import json
 import math
 import subprocess
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
@@ -27,14 +28,15 @@ from tqdm import tqdm
 import dicom_qa_node
 from dicom_qa_node.models.registry import build_network, card_of
 from dicom_qa_node.score.infer import pick_device
-from training import losses
+from training import code, losses
 from training.config import RunConfig, read_config
-from training.dataset import Batch, Batches
+from training.dataset import CELL, Batch, Batches
 from training.pool import Pool, read_pool
+from training.severity import ROUTINE_SCORE
 
 __all__ = ["main", "read_pools", "train"]
 
-_COLUMNS = ("step", "loss", "score", "level", "rank", "spread", "learning_rate", "seconds")
+_COLUMNS = ("step", "loss", "score", "level", "rank", "spread", "cell", "learning_rate", "seconds")
 
 
 def read_pools(folder: Path, config: RunConfig) -> list[Pool]:
@@ -45,16 +47,16 @@ def read_pools(folder: Path, config: RunConfig) -> list[Pool]:
 def train(config: RunConfig, pools: list[Pool], out: Path, device: str = "auto", stop_at: int | None = None) -> None:
     """Run or resume the training loop; ``stop_at`` ends it early, as an interruption would."""
     out.mkdir(parents=True, exist_ok=True)
-    _save_facts(config, pools, out)
+    start_from = _init_file(config)
+    _save_facts(config, pools, out, start_from)
     torch.set_num_threads(config.threads)
     torch.manual_seed(config.seed)
     where = pick_device(device)
     card = card_of(config.model)
-    network = build_network(card).to(device=where, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network = build_network(card, config.options).to(device=where, memory_format=torch.channels_last)  # type: ignore[call-overload]
     draws = Batches(pools, config, card.input.side)
-    if not (out / "state.pt").is_file() and hasattr(network, "observe"):
-        seen = torch.cat([draws[step].pictures for step in range(config.observe_steps)])
-        network.observe(seen.to(where).float() / 255.0)
+    if not (out / "state.pt").is_file():
+        _prepare(network, draws, config, where, start_from)
     average = copy.deepcopy(network).eval()
     optimiser = torch.optim.AdamW(
         _parameter_groups(network, config.weight_decay), lr=config.learning_rate, betas=(0.9, 0.98)
@@ -86,6 +88,41 @@ def train(config: RunConfig, pools: list[Pool], out: Path, device: str = "auto",
         plot_curve(out)
 
 
+def _prepare(
+    network: nn.Module, draws: Batches, config: RunConfig, where: torch.device, start_from: Path | None
+) -> None:
+    """Give a fresh network what it takes from the training data before the first step, or from another run."""
+    if start_from is not None:
+        _load_start(network, start_from)
+    elif hasattr(network, "observe"):
+        seen = torch.cat([draws[step].pictures for step in range(config.observe_steps)])
+        network.observe(seen.to(where).float() / 255.0)
+    coded = getattr(network, "code", None)
+    if coded is not None:
+        if draws.cells is None:
+            raise ValueError("the coded score needs rated pictures that name their display cells")
+        curves = code.severity_curves(coded.shares.shape[1], coded.step)
+        coded.take(torch.from_numpy(draws.cells), torch.from_numpy(curves), ROUTINE_SCORE)
+
+
+def _init_file(config: RunConfig) -> Path | None:
+    """Return the safetensors file that the run starts from, None for a start from random weights."""
+    if config.init is None:
+        return None
+    fold = "all" if config.held_out is None else config.held_out
+    path = Path(str(config.init).format(fold=fold)).expanduser()
+    return path / "weights.safetensors" if path.is_dir() else path
+
+
+def _load_start(network: nn.Module, path: Path) -> None:
+    """Copy the tensors of another run; layers that it did not have keep their own start."""
+    own, stored = network.state_dict(), load_file(path)
+    strange = [name for name, value in stored.items() if name not in own or own[name].shape != value.shape]
+    if strange:
+        raise ValueError(f"{path} does not fit the network: {len(strange)} tensors, first {strange[0]!r}")
+    network.load_state_dict(stored, strict=False)
+
+
 def _step(
     network: nn.Module, optimiser: torch.optim.Optimizer, batch: Batch, config: RunConfig, where: torch.device
 ) -> list[float]:
@@ -100,8 +137,10 @@ def _step(
         losses.level_loss(outputs.levels.float(), batch.levels.to(where)),
         losses.rank_loss(predicted, score, batch.scene.to(where)),
         losses.spread_loss(predicted, score, outputs.spread.float()),
+        _cell_loss(network, outputs, batch.levels.to(where)),
     ]
-    loss = terms[0] + config.level_weight * terms[1] + config.rank_weight * terms[2] + 0.1 * terms[3]
+    weights = (1.0, config.level_weight, config.rank_weight, 0.1, config.cell_weight)
+    loss = torch.stack([weight * term for weight, term in zip(weights, terms, strict=True)]).sum()
     if not torch.isfinite(loss):
         raise ArithmeticError(f"the loss is {loss.item()}; lower the learning rate")
     optimiser.zero_grad(set_to_none=True)
@@ -109,6 +148,12 @@ def _step(
     nn.utils.clip_grad_norm_(network.parameters(), 1.0)
     optimiser.step()
     return [float(term.detach()) for term in (loss, *terms)]
+
+
+def _cell_loss(network: nn.Module, outputs: Any, levels: Tensor) -> Tensor:
+    """Loss of naming the display cell; zero for a network without a coded score."""
+    logits = network.cell_logits(outputs.features.float()) if hasattr(network, "cell_logits") else None
+    return outputs.score.sum() * 0.0 if logits is None else code.cell_loss(logits, levels[:, : len(CELL)])
 
 
 def _learning_rate(config: RunConfig, step: int) -> float:
@@ -162,16 +207,18 @@ def _resume(path: Path, network: nn.Module, average: nn.Module, optimiser: torch
     return int(state["step"])
 
 
-def _save_facts(config: RunConfig, pools: list[Pool], out: Path) -> None:
+def _save_facts(config: RunConfig, pools: list[Pool], out: Path, start_from: Path | None) -> None:
     """Write ``run.json``; a folder that holds another run's facts is refused."""
     facts = {
         "config": config.model_dump(mode="json"),
         "pools": {pool.name: {"sha256": pool.sha256, "pictures": len(pool.rows)} for pool in pools},
     }
+    if start_from is not None:
+        facts["init"] = {"file": start_from.name, "sha256": hashlib.sha256(start_from.read_bytes()).hexdigest()}
     path = out / "run.json"
     if path.is_file():
         kept = json.loads(path.read_text())
-        if {key: kept[key] for key in facts} != facts:
+        if {key: kept.get(key) for key in facts} != facts:
             raise ValueError(f"{out} holds a run with another configuration or other data; choose another folder")
         return
     versions = {"package": dicom_qa_node.__version__, "commit": _commit(), "torch": torch.__version__}
@@ -211,7 +258,7 @@ def plot_curve(out: Path) -> None:
         records = list(csv.DictReader(stream))
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
-    for name in ("score", "level", "rank"):
+    for name in ("score", "level", "rank", "cell"):
         axes.plot([int(r["step"]) for r in records], [float(r[name]) for r in records], label=name, lw=0.8)
     axes.set(xlabel="step", ylabel="loss", yscale="log", title=out.name)
     axes.legend()
@@ -227,9 +274,10 @@ def main() -> None:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--held-out", type=int, help="fold to hold out, instead of the configuration's")
     parser.add_argument("--seed", type=int, help="seed, instead of the configuration's")
+    parser.add_argument("--init", type=Path, help="run or weights to start from, instead of the configuration's")
     arguments = parser.parse_args()
     config = read_config(arguments.config)
-    changes = {"held_out": arguments.held_out, "seed": arguments.seed}
+    changes = {"held_out": arguments.held_out, "seed": arguments.seed, "init": arguments.init}
     config = config.model_copy(update={key: value for key, value in changes.items() if value is not None})
     train(config, read_pools(arguments.pools, config), arguments.out, arguments.device)
 

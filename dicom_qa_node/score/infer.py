@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -22,7 +22,7 @@ from torch import nn
 from dicom_qa_node.errors import Misconfigured
 from dicom_qa_node.models import weights
 from dicom_qa_node.models.card import ModelCard
-from dicom_qa_node.models.registry import build_network, card_of
+from dicom_qa_node.models.registry import NetworkOption, build_network, card_of
 from dicom_qa_node.records import SeriesKind
 from dicom_qa_node.score import prepare
 
@@ -102,10 +102,12 @@ class Scorer:
         return cls(network, card, where)
 
     @classmethod
-    def from_file(cls, model_name: str, path: Path, device: str = "auto") -> Scorer:
+    def from_file(
+        cls, model_name: str, path: Path, device: str = "auto", options: Mapping[str, NetworkOption] | None = None
+    ) -> Scorer:
         """Open a model with weights that no card knows, for training and evaluation only."""
         card = replace(card_of(model_name), measured=None)
-        network = build_network(card)
+        network = build_network(card, options)
         weights.load_file(network, path, card.name)
         return cls(network, card, pick_device(device))
 

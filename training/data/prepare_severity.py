@@ -2,7 +2,8 @@
 
 Each series is one group. Eight to twelve slices of each are degraded by physics (``training/degrade.py``), shown as the
 node shows them (``dicom_qa_node/score/prepare.py``) and labelled by ``training/severity.py``. Clean fused slices
-are kept as well, to be given the display degradations of PET-CT-IQA-DS while training.
+are kept as well, to be given the display degradations of PET-CT-IQA-DS while training. ``ct_variety`` holds more slices
+of the same CT series as other kernels and windows would show them: for training only, since no scanner made them.
 
     python -m training.data.prepare_severity --source ../shared/data/dicom --out POOLS
 """
@@ -38,6 +39,10 @@ _VIEWS = (360, 180, 120, 64, 40)
 _BOTH = ((0.5, 180), (0.25, 120), (0.1, 64))
 _BLURS = (1.0, 2.0)
 _COUNTS = (1.0, 0.5, 0.25, 0.1, 0.05, 0.02)
+_VARIETY_SLICES = 14
+_VARIETY_DOSES = (0.6, 0.35, 0.18, 0.08, 0.035)
+_VARIETY_VIEWS = (300, 200, 100, 50)
+_OTHER_WINDOW = 0.25
 
 Volume = npt.NDArray[np.float32]
 
@@ -94,6 +99,51 @@ def ct_rows(series: Series, rng: np.random.Generator) -> Iterator[tuple[npt.NDAr
         for image, levels, score in ct_versions(hu, scan, pixel_mm, rng):
             row = Row(f"dicom/{series.name}", slice_id, "ct", "simulated", score, levels)
             yield prepare.ct_picture(image, window)[..., :1], row
+
+
+def variety_rows(series: Series, rng: np.random.Generator) -> Iterator[tuple[npt.NDArray[np.uint8], Row]]:
+    """Degrade slices of a CT series after another kernel, at another field of view, in another window."""
+    indices = np.linspace(0, len(series.voxels) - 1, _VARIETY_SLICES).round().astype(int)
+    for count, index in enumerate(indices):
+        factor = float(rng.uniform(*_ZOOM)) if count % 2 else 1.0
+        hu = other_kernel(series.voxels[index], float(rng.uniform(-0.6, 1.0)))
+        hu, pixel_mm = (_zoomed(hu, factor) if factor != 1 else _square(hu)), series.spacing_mm[1] / factor
+        kernels = list(Filter)
+        kernel = kernels[int(rng.integers(len(kernels)))]
+        scan = degrade.scan_of(hu, pixel_mm, noise_level(hu), kernel=kernel)
+        window = _other_window(prepare.window_for_kernel(series.kernel), rng)
+        for image, levels, score in _variety_versions(hu, scan, pixel_mm, rng):
+            row = Row(f"dicom/{series.name}", f"{series.name}/{index}/variety", "ct", "simulated", score, levels)
+            yield prepare.ct_picture(image, window)[..., :1], row
+
+
+def _variety_versions(
+    hu: Volume, scan: Scan, pixel_mm: float, rng: np.random.Generator
+) -> Iterator[tuple[Volume, dict[str, float], float]]:
+    """Yield (HU, levels, score) at doses, views and blurs between those of `ct_versions`."""
+    yield hu, _levels(), simulated_score()
+    for middle in _VARIETY_DOSES:
+        dose = float(middle * rng.uniform(0.8, 1.25))
+        yield degrade.low_dose(hu, scan, dose, rng), _levels(dose=dose), simulated_score(dose=dose)
+    for middle in _VARIETY_VIEWS:
+        views = round(middle * rng.uniform(0.85, 1.2))
+        yield degrade.sparse_views(hu, scan, views), _levels(views=views), simulated_score(views=views)
+    blur = float(rng.uniform(0.7, 2.5))
+    yield degrade.kernel_blur(hu, blur * pixel_mm, pixel_mm), _levels(blur=blur), simulated_score(blur_px=blur)
+
+
+def other_kernel(hu: Volume, amount: float) -> Volume:
+    """Soften by a Gaussian of ``amount`` pixels, or sharpen by that share of the high pass where it is negative."""
+    soft = np.asarray(ndimage.gaussian_filter(hu, amount if amount > 0 else 1.0, mode="nearest"), np.float32)
+    return soft if amount > 0 else np.asarray(np.maximum(hu - amount * (hu - soft), _AIR_HU), np.float32)
+
+
+def _other_window(usual: prepare.Window, rng: np.random.Generator) -> prepare.Window:
+    """Return the usual window a little wider or narrower, now and then that of the other kernels."""
+    if rng.random() < _OTHER_WINDOW:
+        usual = prepare.SOFT_TISSUE if usual is prepare.LUNG else prepare.LUNG
+    shift, scale = rng.uniform(-0.07, 0.07), rng.uniform(0.75, 1.3)
+    return prepare.Window("varied", usual.centre_hu + float(shift) * usual.width_hu, usual.width_hu * float(scale))
 
 
 def _zoomed(hu: Volume, factor: float) -> Volume:
@@ -164,7 +214,7 @@ def _square(hu: Volume) -> Volume:
 
 
 def main() -> None:
-    """Write the pools ``ct_severity`` and ``petct_severity``."""
+    """Write the pools ``ct_severity``, ``petct_severity`` and ``ct_variety``."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--source", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
@@ -176,11 +226,11 @@ def main() -> None:
         name = folder.parent.name
         pairs += pet_rows(read_series(folder, name), read_series(folder.parent / "PET", name), rng)
     _write(arguments.out / "petct_severity", pairs)
-    pairs = []
-    for folder in sorted((arguments.source / "ct").iterdir()):
-        if folder.is_dir():
-            pairs += ct_rows(read_series(folder, folder.name), rng)
-    _write(arguments.out / "ct_severity", pairs)
+    scans = [
+        read_series(folder, folder.name) for folder in sorted((arguments.source / "ct").iterdir()) if folder.is_dir()
+    ]
+    for name, make in (("ct_severity", ct_rows), ("ct_variety", variety_rows)):
+        _write(arguments.out / name, [pair for series in scans for pair in make(series, rng)])
 
 
 def _write(folder: Path, pairs: list[tuple[npt.NDArray[np.uint8], Row]]) -> None:

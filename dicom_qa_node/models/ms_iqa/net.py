@@ -22,6 +22,11 @@ from dicom_qa_node.models.layers import AGCA, LEVELS, EvidenceStem, Outputs, Sta
 __all__ = ["LEVELS", "MsIqa", "MsIqaConfig", "Outputs", "build"]
 
 Fusion = Literal["product", "patches", "off"]
+CELLS = 27
+PHYSICAL = LEVELS[3:]
+CURVE_STEP = 0.25
+CURVE_POINTS = 17
+_COLOUR = 0.02
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,8 @@ class MsIqaConfig:
     group_norm: bool = True
     dropout: float = 0.1
     fusion: Fusion = "product"
+    coded: bool = False
+    """Mix the branches' score with the worth of the degradations that the network names, see `CodedScore`."""
 
 
 VARIANTS = {
@@ -80,6 +87,46 @@ def _group_norm(channels: int, **kwargs: Any) -> nn.Module:
     return norm
 
 
+class CodedScore(nn.Module):
+    """The worth of what the network names: the display cell it sees, times the shares of the physical severities.
+
+    A fused picture is worth the expected score over the 27 cells of (jpeg, gauss, impulse), a grey one the
+    routine score; either is multiplied by one share per physical level (dose, views, blur, counts), read from a
+    curve. Cells and curves are measured or set by the training, once, and travel with the weights.
+    """
+
+    cells: Tensor
+    shares: Tensor
+    step = CURVE_STEP
+
+    def __init__(self, described: int) -> None:
+        super().__init__()
+        self.name_cell = nn.Linear(described, CELLS)
+        self.register_buffer("cells", torch.full((CELLS,), 3.0))
+        self.register_buffer("shares", torch.ones(len(PHYSICAL), CURVE_POINTS))
+        self.register_buffer("routine", torch.tensor(3.7))
+
+    @torch.no_grad()
+    def take(self, cells: Tensor, shares: Tensor, routine: float) -> None:
+        """Take cell means (27,), curves (4, `CURVE_POINTS`) over levels `CURVE_STEP` apart, and the routine score."""
+        self.cells.copy_(cells.reshape(CELLS))
+        self.shares.copy_(shares)
+        self.get_buffer("routine").fill_(routine)
+
+    def forward(self, described: Tensor, levels: Tensor, fused: Tensor) -> Tensor:
+        """Return the coded score (n,) of features (n, f), levels (n, 7) and whether the picture is fused (n,)."""
+        displayed = torch.softmax(self.name_cell(described), 1) @ self.cells
+        start = torch.where(fused, displayed, self.get_buffer("routine"))
+        return start * self._read(levels[:, -len(PHYSICAL) :]).prod(1)
+
+    def _read(self, levels: Tensor) -> Tensor:
+        """Read each level's share from its curve; below zero the first piece goes on, so that order is kept."""
+        x = levels / CURVE_STEP
+        left = x.detach().floor().clamp(0, CURVE_POINTS - 2).long()
+        a, b = (torch.gather(self.shares.t(), 0, index) for index in (left, left + 1))
+        return (a + (b - a) * (x - left)).clamp_min(0.02)
+
+
 class MsIqa(nn.Module):
     """Score = score branch (Swin stage 4) x weight branch (all eight stages), both told the named degradations."""
 
@@ -108,6 +155,8 @@ class MsIqa(nn.Module):
         self.score_branch = _branch((1 if patchwise else 2) * deep + named, hidden, config.dropout)
         if fuses:
             self.weight_branch = _branch((fused if patchwise else hidden) + named, hidden, config.dropout)
+        self.code = CodedScore(hidden) if config.coded else None
+        self.rely = nn.Linear(hidden, 1) if config.coded else None
         self.spread_branch = nn.Linear(hidden + 2 * deep, 1)
         nn.init.constant_(self.score_branch[-1].bias, 3.0)  # type: ignore[arg-type]
         nn.init.constant_(self.spread_branch.bias, -1.0)
@@ -134,9 +183,16 @@ class MsIqa(nn.Module):
         else:
             score = functional.leaky_relu(self.score_branch(pooled), 0.01)[:, 0]
             weight = torch.ones_like(score)
+        if self.code is not None and self.rely is not None:
+            trust = torch.sigmoid(self.rely(described))[:, 0]
+            score = score + trust * (self.code(described, levels, _is_fused(rgb)) - score)
         features = torch.cat([described, pooled], 1)
         spread = positive(self.spread_branch(features.detach()))[:, 0]
         return Outputs(score, weight, spread, levels, features)
+
+    def cell_logits(self, features: Tensor) -> Tensor | None:
+        """Return the logits (n, 27) of the display cell for the features (n, f) of an output, None without a code."""
+        return None if self.code is None else self.code.name_cell(features[:, : self.code.name_cell.in_features])
 
     def _product(self, pooled: Tensor, described: Tensor, named: Tensor) -> tuple[Tensor, Tensor]:
         """One score times one weight for the whole picture, shapes (n,)."""
@@ -176,6 +232,12 @@ class MsIqa(nn.Module):
             tokens = stage(tokens)
             windowed.append(tokens.permute(0, 3, 1, 2))
         return residual, windowed, statistics
+
+
+def _is_fused(rgb: Tensor) -> Tensor:
+    """Whether a picture has colour, shape (n,): the smooth part of red and blue differs where there is uptake."""
+    smooth = functional.avg_pool2d(rgb[:, 0] - rgb[:, 2], 16).abs()
+    return smooth.amax(dim=(1, 2)) > _COLOUR
 
 
 def _mean_and_max(x: Tensor) -> Tensor:
