@@ -1,10 +1,11 @@
-"""Writes what the verdict was passed on: the display slices as PNG, and one sheet of them with scores, for people.
+"""Writes what the verdict was passed on: the pictures of the slices, and one sheet of them with scores, for people.
 
-No picture holds a patient's name or identifier.
+What lies where, `spool.gallery` says. No picture holds a patient's name or identifier.
 """
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,12 +14,25 @@ from PIL import Image, ImageDraw, ImageFont
 
 from dicom_qa_node.config import Grades
 from dicom_qa_node.records import Finding, Grade, ScoredSlice, SeriesResult, Severity
+from dicom_qa_node.score.exhibits import Exhibit, ExhibitedSlice, Layer
 from dicom_qa_node.score.pipeline import Pictures, SeriesVerdict
 from dicom_qa_node.score.verdict import grade_of
+from dicom_qa_node.spool.gallery import (
+    INDEX,
+    OVERVIEW,
+    SHEET,
+    Gallery,
+    Overview,
+    ShownSlice,
+    StoredLayer,
+    display_name,
+    gallery_to_json,
+    pt_name,
+    slice_name,
+)
+from dicom_qa_node.spool.layout import sync_folder
 
 __all__ = ["SHEET", "contact_sheet", "write_pictures"]
-
-SHEET = "sheet.png"
 
 Colour = tuple[int, int, int]
 Box = tuple[int, int, int, int]
@@ -47,7 +61,7 @@ _CAPTION = 76
 
 
 def write_pictures(verdict: SeriesVerdict, folder: Path, grades: Grades) -> list[Path]:
-    """Write ``slice_1.png`` ... and ``sheet.png``; a file is there whole or not at all.
+    """Write every file that `spool.gallery` names but the heat maps; each is there whole or not at all, the index last.
 
     Returns
     -------
@@ -55,9 +69,15 @@ def write_pictures(verdict: SeriesVerdict, folder: Path, grades: Grades) -> list
         The files, the sheet first.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    written = [_write(contact_sheet(verdict.result, verdict.pictures, grades), folder / SHEET)]
+    written = [_write(contact_sheet(verdict.result, verdict.pictures, grades), folder / SHEET, 3)]
     for number, picture in enumerate(verdict.pictures, start=1):
-        written.append(_write(Image.fromarray(picture), folder / f"slice_{number}.png"))
+        written.append(_write(Image.fromarray(picture), folder / display_name(number), 3))
+    gallery = Gallery(verdict.result.kind.value, ())
+    if verdict.exhibit is not None:
+        shown = [_write_slice(item, number, folder, written) for number, item in enumerate(verdict.exhibit.slices, 1)]
+        gallery = Gallery(verdict.result.kind.value, tuple(shown), _write_overview(verdict.exhibit, folder, written))
+    written.append(_write_bytes(gallery_to_json(gallery), folder / INDEX))
+    sync_folder(folder)
     return written
 
 
@@ -81,10 +101,47 @@ def contact_sheet(result: SeriesResult, pictures: Pictures, grades: Grades) -> I
     return sheet
 
 
-def _write(image: Image.Image, path: Path) -> Path:
+def _write_slice(item: ExhibitedSlice, number: int, folder: Path, written: list[Path]) -> ShownSlice:
+    layers = []
+    for name, layer in zip((slice_name(number), pt_name(number)), item.layers, strict=False):
+        # Noise hardly compresses: the quickest level is a few per cent larger than the best.
+        written.append(_write(Image.fromarray(layer.pixels), folder / name, 1))
+        layers.append(_stored(layer, name))
+    rows, columns = item.layers[0].pixels.shape
+    return ShownSlice(
+        number=number,
+        sop_instance_uid=item.sop_instance_uid,
+        frame_number=item.frame_number,
+        index=item.index,
+        position_mm=item.position_mm,
+        display=display_name(number),
+        rows=rows,
+        columns=columns,
+        pixel_spacing_mm=item.pixel_spacing_mm,
+        layers=tuple(layers),
+    )
+
+
+def _stored(layer: Layer, name: str) -> StoredLayer:
+    return StoredLayer(name, layer.unit, layer.scale, layer.offset, layer.step, layer.low, layer.high, layer.inverted)
+
+
+def _write_overview(exhibit: Exhibit, folder: Path, written: list[Path]) -> Overview:
+    written.append(_write(Image.fromarray(exhibit.overview), folder / OVERVIEW, 3))
+    rows, columns = exhibit.overview.shape
+    return Overview(OVERVIEW, rows, columns, exhibit.pixel_mm, exhibit.marks)
+
+
+def _write(image: Image.Image, path: Path, level: int) -> Path:
+    encoded = io.BytesIO()
+    image.save(encoded, "PNG", compress_level=level)
+    return _write_bytes(encoded.getvalue(), path)
+
+
+def _write_bytes(content: bytes, path: Path) -> Path:
     part = path.with_name(f".{path.name}.part")
     with part.open("wb") as file:
-        image.save(file, "PNG", compress_level=3)
+        file.write(content)
         file.flush()
         os.fsync(file.fileno())
     part.replace(path)

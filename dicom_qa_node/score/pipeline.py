@@ -25,6 +25,7 @@ from dicom_qa_node.score import findings
 from dicom_qa_node.score.assemble import Survey, read, survey
 from dicom_qa_node.score.decoders import Decoders
 from dicom_qa_node.score.display import display_pictures
+from dicom_qa_node.score.exhibits import Exhibit, exhibit_of
 from dicom_qa_node.score.measure import measure
 from dicom_qa_node.score.pairing import Pairing, pair
 from dicom_qa_node.score.parts import Part
@@ -62,10 +63,14 @@ class Options:
 
 @dataclass(frozen=True, slots=True)
 class SeriesVerdict:
-    """The result of a series with the pictures of its slices, uint8 RGB, shape (slices, rows, columns, 3)."""
+    """The result of a series with the pictures of its slices, uint8 RGB, shape (slices, rows, columns, 3).
+
+    ``exhibit`` holds the same slices in their unit; None where no slice was chosen.
+    """
 
     result: SeriesResult
     pictures: Pictures
+    exhibit: Exhibit | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +94,7 @@ class _StackVerdict:
     findings: tuple[Finding, ...]
     irregular: tuple[Finding, ...]
     instances: frozenset[str]
+    exhibit: Exhibit | None
 
 
 def score_series(
@@ -137,7 +143,8 @@ def score_series(
     result = _combined(found, stacks, (*found.findings, *pair_findings, *skipped, *unread), scorer)
     lead = _leading(stacks)
     pair_uid = _pair_uid(candidates, lead.kind)
-    return SeriesVerdict(replace(result, pair_series_uid=pair_uid, timings_ms=clock.timings()), lead.pictures)
+    result = replace(result, pair_series_uid=pair_uid, timings_ms=clock.timings())
+    return SeriesVerdict(result, lead.pictures, lead.exhibit)
 
 
 def _each(parts: Sequence[Part], use: Callable[[Part], _T]) -> tuple[list[_T], tuple[Finding, ...]]:
@@ -168,7 +175,9 @@ def _judge_part(
         picked = choose_slices(volume, options.slices, options.slice_rule, pairing.ct)
     reason = outside_domain(volume, kind, scorer, picked)
     with clock.step("pictures"):
-        pictures = display_pictures(volume, [item.index for item in picked], pairing.ct) if picked else _none()
+        indices = [item.index for item in picked]
+        pictures = display_pictures(volume, indices, pairing.ct) if picked else _none()
+        exhibit = exhibit_of(volume, indices, pairing.ct) if picked else None
     with clock.step("network"):
         verdict = no_verdict(reason) if reason else judge(pictures, volume, kind, picked, scorer, options.grades)
     with clock.step("measure"):
@@ -185,6 +194,7 @@ def _judge_part(
         findings=(*volume.findings, *pairing.findings, *verdict.findings, *physics),
         irregular=tuple(item for item in volume.findings if item.severity is not Severity.INFO),
         instances=frozenset(volume.sop_instance_uids),
+        exhibit=exhibit,
     )
 
 

@@ -6,7 +6,7 @@
     conflicts/<key>-<content>.dcm      other bytes under a SOP Instance UID that is already stored
     quarantine/<id>.dcm + <id>.json    what was refused, with the reason
     incoming/<id>.part                 being received; locked by its receiver while that lives
-    reports/, pictures/                written by later stages
+    reports/, pictures/                written by later stages; see `gallery` for the pictures
 
 The key is the first 32 hex digits of the SHA-256 of the SOP Instance UID: one length, no separators, no case.
 The path depends on that UID alone, so the file system itself decides, for all receiver processes, who stored an
@@ -23,6 +23,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from dicom_qa_node.errors import Permanent
+from dicom_qa_node.spool.gallery import heat_name
 
 __all__ = ["InvalidUid", "SpoolLayout", "check_uid", "is_uid", "sync_folder", "uid_key"]
 
@@ -106,6 +107,10 @@ class SpoolLayout:
         """Return the folder that holds the pictures of one scored version of a series."""
         key = uid_key(series_instance_uid)
         return self.root / "pictures" / key[:2] / key / f"v{version}"
+
+    def heat_map_path(self, series_instance_uid: str, version: int, number: int) -> Path:
+        """Return the path of the heat map of a slice, counted from 1; see `spool.gallery`."""
+        return self.pictures(series_instance_uid, version) / heat_name(number)
 
     def relative(self, path: Path) -> str:
         """Return ``path`` as the registry keeps it: relative to the spool, with forward slashes."""
