@@ -21,12 +21,14 @@ from dicom_qa_node.score import prepare
 from training.config import RunConfig, Share
 from training.display_noise import degrade_display
 from training.pool import LEVEL_NAMES, Pool, fold_of
+from training.prompts import prompt_of_row
 
-__all__ = ["CELL", "Batch", "Batches", "cell_table", "held_out_groups"]
+__all__ = ["CELL", "Batch", "Batches", "cell_table", "held_out_groups", "unseen_groups"]
 
 Picture = npt.NDArray[np.uint8]
 CELL = ("jpeg", "gauss", "impulse")
 _JITTER = 64
+_CROPPED_AS = {"natural": SeriesKind.PETCT}
 _PHYSICAL = {"ct": ("dose", "views", "blur"), "petct": ("counts",), "pt": ("counts",)}
 
 
@@ -39,6 +41,7 @@ class Batch:
     weight: Tensor
     levels: Tensor
     scene: Tensor
+    prompt: Tensor
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,7 @@ class _Item:
     weight: float
     levels: dict[str, float]
     scene: int
+    prompt: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -61,13 +65,22 @@ class _Source:
 
 def held_out_groups(pools: Sequence[Pool], config: RunConfig) -> set[str]:
     """Return the groups of the fold that this run must not see; each pool is dealt by itself."""
-    if config.held_out is None:
-        return set()
-    held: set[str] = set()
-    for pool in pools:
+    return set() if config.held_out is None else _groups_of(pools, config, {config.held_out})
+
+
+def unseen_groups(pools: Sequence[Pool], config: RunConfig) -> set[str]:
+    """Return the groups that this run must not see: the fold that is judged, and those that a teacher leaves out."""
+    return held_out_groups(pools, config) | _groups_of(pools, config, set(config.left_out))
+
+
+def _groups_of(pools: Sequence[Pool], config: RunConfig, wanted: set[int]) -> set[str]:
+    """Return the groups of some folds; a pool of pseudo-labels holds groups of other pools and is not dealt itself."""
+    dealt = {share.pool for share in config.shares if share.mode != "pseudo"}
+    found: set[str] = set()
+    for pool in (pool for pool in pools if pool.name in dealt):
         folds = fold_of((row.group for row in pool.rows), config.folds)
-        held |= {group for group, fold in folds.items() if fold == config.held_out}
-    return held
+        found |= {group for group, fold in folds.items() if fold in wanted}
+    return found
 
 
 def cell_table(pools: Sequence[Pool], held_out: set[str]) -> npt.NDArray[np.float64] | None:
@@ -95,7 +108,7 @@ class Batches(Dataset[Batch]):
     def __init__(self, pools: Sequence[Pool], config: RunConfig, size: int) -> None:
         self._config = config
         self._size = size
-        held_out = held_out_groups(pools, config)
+        held_out = unseen_groups(pools, config)
         named = {pool.name: pool for pool in pools}
         self._sources = [_source(named[share.pool], share, held_out) for share in config.shares]
         table = cell_table(pools, held_out)
@@ -125,6 +138,7 @@ class Batches(Dataset[Batch]):
             torch.tensor([item.weight for item in items], dtype=torch.float32),
             torch.tensor(levels, dtype=torch.float32),
             torch.tensor([item.scene for item in items]),
+            torch.tensor([item.prompt for item in items]),
         )
 
     def _scene(self, source: _Source, scene: int, rng: np.random.Generator) -> list[_Item]:
@@ -141,11 +155,12 @@ class Batches(Dataset[Batch]):
         row = source.pool.rows[index]
         assert row.score is not None
         picture = self._crop(source, index, rng)
-        return _Item(picture, row.score, source.share.weight, self._known(source, row.levels), scene)
+        levels = self._known(source, row.levels)
+        return _Item(picture, row.score, source.share.weight, levels, scene, prompt_of_row(row).codes())
 
     def _known(self, source: _Source, levels: dict[str, float]) -> dict[str, float]:
         """Add the physical degradations that this kind of picture cannot have, as zero, where the run asks for it."""
-        if not self._config.absent_levels:
+        if not self._config.absent_levels or source.share.kind not in _PHYSICAL:
             return levels
         own = _PHYSICAL[source.share.kind]
         return {name: 0.0 for names in _PHYSICAL.values() for name in names if name not in own} | levels
@@ -159,11 +174,12 @@ class Batches(Dataset[Batch]):
         picture = degrade_display(self._crop(source, index, rng), levels, rng)
         score = float(self._table(np.array([levels]))[0])
         named = self._known(source, dict(zip(CELL, levels, strict=True)))
-        return _Item(picture, score, source.share.weight, named, scene)
+        prompt = prompt_of_row(source.pool.rows[index]).codes()
+        return _Item(picture, score, source.share.weight, named, scene, prompt)
 
     def _crop(self, source: _Source, index: int, rng: np.random.Generator) -> Picture:
         """Take one crop of the plan, moved a little on the grid, mirrored and turned at random."""
-        kind, size = SeriesKind(source.share.kind), self._size
+        kind, size = _CROPPED_AS.get(source.share.kind) or SeriesKind(source.share.kind), self._size
         stored = source.pool.images[index]
         picture = np.repeat(stored, 3, axis=-1) if stored.shape[-1] == 1 else np.asarray(stored)
         picture = prepare.pad_picture(picture, size, kind)

@@ -29,6 +29,7 @@ from training.config import RunConfig
 from training.dataset import held_out_groups
 from training.metrics import agreement
 from training.pool import LEVEL_NAMES, Row
+from training.prompts import prompt_of_row
 from training.train import read_pools
 
 __all__ = ["Prediction", "judge_run", "read_predictions", "write_predictions"]
@@ -64,7 +65,7 @@ def judge_run(run: Path, pools_folder: Path, device: str = "auto") -> list[Predi
             for start in range(0, len(same), _AT_ONCE):
                 part = same[start : start + _AT_ONCE]
                 images = np.stack([_rgb(pool.images[i]) for i in part])
-                said = scorer.score(images, kind)
+                said = scorer.score(images, kind, [prompt_of_row(pool.rows[i]) for i in part])
                 fold = -1 if config.held_out is None else config.held_out
                 found += [
                     Prediction(pool.rows[i], float(s), float(w), float(d), fold)
@@ -94,7 +95,7 @@ def read_predictions(path: Path) -> list[Prediction]:
 
 
 def _prediction(record: dict[str, str]) -> Prediction:
-    levels = {name: float(record[name]) for name in LEVEL_NAMES if record[name]}
+    levels = {name: float(record[name]) for name in LEVEL_NAMES if record.get(name)}
     names = (record["group"], record["slice"], record["kind"], record["role"])
     row = Row(*names, float(record["score"]), levels, record["source"])
     numbers = (float(record["predicted"]), float(record["weight"]), float(record["spread"]))

@@ -5,11 +5,24 @@ A loss over an empty selection is zero and still carries the graph, so that any 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-__all__ = ["distribution_loss", "level_loss", "rank_loss", "ranked_probability_score", "score_loss", "spread_loss"]
+__all__ = [
+    "distribution_loss",
+    "gaussian_targets",
+    "level_loss",
+    "rank_loss",
+    "ranked_probability_score",
+    "score_loss",
+    "spread_loss",
+    "widths_loss",
+]
+
+SCORE_MAX = 4.0
 
 
 def score_loss(predicted: Tensor, target: Tensor, weight: Tensor) -> Tensor:
@@ -71,3 +84,44 @@ def distribution_loss(logits: Tensor, target: Tensor) -> Tensor:
     divergence = functional.kl_div(log_probability, target, reduction="batchmean")
     moved = (log_probability.exp() - target).cumsum(1).square().sum(1).mean()
     return divergence + moved
+
+
+def gaussian_targets(score: Tensor, widths: Sequence[float], bins: int) -> Tensor:
+    """Return Gaussians about each score on ``bins`` points between 0 and 4, each summing to 1.
+
+    Parameters
+    ----------
+    score
+        Shape (n,).
+    widths
+        SD of each Gaussian on the 0-4 scale.
+
+    Returns
+    -------
+    Tensor
+        Shape (n, widths, bins).
+    """
+    support = torch.linspace(0.0, SCORE_MAX, bins, device=score.device)
+    sigma = torch.tensor(widths, device=score.device)[None, :, None]
+    log_density = -0.5 * ((support - score[:, None, None]) / sigma).square()
+    return torch.softmax(log_density, dim=2)
+
+
+def widths_loss(distributions: Tensor, score: Tensor, weight: Tensor, widths: Sequence[float]) -> Tensor:
+    """Kullback-Leibler divergence plus squared earth mover's distance to Gaussians of several widths (MD-IQA).
+
+    The earth mover's distance is the integral of the squared difference of the cumulative distributions over the
+    score, so that it does not depend on the number of bins.
+
+    Parameters
+    ----------
+    distributions
+        Probabilities, shape (n, widths, bins).
+    score, weight
+        Shape (n,).
+    """
+    bins = distributions.shape[2]
+    target = gaussian_targets(score, widths, bins)
+    divergence = (target * (target.clamp_min(1e-8).log() - distributions.clamp_min(1e-8).log())).sum(2)
+    moved = (distributions - target).cumsum(2).square().sum(2) * (SCORE_MAX / (bins - 1))
+    return (weight * (divergence + moved).mean(1)).sum() / weight.sum().clamp_min(1e-6)

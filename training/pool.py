@@ -17,11 +17,15 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["LEVEL_NAMES", "Pool", "Row", "fold_of", "read_pool", "write_pool"]
+__all__ = ["FACTOR_NAMES", "LEVEL_NAMES", "Pool", "Row", "fold_of", "read_pool", "write_pool"]
 
-LEVEL_NAMES = ("jpeg", "gauss", "impulse", "dose", "views", "blur", "counts")
+LEVEL_NAMES = ("jpeg", "gauss", "impulse", "dose", "views", "blur", "counts", "thickness")
 """Units: JPEG quality 100/70/40 -> 0/1/2; Gaussian sigma / 5 grey levels; impulse rate / 0.0045 at full
-intensity; log2 of dose reduction / 2; log2(720 / views) / 2; blur sigma in pixels; log2 of count reduction / 2."""
+intensity; log2 of dose reduction / 2; log2(720 / views) / 2; blur sigma in pixels; log2 of count reduction / 2;
+log2 of the slice thickness in mm / 2."""
+
+FACTOR_NAMES = ("dimension", "region", "type")
+"""What a network that takes prompts is told besides the kind; values as in ``models/prompts.py``."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +34,8 @@ class Row:
 
     ``group`` is what must never be split between training and judging (reference, patient, set); pictures of
     one ``slice_id`` show the same anatomy at different quality; ``kind`` is ct, petct or pt; ``role`` says
-    how the loader may use it: ``rated`` (a human score), ``simulated`` (a documented severity mapping), ``clean``.
+    how the loader may use it: ``rated`` (a human score), ``simulated`` (a documented severity mapping), ``clean``,
+    ``pseudo`` (the mean of several teachers). ``factors`` are those of `FACTOR_NAMES` that the header told.
     """
 
     group: str
@@ -40,6 +45,7 @@ class Row:
     score: float | None
     levels: dict[str, float] = field(default_factory=dict)
     source: str = ""
+    factors: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -59,11 +65,12 @@ def write_pool(folder: Path, images: Sequence[npt.NDArray[np.uint8]], rows: Sequ
     np.save(folder / "images.npy", stack)
     with (folder / "table.csv").open("w", newline="") as stream:
         writer = csv.writer(stream)
-        writer.writerow(["group", "slice", "kind", "role", "score", *LEVEL_NAMES, "source"])
+        writer.writerow(["group", "slice", "kind", "role", "score", *LEVEL_NAMES, "source", *FACTOR_NAMES])
         for row in rows:
             levels = [f"{row.levels[name]:.6g}" if name in row.levels else "" for name in LEVEL_NAMES]
             score = "" if row.score is None else f"{row.score:.6g}"
-            writer.writerow([row.group, row.slice_id, row.kind, row.role, score, *levels, row.source])
+            factors = [row.factors.get(name, "") for name in FACTOR_NAMES]
+            writer.writerow([row.group, row.slice_id, row.kind, row.role, score, *levels, row.source, *factors])
 
 
 def read_pool(folder: Path) -> Pool:
@@ -89,8 +96,9 @@ def _row(record: dict[str, str]) -> Row:
         kind=record["kind"],
         role=record["role"],
         score=float(record["score"]) if record["score"] else None,
-        levels={name: float(record[name]) for name in LEVEL_NAMES if record[name]},
+        levels={name: float(record[name]) for name in LEVEL_NAMES if record.get(name)},
         source=record["source"],
+        factors={name: record[name] for name in FACTOR_NAMES if record.get(name)},
     )
 
 

@@ -28,7 +28,7 @@ from tqdm import tqdm
 import dicom_qa_node
 from dicom_qa_node.models.registry import build_network, card_of
 from dicom_qa_node.score.infer import pick_device
-from training import code, losses
+from training import code, losses, stages
 from training.config import RunConfig, read_config
 from training.dataset import CELL, Batch, Batches
 from training.pool import Pool, read_pool
@@ -36,7 +36,7 @@ from training.severity import ROUTINE_SCORE
 
 __all__ = ["main", "read_pools", "train"]
 
-_COLUMNS = ("step", "loss", "score", "level", "rank", "spread", "cell", "learning_rate", "seconds")
+_COLUMNS = ("step", "loss", "score", "level", "rank", "spread", "cell", "learning_rate", "seconds", "widths")
 
 
 def read_pools(folder: Path, config: RunConfig) -> list[Pool]:
@@ -71,6 +71,7 @@ def train(config: RunConfig, pools: list[Pool], out: Path, device: str = "auto",
         num_workers=config.loader_processes,
     )
     network.train()
+    stages.freeze(network, config.frozen)
     began = time.monotonic()
     for step, batch in zip(range(start, end), tqdm(batches, mininterval=5, disable=None), strict=True):
         torch.manual_seed(config.seed * 1_000_003 + step)
@@ -81,7 +82,8 @@ def train(config: RunConfig, pools: list[Pool], out: Path, device: str = "auto",
         _follow(average, network, min(config.ema_decay, (1 + step) / (10 + step)))
         if step % 10 == 0:
             seconds = time.monotonic() - began
-            _append(out / "curve.csv", [step, *(f"{t:.5f}" for t in terms), f"{rate:.3g}", f"{seconds:.0f}"])
+            *first, last = (f"{t:.5f}" for t in terms)
+            _append(out / "curve.csv", [step, *first, f"{rate:.3g}", f"{seconds:.0f}", last])
         if (step + 1) % config.checkpoint_every == 0 or step + 1 == end:
             _checkpoint(out, step + 1, network, average, optimiser)
     if end == config.steps:
@@ -94,7 +96,9 @@ def _prepare(
     """Give a fresh network what it takes from the training data before the first step, or from another run."""
     if start_from is not None:
         _load_start(network, start_from)
-    elif hasattr(network, "observe"):
+    elif config.init == stages.FROM_TIMM:
+        stages.start_from_timm(network)
+    if (start_from is None or config.observe_again) and hasattr(network, "observe"):
         seen = torch.cat([draws[step].pictures for step in range(config.observe_steps)])
         network.observe(seen.to(where).float() / 255.0)
     coded = getattr(network, "code", None)
@@ -107,7 +111,7 @@ def _prepare(
 
 def _init_file(config: RunConfig) -> Path | None:
     """Return the safetensors file that the run starts from, None for a start from random weights."""
-    if config.init is None:
+    if config.init is None or config.init == stages.FROM_TIMM:
         return None
     fold = "all" if config.held_out is None else config.held_out
     path = Path(str(config.init).format(fold=fold)).expanduser()
@@ -129,17 +133,23 @@ def _step(
     """One optimiser step; returns the loss and its terms."""
     pictures = (batch.pictures.to(where).float() / 255.0).contiguous(memory_format=torch.channels_last)
     score, weight = batch.score.to(where), batch.weight.to(where)
+    told = (batch.prompt.to(where),) if card_of(config.model).needs_prompt else ()
     with torch.autocast(where.type, torch.bfloat16, enabled=where.type == "cuda"):
-        outputs = network(pictures)
+        outputs = network(pictures, *told)
     predicted = outputs.score.float()
     terms = [
         losses.score_loss(predicted, score, weight),
-        losses.level_loss(outputs.levels.float(), batch.levels.to(where)),
+        losses.level_loss(outputs.levels.float(), batch.levels[:, : outputs.levels.shape[1]].to(where)),
         losses.rank_loss(predicted, score, batch.scene.to(where)),
         losses.spread_loss(predicted, score, outputs.spread.float()),
         _cell_loss(network, outputs, batch.levels.to(where)),
+        _widths_loss(network, outputs, score, weight),
     ]
-    weights = (1.0, config.level_weight, config.rank_weight, 0.1, config.cell_weight)
+    scored = config.score_weight
+    weights = (
+        scored, config.level_weight, config.rank_weight * scored, 0.1, config.cell_weight,
+        config.distribution_weight * scored,
+    )  # fmt: skip
     loss = torch.stack([weight * term for weight, term in zip(weights, terms, strict=True)]).sum()
     if not torch.isfinite(loss):
         raise ArithmeticError(f"the loss is {loss.item()}; lower the learning rate")
@@ -154,6 +164,14 @@ def _cell_loss(network: nn.Module, outputs: Any, levels: Tensor) -> Tensor:
     """Loss of naming the display cell; zero for a network without a coded score."""
     logits = network.cell_logits(outputs.features.float()) if hasattr(network, "cell_logits") else None
     return outputs.score.sum() * 0.0 if logits is None else code.cell_loss(logits, levels[:, : len(CELL)])
+
+
+def _widths_loss(network: nn.Module, outputs: Any, score: Tensor, weight: Tensor) -> Tensor:
+    """Loss of the predicted distributions; zero for a network without them."""
+    if outputs.distributions is None:
+        return outputs.score.sum() * 0.0
+    widths: tuple[float, ...] = network.widths  # type: ignore[assignment]
+    return losses.widths_loss(outputs.distributions.float(), score, weight, widths)
 
 
 def _learning_rate(config: RunConfig, step: int) -> float:
@@ -218,6 +236,8 @@ def _save_facts(config: RunConfig, pools: list[Pool], out: Path, start_from: Pat
     path = out / "run.json"
     if path.is_file():
         kept = json.loads(path.read_text())
+        # a key that is newer than the run has its default in both
+        kept["config"] = RunConfig.model_validate(kept["config"]).model_dump(mode="json")
         if {key: kept.get(key) for key in facts} != facts:
             raise ValueError(f"{out} holds a run with another configuration or other data; choose another folder")
         return
@@ -265,6 +285,10 @@ def plot_curve(out: Path) -> None:
     figure.savefig(out / "curve.png", dpi=120)
 
 
+def _folds(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split(","))
+
+
 def main() -> None:
     """Train as the command line says."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -274,11 +298,13 @@ def main() -> None:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--held-out", type=int, help="fold to hold out, instead of the configuration's")
     parser.add_argument("--seed", type=int, help="seed, instead of the configuration's")
+    parser.add_argument("--steps", type=int, help="number of steps, instead of the configuration's")
+    parser.add_argument("--left-out", type=_folds, help="further folds not to see, such as 1,2: those of a teacher")
     parser.add_argument("--init", type=Path, help="run or weights to start from, instead of the configuration's")
     arguments = parser.parse_args()
     config = read_config(arguments.config)
-    changes = {"held_out": arguments.held_out, "seed": arguments.seed, "init": arguments.init}
-    config = config.model_copy(update={key: value for key, value in changes.items() if value is not None})
+    changes = {key: getattr(arguments, key) for key in ("held_out", "seed", "init", "steps", "left_out")}
+    config = config.model_copy(update={key: value for key, value in changes.items() if value is not None}).for_fold()
     train(config, read_pools(arguments.pools, config), arguments.out, arguments.device)
 
 

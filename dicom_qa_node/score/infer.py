@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -22,6 +22,7 @@ from torch import nn
 from dicom_qa_node.errors import Misconfigured
 from dicom_qa_node.models import weights
 from dicom_qa_node.models.card import ModelCard
+from dicom_qa_node.models.prompts import Prompt
 from dicom_qa_node.models.registry import NetworkOption, build_network, card_of
 from dicom_qa_node.records import SeriesKind
 from dicom_qa_node.score import prepare
@@ -31,6 +32,7 @@ __all__ = ["Predictions", "Scorer", "pick_device"]
 _log = logging.getLogger(__name__)
 
 FloatArray = npt.NDArray[np.float32]
+Codes = npt.NDArray[np.int64]
 
 _FIRST_BATCH = 128
 _CPU_BATCH = 4
@@ -111,7 +113,7 @@ class Scorer:
         weights.load_file(network, path, card.name)
         return cls(network, card, pick_device(device))
 
-    def score(self, images: npt.NDArray[Any], kind: str) -> Predictions:
+    def score(self, images: npt.NDArray[Any], kind: str, prompts: Sequence[Prompt] | None = None) -> Predictions:
         """Judge pictures of one kind.
 
         Parameters
@@ -120,6 +122,8 @@ class Scorer:
             Display pictures made by ``score.prepare``: uint8, or float in [0, 1], shape (n, rows, columns, 3).
         kind
             "ct", "petct" or "pt".
+        prompts
+            What is known of each picture, for a network whose card asks for it; without them nothing but the kind.
 
         Returns
         -------
@@ -138,7 +142,9 @@ class Scorer:
             crops.append(prepare.cut(padded, plan, side))
             share += [max(crop.weight, 1e-3) for crop in plan]
             owner += [index] * len(plan)
-        outputs = self._run(np.concatenate(crops))
+        told = prompts or [Prompt(modality=series_kind.value)] * len(pictures)
+        codes = np.array([told[index].codes() for index in owner]) if self.card.needs_prompt else None
+        outputs = self._run(np.concatenate(crops), codes)
         mixing = np.zeros((len(pictures), len(owner)), np.float32)
         mixing[owner, np.arange(len(owner))] = share
         mixing /= mixing.sum(axis=1, keepdims=True)
@@ -153,22 +159,22 @@ class Scorer:
             features,
         )
 
-    def _run(self, crops: npt.NDArray[np.uint8]) -> list[FloatArray]:
+    def _run(self, crops: npt.NDArray[np.uint8], codes: Codes | None) -> list[FloatArray]:
         """Run all crops and return each output for all of them."""
-        parts = self._in_one_thread(crops) if self._workers == 1 else self._in_threads(crops)
+        parts = self._in_one_thread(crops, codes) if self._workers == 1 else self._in_threads(crops, codes)
         return [np.concatenate([part[i] for part in parts]) for i in range(len(parts[0]))]
 
-    def _in_threads(self, crops: npt.NDArray[np.uint8]) -> list[list[FloatArray]]:
-        batches = [crops[start : start + _CPU_BATCH] for start in range(0, len(crops), _CPU_BATCH)]
+    def _in_threads(self, crops: npt.NDArray[np.uint8], codes: Codes | None) -> list[list[FloatArray]]:
+        spans = [slice(start, start + _CPU_BATCH) for start in range(0, len(crops), _CPU_BATCH)]
         with ThreadPoolExecutor(self._workers) as pool:
-            return list(pool.map(self._forward, batches))
+            return list(pool.map(lambda span: self._forward(crops, codes, span), spans))
 
-    def _in_one_thread(self, crops: npt.NDArray[np.uint8]) -> list[list[FloatArray]]:
+    def _in_one_thread(self, crops: npt.NDArray[np.uint8], codes: Codes | None) -> list[list[FloatArray]]:
         """One batch after the other, in halves as small as memory asks for."""
         start, parts = 0, []
         while start < len(crops):
             try:
-                parts.append(self._forward(crops[start : start + self._batch]))
+                parts.append(self._forward(crops, codes, slice(start, start + self._batch)))
             except torch.cuda.OutOfMemoryError:
                 if self._batch == 1:
                     raise
@@ -179,11 +185,12 @@ class Scorer:
             start += self._batch
         return parts
 
-    def _forward(self, crops: npt.NDArray[np.uint8]) -> list[FloatArray]:
-        batch = torch.from_numpy(np.ascontiguousarray(crops)).to(self.device).permute(0, 3, 1, 2)
+    def _forward(self, crops: npt.NDArray[np.uint8], codes: Codes | None, span: slice) -> list[FloatArray]:
+        batch = torch.from_numpy(np.ascontiguousarray(crops[span])).to(self.device).permute(0, 3, 1, 2)
         pictures = (batch.float() / 255.0).contiguous(memory_format=torch.channels_last)
+        told = () if codes is None else (torch.from_numpy(codes[span]).to(self.device),)
         with torch.inference_mode(), _precision(self.device):
-            outputs = self._network(pictures)
+            outputs = self._network(pictures, *told)
         said = (outputs.score, outputs.weight, outputs.spread, outputs.levels, outputs.features)
         return [np.asarray(value.float().cpu().numpy(), np.float32) for value in said]
 
