@@ -16,6 +16,8 @@ from typing import Any, TypeVar
 import pytest
 
 from dicom_qa_node.config import Config
+from dicom_qa_node.store import Database
+from tests.postgresql_server import PostgresqlServer, programs, running_server
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED_DATA = Path(os.environ.get("QA_SHARED_DATA", ROOT.parent / "shared" / "data"))
@@ -199,6 +201,37 @@ def node_config(tmp_path: Path, free_port: Callable[[], int]) -> Config:
             "web": {"host": "127.0.0.1", "port": free_port()},
         }
     )
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[PostgresqlServer]:
+    """Return a PostgreSQL server of this test run; missing in CI is a failure."""
+    found = programs()
+    if found is None:
+        reason = "no PostgreSQL server is installed (Debian package postgresql)"
+        if os.environ.get("CI") == "true":
+            pytest.fail(reason, pytrace=False)
+        pytest.skip(reason)
+    with running_server(found) as server:
+        yield server
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Return the address of a fresh database: the test runs once on SQLite and once on PostgreSQL."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/q.db"
+    server: PostgresqlServer = request.getfixturevalue("postgresql")
+    return server.create()
+
+
+@pytest.fixture
+def any_database(database_url: str) -> Iterator[Database]:
+    """Return an open database with the newest schema, of either kind."""
+    database = Database(database_url)
+    database.upgrade()
+    yield database
+    database.close()
 
 
 @pytest.fixture(scope="session")

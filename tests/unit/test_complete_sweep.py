@@ -9,7 +9,7 @@ import pytest
 from dicom_qa_node.complete import sweep
 from dicom_qa_node.config import Complete
 from dicom_qa_node.records import AssociationEnd, AssociationStart, SeriesFacts, SeriesState, StoredInstance
-from dicom_qa_node.store import Database, Jobs, Registry
+from dicom_qa_node.store import Jobs, Registry
 
 T0 = dt.datetime(2026, 1, 5, 8, 0, tzinfo=dt.UTC)
 RULES = Complete()
@@ -37,11 +37,8 @@ def instance(number: int, series: str = "1.2.3", modality: str = "CT", **changes
 
 
 @pytest.fixture
-def database(tmp_path):
-    database = Database(f"sqlite:///{tmp_path}/q.db")
-    database.upgrade()
-    yield database
-    database.close()
+def database(any_database):
+    return any_database
 
 
 @pytest.fixture

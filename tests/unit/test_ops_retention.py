@@ -24,11 +24,8 @@ LATER = T0 + dt.timedelta(days=1)
 
 
 @pytest.fixture
-def database(tmp_path):
-    database = Database(f"sqlite:///{tmp_path}/q.db")
-    database.upgrade()
-    yield database
-    database.close()
+def database(any_database):
+    return any_database
 
 
 def report(database: Database, targets: list[str]) -> Outbox:

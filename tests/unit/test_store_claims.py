@@ -18,11 +18,8 @@ MODEL = ModelRef("m", "1", "f" * 64)
 
 
 @pytest.fixture
-def database(tmp_path):
-    database = Database(f"sqlite:///{tmp_path}/q.db")
-    database.upgrade()
-    yield database
-    database.close()
+def database(any_database):
+    return any_database
 
 
 def stored(uid: str) -> StoredInstance:
@@ -62,7 +59,8 @@ def test_four_workers_score_every_series_once(database):
     assert QualityLog(database).count() == 24
 
 
-def test_locked_database_is_transient(database, tmp_path, monkeypatch):
+def test_locked_database_is_transient(tmp_path, monkeypatch):
+    Database(f"sqlite:///{tmp_path}/q.db").upgrade()
     monkeypatch.setattr("dicom_qa_node.store.engine._BUSY_TIMEOUT_MS", 50)
     other = Database(f"sqlite:///{tmp_path}/q.db")
     holder = sqlite3.connect(tmp_path / "q.db", isolation_level=None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from alembic import context
 
-from dicom_qa_node.store.tables import metadata
+from dicom_qa_node.store.schema import metadata
 
 context.configure(
     connection=context.config.attributes["connection"],

@@ -23,7 +23,7 @@ def upgrade() -> None:
         sa.Column("receiver", sa.Text(), nullable=False),
         sa.Column("opened_at", UtcDateTime(), nullable=False),
         sa.Column("closed_at", UtcDateTime(), nullable=True),
-        sa.Column("aborted", sa.Boolean(), server_default=sa.text("0"), nullable=False),
+        sa.Column("aborted", sa.Boolean(), server_default=sa.false(), nullable=False),
         sa.PrimaryKeyConstraint("association_id", name=op.f("pk_associations")),
     )
     with op.batch_alter_table("associations", schema=None) as batch_op:

@@ -1,0 +1,103 @@
+"""A PostgreSQL of the tests' own: made in a temporary folder, on loopback, gone with the test run."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import re
+import shutil
+import socket
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from itertools import count
+from pathlib import Path
+
+import psycopg
+
+__all__ = ["PostgresqlServer", "programs", "running_server"]
+
+def programs() -> Path | None:
+    """Return the folder of the newest installed server programs (Debian keeps them off the path), or None."""
+    found = [*Path("/usr/lib/postgresql").glob("*/bin/initdb")]
+    if found:
+        return max(found, key=lambda path: int(re.sub(r"\D", "", path.parts[-3]) or 0)).parent
+    on_path = shutil.which("initdb")
+    return Path(on_path).parent if on_path else None
+
+
+class PostgresqlServer:
+    """A running server; every test gets a database of its own, copied from one that has the schema."""
+
+    def __init__(self, port: int) -> None:
+        self._port, self._numbers = port, count(1)
+
+    def url(self, database: str) -> str:
+        """Return the address of a database."""
+        return f"postgresql+psycopg://qa@127.0.0.1:{self._port}/{database}"
+
+    def create(self, *, migrated: bool = True) -> str:
+        """Make a database and return its address; ``migrated`` gives it the newest schema."""
+        name = f"test{next(self._numbers)}"
+        template = self._template if migrated else "template1"
+        self._run(f"CREATE DATABASE {name} TEMPLATE {template}")
+        return self.url(name)
+
+    @cached_property
+    def _template(self) -> str:
+        from dicom_qa_node.store import Database
+
+        self._run("CREATE DATABASE migrated")
+        database = Database(self.url("migrated"))
+        try:
+            database.upgrade()
+        finally:
+            database.close()
+        return "migrated"
+
+    def _run(self, statement: str) -> None:
+        with psycopg.connect(f"postgresql://qa@127.0.0.1:{self._port}/postgres", autocommit=True) as connection:
+            connection.execute(statement)
+
+
+@contextmanager
+def running_server(bin_folder: Path) -> Iterator[PostgresqlServer]:
+    """Start a server and stop it at the end; as root it runs as the user ``postgres``, as it must."""
+    folder = Path(tempfile.mkdtemp(prefix="qa-postgresql-"))
+    data, socket_folder, port = folder / "data", folder / "run", _free_port()
+    socket_folder.mkdir()
+    if os.geteuid() == 0:
+        owner = pwd.getpwnam("postgres")
+        for path in (folder, socket_folder):
+            os.chown(path, owner.pw_uid, owner.pw_gid)
+    _as_server(bin_folder / "initdb", "-D", data, "-U", "qa", "-A", "trust", "-E", "UTF8", "--no-sync", cwd=folder)
+    options = f"-p {port} -c listen_addresses=127.0.0.1 -c fsync=off -k {socket_folder} -c max_connections=100"
+    log = folder / "log"
+    _as_server(bin_folder / "pg_ctl", "-D", data, "-w", "-t", "60", "-l", log, "-o", options, "start", cwd=folder)
+    try:
+        yield PostgresqlServer(port)
+    finally:
+        _as_server(bin_folder / "pg_ctl", "-D", data, "-m", "immediate", "stop", cwd=folder)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _as_server(program: Path, *arguments: object, cwd: Path) -> None:
+    command = [str(program), *map(str, arguments)]
+    if os.geteuid() == 0:
+        command = ["runuser", "-u", "postgres", "--", *command]
+    # The server inherits the pipes of whoever starts it: with a pipe, this would wait for the server's end.
+    with (cwd.parent / f"{cwd.name}.out").open("w+") as output:
+        done = subprocess.run(command, cwd=cwd, stdout=output, stderr=output, stdin=subprocess.DEVNULL, timeout=120)
+        output.seek(0)
+        said = output.read()
+    Path(output.name).unlink()
+    if done.returncode:
+        raise RuntimeError(f"{program.name} ended with {done.returncode}:\n{said}")
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
