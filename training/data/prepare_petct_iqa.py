@@ -91,7 +91,7 @@ def main() -> None:
             levels = {"jpeg": float(jpeg), "gauss": float(gauss), "impulse": float(impulse)}
             group = f"petct_iqa/{reference}"
             images.append(picture.pixels)
-            rows.append(Row(group, group, "petct", "rated", picture.score, levels, picture.file))
+            rows.append(Row(group, group, "petct", "rated", picture.score, levels, picture.file, {"dimension": "2d"}))
     write_pool(arguments.out, images, rows)
 
 

@@ -29,6 +29,7 @@ _ROWS = 512
 _CT = ((1.0, 720), (0.5, 720), (0.25, 720), (0.1, 720), (0.05, 720), (0.025, 720))
 _VIEWS = ((1.0, 360), (1.0, 180), (1.0, 120), (1.0, 60), (1.0, 40), (0.25, 120))
 _COUNTS = (1.0, 0.5, 0.25, 0.1, 0.05)
+_FACTORS = {"dimension": "3d"}
 _PET_ROWS, _PET_PIXEL_MM = 128, 4.0
 
 Pair = tuple[npt.NDArray[np.uint8], Row]
@@ -44,7 +45,9 @@ def ct_pairs(seed: int) -> Iterator[Pair]:
         levels = {"dose": float(-np.log2(dose) / 2), "views": float(np.log2(720 / views) / 2), "blur": 0.0}
         score = simulated_score(dose=dose, views=views)
         for level, hu in zip(_LEVELS_MM, volume.voxels, strict=True):
-            row = Row(f"phantom/{seed}", f"phantom/{seed}/{level:.0f}", "ct", "simulated", score, levels)
+            row = Row(
+                f"phantom/{seed}", f"phantom/{seed}/{level:.0f}", "ct", "simulated", score, levels, factors=_FACTORS
+            )
             yield prepare.ct_picture(hu)[..., :1], row
 
 
@@ -62,9 +65,20 @@ def petct_pairs(seed: int) -> Iterator[Pair]:
             slice_id = f"phantom/{seed}/{level:.0f}"
             clean = {"jpeg": 0.0, "gauss": 0.0, "impulse": 0.0}
             fused = prepare.fused_picture(hu, suv)
-            yield fused, Row(f"phantom/{seed}", f"{slice_id}/petct", "petct", "simulated", score, levels | clean)
+            yield (
+                fused,
+                Row(
+                    f"phantom/{seed}",
+                    f"{slice_id}/petct",
+                    "petct",
+                    "simulated",
+                    score,
+                    levels | clean,
+                    factors=_FACTORS,
+                ),
+            )
             alone = prepare.pad_picture(prepare.pt_picture(suv), _ROWS, SeriesKind.PT)
-            yield alone, Row(f"phantom/{seed}", f"{slice_id}/pt", "pt", "simulated", score, levels)
+            yield alone, Row(f"phantom/{seed}", f"{slice_id}/pt", "pt", "simulated", score, levels, factors=_FACTORS)
 
 
 def main() -> None:

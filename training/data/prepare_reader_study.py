@@ -29,6 +29,7 @@ from training.severity import ROUTINE_SCORE
 _ROUTINE_NOISE = 7.0
 _ABDOMEN = Window("reader study abdomen", 40.0, 400.0)
 _PIXEL_MM = 0.7
+_REGIONS = {"abdomen": "abdomen", "brain": "head"}
 _READERS = ("r1", "r2", "r3")
 
 
@@ -59,7 +60,8 @@ def simulated(
     hu[pixels == 0] = -1000.0
     scan = degrade.scan_of(hu, _PIXEL_MM, noise_level(hu))
     for image, levels, score in ct_versions(hu, scan, _PIXEL_MM, rng):
-        row = Row(group, f"{group}/simulated", "ct", "simulated", score, levels)
+        factors = {"dimension": "2d", "region": "abdomen", "type": "soft"}
+        row = Row(group, f"{group}/simulated", "ct", "simulated", score, levels, factors=factors)
         yield ct_picture(image, _ABDOMEN)[..., 0], row
 
 
@@ -84,7 +86,8 @@ def main() -> None:
             # brain and abdomen sets of one number are different patients
             group = f"reader/{record['region']}/{record['set']}"
             role = "simulated" if anchor else "rated"
-            rows.append(Row(group, group, "ct", role, score, {}, record["file"]))
+            factors = {"dimension": "2d", "region": _REGIONS[record["region"]], "type": "soft"}
+            rows.append(Row(group, group, "ct", role, score, {}, record["file"], factors))
             if anchor and record["region"] == "abdomen":
                 for picture, row in simulated(pixels, group, rng):
                     images.append(picture)

@@ -26,6 +26,7 @@ from dicom_qa_node.records import SeriesKind
 from dicom_qa_node.score import prepare
 from training import degrade
 from training.pool import Row, write_pool
+from training.prompts import factors_of_header
 from training.severity import simulated_score
 
 _SLICES = 8
@@ -56,10 +57,17 @@ class Series:
     spacing_mm: tuple[float, float, float]
     positions_mm: npt.NDArray[np.float64]
     kernel: str
+    factors: dict[str, str]
+    thickness_mm: float
+
+    def thickness(self, slices: int = 1) -> dict[str, float]:
+        """Return the level of thickness of the mean of some neighbouring slices."""
+        mm = self.thickness_mm + (slices - 1) * self.spacing_mm[0]
+        return {"thickness": float(np.log2(mm) / 2)}
 
 
-def read_series(folder: Path, name: str) -> Series:
-    """Read an axial series, ordered along z."""
+def read_series(folder: Path, name: str, kind: SeriesKind = SeriesKind.CT) -> Series:
+    """Read an axial series, ordered along z, that is shown as ``kind``."""
     files = sorted(folder.iterdir())
     headers = [pydicom.dcmread(file) for file in files if file.is_file()]
     headers.sort(key=lambda ds: float(ds.ImagePositionPatient[2]))
@@ -69,7 +77,9 @@ def read_series(folder: Path, name: str) -> Series:
     z = np.array([float(ds.ImagePositionPatient[2]) for ds in headers])
     rows, columns = (float(v) for v in headers[0].PixelSpacing)
     kernel = str(headers[0].get("ConvolutionKernel", ""))
-    return Series(name, voxels, (float(np.median(np.diff(z))), rows, columns), z, kernel)
+    gap = float(np.median(np.diff(z)))
+    thickness = float(headers[0].get("SliceThickness") or gap)
+    return Series(name, voxels, (gap, rows, columns), z, kernel, factors_of_header(headers[0], kind), thickness)
 
 
 def noise_level(hu: npt.NDArray[np.float32]) -> float:
@@ -97,7 +107,8 @@ def ct_rows(series: Series, rng: np.random.Generator) -> Iterator[tuple[npt.NDAr
         scan = degrade.scan_of(hu, pixel_mm, noise_level(hu), kernel=kernel)
         slice_id = f"{series.name}/{index}"
         for image, levels, score in ct_versions(hu, scan, pixel_mm, rng):
-            row = Row(f"dicom/{series.name}", slice_id, "ct", "simulated", score, levels)
+            known = levels | series.thickness(3 if count % 3 == 1 else 1)
+            row = Row(f"dicom/{series.name}", slice_id, "ct", "simulated", score, known, factors=series.factors)
             yield prepare.ct_picture(image, window)[..., :1], row
 
 
@@ -113,7 +124,9 @@ def variety_rows(series: Series, rng: np.random.Generator) -> Iterator[tuple[npt
         scan = degrade.scan_of(hu, pixel_mm, noise_level(hu), kernel=kernel)
         window = _other_window(prepare.window_for_kernel(series.kernel), rng)
         for image, levels, score in _variety_versions(hu, scan, pixel_mm, rng):
-            row = Row(f"dicom/{series.name}", f"{series.name}/{index}/variety", "ct", "simulated", score, levels)
+            slice_id, known = f"{series.name}/{index}/variety", levels | series.thickness()
+            factors = series.factors | {"type": ""}
+            row = Row(f"dicom/{series.name}", slice_id, "ct", "simulated", score, known, factors=factors)
             yield prepare.ct_picture(image, window)[..., :1], row
 
 
@@ -189,16 +202,16 @@ def pet_rows(ct: Series, pet: Series, rng: np.random.Generator) -> Iterator[tupl
         for index in indices:
             nearest = int(np.abs(pet.positions_mm - ct.positions_mm[index]).argmin())
             suv = _onto(reduced[nearest], ct.voxels[index].shape)
-            levels = {"counts": float(-np.log2(fraction) / 2)}
+            levels = {"counts": float(-np.log2(fraction) / 2)} | pet.thickness()
             fused = prepare.fused_picture(ct.voxels[index], suv)
             clean = {"jpeg": 0.0, "gauss": 0.0, "impulse": 0.0}
             yield (
                 prepare.pad_picture(fused, _FUSED_SIDE, SeriesKind.PETCT),
-                Row(group, f"{group}/{index}", "petct", "simulated", score, levels | clean),
+                Row(group, f"{group}/{index}", "petct", "simulated", score, levels | clean, factors=pet.factors),
             )
             yield (
                 prepare.pad_picture(prepare.pt_picture(suv), _FUSED_SIDE, SeriesKind.PT),
-                Row(group, f"{group}/{index}/pt", "pt", "simulated", score, levels),
+                Row(group, f"{group}/{index}/pt", "pt", "simulated", score, levels, factors=pet.factors),
             )
 
 
@@ -224,10 +237,13 @@ def main() -> None:
     pairs: list[tuple[npt.NDArray[np.uint8], Row]] = []
     for folder in sorted((arguments.source / "petct").glob("*/CT")):
         name = folder.parent.name
-        pairs += pet_rows(read_series(folder, name), read_series(folder.parent / "PET", name), rng)
+        pet = read_series(folder.parent / "PET", name, SeriesKind.PT)
+        pairs += pet_rows(read_series(folder, name, SeriesKind.CT), pet, rng)
     _write(arguments.out / "petct_severity", pairs)
     scans = [
-        read_series(folder, folder.name) for folder in sorted((arguments.source / "ct").iterdir()) if folder.is_dir()
+        read_series(folder, folder.name, SeriesKind.CT)
+        for folder in sorted((arguments.source / "ct").iterdir())
+        if folder.is_dir()
     ]
     for name, make in (("ct_severity", ct_rows), ("ct_variety", variety_rows)):
         _write(arguments.out / name, [pair for series in scans for pair in make(series, rng)])
