@@ -15,6 +15,7 @@ import sqlalchemy as sa
 from dicom_qa_node.records import Job, SeriesFacts, SeriesResult, SeriesState, result_to_json, utc_now
 from dicom_qa_node.store import tables as t
 from dicom_qa_node.store.engine import Database
+from dicom_qa_node.store.log_rows import add_log_row, scanner_name
 from dicom_qa_node.store.registry import facts_of
 from dicom_qa_node.store.transition import move
 
@@ -92,7 +93,9 @@ class Jobs:
             row = connection.execute(
                 sa.select(t.series).where(t.series.c.series_instance_uid == job.series_instance_uid)
             ).one()
-            connection.execute(t.results.insert().values(**_result_row(job, result, facts_of(row), now)))
+            facts = facts_of(row)
+            written = connection.execute(t.results.insert().values(**_result_row(job, result, facts, now)))
+            add_log_row(connection, int(written.inserted_primary_key[0]), facts, job.version, result, now)
             return True
 
     def fail(self, job: Job, reason: str, *, permanent: bool) -> bool:
@@ -165,11 +168,6 @@ class Jobs:
                 job = Job(row.job_id, row.kind, row.series_instance_uid, row.version, row.attempts, row.lease_token)
                 if _end(connection, job, "DEAD", reason):
                     _park(connection, job, reason, now)
-
-
-def scanner_name(facts: SeriesFacts) -> str:
-    """Return the name under which a scanner's results are grouped."""
-    return facts.station_name or facts.device_serial_number or facts.manufacturer_model_name or "unknown"
 
 
 def _held(job: Job) -> sa.ColumnElement[bool]:

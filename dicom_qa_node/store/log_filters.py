@@ -1,0 +1,165 @@
+"""Turns what the log page asks into conditions on its narrow rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import sqlalchemy as sa
+
+from dicom_qa_node.store import tables as t
+from dicom_qa_node.store.log_query import LogQuery
+from dicom_qa_node.store.log_rows import SHARED_KEY
+from dicom_qa_node.store.log_words import matching, words_of
+from dicom_qa_node.store.review_tables import GRADE_CODES, SEVERITY_CODES, log_facets, log_findings, log_rows
+
+__all__ = ["MOST_PATIENT_ROWS", "Filters", "filters_of"]
+
+MOST_PATIENT_ROWS = 20_000
+"""Rows, the newest first, among which words of a patient's name are combined with other filters."""
+
+_RARE_ROWS = 20_000
+_FACETS = ("site", "scanner", "protocol", "modality", "kind", "body_part")
+
+
+@dataclass(frozen=True)
+class Filters:
+    """Conditions on ``log_rows``.
+
+    ``driver`` selects few rows by an index of its own; then ``conditions`` only narrow these. ``facets`` is None
+    where every facet will do. ``nothing`` says that no row can match.
+    """
+
+    conditions: list[sa.ColumnElement[bool]] = field(default_factory=list)
+    facets: list[int] | None = None
+    driver: sa.ColumnElement[bool] | None = None
+    nothing: bool = False
+
+    def facet_conditions(self) -> list[sa.ColumnElement[bool]]:
+        """Return the facets as a condition that no index is looked up for."""
+        return [] if self.facets is None else [_plain(log_rows.c.facet_id).in_(self.facets)]
+
+
+def filters_of(connection: sa.Connection, chosen: LogQuery) -> Filters:
+    """Work out the conditions; reads the facets, the findings and the text index, never the rows."""
+    conditions = _own_conditions(chosen)
+    mask = _finding_mask(connection, chosen.finding)
+    if mask == 0:
+        return Filters(nothing=True)
+    if mask is not None:
+        conditions.append(_bits(mask))
+    facets, rows = _facets(connection, chosen)
+    uids, words = _split(chosen.words)
+    driver = _by_uid(uids) if uids else None
+    text, by_words = _by_words(connection, words, chosen.patients)
+    conditions += by_words
+    if text is not None:
+        driver = text if driver is None else driver & text
+    if facets == []:
+        return Filters(nothing=True)
+    if driver is not None:
+        return Filters([*conditions, *Filters(facets=facets).facet_conditions()], facets, driver)
+    if facets is not None and rows <= _RARE_ROWS:
+        return Filters(conditions, facets, log_rows.c.facet_id.in_(facets))
+    return Filters(conditions, facets)
+
+
+def _own_conditions(chosen: LogQuery) -> list[sa.ColumnElement[bool]]:
+    r = log_rows.c
+    found: list[sa.ColumnElement[bool]] = []
+    if not chosen.all_versions:
+        found.append(_plain(r.latest) == 1)
+    if chosen.grades:
+        found.append(_plain(r.grade).in_([GRADE_CODES[grade] for grade in chosen.grades]))
+    if chosen.severity is not None:
+        found.append(_plain(r.severity) >= SEVERITY_CODES[chosen.severity])
+    if chosen.delivery is not None:
+        found.append(_plain(r.delivery) == int(chosen.delivery))
+    if chosen.review is not None:
+        found.append(_plain(r.review) == int(chosen.review))
+    bounds = [
+        (chosen.since, lambda value: r.scored_at >= value),
+        (chosen.until, lambda value: r.scored_at < value),
+        (chosen.score_from, lambda value: r.score >= value),
+        (chosen.score_to, lambda value: r.score <= value),
+    ]
+    return found + [condition(value) for value, condition in bounds if value is not None]
+
+
+def _plain(column: sa.ColumnElement[int]) -> sa.ColumnElement[Any]:
+    # SQLite must walk the index of the wanted order; an expression keeps it from choosing one by this column.
+    return column + sa.literal_column("0")
+
+
+def _bits(mask: int) -> sa.ColumnElement[bool]:
+    return log_rows.c.findings.op("&")(sa.literal(mask, sa.BigInteger)) != 0
+
+
+def _finding_mask(connection: sa.Connection, key: str | None) -> int | None:
+    if key is None:
+        return None
+    found = connection.execute(sa.select(log_findings.c.bit).where(log_findings.c.key == key)).scalar_one_or_none()
+    return 0 if found is None else 1 << found
+
+
+def _facets(connection: sa.Connection, chosen: LogQuery) -> tuple[list[int] | None, int]:
+    wanted = [(log_facets.c[name], getattr(chosen, name)) for name in _FACETS if getattr(chosen, name) is not None]
+    if not wanted:
+        return None, 0
+    query = sa.select(log_facets.c.facet_id, log_facets.c.rows).where(*(column == value for column, value in wanted))
+    found = connection.execute(query).all()
+    return [row.facet_id for row in found], sum(row.rows for row in found)
+
+
+def _split(text: str) -> tuple[list[str], list[str]]:
+    """Return the UIDs and the words of a search text."""
+    parts = text.split()
+    uids = [part for part in parts if part.count(".") >= 3 and part.replace(".", "").isdecimal()]
+    return uids, words_of(" ".join(part for part in parts if part not in uids))
+
+
+def _by_uid(uids: Sequence[str]) -> sa.ColumnElement[bool]:
+    s = t.series.c
+    of_study = sa.select(s.series_instance_uid).where(s.study_instance_uid.in_(list(uids)))
+    own = log_rows.c.series_instance_uid
+    return own.in_(of_study.union(sa.select(s.series_instance_uid).where(s.series_instance_uid.in_(list(uids)))))
+
+
+def _by_words(
+    connection: sa.Connection, words: Sequence[str], patients: bool
+) -> tuple[sa.ColumnElement[bool] | None, list[sa.ColumnElement[bool]]]:
+    """Return what the patients' words select, and the conditions of words that scanners or findings have too."""
+    of_patients: list[str] = []
+    conditions: list[sa.ColumnElement[bool]] = []
+    for word in words:
+        shared = _shared(connection, word)
+        if patients and not shared:
+            of_patients.append(word)
+        elif patients:
+            named = log_rows.c.result_id.in_(matching(connection, [word], MOST_PATIENT_ROWS))
+            conditions.append(sa.or_(*shared, named))
+        else:
+            conditions.append(sa.or_(*shared, sa.false()))
+    driver = None
+    if of_patients:
+        driver = log_rows.c.result_id.in_(matching(connection, of_patients, MOST_PATIENT_ROWS))
+    return driver, conditions
+
+
+def _shared(connection: sa.Connection, word: str) -> list[sa.ColumnElement[bool]]:
+    """Return how a word may match without the patient: by its facet, or by a finding."""
+    f = log_facets.c
+    facets = list(
+        connection.execute(sa.select(f.facet_id).where(f.words.contains(f" {word}", autoescape=True))).scalars()
+    )
+    mask = 0
+    for row in connection.execute(sa.select(log_findings.c.key, log_findings.c.bit)):
+        if row.key != SHARED_KEY and any(part.startswith(word) for part in row.key.split("_")):
+            mask |= 1 << row.bit
+    found: list[sa.ColumnElement[bool]] = []
+    if facets:
+        found.append(_plain(log_rows.c.facet_id).in_(facets))
+    if mask:
+        found.append(_bits(mask))
+    return found

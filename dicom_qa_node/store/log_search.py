@@ -1,0 +1,197 @@
+"""The log page's questions: filters in any combination, pages by key, counts that end early, at a million rows.
+
+One covering index per order holds every filter as a small number, so the worst question walks one index once.
+Filters of scanner, protocol and the like become a list of facets; where these are rare, their rows are sorted instead.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import sqlalchemy as sa
+
+from dicom_qa_node.store import tables as t
+from dicom_qa_node.store.engine import Database
+from dicom_qa_node.store.log_filters import Filters, filters_of
+from dicom_qa_node.store.log_line import lines
+from dicom_qa_node.store.log_query import Cursor, LogChoices, LogOrder, LogPage, LogQuery, LogRow
+from dicom_qa_node.store.review_tables import log_facets, log_findings, log_rows
+
+__all__ = ["MOST_COUNTED", "LogSearch"]
+
+MOST_COUNTED = 10_000
+_BATCH = 500
+_KEYS = {LogOrder.TIME: "scored_at", LogOrder.SCORE: "score", LogOrder.DEVIATION: "deviation"}
+
+
+class LogSearch:
+    """Reads the log page's rows."""
+
+    def __init__(self, database: Database) -> None:
+        self._db = database
+
+    def page(self, chosen: LogQuery, cursor: Cursor | None = None, limit: int = 50) -> LogPage:
+        """Return one page, with the places of its neighbours and how many rows there are in all."""
+        with self._db.read() as connection:
+            filters = filters_of(connection, chosen)
+            wanted = limit + 1 if cursor else MOST_COUNTED + 1
+            found = _ids(connection, chosen, filters, cursor, wanted)
+            count = len(found)
+            if cursor:
+                count = len(_ids(connection, chosen, filters, None, MOST_COUNTED + 1))
+            shown = found[:limit]
+            rows = _ordered(lines(connection, shown), shown)
+        beyond = len(found) > limit
+        if cursor and cursor.back:
+            rows.reverse()
+        return LogPage(
+            rows=tuple(rows),
+            newer=_cursor(chosen, rows[0], back=True) if rows and _has_before(cursor, beyond) else None,
+            older=_cursor(chosen, rows[-1], back=False) if rows and _has_after(cursor, beyond) else None,
+            count=min(count, MOST_COUNTED),
+            more=count > MOST_COUNTED,
+        )
+
+    def stream(self, chosen: LogQuery) -> Iterator[LogRow]:
+        """Yield every row in order, read in pages, so that an export needs no memory."""
+        cursor: Cursor | None = None
+        while True:
+            with self._db.read() as connection:
+                filters = filters_of(connection, chosen)
+                shown = _ids(connection, chosen, filters, cursor, _BATCH)
+                rows = _ordered(lines(connection, shown), shown)
+            yield from rows
+            if len(shown) < _BATCH or not rows:
+                return
+            cursor = _cursor(chosen, rows[-1], back=False)
+
+    def newer(self, chosen: LogQuery, than: int, limit: int = 50) -> tuple[LogRow, ...]:
+        """Return the rows written after the result ``than`` that a page would show, the latest first."""
+        with self._db.read() as connection:
+            filters = filters_of(connection, chosen)
+            r = log_rows.c
+            query = sa.select(r.result_id).where(r.result_id > than, *filters.conditions, *filters.facet_conditions())
+            shown = list(connection.execute(query.order_by(r.result_id.desc()).limit(limit)).scalars())
+            return tuple(_ordered(lines(connection, shown), shown))
+
+    def rows(self, result_ids: Sequence[int]) -> tuple[LogRow, ...]:
+        """Return these rows as they stand now, in the order given."""
+        with self._db.read() as connection:
+            return tuple(_ordered(lines(connection, list(result_ids)), result_ids))
+
+    def newest(self) -> int:
+        """Return the number of the latest result, 0 while there is none."""
+        with self._db.read() as connection:
+            return int(connection.execute(sa.select(sa.func.max(log_rows.c.result_id))).scalar_one() or 0)
+
+    def versions(self, series_instance_uid: str) -> tuple[LogRow, ...]:
+        """Return every scored version of a series, the latest first."""
+        r = log_rows.c
+        query = sa.select(r.result_id).where(r.series_instance_uid == series_instance_uid)
+        with self._db.read() as connection:
+            shown = list(connection.execute(query.order_by(r.version.desc())).scalars())
+            return tuple(_ordered(lines(connection, shown), shown))
+
+    def history(self, result_id: int, limit: int = 200) -> list[tuple[int, dt.datetime, str]]:
+        """Return the scanner's latest results of the same protocol up to this one, oldest first.
+
+        Each is its number, its time and its payload (`records.result_from_json`); replaced versions are left out.
+        """
+        r = log_rows.c
+        with self._db.read() as connection:
+            own = connection.execute(sa.select(r.facet_id, r.scored_at).where(r.result_id == result_id)).one_or_none()
+            if own is None:
+                return []
+            query = sa.select(r.result_id, r.scored_at, t.results.c.payload).join(
+                t.results, t.results.c.result_id == r.result_id
+            )
+            same = (r.facet_id == own.facet_id) & (r.scored_at <= own.scored_at)
+            query = query.where(same & ((r.latest == 1) | (r.result_id == result_id)))
+            found = connection.execute(query.order_by(r.scored_at.desc(), r.result_id.desc()).limit(limit)).all()
+        return [(row.result_id, row.scored_at, row.payload) for row in reversed(found)]
+
+    def choices(self) -> LogChoices:
+        """Return what can be filtered by; read from the facets, never from the rows."""
+        f = log_facets.c
+        with self._db.read() as connection:
+            query = sa.select(f.site, f.scanner, f.protocol, f.modality, f.kind, f.body_part).distinct()
+            found = connection.execute(query).all()
+            keys = list(connection.execute(sa.select(log_findings.c.key).order_by(log_findings.c.key)).scalars())
+        columns = [tuple(sorted({row[number] for row in found} - {""})) for number in range(6)]
+        return LogChoices(*columns, findings=tuple(keys))
+
+
+def _ids(connection: sa.Connection, chosen: LogQuery, filters: Filters, cursor: Cursor | None, limit: int) -> list[int]:
+    """Return the numbers of the next rows in order; those without a key follow all that have one."""
+    if filters.nothing:
+        return []
+    back = bool(cursor and cursor.back)
+    phases = [False, True] if chosen.order is not LogOrder.TIME else [False]
+    if back:
+        phases.reverse()
+    found: list[int] = []
+    for keyless in phases:
+        if cursor is not None and _passed(cursor, keyless):
+            continue
+        here = cursor if cursor is not None and (cursor.key is None) == keyless else None
+        query = _ordered_query(chosen, filters, here, keyless=keyless, down=chosen.descending != back)
+        found += connection.execute(query.limit(limit - len(found))).scalars()
+        if len(found) >= limit:
+            break
+    return found
+
+
+def _passed(cursor: Cursor, keyless: bool) -> bool:
+    """Whether the page lies beyond this part of the order: after all keys, or before the rows without one."""
+    return keyless and cursor.key is not None if cursor.back else not keyless and cursor.key is None
+
+
+def _ordered_query(
+    chosen: LogQuery, filters: Filters, cursor: Cursor | None, *, keyless: bool, down: bool
+) -> sa.Select[Any]:
+    r = log_rows.c
+    key = r[_KEYS[chosen.order]]
+    conditions = [*filters.conditions]
+    if chosen.order is not LogOrder.TIME:
+        conditions.append(key.is_(None) if keyless else key.is_not(None))
+    if cursor is not None:
+        here = sa.tuple_(r.result_id) if keyless else sa.tuple_(key, r.result_id)
+        value = (cursor.result_id,) if keyless else (_typed(chosen.order, cursor.key), cursor.result_id)
+        there = sa.tuple_(*value, types=[column.type for column in here.clauses])
+        conditions.append(here < there if down else here > there)
+    if filters.driver is not None:
+        rare = sa.select(key.label("key"), r.result_id).where(filters.driver, *conditions)
+        part = rare.cte("rare").prefix_with("MATERIALIZED")
+        order = [part.c.key, part.c.result_id]
+        return sa.select(part.c.result_id).order_by(*(c.desc() if down else c.asc() for c in order))
+    query = sa.select(r.result_id).where(*conditions, *filters.facet_conditions())
+    order = [r.result_id] if keyless else [key, r.result_id]
+    return query.order_by(*(c.desc() if down else c.asc() for c in order))
+
+
+def _typed(order: LogOrder, key: float | str | None) -> object:
+    return dt.datetime.fromisoformat(str(key)) if order is LogOrder.TIME else key
+
+
+def _cursor(chosen: LogQuery, row: LogRow, *, back: bool) -> Cursor:
+    keys: dict[LogOrder, float | str | None] = {
+        LogOrder.TIME: row.scored_at.isoformat(),
+        LogOrder.SCORE: row.score,
+        LogOrder.DEVIATION: row.deviation,
+    }
+    return Cursor(keys[chosen.order], row.result_id, back)
+
+
+def _has_before(cursor: Cursor | None, beyond: bool) -> bool:
+    return cursor is not None and (beyond if cursor.back else True)
+
+
+def _has_after(cursor: Cursor | None, beyond: bool) -> bool:
+    return True if cursor is not None and cursor.back else beyond
+
+
+def _ordered(rows: Sequence[LogRow], result_ids: Sequence[int]) -> list[LogRow]:
+    by_id = {row.result_id: row for row in rows}
+    return [by_id[number] for number in result_ids if number in by_id]
