@@ -15,7 +15,7 @@ from pydicom.uid import UID
 
 from dicom_qa_node.config import Config
 from dicom_qa_node.receive.admit import Admission, Seats
-from dicom_qa_node.receive.ae import Services, listen, make_server
+from dicom_qa_node.receive.ae import Listener, Services, listen, make_server
 from dicom_qa_node.receive.further import FurtherService
 from dicom_qa_node.receive.store_scp import Intake
 from dicom_qa_node.records import StoredInstance
@@ -162,7 +162,9 @@ def serving(config: Config, database: Database, *services: FurtherService) -> It
     registry = Registry(database)
     intake = Intake(SpoolWriter(layout), gauge, lambda receipt: registry.record([receipt]))
     listener = listen("127.0.0.1", 0)
-    server = make_server(config, listener, Services("test", config.receive, intake, admission, seats, services))
+    server = make_server(
+        config, [Listener(listener)], Services("test", config.receive, intake, admission, seats, services)
+    )
     stop = threading.Event()
     thread = threading.Thread(target=server.serve_until, args=(stop.is_set, 0.02), daemon=True)
     thread.start()

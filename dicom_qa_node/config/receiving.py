@@ -21,12 +21,12 @@ class Peer(Section):
     )
     max_associations: int = Field(16, ge=1, le=1000, description="associations this peer may hold at once")
     port: ListenPort = Field(
-        0, description="TCP port it listens on, for storage commitment results; 0: only on its own association"
+        0, description="TCP port it listens on, for storage commitment results and reports sent back; 0: none"
     )
     certificate_sha256: Fingerprint = Field(
         "", description="SHA-256 fingerprint of its certificate: it may only call over TLS, and with that one"
     )
-    tls: ClientTls = Field(default_factory=ClientTls, description="TLS for storage commitment results")
+    tls: ClientTls = Field(default_factory=ClientTls, description="TLS towards that port")
 
     @field_validator("hosts")
     @classmethod
@@ -61,6 +61,16 @@ class Receive(Section):
         "since images are kept no longer than section spool says",
     )
     tls: ServerTls = Field(default_factory=ServerTls, description="DICOM over TLS on a port of its own")
+
+    @model_validator(mode="after")
+    def _unique_titles(self) -> Receive:
+        titles = [peer.ae_title.strip() for peer in self.peers]
+        twice = sorted({title for title in titles if titles.count(title) > 1})
+        if twice:
+            raise ValueError(f"AE titles of peers must be unique; used twice: {', '.join(twice)}")
+        if self.tls.enabled and not self.tls.only and self.port and self.port == self.tls.port:
+            raise ValueError("port and tls.port must differ")
+        return self
 
 
 class Spool(Section):

@@ -39,6 +39,7 @@ _PERMANENT, _TRANSIENT = 1, 2
 _BY_USER, _BY_PRESENTATION = 1, 3
 
 UNKNOWN_CALLING_AE = Rejection(_PERMANENT, _BY_USER, 3, "calling AE title or host is not on the list")
+WRONG_CERTIFICATE = Rejection(_PERMANENT, _BY_USER, 3, "the peer did not call over TLS with the certificate it must")
 UNKNOWN_CALLED_AE = Rejection(_PERMANENT, _BY_USER, 7, "called AE title is not ours")
 CONGESTED = Rejection(_TRANSIENT, _BY_PRESENTATION, 1, "the disk of the spool has reached its watermark")
 TOO_MANY = Rejection(_TRANSIENT, _BY_PRESENTATION, 2, "too many associations")
@@ -46,12 +47,16 @@ TOO_MANY = Rejection(_TRANSIENT, _BY_PRESENTATION, 2, "too many associations")
 
 @dataclass(frozen=True, slots=True)
 class Applicant:
-    """A peer that asks for an association; ``seat`` is that of its connection."""
+    """A peer that asks for an association.
+
+    ``seat`` is that of its connection, ``certificate`` the SHA-256 of what it showed over TLS, empty without.
+    """
 
     calling_ae: str
     called_ae: str
     host: str
     seat: int
+    certificate: str = ""
 
 
 class Seats:
@@ -129,6 +134,8 @@ class Admission:
         peer, networks = self._peers.get(applicant.calling_ae, (None, ()))
         if not self._settings.allow_unknown_peers and (peer is None or not _allowed(applicant.host, networks)):
             return UNKNOWN_CALLING_AE
+        if peer is not None and peer.certificate_sha256 not in ("", applicant.certificate):
+            return WRONG_CERTIFICATE
         if not self._gauge.has_room():
             return CONGESTED
         limit = self._settings.max_associations

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import hashlib
 import logging
 import os
 import selectors
 import socket
+import ssl
 import struct
 import time
 import uuid
@@ -36,12 +39,21 @@ from dicom_qa_node.receive.store_scp import Intake, Sender
 from dicom_qa_node.receive.stream import BufferedSocket
 from dicom_qa_node.records import AssociationEnd, AssociationStart, utc_now
 from dicom_qa_node.spool.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from dicom_qa_node.tls import RenewedContext, reason_of
 
-__all__ = ["ReceiveServer", "Services", "build_ae", "listen", "make_server"]
+__all__ = ["Listener", "ReceiveServer", "Services", "build_ae", "listen", "make_server"]
 
 _LOGGER = logging.getLogger(__name__)
 _BACKLOG = 128
 _YIELD_S = 0.002
+
+
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """A listening socket that the receiver processes share; what comes over TLS has its context in ``tls``."""
+
+    socket: socket.socket
+    tls: RenewedContext | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +98,8 @@ def listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-def make_server(config: Config, listener: socket.socket, services: Services) -> ReceiveServer:
-    """Return the server of one receiver process on the shared ``listener``."""
+def make_server(config: Config, listeners: Sequence[Listener], services: Services) -> ReceiveServer:
+    """Return the server of one receiver process on the shared ``listeners``."""
     # pynetdicom's handlers for its debug log format every PDU even when nothing is logged.
     pynetdicom_config.LOG_HANDLER_LEVEL = "none"
     # pynetdicom checks each UID of a request itself; pydicom's second check of the 256 in a usual one takes 5 ms.
@@ -95,43 +107,50 @@ def make_server(config: Config, listener: socket.socket, services: Services) -> 
     ae = build_ae(config)
     handlers = [handler for service in services.further for handler in service.handlers()]
     server = ae.make_server(
-        listener.getsockname()[:2],
+        listeners[0].socket.getsockname()[:2],
         evt_handlers=[(evt.EVT_C_ECHO, handle_echo), (evt.EVT_REQUESTED, _on_requested), *handlers],
         server_class=ReceiveServer,
         # Given here because an AE drops the roles of its contexts.
         contexts=supported_contexts(services.further),
-        listener=listener,
+        listeners=listeners,
         services=services,
     )
     return cast(ReceiveServer, server)
 
 
 class ReceiveServer(AssociationServer):
-    """An ``AssociationServer`` on a listening socket that it did not open and shares with other processes."""
+    """An ``AssociationServer`` on listening sockets that it did not open and shares with other processes."""
 
     request_queue_size = _BACKLOG
 
-    def __init__(self, *args: Any, listener: socket.socket, services: Services, **kwargs: Any) -> None:
-        self._listener = listener
+    def __init__(self, *args: Any, listeners: Sequence[Listener], services: Services, **kwargs: Any) -> None:
+        self._listeners = listeners
         self.services = services
         self.operations = services.operations()
         super().__init__(*args, **kwargs)
 
     def server_bind(self) -> None:
-        """Use the listener instead of the socket that ``TCPServer`` made."""
+        """Use the first listener instead of the socket that ``TCPServer`` made."""
         if self.socket is not None:
             self.socket.close()
-        self.socket = self._listener
-        self.server_address = self._listener.getsockname()
+        self.socket = self._listeners[0].socket
+        self.server_address = self.socket.getsockname()
+
+    def shutdown_request(self, request: Any) -> None:
+        """End a connection in both directions: a thread that still reads from it shall notice."""
+        with contextlib.suppress(OSError):
+            request.shutdown(socket.SHUT_RDWR)
+        request.close()
 
     def serve_until(self, stopped: Callable[[], bool], every_s: float = 0.25) -> None:
         """Accept connections until ``stopped`` says so."""
         with selectors.DefaultSelector() as selector:
-            selector.register(self._listener, selectors.EVENT_READ)
+            for listener in self._listeners:
+                selector.register(listener.socket, selectors.EVENT_READ, listener)
             while not stopped():
-                if selector.select(every_s):
+                for key, _ in selector.select(every_s):
                     self._let_idle_sibling_take_it()
-                    self._accept()
+                    self._accept(key.data)
                 self.service_actions()
 
     def _let_idle_sibling_take_it(self) -> None:
@@ -139,9 +158,9 @@ class ReceiveServer(AssociationServer):
         if held and held[os.getpid()] > min(held.values()):
             time.sleep(_YIELD_S)
 
-    def _accept(self) -> None:
+    def _accept(self, listener: Listener) -> None:
         try:
-            request, address = self.get_request()
+            request, address = listener.socket.accept()
         except OSError as error:
             # EAGAIN: another process took it. ECONNABORTED: the peer has gone already.
             if error.errno not in (errno.EAGAIN, errno.ECONNABORTED):
@@ -154,7 +173,7 @@ class ReceiveServer(AssociationServer):
             return
         try:
             _tune(request, self.services.settings)
-            _ReceiveHandler(request, address, self, seat)
+            _ReceiveHandler(request, address, self, seat, listener.tls)
         except Exception:
             _LOGGER.exception("connection_failed")
             self.services.seats.leave(seat)
@@ -166,14 +185,17 @@ class _ReceiveHandler(RequestHandler):
 
     server: ReceiveServer
 
-    def __init__(self, request: socket.socket, address: Any, server: ReceiveServer, seat: int) -> None:
+    def __init__(
+        self, request: socket.socket, address: Any, server: ReceiveServer, seat: int, tls: RenewedContext | None
+    ) -> None:
         self._seat = seat
+        self._tls = tls
         super().__init__(request, address, server)
 
     def handle(self) -> None:
         """Start the association; it runs in threads of its own."""
-        assoc = ReceivedAssociation(self.ae, self.server, self.request, self._seat)
-        assoc.set_socket(BufferedSocket(assoc, self.request, self.server.services.settings.dimse_timeout_s))
+        context = self._tls.current() if self._tls is not None else None
+        assoc = ReceivedAssociation(self.ae, self.server, self.request, self._seat, context)
         assoc.acceptor.maximum_length = self.ae.maximum_pdu_size
         assoc.acceptor.ae_title = self.server.ae_title
         assoc.acceptor.address_info = self.local
@@ -193,8 +215,17 @@ class _ReceiveHandler(RequestHandler):
 class ReceivedAssociation(StreamingAssociation):
     """One association with its seat, its identifier and its two receipts."""
 
-    def __init__(self, ae: ApplicationEntity, server: ReceiveServer, connection: socket.socket, seat: int) -> None:
+    def __init__(
+        self,
+        ae: ApplicationEntity,
+        server: ReceiveServer,
+        connection: socket.socket,
+        seat: int,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
         self._connection = connection
+        self._tls = tls
+        self.certificate = ""
         self.association_id = uuid.uuid4().hex
         self.services = server.services
         self.seat = seat
@@ -203,6 +234,32 @@ class ReceivedAssociation(StreamingAssociation):
         super().__init__(ae, self._open_sink, self._end)
         self._server = server
         self.name = f"AcceptorThread@{self.association_id}"
+        self._transport = BufferedSocket(self, connection, self.services.settings.dimse_timeout_s)
+        self.set_socket(self._transport)
+
+    def run_reactor(self) -> None:
+        """Serve the peer until the association ends, after the TLS handshake if there is to be one."""
+        if self._tls is None or self._secured(self._tls):
+            super().run_reactor()
+        else:
+            self.end_unserved()
+
+    def _secured(self, context: ssl.SSLContext) -> bool:
+        """Do the handshake in the association's own thread: a silent peer delays no other."""
+        settings = self.services.settings
+        try:
+            connection = context.wrap_socket(self._connection, server_side=True, do_handshake_on_connect=False)
+            self._connection = self._transport.socket = connection
+            connection.settimeout(settings.acse_timeout_s)
+            connection.do_handshake()
+            connection.settimeout(settings.dimse_timeout_s)
+        except OSError as error:
+            host = self.requestor.address
+            log_event(_LOGGER, logging.WARNING, "tls_refused", host=host, reason=reason_of(error))
+            return False
+        shown = connection.getpeercert(binary_form=True)
+        self.certificate = hashlib.sha256(shown).hexdigest() if shown else ""
+        return True
 
     def _open_sink(self, assoc: Association) -> OpenSink:
         intake = self.services.intake
@@ -237,7 +294,8 @@ def _on_requested(event: Event) -> None:
     assoc = cast(ReceivedAssociation, event.assoc)
     sender = assoc.sender()
     host = assoc.requestor.address
-    rejection = assoc.services.admission.decide(Applicant(sender.calling_ae, sender.called_ae, host, assoc.seat))
+    applicant = Applicant(sender.calling_ae, sender.called_ae, host, assoc.seat, assoc.certificate)
+    rejection = assoc.services.admission.decide(applicant)
     if rejection is None:
         # Reported before the peer can send anything, so that it precedes every instance of the association.
         start = AssociationStart(assoc.association_id, sender.calling_ae, host, assoc.services.name, utc_now())

@@ -211,7 +211,7 @@ class StreamingAssociation(Association):
         self._gate = _WorkGate()
         self._reactor_checkpoint = self._gate
         self._on_end = on_end
-        self.dul = StreamingProvider(self, open_sink(self))
+        self.dul = self._provider = StreamingProvider(self, open_sink(self))
         # The parent gave these to the provider that was just replaced.
         self.acse_timeout = ae.acse_timeout
         self.network_timeout = ae.network_timeout
@@ -219,6 +219,11 @@ class StreamingAssociation(Association):
     def notify(self) -> None:
         """Wake the association's reactor."""
         self._gate.notify()
+
+    def end_unserved(self) -> None:
+        """End an association before anything was read from its peer."""
+        self._provider.close()
+        self._on_end(self)
 
     def run_reactor(self) -> None:
         """Serve the peer until the association ends."""

@@ -9,7 +9,6 @@ import gc
 import logging
 import os
 import signal
-import socket
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from dicom_qa_node.config import Config
 from dicom_qa_node.errors import Transient
 from dicom_qa_node.log import log_event
 from dicom_qa_node.receive.admit import Admission, Seats
+from dicom_qa_node.receive.ae import Listener
 from dicom_qa_node.receive.further import OpenService
 from dicom_qa_node.receive.reconcile import reconcile
 from dicom_qa_node.receive.worker import receiver_name, serve
@@ -52,11 +52,13 @@ class _Slot:
 
 
 class Master:
-    """Keeps ``receive.processes`` receiver processes alive on ``listener``."""
+    """Keeps ``receive.processes`` receiver processes alive on ``listeners``."""
 
-    def __init__(self, config: Config, listener: socket.socket, open_services: Sequence[OpenService] = ()) -> None:
+    def __init__(
+        self, config: Config, listeners: Sequence[Listener], open_services: Sequence[OpenService] = ()
+    ) -> None:
         self.config = config
-        self.listener = listener
+        self.listeners = listeners
         self._open_services = open_services
         self._layout = SpoolLayout(config.spool_dir)
         self._gauge = DiskGauge(config.spool_dir, config.spool.min_free_mb, config.spool.resume_free_mb)
@@ -84,8 +86,10 @@ class Master:
         gc.freeze()
         serving, child_serving = os.pipe()
         self._start_due(child_serving)
-        host, port = self.listener.getsockname()[:2]
-        log_event(_LOGGER, logging.INFO, "listening", host=host, port=port, processes=len(self._slots))
+        for listener in self.listeners:
+            host, port = listener.socket.getsockname()[:2]
+            tls = "yes" if listener.tls else "no"
+            log_event(_LOGGER, logging.INFO, "listening", host=host, port=port, tls=tls, processes=len(self._slots))
         waiting_for = len(self._slots)
         os.set_blocking(serving, False)
         while os.getppid() == parent:
@@ -139,8 +143,13 @@ class Master:
         # Its receipts died with it; the files did not.
         self._reconcile_due = True
 
+    def close_listeners(self) -> None:
+        """Close this process's copies of the listening sockets."""
+        for listener in self.listeners:
+            listener.socket.close()
+
     def _stop(self) -> int:
-        self.listener.close()
+        self.close_listeners()
         alive = {slot.pid for slot in self._slots if slot.pid}
         for pid in alive | ({self._reconciler} if self._reconciler else set()):
             os.kill(pid, signal.SIGTERM)
@@ -175,7 +184,7 @@ class Master:
     def _serve(self, slot: _Slot, serving: int) -> None:
         serve(
             self.config,
-            self.listener,
+            self.listeners,
             number=slot.number,
             seats=self._seats,
             admission=self._admission,
@@ -186,7 +195,7 @@ class Master:
         )
 
     def _reconcile(self, since: float) -> None:
-        self.listener.close()
+        self.close_listeners()
         database = Database(self.config.database_url)
         registry = Registry(database)
         for number in range(len(self._slots), _MOST_PROCESSES):

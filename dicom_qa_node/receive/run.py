@@ -20,11 +20,12 @@ from collections.abc import Callable, Sequence
 from dicom_qa_node.config import Config
 from dicom_qa_node.errors import Misconfigured
 from dicom_qa_node.log import log_event
-from dicom_qa_node.receive.ae import listen
+from dicom_qa_node.receive.ae import Listener, listen
 from dicom_qa_node.receive.further import OpenService
 from dicom_qa_node.receive.prefork import GRACE_S, Master
 from dicom_qa_node.spool.layout import SpoolLayout
 from dicom_qa_node.store import Database
+from dicom_qa_node.tls import RenewedContext, concerns
 
 __all__ = ["serve_receive"]
 
@@ -58,7 +59,9 @@ def serve_receive(
         The port or the spool cannot be used.
     """
     _prepare_spool(config)
-    master = Master(config, _bound_listener(config), open_services)
+    for concern in concerns(config):
+        log_event(_LOGGER, logging.WARNING, "tls_concern", reason=concern)
+    master = Master(config, _listeners(config), open_services)
     database.close()
     started, started_child = os.pipe()
     pid = os.fork()
@@ -66,7 +69,7 @@ def serve_receive(
         os.close(started)
         master.run_in_child(started_child)
     os.close(started_child)
-    master.listener.close()
+    master.close_listeners()
     try:
         return _watch(pid, started, stop, ready)
     finally:
@@ -120,13 +123,23 @@ def _prepare_spool(config: Config) -> None:
         raise Misconfigured(f"spool_dir {config.spool_dir} cannot be used: {error.strerror}") from error
 
 
-def _bound_listener(config: Config) -> socket.socket:
-    """Open the listener; the processes of a receiver that was killed may hold the port for another moment."""
+def _listeners(config: Config) -> list[Listener]:
+    """Open the plain port unless TLS is to be the only way, and that of TLS if it is enabled."""
     settings = config.receive
+    # Files that cannot be used are an error before any port is open.
+    context = RenewedContext(settings.tls) if settings.tls.enabled else None
+    found = [] if settings.tls.only else [Listener(_bound(settings.host, settings.port, "receive.port"))]
+    if context is not None:
+        found.append(Listener(_bound(settings.host, settings.tls.port, "receive.tls.port"), context))
+    return found
+
+
+def _bound(host: str, port: int, key: str) -> socket.socket:
+    """Open a listening socket; the processes of a receiver that was killed may hold the port for another moment."""
     deadline = time.monotonic() + _BIND_WAIT_S
     while True:
         with contextlib.suppress(_StillInUse):
-            return _listen_once(settings.host, settings.port, last=time.monotonic() > deadline)
+            return _listen_once(host, port, key, last=time.monotonic() > deadline)
         time.sleep(0.1)
 
 
@@ -134,10 +147,10 @@ class _StillInUse(Exception):
     """The port is held by another process."""
 
 
-def _listen_once(host: str, port: int, *, last: bool) -> socket.socket:
+def _listen_once(host: str, port: int, key: str, *, last: bool) -> socket.socket:
     try:
         return listen(host, port)
     except OSError as error:
         if error.errno == errno.EADDRINUSE and not last:
             raise _StillInUse from error
-        raise Misconfigured(f"receive.host {host}, receive.port {port} cannot be used: {error.strerror}") from error
+        raise Misconfigured(f"receive.host {host}, {key} {port} cannot be used: {error.strerror}") from error

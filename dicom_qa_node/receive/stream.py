@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import select
 import socket
+import ssl
 import struct
 import time
 
@@ -23,7 +25,10 @@ class PeerGone(Exception):
 
 
 class BufferedSocket(AssociationSocket):
-    """An ``AssociationSocket`` with a read-ahead buffer; ``timeout_s`` bounds the wait for the rest of a PDU."""
+    """An ``AssociationSocket`` with a read-ahead buffer; ``timeout_s`` bounds the wait for the rest of a PDU.
+
+    Its ``socket`` may be replaced by one that speaks TLS until the first byte was read.
+    """
 
     def __init__(self, assoc: Association, client_socket: socket.socket, timeout_s: float) -> None:
         super().__init__(assoc, client_socket=client_socket)
@@ -43,14 +48,17 @@ class BufferedSocket(AssociationSocket):
         return self.buffered > 0 or self.readable(0.0)
 
     def readable(self, timeout_s: float, wake: int | None = None) -> bool:
-        """Wait until the socket can be read, ``wake`` is signalled, or time is up; say whether it was the socket."""
+        """Wait until there is something to read, ``wake`` is signalled, or time is up; say whether it was the first."""
+        if isinstance(self.socket, ssl.SSLSocket) and self.socket.pending():
+            return True
         poll = select.poll()
         descriptor = self.socket.fileno() if self.socket is not None else -1
         if descriptor >= 0:
             poll.register(descriptor, select.POLLIN)
         if wake is not None:
             poll.register(wake, select.POLLIN)
-        return any(found == descriptor for found, _ in poll.poll(timeout_s * 1000))
+        found = any(found == descriptor for found, _ in poll.poll(timeout_s * 1000))
+        return found and (not isinstance(self.socket, ssl.SSLSocket) or self._has_record(self.socket))
 
     def recv(self, nr_bytes: int) -> bytearray:
         """Read exactly ``nr_bytes``, or fewer if the peer closes or dawdles (as the parent's method)."""
@@ -90,6 +98,22 @@ class BufferedSocket(AssociationSocket):
             return None
         pdu_type, _, length = PDU_HEAD.unpack_from(self._buffer, self._start)
         return pdu_type, length
+
+    def _has_record(self, connection: ssl.SSLSocket) -> bool:
+        """Read ahead if a whole TLS record with data is there: the bytes may be part of one, or of another kind."""
+        try:
+            connection.settimeout(0)
+            self._fill()
+        except PeerGone as gone:
+            waits = isinstance(gone.__cause__, ssl.SSLWantReadError | ssl.SSLWantWriteError)
+        except OSError:
+            # Shut down by the association's other thread; whoever reads next learns it.
+            return True
+        else:
+            waits = False
+        with contextlib.suppress(OSError):
+            connection.settimeout(self._timeout_s)
+        return not waits
 
     def _fill(self) -> None:
         if self._start:

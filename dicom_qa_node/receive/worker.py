@@ -15,7 +15,7 @@ from dicom_qa_node.config import Config
 from dicom_qa_node.errors import Transient
 from dicom_qa_node.log import log_event
 from dicom_qa_node.receive.admit import Admission, Seats
-from dicom_qa_node.receive.ae import ReceiveServer, Services, make_server
+from dicom_qa_node.receive.ae import Listener, ReceiveServer, Services, make_server
 from dicom_qa_node.receive.commit_scp import CommitmentService
 from dicom_qa_node.receive.further import FurtherService, OpenService, prepare
 from dicom_qa_node.receive.reconcile import reconcile
@@ -42,7 +42,7 @@ def receiver_name(number: int) -> str:
 
 def serve(
     config: Config,
-    listener: socket.socket,
+    listeners: Sequence[Listener],
     *,
     number: int,
     seats: Seats,
@@ -68,7 +68,7 @@ def serve(
     intake = Intake(SpoolWriter(layout), gauge, recorder.report)
     further = [_commitment(config, layout, database), *(opener(config, database) for opener in open_services)]
     services = Services(name, config.receive, intake, admission, seats, further)
-    server = make_server(config, listener, services)
+    server = make_server(config, listeners, services)
     upkeep = threading.Thread(
         target=_catch_up, args=(stop, recorder, layout, registry, further), name="upkeep", daemon=True
     )
@@ -76,7 +76,8 @@ def serve(
     ready()
     server.serve_until(lambda: stop.is_set() or os.getppid() != parent)
     stop.set()
-    listener.close()
+    for listener in listeners:
+        listener.socket.close()
     _finish(server, grace_s)
     if not recorder.stop(_RECORD_WAIT_S):
         log_event(_LOGGER, logging.WARNING, "receipts_left", receiver=name)
