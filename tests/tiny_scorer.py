@@ -12,12 +12,14 @@ class TinyScorer:
 
     def __init__(self, kinds=("ct", "pt", "petct"), half_width=0.5):
         self.card = SimpleNamespace(
-            name="tiny", version="1", sha256="a" * 64, kinds=tuple(kinds), score_range=(0.0, 4.0)
+            name="tiny", version="1", sha256="a" * 64, kinds=tuple(kinds), score_range=(0.0, 4.0), needs_prompt=False
         )
         self.half_width = half_width
         self.seen = []
+        self.prompts = None
 
-    def score(self, images, kind):
+    def score(self, images, kind, prompts=None):
+        self.prompts = prompts
         self.seen.append((kind, np.asarray(images)))
         score = np.asarray(images, np.float32).mean(axis=(1, 2, 3)) / 255 * 4
         return SimpleNamespace(score=score, half_width=self.half_width)

@@ -11,7 +11,9 @@ import numpy.typing as npt
 
 from dicom_qa_node.config import Grades
 from dicom_qa_node.modalities import kind_of
+from dicom_qa_node.models.prompts import Prompt
 from dicom_qa_node.records import Finding, Grade, ModelRef, ScoredSlice, SeriesKind, Severity
+from dicom_qa_node.score.prompt import prompt_of
 from dicom_qa_node.score.slices import ChosenSlice
 from dicom_qa_node.score.volume import Volume
 
@@ -50,6 +52,10 @@ class Card(Protocol):
         """The kinds of pictures it judges."""
 
     @property
+    def needs_prompt(self) -> bool:
+        """Whether it is told what the header says."""
+
+    @property
     def score_range(self) -> tuple[float, float]:
         """Worst and best score."""
 
@@ -61,8 +67,8 @@ class Judge(Protocol):
     def card(self) -> Card:
         """Its model card."""
 
-    def score(self, images: npt.NDArray[Any], kind: str) -> Predicted:
-        """Judge pictures of one kind."""
+    def score(self, images: npt.NDArray[Any], kind: str, prompts: Sequence[Prompt] | None = None) -> Predicted:
+        """Judge pictures of one kind; ``prompts`` only where the card asks for them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,13 +108,18 @@ def judge(
     grades: Grades,
 ) -> Verdict:
     """Score the chosen slices in one batch and weigh them into one verdict."""
-    predicted = scorer.score(pictures, kind.value)
+    predicted = scorer.score(pictures, kind.value, **_told(scorer.card, volume, kind, len(pictures)))
     scores = np.asarray(predicted.score, np.float64)
     low, high = scorer.card.score_range
     score = float(np.clip(np.dot(scores, [item.weight for item in chosen]), low, high))
     half = float(predicted.half_width)
     slices = tuple(scored_slice(volume, item, float(value)) for item, value in zip(chosen, scores, strict=True))
     return Verdict(score, (max(low, score - half), min(high, score + half)), grade_of(score, grades), slices)
+
+
+def _told(card: Card, volume: Volume, kind: SeriesKind, count: int) -> dict[str, Any]:
+    """Return the prompts of the pictures for a network that asks for them."""
+    return {"prompts": [prompt_of(volume, kind)] * count} if card.needs_prompt else {}
 
 
 def no_verdict(reason: str) -> Verdict:
