@@ -23,8 +23,8 @@ UPDATE log_rows SET delivery = (
     SELECT CASE WHEN sum(CASE WHEN state = 'PARKED' THEN 1 ELSE 0 END) > 0 THEN 3
                 WHEN sum(CASE WHEN state <> 'DELIVERED' THEN 1 ELSE 0 END) > 0 THEN 1 ELSE 2 END
     FROM outbox WHERE report_uid = NEW.report_uid)
-WHERE (series_instance_uid, version) IN (
-    SELECT series_instance_uid, version FROM reports WHERE sop_instance_uid = NEW.report_uid);
+WHERE series_instance_uid = NEW.series_instance_uid
+AND version = (SELECT version FROM reports WHERE sop_instance_uid = NEW.report_uid);
 """
 _SETTLED = "(NEW.state IN ('DELIVERED', 'PARKED') OR OLD.state IN ('DELIVERED', 'PARKED'))"
 
