@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field
@@ -83,5 +83,14 @@ class RunConfig(_Strict):
 
 
 def read_config(path: Path) -> RunConfig:
-    """Read a YAML file; an unknown key or an impossible value is an error that names it."""
-    return RunConfig.model_validate(yaml.safe_load(path.read_text()))
+    """Read a YAML file; an unknown key or an impossible value is an error that names it.
+
+    ``base: OTHER.yaml`` takes every key that is not given from another file of the same folder.
+    """
+    return RunConfig.model_validate(_keys(path))
+
+
+def _keys(path: Path) -> dict[str, Any]:
+    keys: dict[str, Any] = yaml.safe_load(path.read_text())
+    base = keys.pop("base", None)
+    return keys if base is None else _keys(path.parent / base) | keys

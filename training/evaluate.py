@@ -32,7 +32,7 @@ from training.pool import LEVEL_NAMES, Row
 from training.prompts import prompt_of_row
 from training.train import read_pools
 
-__all__ = ["Prediction", "judge_run", "read_predictions", "write_predictions"]
+__all__ = ["Prediction", "as_rgb", "judge_run", "read_predictions", "write_predictions"]
 
 _AT_ONCE = 16
 
@@ -64,7 +64,7 @@ def judge_run(run: Path, pools_folder: Path, device: str = "auto") -> list[Predi
             same = [i for i in chosen if pool.rows[i].kind == kind]
             for start in range(0, len(same), _AT_ONCE):
                 part = same[start : start + _AT_ONCE]
-                images = np.stack([_rgb(pool.images[i]) for i in part])
+                images = np.stack([as_rgb(pool.images[i]) for i in part])
                 said = scorer.score(images, kind, [prompt_of_row(pool.rows[i]) for i in part])
                 fold = -1 if config.held_out is None else config.held_out
                 found += [
@@ -102,7 +102,8 @@ def _prediction(record: dict[str, str]) -> Prediction:
     return Prediction(row, *numbers, int(record["fold"]))
 
 
-def _rgb(stored: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+def as_rgb(stored: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """Return a stored picture, of one channel or three, as RGB."""
     return np.repeat(stored, 3, axis=-1) if stored.shape[-1] == 1 else np.asarray(stored)
 
 

@@ -26,6 +26,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 import dicom_qa_node
+from dicom_qa_node.models.layers import Outputs
 from dicom_qa_node.models.registry import build_network, card_of
 from dicom_qa_node.score.infer import pick_device
 from training import code, losses, stages
@@ -98,9 +99,10 @@ def _prepare(
         _load_start(network, start_from)
     elif config.init == stages.FROM_TIMM:
         stages.start_from_timm(network)
-    if (start_from is None or config.observe_again) and hasattr(network, "observe"):
+    observe = getattr(network, "observe", None)
+    if (start_from is None or config.observe_again) and callable(observe):
         seen = torch.cat([draws[step].pictures for step in range(config.observe_steps)])
-        network.observe(seen.to(where).float() / 255.0)
+        observe(seen.to(where).float() / 255.0)
     coded = getattr(network, "code", None)
     if coded is not None:
         if draws.cells is None:
@@ -162,11 +164,12 @@ def _step(
 
 def _cell_loss(network: nn.Module, outputs: Any, levels: Tensor) -> Tensor:
     """Loss of naming the display cell; zero for a network without a coded score."""
-    logits = network.cell_logits(outputs.features.float()) if hasattr(network, "cell_logits") else None
+    name_cell = getattr(network, "cell_logits", None)
+    logits = name_cell(outputs.features.float()) if callable(name_cell) else None
     return outputs.score.sum() * 0.0 if logits is None else code.cell_loss(logits, levels[:, : len(CELL)])
 
 
-def _widths_loss(network: nn.Module, outputs: Any, score: Tensor, weight: Tensor) -> Tensor:
+def _widths_loss(network: nn.Module, outputs: Outputs, score: Tensor, weight: Tensor) -> Tensor:
     """Loss of the predicted distributions; zero for a network without them."""
     if outputs.distributions is None:
         return outputs.score.sum() * 0.0
