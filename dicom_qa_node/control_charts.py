@@ -210,4 +210,5 @@ def _completes(distance: Values, rule: Rule) -> NDArray[np.bool_]:
     # A running sum over the last `window` points; the sequence starts with none beyond.
     total = np.concatenate([np.zeros(window, dtype=np.int64), np.cumsum(beyond)])
     counted = total[window:] - total[:-window]
-    return beyond & (counted >= needed)
+    completed: NDArray[np.bool_] = beyond & (counted >= needed)
+    return completed
