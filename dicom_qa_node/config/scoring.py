@@ -47,6 +47,11 @@ class Score(Section):
         "salient", description="salient: by content; positional: MedIQA's rule"
     )
     grades: Grades = Field(default_factory=Grades, description="thresholds of the grades")
+    heat_maps: Literal["off", "idle", "first"] = Field(
+        "idle",
+        description="maps of where a slice loses its score, for series that are not diagnostic; idle: while no series "
+        "waits; first: before the result, seconds later, so that companions show them",
+    )
     lease_s: float = Field(60, ge=5, le=3600, description="a worker that is silent for this long loses its job")
     max_attempts: int = Field(3, ge=1, le=20, description="tries before a series is parked")
     recycle_after: int = Field(500, ge=1, description="series after which a worker process is replaced")

@@ -27,12 +27,13 @@ from dicom_qa_node.spool.gallery import (
     StoredLayer,
     display_name,
     gallery_to_json,
+    heat_name,
     pt_name,
     slice_name,
 )
 from dicom_qa_node.spool.layout import sync_folder
 
-__all__ = ["SHEET", "contact_sheet", "write_pictures"]
+__all__ = ["SHEET", "contact_sheet", "write_heat_map", "write_pictures"]
 
 Colour = tuple[int, int, int]
 Box = tuple[int, int, int, int]
@@ -79,6 +80,12 @@ def write_pictures(verdict: SeriesVerdict, folder: Path, grades: Grades) -> list
     written.append(_write_bytes(gallery_to_json(gallery), folder / INDEX))
     sync_folder(folder)
     return written
+
+
+def write_heat_map(heat: Pictures, folder: Path, number: int) -> Path:
+    """Write the map of a slice, uint8, shape (rows, columns), as ``heat_<number>.png``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    return _write(Image.fromarray(heat), folder / heat_name(number), 6)
 
 
 def contact_sheet(result: SeriesResult, pictures: Pictures, grades: Grades) -> Image.Image:

@@ -22,6 +22,7 @@ from dicom_qa_node.config import Config
 from dicom_qa_node.errors import Misconfigured, NodeError, Permanent, Transient
 from dicom_qa_node.log import log_event
 from dicom_qa_node.records import Job, SeriesKind
+from dicom_qa_node.score.afterwork import Afterwork
 from dicom_qa_node.score.decoders import Decoders
 from dicom_qa_node.score.pictures import write_pictures
 from dicom_qa_node.score.pipeline import Options, SeriesVerdict, score_series
@@ -103,6 +104,7 @@ class _Worker:
     stop: threading.Event
     name: str
     say: Callable[[str], None]
+    afterwork: Afterwork | None = None
 
     def wait_for_model(self, open_scorer: OpenScorer) -> Judge | None:
         """Return the network as soon as it can be opened; None if told to stop before."""
@@ -127,6 +129,7 @@ class _Worker:
         settings = self.config.score
         jobs = Jobs(self.database, lease_s=settings.lease_s, max_attempts=settings.max_attempts)
         done = 0
+        self.afterwork = Afterwork(scorer)
         self.say("idle")
         while not self.stop.is_set():
             job = self._claim(jobs)
@@ -148,7 +151,7 @@ class _Worker:
             log_event(_LOGGER, logging.WARNING, "claim_failed", worker=self.name, reason=str(error))
             self.stop.wait(_DATABASE_PAUSE_S)
             return None
-        if job is None:
+        if job is None and not (self.afterwork and self.afterwork.step()):
             self.stop.wait(_IDLE_S)
         return job
 
@@ -158,6 +161,7 @@ class _Worker:
         try:
             with lease:
                 verdict = self._score(job, scorer, decoders, lease)
+                self._heat_maps_first(job, verdict, scorer, lease)
             self._finish(jobs, job, verdict)
         except _Abandoned:
             log_event(_LOGGER, logging.INFO, "series_given_back", series=job.series_instance_uid, version=job.version)
@@ -200,6 +204,8 @@ class _Worker:
             write_pictures(verdict, folder, self.config.score.grades)
         except OSError as error:
             log_event(_LOGGER, logging.WARNING, "pictures_failed", **_fields(job), reason=error.strerror)
+        if self.afterwork is not None and self.config.score.heat_maps == "idle":
+            self.afterwork.add(verdict, folder)
         if not jobs.finish(job, verdict.result):
             log_event(_LOGGER, logging.INFO, "result_superseded", **_fields(job))
             return
@@ -209,6 +215,14 @@ class _Worker:
             grade=None if result.grade is None else result.grade.value, images=result.instances_used,
             ms=result.timings_ms.get("total"), findings=",".join(item.key for item in result.findings),
         )  # fmt: skip
+
+    def _heat_maps_first(self, job: Job, verdict: SeriesVerdict, scorer: Judge, lease: _Lease) -> None:
+        if self.config.score.heat_maps != "first":
+            return
+        work = Afterwork(scorer)
+        work.add(verdict, SpoolLayout(self.config.spool_dir).pictures(job.series_instance_uid, job.version))
+        while work.step():
+            lease.check("heat maps")
 
     def _fail(self, jobs: Jobs, job: Job, reason: str, *, permanent: bool) -> None:
         log_event(_LOGGER, logging.ERROR, "series_failed", **_fields(job), permanent=permanent, reason=reason)
