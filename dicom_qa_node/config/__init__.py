@@ -7,16 +7,25 @@ at once.
 
 from __future__ import annotations
 
-from dicom_qa_node.config.delivery import Deliver, DicomTarget, FolderTarget, Report, Target
+from dicom_qa_node.config.delivery import (
+    Deliver,
+    DicomTarget,
+    DicomwebTarget,
+    FolderTarget,
+    Report,
+    SenderTarget,
+    Target,
+)
 from dicom_qa_node.config.loader import ConfigProblem, InvalidConfig, load_config, parse_config
 from dicom_qa_node.config.querying import Destination, Query
 from dicom_qa_node.config.receiving import Complete, Peer, Receive, Spool
 from dicom_qa_node.config.root import Config, Log
 from dicom_qa_node.config.scoring import Grades, Score
 from dicom_qa_node.config.tls import ClientTls, ServerTls
-from dicom_qa_node.config.web import Web
+from dicom_qa_node.config.web import AuditSyslog, Oidc, Web
 
 __all__ = [
+    "AuditSyslog",
     "ClientTls",
     "Complete",
     "Config",
@@ -24,15 +33,18 @@ __all__ = [
     "Deliver",
     "Destination",
     "DicomTarget",
+    "DicomwebTarget",
     "FolderTarget",
     "Grades",
     "InvalidConfig",
     "Log",
+    "Oidc",
     "Peer",
     "Query",
     "Receive",
     "Report",
     "Score",
+    "SenderTarget",
     "ServerTls",
     "Spool",
     "Target",

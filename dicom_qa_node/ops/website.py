@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import socket
+import ssl
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,14 +13,16 @@ import uvicorn
 
 from dicom_qa_node import __version__
 from dicom_qa_node.config import Config
-from dicom_qa_node.errors import Misconfigured
+from dicom_qa_node.errors import Misconfigured, NodeError
 from dicom_qa_node.log import log_event
+from dicom_qa_node.ops.first_start import offer_setup_link
 from dicom_qa_node.ops.health import Facts, HealthReport, Level, ModelCheck, assess, gather
 from dicom_qa_node.ops.metrics import NodeCollector, exposition
 from dicom_qa_node.ops.pulse import Pulse
 from dicom_qa_node.records import SeriesState, utc_now
 from dicom_qa_node.store import Database, Liveness, QualityLog, Registry
-from dicom_qa_node.web.app import Page, create_app
+from dicom_qa_node.web.app import create_app
+from dicom_qa_node.web.site import Actions, Page, Site
 
 __all__ = ["LiveNode", "run_web"]
 
@@ -78,15 +81,48 @@ def run_web(config: Config, database: Database, stop: threading.Event, pulse: Pu
         The address cannot be listened on.
     """
     listener = _listen(config.web.host, config.web.port)
-    app = create_app(LiveNode(config, database))
+    site = Site(config, database, LiveNode(config, database), actions_of(config))
     settings = uvicorn.Config(
-        app, log_config=None, access_log=False, lifespan="off", server_header=False, timeout_graceful_shutdown=3
+        create_app(site),
+        log_config=None,
+        access_log=False,
+        lifespan="off",
+        server_header=False,
+        # `web.auth.edge` decides whose X-Forwarded-* is believed.
+        proxy_headers=False,
+        timeout_graceful_shutdown=3,
+        limit_concurrency=200,
+        ssl_certfile=config.web.tls_certificate,
+        ssl_keyfile=config.web.tls_key,
     )
+    _load(settings)
     server = _Server(settings, stop)
     pulse.start()
     where = f"{config.web.host}:{listener.getsockname()[1]}"
     log_event(_LOGGER, logging.INFO, "web_listening", address=where)
+    offer_setup_link(config, site.accounts, listener.getsockname()[1])
     server.run(sockets=[listener])
+
+
+def actions_of(config: Config) -> Actions:
+    """Return what pages may start in other stages."""
+
+    def echo(target: str) -> tuple[bool, str]:
+        from dicom_qa_node.deliver.echo import echo_target
+
+        try:
+            return True, str(echo_target(config, target))
+        except NodeError as error:
+            return False, str(error)
+
+    return Actions(echo=echo)
+
+
+def _load(settings: uvicorn.Config) -> None:
+    try:
+        settings.load()
+    except (OSError, ssl.SSLError) as error:
+        raise Misconfigured(f"web.tls_certificate or web.tls_key cannot be used: {error}") from error
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -1,126 +1,131 @@
-"""The HTTP application: health, readiness and metrics for machines, and one page of status for people.
+"""Puts the site together: pages, API, DICOMweb, static files, and what machines ask for.
 
-No patient data is shown: the page may be left open on a screen in a corridor.
+``/healthz``, ``/readyz`` and ``/metrics`` need no login and show no patient data.
 """
 
 from __future__ import annotations
 
-import datetime as dt
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Callable, Coroutine
+from typing import Any
 
-from jinja2 import Environment, PackageLoader, select_autoescape
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, JSONResponse, Response
-from starlette.routing import Route
+from starlette.responses import JSONResponse, Response
+from starlette.routing import BaseRoute, Mount, Route
+from starlette.staticfiles import StaticFiles
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-from dicom_qa_node.records import LogEntry, SeriesState
-from dicom_qa_node.store.liveness import Heartbeat
+from dicom_qa_node.errors import NodeError
+from dicom_qa_node.web.access import Permission, authenticate, guarded
+from dicom_qa_node.web.api.app import create_api
+from dicom_qa_node.web.auth import door, oidc
+from dicom_qa_node.web.auth.edge import Edge
+from dicom_qa_node.web.auth.limits import BodyLimit
+from dicom_qa_node.web.failures import on_error, on_http_error
+from dicom_qa_node.web.pages import redirect
+from dicom_qa_node.web.site import SCOPE_KEY, NodeView, Page, Site, site_of
+from dicom_qa_node.web.templating import STATIC
+from dicom_qa_node.web.views import account, audit, status, users
 
-__all__ = ["Health", "HealthCheck", "NodeView", "Page", "create_app"]
+__all__ = ["NodeView", "Page", "create_app"]
 
+#: Modules with ``routes(site)``; one line each.
+_VIEWS = (
+    door,
+    oidc,
+    account,
+    status,
+    users,
+    audit,
+)
 _METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-_HEADERS = {
-    "Cache-Control": "no-store",
-    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'",
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-}
+_START_PAGES = ("/log", "/node", "/account")
 
 
-class HealthCheck(Protocol):
-    """One thing that was looked at."""
-
-    @property
-    def name(self) -> str:
-        """What was looked at."""
-
-    @property
-    def level(self) -> str:
-        """One of ok, degraded, failed."""
-
-    @property
-    def detail(self) -> str:
-        """What was found."""
-
-
-class Health(Protocol):
-    """The state of the node at one time."""
-
-    @property
-    def level(self) -> str:
-        """The worst level of the checks."""
-
-    @property
-    def checks(self) -> Sequence[HealthCheck]:
-        """Everything that was looked at."""
-
-    @property
-    def at(self) -> dt.datetime:
-        """When."""
-
-
-@dataclass(frozen=True, slots=True)
-class Page:
-    """What the status page shows."""
-
-    ae_title: str
-    version: str
-    health: Health
-    series: dict[SeriesState, int]
-    heartbeats: Sequence[Heartbeat]
-    entries: Sequence[LogEntry]
-
-
-class NodeView(Protocol):
-    """What the application asks of the node; every call may read the database."""
-
-    def health(self) -> Health:
-        """Look at the node."""
-
-    def ready(self) -> tuple[bool, str]:
-        """Return whether it can receive, and why not."""
-
-    def metrics(self) -> bytes:
-        """Return the metrics as Prometheus text."""
-
-    def page(self) -> Page:
-        """Return what the status page shows."""
-
-
-def create_app(node: NodeView) -> Starlette:
-    """Build the application around one node."""
-    templates = Environment(
-        loader=PackageLoader("dicom_qa_node.web"), autoescape=select_autoescape(default=True), trim_blocks=True
+def create_app(site: Site) -> ASGIApp:
+    """Build the application around one site."""
+    pages = [route for view in _VIEWS for route in view.routes(site)]
+    paths = {route.path for route in pages if isinstance(route, Route)}
+    start = next(path for path in _START_PAGES if path in paths)
+    routes: list[BaseRoute] = [
+        Route("/", guarded(Permission.VIEW, lambda request: redirect(request, start)), methods=["GET"]),
+        *pages,
+        Route("/healthz", _threaded(_healthz), methods=["GET"]),
+        Route("/readyz", _threaded(_readyz), methods=["GET"]),
+        Route("/metrics", _threaded(_metrics), methods=["GET"]),
+        Mount("/static", _CachedFiles(directory=STATIC)),
+        Mount("/api/v1", create_api(site)),
+    ]
+    web = site.config.web
+    return Starlette(
+        routes=routes,
+        middleware=[
+            Middleware(Edge, web=web),
+            Middleware(BodyLimit, limit_bytes=web.max_body_kb * 1024),
+            Middleware(_WithSite, site=site, paths=frozenset(paths)),
+        ],
+        exception_handlers={HTTPException: on_http_error, Exception: on_error},
     )
-    template = templates.get_template("status.html")
-
-    def healthz() -> Response:
-        report = node.health()
-        checks = [{"name": check.name, "level": check.level, "detail": check.detail} for check in report.checks]
-        body = {"level": report.level, "at": report.at.isoformat(), "checks": checks}
-        return JSONResponse(body, 503 if report.level == "failed" else 200, headers=_HEADERS)
-
-    def readyz() -> Response:
-        ready, why_not = node.ready()
-        return JSONResponse({"ready": ready, "reason": why_not}, 200 if ready else 503, headers=_HEADERS)
-
-    def metrics() -> Response:
-        return Response(node.metrics(), media_type=_METRICS_TYPE)
-
-    def status() -> Response:
-        return HTMLResponse(template.render(page=node.page()), headers=_HEADERS)
-
-    pages = {"/": status, "/healthz": healthz, "/readyz": readyz, "/metrics": metrics}
-    return Starlette(routes=[Route(path, _threaded(view), methods=["GET"]) for path, view in pages.items()])
 
 
-def _threaded(view: Callable[[], Response]) -> Callable[[Request], object]:
+class _WithSite:
+    """Hands the site to every view through the scope."""
+
+    def __init__(self, app: ASGIApp, site: Site, paths: frozenset[str]) -> None:
+        self._app, self._more = app, {SCOPE_KEY: site, "dicom_qa_node.paths": paths}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Add it."""
+        await self._app({**scope, **self._more}, receive, send)
+
+
+class _CachedFiles(StaticFiles):
+    """Static files; their addresses change with their content, so a browser may keep them."""
+
+    def file_response(self, *args: Any, **kwargs: Any) -> Response:
+        """Allow keeping."""
+        response = super().file_response(*args, **kwargs)
+        response.headers["Cache-Control"] = "public, max-age=31536000, immutable"
+        return response
+
+
+def _threaded(view: Callable[[Request], Response]) -> Callable[[Request], Coroutine[Any, Any, Response]]:
     # The views read the database; the event loop must not wait for it.
-    async def endpoint(_request: Request) -> Response:
-        return await run_in_threadpool(view)
+    async def endpoint(request: Request) -> Response:
+        return await run_in_threadpool(view, request)
 
     return endpoint
+
+
+def _healthz(request: Request) -> Response:
+    report = site_of(request).node.health()
+    checks = [{"name": check.name, "level": check.level} for check in report.checks]
+    if _known(request):
+        checks = [{"name": check.name, "level": check.level, "detail": check.detail} for check in report.checks]
+    body = {"level": report.level, "at": report.at.isoformat(), "checks": checks}
+    return JSONResponse(body, 503 if report.level == "failed" else 200)
+
+
+def _readyz(request: Request) -> Response:
+    ready, why_not = site_of(request).node.ready()
+    body = {"ready": ready, "reason": why_not} if _known(request) else {"ready": ready}
+    return JSONResponse(body, 200 if ready else 503)
+
+
+def _known(request: Request) -> bool:
+    # Details name folders and addresses; only who has logged in reads them. No look at the database for strangers.
+    asks = "authorization" in request.headers or bool(request.cookies)
+    try:
+        return asks and authenticate(request) is not None
+    except NodeError:
+        return False
+
+
+def _metrics(request: Request) -> Response:
+    site = site_of(request)
+    if site.config.web.metrics_need_token and authenticate(request) is None:
+        raise HTTPException(401, headers={"WWW-Authenticate": "Bearer"})
+    return Response(site.node.metrics(), media_type=_METRICS_TYPE)

@@ -1,0 +1,1 @@
+"""The API under ``/api/v1``: the data and actions of the pages, for programs."""

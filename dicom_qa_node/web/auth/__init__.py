@@ -1,0 +1,1 @@
+"""Who is at the door: passwords, login, sessions, request forgery, rates, headers."""

@@ -1,0 +1,162 @@
+"""What every page and every call of the API works with: configuration, database, the node as it is, and the clock."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Protocol, cast
+
+from jinja2 import Environment
+from starlette.requests import HTTPConnection
+
+from dicom_qa_node.config import Config
+from dicom_qa_node.records import SeriesState, utc_now
+from dicom_qa_node.store import Accounts, Audit, Database, Sessions
+from dicom_qa_node.store.sessions import Throttle
+from dicom_qa_node.web.auth.limits import Buckets
+from dicom_qa_node.web.auth.passwords import Passwords
+from dicom_qa_node.web.templating import environment
+
+if TYPE_CHECKING:
+    from dicom_qa_node.records import LogEntry
+    from dicom_qa_node.store.liveness import Heartbeat
+
+__all__ = ["Actions", "Health", "HealthCheck", "NodeView", "Page", "Site", "site_of"]
+
+#: Where the site stands in the ASGI scope, so that mounted applications find it too.
+SCOPE_KEY = "dicom_qa_node.site"
+
+
+class HealthCheck(Protocol):
+    """One thing that was looked at."""
+
+    @property
+    def name(self) -> str:
+        """What was looked at."""
+
+    @property
+    def level(self) -> str:
+        """One of ok, degraded, failed."""
+
+    @property
+    def detail(self) -> str:
+        """What was found."""
+
+
+class Health(Protocol):
+    """The state of the node at one time."""
+
+    @property
+    def level(self) -> str:
+        """The worst level of the checks."""
+
+    @property
+    def checks(self) -> Sequence[HealthCheck]:
+        """Everything that was looked at."""
+
+    @property
+    def at(self) -> dt.datetime:
+        """When."""
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """What the status page shows."""
+
+    ae_title: str
+    version: str
+    health: Health
+    series: dict[SeriesState, int]
+    heartbeats: Sequence[Heartbeat]
+    entries: Sequence[LogEntry]
+
+
+class NodeView(Protocol):
+    """What the pages ask of the node; every call may read the database."""
+
+    def health(self) -> Health:
+        """Look at the node."""
+
+    def ready(self) -> tuple[bool, str]:
+        """Return whether it can receive, and why not."""
+
+    def metrics(self) -> bytes:
+        """Return the metrics as Prometheus text."""
+
+    def page(self) -> Page:
+        """Return what the status page shows."""
+
+
+def _no_echo(target: str) -> tuple[bool, str]:
+    return False, f"this process cannot call {target}"
+
+
+@dataclass(frozen=True, slots=True)
+class Actions:
+    """What pages may start but other stages do; `ops.website` hands them in.
+
+    ``echo(target)`` asks a peer whether it answers and returns that with the peer's words.
+    """
+
+    echo: Callable[[str], tuple[bool, str]] = _no_echo
+
+
+@dataclass(frozen=True)
+class Site:
+    """One running web role."""
+
+    config: Config
+    database: Database
+    node: NodeView
+    actions: Actions = field(default_factory=Actions)
+    clock: Callable[[], dt.datetime] = utc_now
+
+    @cached_property
+    def templates(self) -> Environment:
+        """Return the templates."""
+        return environment()
+
+    @cached_property
+    def accounts(self) -> Accounts:
+        """Return the accounts."""
+        return Accounts(self.database, self.clock)
+
+    @cached_property
+    def sessions(self) -> Sessions:
+        """Return the sessions, with the times of the configuration."""
+        web = self.config.web
+        idle, lifetime = dt.timedelta(minutes=web.session_idle_minutes), dt.timedelta(hours=web.session_hours)
+        return Sessions(self.database, idle, lifetime, self.clock)
+
+    @cached_property
+    def audit(self) -> Audit:
+        """Return the audit log; views use `access.note`, which knows who and from where."""
+        return Audit(self.database, self.clock)
+
+    @cached_property
+    def throttle(self) -> Throttle:
+        """Return the counter of failed logins."""
+        return Throttle(self.database, self.clock)
+
+    @cached_property
+    def passwords(self) -> Passwords:
+        """Return what makes and checks password hashes."""
+        web = self.config.web
+        return Passwords(web.password_memory_mb, web.password_passes, web.password_min_length)
+
+    @cached_property
+    def login_rate(self) -> Buckets:
+        """Return the budget of login attempts per address."""
+        return Buckets(self.config.web.login_per_minute)
+
+    @cached_property
+    def api_rate(self) -> Buckets:
+        """Return the budget of API calls per token or session."""
+        return Buckets(self.config.web.api_per_minute)
+
+
+def site_of(request: HTTPConnection) -> Site:
+    """Return the site a request came to, in mounted applications too."""
+    return cast(Site, request.scope[SCOPE_KEY])

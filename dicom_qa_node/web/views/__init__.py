@@ -1,0 +1,1 @@
+"""The pages, one file per area; each has ``routes(site)``."""
