@@ -86,7 +86,15 @@ def _of_kind(section: type[BaseModel]) -> str:
 
 
 def _example(key: str, field: FieldInfo) -> Any:
-    examples = {"ae_title": "PACS1", "name": "pacs", "host": "pacs.example", "path": "/srv/reports"}
+    examples = {
+        "ae_title": "PACS1",
+        "name": "pacs",
+        "host": "pacs.example",
+        "path": "/srv/reports",
+        "url": "https://pacs.example/dicom-web",
+        "sender": "quality@hospital.example",
+        "recipients": ["physics@hospital.example"],
+    }
     default = _default(field)
     return examples[key] if default is PydanticUndefined else default
 

@@ -7,6 +7,7 @@ at once.
 
 from __future__ import annotations
 
+from dicom_qa_node.config.alerts import AlertRule, Alerts, Charts, EmailChannel, WebhookChannel
 from dicom_qa_node.config.delivery import (
     Deliver,
     DicomTarget,
@@ -25,7 +26,10 @@ from dicom_qa_node.config.tls import ClientTls, ServerTls
 from dicom_qa_node.config.web import AuditSyslog, Oidc, Web
 
 __all__ = [
+    "AlertRule",
+    "Alerts",
     "AuditSyslog",
+    "Charts",
     "ClientTls",
     "Complete",
     "Config",
@@ -34,6 +38,7 @@ __all__ = [
     "Destination",
     "DicomTarget",
     "DicomwebTarget",
+    "EmailChannel",
     "FolderTarget",
     "Grades",
     "InvalidConfig",
@@ -49,6 +54,7 @@ __all__ = [
     "Spool",
     "Target",
     "Web",
+    "WebhookChannel",
     "load_config",
     "parse_config",
 ]

@@ -7,6 +7,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from dicom_qa_node.config.alerts import Alerts, Charts
 from dicom_qa_node.config.base import AeTitle, Section
 from dicom_qa_node.config.delivery import Deliver, Report
 from dicom_qa_node.config.querying import Query
@@ -47,4 +48,6 @@ class Config(Section):
     deliver: Deliver = Field(default_factory=Deliver, description="targets and retries")
     query: Query = Field(default_factory=Query, description="the query/retrieve SCP")
     web: Web = Field(default_factory=Web, description="health, metrics, quality log")
+    charts: Charts = Field(default_factory=Charts, description="control charts and drift")
+    alerts: Alerts = Field(default_factory=Alerts, description="alerts by e-mail and webhook")
     log: Log = Field(default_factory=Log, description="log output")
