@@ -30,7 +30,7 @@ def open_holdings(config: Config, database: Database) -> Holdings:
     layout = SpoolLayout(config.spool_dir)
     catalogue = Catalogue(database, images=config.query.images, layout=LAYOUT)
     targets = [
-        Destination(ae_title=target.ae_title, host=target.host, port=target.port)
+        Destination(ae_title=target.ae_title, host=target.host, port=target.port, tls=target.tls)
         for target in config.deliver.targets
         if isinstance(target, DicomTarget)
     ]

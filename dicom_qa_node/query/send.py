@@ -20,9 +20,11 @@ from pynetdicom.presentation import PresentationContext, build_context
 from pynetdicom.status import code_to_category
 
 from dicom_qa_node.config import Destination
+from dicom_qa_node.errors import Misconfigured
 from dicom_qa_node.log import log_event
 from dicom_qa_node.query.holdings import Holdings
 from dicom_qa_node.store.catalogue import HeldInstance
+from dicom_qa_node.tls import call_context
 
 __all__ = ["Outcome", "Unreachable", "associate", "contexts_of", "send_file"]
 
@@ -49,14 +51,21 @@ def associate(destination: Destination, holdings: Holdings, instances: Sequence[
     """Hold an association with a move destination, with contexts for the instances as they are stored."""
     ae = AE(holdings.ae_title)
     ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = ae.connection_timeout = holdings.timeout_s
-    handlers: list[Any] = [(evt.EVT_CONN_OPEN, _send_at_once)]
+    handlers: list[Any] = [(evt.EVT_CONN_OPEN, _opened, [holdings.timeout_s])]
     try:
+        secure = call_context(destination.tls) if destination.tls.enabled else None
         assoc = ae.associate(
             destination.host, destination.port, contexts_of(instances), destination.ae_title,
-            max_pdu=0, evt_handlers=handlers,
+            max_pdu=0, evt_handlers=handlers, tls_args=None if secure is None else (secure, destination.host),
         )  # fmt: skip
+    except Misconfigured as error:
+        log_event(_LOGGER, logging.ERROR, "move_without_tls", destination=destination.ae_title, reason=str(error))
+        raise Unreachable("the node's TLS files cannot be used") from error
     except OSError as error:
         raise Unreachable(f"the destination is not reached: {error.strerror}") from error
+    if secure is not None and secure.failure and not assoc.is_established:
+        log_event(_LOGGER, logging.ERROR, "move_without_tls", destination=destination.ae_title, reason=secure.failure)
+        raise Unreachable("no TLS with the destination")
     if not assoc.is_established:
         reason = "rejects the association" if assoc.is_rejected else "is not reached, or takes none of the objects"
         raise Unreachable(f"the destination {reason}")
@@ -121,9 +130,11 @@ def _is_plain(syntax: UID) -> bool:
     return syntax in (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
 
 
-def _send_at_once(event: evt.Event) -> None:
+def _opened(event: evt.Event, timeout_s: float) -> None:
+    """Send at once, and never wait for ever inside a message of the destination."""
     transport = event.assoc.dul.socket
     if transport is not None and transport.socket is not None:
+        transport.socket.settimeout(timeout_s)
         transport.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
