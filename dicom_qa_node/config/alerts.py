@@ -44,23 +44,23 @@ class AlertRule(Section):
     """What is worth an alert, and who gets it."""
 
     name: Name = Field(description="name of the rule, as pages and messages show it")
-    on: Literal["grade", "finding", "drift", "node"] = Field(
+    about: Literal["grade", "finding", "drift", "node"] = Field(
         "grade",
         description="grade or finding of a series; drift of a scanner; trouble of the node: a failed check, a full "
         "disk, a silent scanner, reports that are not delivered",
     )
     grades: list[Literal["limited", "non-diagnostic"]] = Field(
-        default_factory=lambda: ["non-diagnostic"], description="grades (on: grade)"
+        default_factory=lambda: ["non-diagnostic"], description="grades (about: grade)"
     )
     findings: list[str] = Field(
-        default_factory=lambda: ["*"], description="patterns of finding keys (on: finding); * stands for anything"
+        default_factory=lambda: ["*"], description="patterns of finding keys (about: finding); * stands for anything"
     )
     severity: Literal["info", "warning", "error"] = Field(
-        "error", description="lowest severity of a finding (on: finding)"
+        "error", description="lowest severity of a finding (about: finding)"
     )
-    scanner: str = Field("*", description="pattern of the scanner's name (not for on: node)")
-    protocol: str = Field("*", description="pattern of the protocol (not for on: node)")
-    channels: list[Name] = Field(default_factory=list, description="names of channels; empty: all of them")
+    scanner: str = Field("*", description="pattern of the scanner's name (not for about: node)")
+    protocol: str = Field("*", description="pattern of the protocol (not for about: node)")
+    channels: list[str] = Field(default_factory=list, description="names of channels; empty: all of them")
     urgent: bool = Field(False, description="goes out at once, in quiet hours too")
 
 
@@ -179,8 +179,8 @@ class Alerts(Section):
 
 
 _BUILT_IN = (
-    AlertRule(name="non-diagnostic", on="grade"),
-    AlertRule(name="error-finding", on="finding", severity="error"),
-    AlertRule(name="drift", on="drift"),
-    AlertRule(name="node-trouble", on="node"),
+    AlertRule(name="non-diagnostic", about="grade"),
+    AlertRule(name="error-finding", about="finding", severity="error"),
+    AlertRule(name="drift", about="drift"),
+    AlertRule(name="node-trouble", about="node"),
 )
