@@ -16,6 +16,7 @@ from functools import cache
 from pydantic import TypeAdapter
 
 __all__ = [
+    "NOBODY",
     "AssociationEnd",
     "AssociationStart",
     "Code",
@@ -31,6 +32,7 @@ __all__ = [
     "Receipt",
     "ReportRef",
     "ScoredSlice",
+    "Sender",
     "SeriesFacts",
     "SeriesKind",
     "SeriesProgress",
@@ -332,14 +334,27 @@ class ReportRef:
 
 
 @dataclass(frozen=True, slots=True)
+class Sender:
+    """Who sent the images of a series, and from which address; empty where that is not known."""
+
+    ae_title: str = ""
+    host: str = ""
+
+
+NOBODY = Sender()
+"""The sender where it is not known."""
+
+
+@dataclass(frozen=True, slots=True)
 class Delivery:
-    """One claimed outbox row: this report to that target."""
+    """One claimed outbox row: this report to that target; ``sender`` sent the images of its series."""
 
     delivery_id: int
     target: str
     report: ReportRef
     attempt: int
     lease_token: str
+    sender: Sender = NOBODY
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +16,14 @@ from pydicom.uid import (
     PositronEmissionTomographyImageStorage,
 )
 
+from dicom_qa_node.deliver.targets.base import Shipment
 from dicom_qa_node.records import (
     Code,
     Finding,
     Grade,
     Measurement,
     ModelRef,
+    ReportRef,
     ScoredSlice,
     SeriesFacts,
     SeriesKind,
@@ -85,6 +88,11 @@ def verdict(instances: list[StoredInstance], kind: SeriesKind = SeriesKind.CT, *
 def not_rated(instances: list[StoredInstance]) -> SeriesResult:
     finding = Finding("out_of_domain", Severity.ERROR, "The series is a localizer; the model was not made for it.")
     return verdict(instances, score=None, interval=None, grade=None, slices=(), findings=(finding,))
+
+
+def shipped(path: Path, report: ReportRef, **changes: object) -> Shipment:
+    """Return what a target is given for a report whose file is at ``path``."""
+    return Shipment(path.parent, replace(report, path=path.name), **changes)  # type: ignore[arg-type]
 
 
 MEASUREMENTS = (

@@ -1,4 +1,4 @@
-"""``outbox list|retry|park``: reports on their way to each target."""
+"""``outbox list|retry|park|explain``: reports on their way to each target."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ import typer
 
 from dicom_qa_node.cli.context import actor, config_of, open_database
 from dicom_qa_node.cli.exit_codes import NotFound, WrongState
-from dicom_qa_node.cli.present import AsJson, say, show_rows
+from dicom_qa_node.cli.present import AsJson, say, show_json, show_rows
+from dicom_qa_node.cli.series import SeriesUid
+from dicom_qa_node.config.routing import decide, traits_of
 from dicom_qa_node.records import DeliveryState
-from dicom_qa_node.store import Outbox
+from dicom_qa_node.store import Outbox, QualityLog
 from dicom_qa_node.store.outbox import OutboxRow
 
 __all__ = ["app"]
 
 app = typer.Typer(help="Reports on their way to the targets.", no_args_is_help=True)
-
-_MANY = 1_000_000
 
 Number = Annotated[int, typer.Argument(help="Number of the delivery (outbox list).", metavar="DELIVERY")]
 
@@ -26,12 +26,18 @@ Number = Annotated[int, typer.Argument(help="Number of the delivery (outbox list
 def list_rows(
     context: typer.Context,
     state: Annotated[list[DeliveryState] | None, typer.Option(help="Only this state; may be given again.")] = None,
+    dead: Annotated[bool, typer.Option("--dead", help="Only dead letters: the parked deliveries.")] = False,
+    target: Annotated[str | None, typer.Option(help="Only deliveries to this target.")] = None,
+    after: Annotated[int | None, typer.Option(help="Continue below this number, the last of the page before.")] = None,
     limit: Annotated[int, typer.Option(min=1, help="Rows at most.")] = 50,
     as_json: AsJson = False,
 ) -> None:
     """List deliveries, the latest first, with the target's last answer."""
+    if dead and state:
+        raise typer.BadParameter("give --dead or --state, not both")
+    chosen = [DeliveryState.PARKED] if dead else (state or tuple(DeliveryState))
     with open_database(config_of(context)) as database:
-        found = Outbox(database).rows(state or tuple(DeliveryState), limit=limit)
+        found = Outbox(database).rows(chosen, limit=limit, after=after, target=target)
     show_rows("Outbox", [_row(item) for item in found], as_json=as_json, empty="no deliveries")
 
 
@@ -40,24 +46,25 @@ def retry(
     context: typer.Context,
     delivery: Annotated[int | None, typer.Argument(help="Number of the delivery.", metavar="[DELIVERY]")] = None,
     target: Annotated[str | None, typer.Option(help="Every parked or waiting delivery to this target.")] = None,
+    every: Annotated[bool, typer.Option("--all", help="Every parked or waiting delivery.")] = False,
+    as_json: AsJson = False,
 ) -> None:
-    """Send a parked or waiting report at once: one by its number, or all for one target."""
-    if (delivery is None) == (target is None):
-        raise typer.BadParameter("give the number of a delivery or --target NAME")
+    """Send parked or waiting reports at once: one by its number, all for one target, or all."""
+    if [delivery is not None, target is not None, every].count(True) != 1:
+        raise typer.BadParameter("give the number of a delivery, --target NAME or --all")
     with open_database(config_of(context)) as database:
         outbox = Outbox(database)
         if delivery is not None:
             before = _one(outbox, delivery)
-            if not outbox.retry(delivery, actor=actor()):
+            if not outbox.retry([delivery], actor=actor()):
                 raise WrongState(f"delivery {delivery} is {before.state}: only PARKED and PENDING ones can be retried")
-            say(f"delivery {delivery} to {before.target}: will be sent now")
-            return
-        waiting = outbox.rows([DeliveryState.PARKED, DeliveryState.PENDING], limit=_MANY)
-        chosen = [row for row in waiting if row.target == target]
-        if not chosen:
-            raise NotFound(f"no parked or waiting delivery to {target}")
-        sent = sum(outbox.retry(row.delivery_id, actor=actor()) for row in chosen)
-    say(f"{sent} deliveries to {target}: will be sent now")
+            words, sent = f"delivery {delivery} to {before.target}", 1
+        else:
+            sent = outbox.retry(target=target, actor=actor())
+            if not sent:
+                raise NotFound(f"no parked or waiting delivery{f' to {target}' if target else ''}")
+            words = f"{sent} deliveries{f' to {target}' if target else ''}"
+    _done(words, "will be sent now", sent, as_json=as_json)
 
 
 @app.command()
@@ -65,6 +72,7 @@ def park(
     context: typer.Context,
     delivery: Number,
     reason: Annotated[str, typer.Option(help="Why; shown with the delivery.")] = "parked by an operator",
+    as_json: AsJson = False,
 ) -> None:
     """Stop trying to send a report; `outbox retry` takes it up again."""
     with open_database(config_of(context)) as database:
@@ -72,11 +80,44 @@ def park(
         before = _one(outbox, delivery)
         if not outbox.park_row(delivery, reason, actor=actor()):
             raise WrongState(f"delivery {delivery} is {before.state}: only a PENDING one can be parked")
-    say(f"delivery {delivery} to {before.target}: parked")
+    _done(f"delivery {delivery} to {before.target}", "parked", 1, as_json=as_json)
+
+
+@app.command()
+def explain(context: typer.Context, series_uid: SeriesUid, as_json: AsJson = False) -> None:
+    """Say which targets a series' latest report goes to, and why not to the others: then, and by the rules of now."""
+    config = config_of(context)
+    with open_database(config) as database:
+        outbox, entry = Outbox(database), QualityLog(database).entry(series_uid)
+        if entry is None:
+            raise NotFound(f"series {series_uid} is not in the quality log")
+        sender, report = outbox.sender_of(series_uid), outbox.report(series_uid)
+        sent = [row for row in outbox.deliveries_of(series_uid) if row.report == report]
+        kept = {} if report is None else outbox.unrouted(report.sop_instance_uid)
+    traits = traits_of(entry.facts, entry.result, sender.ae_title, sender.host)
+    now = {item.target: item.why_not for item in decide(config.deliver.targets, config.receive.peers, traits)}
+    then = {row.target: f"{row.state}: {row.last_answer}".removesuffix(": ") for row in sent}
+    then |= {target: f"not sent, {reason}" for target, reason in kept.items()}
+    rows = [
+        {
+            "target": target,
+            "report": then.get(target, "not a target when the report was made" if report else "no report yet"),
+            "now": "not a target" if target not in now else now[target] or "gets it",
+        }
+        for target in dict.fromkeys([*now, *then])
+    ]
+    show_rows("Targets", rows, as_json=as_json, empty="no targets are configured")
+
+
+def _done(what: str, became: str, count: int, *, as_json: bool) -> None:
+    if as_json:
+        show_json({"deliveries": count, "result": became})
+    else:
+        say(f"{what}: {became}")
 
 
 def _one(outbox: Outbox, number: int) -> OutboxRow:
-    found = next((row for row in outbox.rows(limit=_MANY) if row.delivery_id == number), None)
+    found = outbox.row(number)
     if found is None:
         raise NotFound(f"no delivery {number}")
     return found
@@ -95,4 +136,5 @@ def _row(item: OutboxRow) -> dict[str, Any]:
         "series_instance_uid": item.report.series_instance_uid,
         "version": item.report.version,
         "report_uid": item.report.sop_instance_uid,
+        "sent_uid": item.sent_uid,
     }

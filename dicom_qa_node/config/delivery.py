@@ -2,15 +2,31 @@
 
 from __future__ import annotations
 
+import ipaddress
 from pathlib import Path
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 from pydantic import Field, model_validator
 
 from dicom_qa_node.config.base import AeTitle, Name, Port, Section
+from dicom_qa_node.config.routing import Route
 from dicom_qa_node.config.tls import ClientTls
 
-__all__ = ["KINDS", "Deliver", "DicomTarget", "FolderTarget", "Report", "Target"]
+__all__ = [
+    "KINDS",
+    "Deliver",
+    "DicomTarget",
+    "DicomwebTarget",
+    "FolderTarget",
+    "Report",
+    "ReportForm",
+    "SenderTarget",
+    "Target",
+]
+
+ReportForm = Literal["auto", "comprehensive3d", "comprehensive", "enhanced"]
+_FORM = "SOP class of the report; auto: Comprehensive 3D SR, and where it is refused Comprehensive SR, then Enhanced SR"
 
 
 class Report(Section):
@@ -41,6 +57,60 @@ class DicomTarget(Section):
     commitment_wait_s: float = Field(
         3600, gt=0, le=604800, description="wait for the commitment before the report is sent and asked for again"
     )
+    sop_class: ReportForm = Field("auto", description=_FORM)
+    route: Route = Field(default_factory=Route, description="which reports this target gets; empty: all")
+
+
+class DicomwebTarget(Section):
+    """An archive that receives reports by STOW-RS (PS3.18 10.5)."""
+
+    kind: Literal["dicomweb"] = Field("dicomweb", description="STOW-RS to a DICOMweb origin server")
+    name: Name = Field(description="name used in commands and tables")
+    url: str = Field(
+        pattern=r"^https?://[^/@?#\s]+(/[^?#\s]*)?$",
+        json_schema_extra={"allowed": "address of the DICOMweb service, such as https://pacs.example/dicom-web"},
+        description="base address of the service, without /studies, user or password",
+    )
+    user: str = Field("", max_length=256, description="user of basic authentication; needs password_file")
+    password_file: Path | None = Field(None, strict=False, description="file that holds the password and nothing else")
+    bearer_token_file: Path | None = Field(
+        None, strict=False, description="file that holds the bearer token and nothing else; read again at each attempt"
+    )
+    ca: Path | None = Field(
+        None, strict=False, description="PEM file with the CAs of the server's certificate; empty: those of the system"
+    )
+    certificate: Path | None = Field(
+        None, strict=False, description="PEM file with the node's client certificate; empty: the node shows none"
+    )
+    key: Path | None = Field(
+        None, strict=False, description="PEM file with its private key, not encrypted; empty: in the certificate's file"
+    )
+    timeout_s: float = Field(30, gt=0, le=600, description="longest wait for an answer")
+    sop_class: ReportForm = Field("auto", description=_FORM)
+    route: Route = Field(default_factory=Route, description="which reports this target gets; empty: all")
+
+    @model_validator(mode="after")
+    def _credentials(self) -> DicomwebTarget:
+        if bool(self.user) != (self.password_file is not None):
+            raise ValueError("user and password_file go together")
+        if self.user and self.bearer_token_file is not None:
+            raise ValueError("either user and password_file, or bearer_token_file")
+        if self.key is not None and self.certificate is None:
+            raise ValueError("certificate is missing: there is a key")
+        secret = self.user or self.bearer_token_file is not None or self.certificate is not None
+        if secret and self.url.startswith("http://") and not _is_loopback(urlsplit(self.url).hostname or ""):
+            raise ValueError("credentials need an https:// address (http:// is allowed for this machine only)")
+        return self
+
+
+class SenderTarget(Section):
+    """The application entity that sent the images: the port comes from `receive.peers`, the host from its call."""
+
+    kind: Literal["sender"] = Field("sender", description="C-STORE back to the AE that sent the images")
+    name: Name = Field(description="name used in commands and tables")
+    timeout_s: float = Field(30, gt=0, le=600, description="longest wait for an answer")
+    sop_class: ReportForm = Field("auto", description=_FORM)
+    route: Route = Field(default_factory=Route, description="which reports this target gets; empty: all")
 
 
 class FolderTarget(Section):
@@ -49,12 +119,21 @@ class FolderTarget(Section):
     kind: Literal["folder"] = Field("folder", description="Part 10 files in a folder")
     name: Name = Field(description="name used in commands and tables")
     path: Path = Field(strict=False, description="folder to write to (created if absent)")
+    sop_class: Literal["comprehensive3d", "comprehensive", "enhanced"] = Field(
+        "comprehensive3d", description="SOP class of the report"
+    )
+    route: Route = Field(default_factory=Route, description="which reports this target gets; empty: all")
 
 
-KINDS: dict[str, type[Section]] = {"dicom": DicomTarget, "folder": FolderTarget}
+KINDS: dict[str, type[Section]] = {
+    "dicom": DicomTarget,
+    "dicomweb": DicomwebTarget,
+    "folder": FolderTarget,
+    "sender": SenderTarget,
+}
 
 
-Target = Annotated[DicomTarget | FolderTarget, Field(discriminator="kind")]
+Target = Annotated[DicomTarget | DicomwebTarget | FolderTarget | SenderTarget, Field(discriminator="kind")]
 
 
 class Deliver(Section):
@@ -73,3 +152,10 @@ class Deliver(Section):
         if twice:
             raise ValueError(f"target names must be unique; used twice: {', '.join(twice)}")
         return self
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

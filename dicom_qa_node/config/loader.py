@@ -116,7 +116,7 @@ def _dotted(parts: list[str]) -> str:
 def _shown(path: str, value: Any) -> str:
     if re.search(r"password|secret|token", path):
         return "(hidden)"
-    text = re.sub(r"(?<=:)[^:@/']+(?=@)", "***", repr(value)) if path == "database_url" else repr(value)
+    text = re.sub(r"(?<=:)[^:@/']+(?=@)", "***", repr(value))
     return text if len(text) <= 80 else text[:77] + "..."
 
 

@@ -10,15 +10,14 @@ import datetime as dt
 import logging
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 from pynetdicom import evt
 from pynetdicom.association import Association
 from pynetdicom.presentation import build_context
 
 from dicom_qa_node.config import DicomTarget
-from dicom_qa_node.deliver.targets.base import Answer, Deferred, DeliveryTarget, Refused
-from dicom_qa_node.deliver.targets.dicom import Peer, associate, contexts_for, file_kind, store
+from dicom_qa_node.deliver.targets.base import Answer, Deferred, DeliveryTarget, Refused, Shipment, classes_of
+from dicom_qa_node.deliver.targets.dicom import associate, contexts_for, kinds_of, peer_of, store_one_of
 from dicom_qa_node.records import ReportRef, derived_uid, utc_now
 from dicom_qa_node.spool.commitment import PUSH_MODEL, PUSH_MODEL_INSTANCE, reason_given, request_of
 from dicom_qa_node.store import Database
@@ -53,20 +52,22 @@ class CommittedPacs:
     ) -> None:
         self._target = target
         self._name = settings.name
-        self._peer = Peer(settings.host, settings.port, settings.ae_title, calling_ae, settings.timeout_s)
+        self._peer = peer_of(settings, calling_ae)
+        self._classes = classes_of(settings.sop_class)
         self._wait = dt.timedelta(seconds=settings.commitment_wait_s)
         self._requests = requests
         self._clock = clock
         self._patience_s = patience_s
 
-    def send(self, path: Path, report: ReportRef) -> Answer:
+    def send(self, shipment: Shipment) -> Answer:
         """Send the report and ask for the commitment, unless that is under way; see `DeliveryTarget.send`."""
+        report = shipment.report
         last = self._requests.latest(report.sop_instance_uid, self._name)
         if last is not None and last.answered_at is None and self._clock() - last.requested_at < self._wait:
             raise Deferred("waiting for the storage commitment")
         if last is not None and last.answered_at is not None and last.failure_reason is None:
             return _accepted(last)
-        answered = self._ask(path, report)
+        answered = self._ask(shipment)
         if answered is None:
             raise Deferred("sent; waiting for the storage commitment")
         return _accepted(answered)
@@ -75,21 +76,21 @@ class CommittedPacs:
         """Send a C-ECHO; see `DeliveryTarget.check`."""
         return self._target.check()
 
-    def _ask(self, path: Path, report: ReportRef) -> CommitRequest | None:
-        kind = file_kind(path)
-        with associate(self._peer, [*contexts_for([kind]), build_context(PUSH_MODEL)]) as assoc:
+    def _ask(self, shipment: Shipment) -> CommitRequest | None:
+        report, kinds = shipment.report, kinds_of(shipment, self._classes)
+        with associate(self._peer, [*contexts_for(kinds), build_context(PUSH_MODEL)]) as assoc:
             if not any(context.abstract_syntax == PUSH_MODEL for context in assoc.accepted_contexts):
                 raise Refused("the target does not offer storage commitment")
-            store(assoc, path, kind)
+            form = store_one_of(assoc, shipment, kinds).form or report
             assoc.bind(evt.EVT_N_EVENT_REPORT, self._on_event_report)
             moment = self._clock().isoformat()
             transaction_uid = derived_uid("commitment", self._name, report.sop_instance_uid, moment)
-            self._requests.begin(transaction_uid, report.sop_instance_uid, self._name)
-            self._request(assoc, transaction_uid, report)
+            self._requests.begin(transaction_uid, report.sop_instance_uid, self._name, form.sop_instance_uid)
+            self._request(assoc, transaction_uid, form)
             return self._await_answer(assoc, report)
 
-    def _request(self, assoc: Association, transaction_uid: str, report: ReportRef) -> None:
-        information = request_of(transaction_uid, report.sop_class_uid, report.sop_instance_uid)
+    def _request(self, assoc: Association, transaction_uid: str, form: ReportRef) -> None:
+        information = request_of(transaction_uid, form.sop_class_uid, form.sop_instance_uid)
         try:
             status, _ = assoc.send_n_action(information, _REQUEST_COMMITMENT, PUSH_MODEL, PUSH_MODEL_INSTANCE)
         except (RuntimeError, OSError) as error:
@@ -135,6 +136,7 @@ def require_commitment(target: DeliveryTarget, settings: object, calling_ae: str
 
 def _accepted(request: CommitRequest) -> Answer:
     if request.failure_reason is None:
-        return Answer("0x0000 Success, storage committed")
+        sent_uid = "" if request.sop_instance_uid == request.report_uid else request.sop_instance_uid
+        return Answer("0x0000 Success, storage committed", sent_uid=sent_uid)
     words = f"0x{request.failure_reason:04X} storage commitment refused"
     raise (Refused if request.failure_reason in _FOR_GOOD else Deferred)(words)

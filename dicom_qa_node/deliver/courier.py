@@ -13,16 +13,17 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from dicom_qa_node.config import Config, Deliver
 from dicom_qa_node.deliver.commitment import require_commitment
 from dicom_qa_node.deliver.targets import open_target
-from dicom_qa_node.deliver.targets.base import Answer, Deferred, DeliveryTarget, Refused
+from dicom_qa_node.deliver.targets.base import Answer, Convert, Deferred, DeliveryTarget, Refused, Shipment
 from dicom_qa_node.errors import NodeError, Permanent, Transient
 from dicom_qa_node.log import log_event
-from dicom_qa_node.records import Delivery, DeliveryState, utc_now
+from dicom_qa_node.records import Delivery, utc_now
 from dicom_qa_node.store import Database, Outbox
 
 __all__ = ["Lane", "backoff_s", "run_courier"]
@@ -31,21 +32,32 @@ _LOGGER = logging.getLogger(__name__)
 _LOOK_S = 0.2
 _PAUSE_S = 5.0
 _JITTER = 0.25
-_MANY = 1_000_000
 
 
-def run_courier(config: Config, database: Database, stop: threading.Event, patience_s: float = 20.0) -> None:
+def run_courier(
+    config: Config,
+    database: Database,
+    stop: threading.Event,
+    patience_s: float = 20.0,
+    *,
+    convert: Convert | None = None,
+) -> None:
     """Deliver until ``stop`` is set, then wait at most ``patience_s`` for what is being sent.
 
     What is still on its way then is sent again when its lease has run out.
+
+    Parameters
+    ----------
+    convert
+        Makes a report of another SOP class for targets that do not take its own; without it they refuse.
     """
     outbox = Outbox(database, lease_s=config.deliver.lease_s)
-    _park_unknown_targets(outbox, {settings.name for settings in config.deliver.targets})
-    targets = {
-        settings.name: require_commitment(open_target(settings, config.ae_title), settings, config.ae_title, database)
-        for settings in config.deliver.targets
-    }
-    lanes = [Lane(name, target, outbox, config.deliver, config.spool_dir, stop) for name, target in targets.items()]
+    _park_unknown_targets(outbox, [settings.name for settings in config.deliver.targets])
+    lanes = []
+    for settings in config.deliver.targets:
+        target = open_target(settings, config.ae_title, config.receive.peers)
+        target = require_commitment(target, settings, config.ae_title, database)
+        lanes.append(Lane(settings.name, target, outbox, config.deliver, config.spool_dir, stop, convert=convert))
     for lane in lanes:
         lane.start()
     while not stop.wait(_LOOK_S):
@@ -83,7 +95,9 @@ class Lane:
         spool_dir: Path,
         stop: threading.Event,
         clock: Callable[[], dt.datetime] = utc_now,
+        convert: Convert | None = None,
     ) -> None:
+        self._convert = convert
         self._name, self._target, self._outbox = name, target, outbox
         self._settings, self._spool_dir, self._stop, self._clock = settings, spool_dir, stop, clock
         self._lock = threading.Lock()
@@ -154,14 +168,15 @@ class Lane:
             _LOGGER.exception("delivery_failed")
             self._try_later(delivery, Deferred(f"internal error ({type(error).__name__}), see the log"))
         else:
-            self._outbox.delivered(delivery, str(answer))
+            self._outbox.delivered(delivery, str(answer), answer.sent_uid)
             self._log(logging.INFO, "delivered", delivery, answer=answer.status)
 
     def _send(self, delivery: Delivery) -> Answer:
         path = self._spool_dir / delivery.report.path
         if not path.is_file():
             raise Refused("the report's file is gone from the spool; score the series again (series rescore)")
-        return self._target.send(path, delivery.report)
+        shipment = Shipment(self._spool_dir, delivery.report, delivery.sender)
+        return self._target.send(shipment if self._convert is None else replace(shipment, convert=self._convert))
 
     def _try_later(self, delivery: Delivery, error: Transient) -> None:
         if self._clock() - self._waiting_since(delivery) > dt.timedelta(seconds=self._settings.give_up_after_s):
@@ -194,8 +209,6 @@ def _loggable(error: NodeError) -> str:
     return error.status if isinstance(error, Refused | Deferred) else type(error).__name__
 
 
-def _park_unknown_targets(outbox: Outbox, known: set[str]) -> None:
-    for row in outbox.rows([DeliveryState.PENDING], limit=_MANY):
-        if row.target not in known:
-            outbox.park_row(row.delivery_id, "no target of that name is configured", actor="deliver")
-            log_event(_LOGGER, logging.ERROR, "target_unknown", target=row.target, delivery=row.delivery_id)
+def _park_unknown_targets(outbox: Outbox, known: Sequence[str]) -> None:
+    for target, parked in outbox.park_unknown(known, "no target of that name is configured", actor="deliver").items():
+        log_event(_LOGGER, logging.ERROR, "target_unknown", target=target, deliveries=parked)

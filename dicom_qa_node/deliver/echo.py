@@ -11,7 +11,7 @@ __all__ = ["echo_target"]
 
 
 def echo_target(config: Config, name: str) -> Answer:
-    """Check the target of that name: C-ECHO to a PACS, a trial file in a folder.
+    """Check the target of that name: C-ECHO to a PACS, a query to a DICOMweb service, a trial file in a folder.
 
     Raises
     ------
@@ -22,6 +22,6 @@ def echo_target(config: Config, name: str) -> Answer:
     """
     for settings in config.deliver.targets:
         if settings.name == name:
-            return open_target(settings, config.ae_title).check()
+            return open_target(settings, config.ae_title, config.receive.peers).check()
     known = ", ".join(sorted(settings.name for settings in config.deliver.targets)) or "none"
     raise Misconfigured(f"no target is called {name!r}; deliver.targets has: {known}")

@@ -15,6 +15,7 @@ import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import partial
 from types import FrameType
 from typing import NoReturn
 
@@ -136,6 +137,7 @@ def _deliver(context: RoleContext) -> int:
     from dicom_qa_node.deliver.replies import ReplySender
     from dicom_qa_node.ops.reporting import Reporter
     from dicom_qa_node.report.build import report_pending
+    from dicom_qa_node.report.variants import as_form
     from dicom_qa_node.store import Outbox, Registry
     from dicom_qa_node.store.commitments import CommitReplies
 
@@ -147,7 +149,7 @@ def _deliver(context: RoleContext) -> int:
     replies = ReplySender(config, CommitReplies(context.database))
     replies.start()
     try:
-        run_courier(config, context.database, context.stop)
+        run_courier(config, context.database, context.stop, convert=partial(as_form, config.spool_dir))
     finally:
         replies.end()
         reporter.end()

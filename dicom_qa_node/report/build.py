@@ -16,6 +16,7 @@ from pathlib import Path
 from pydicom.errors import InvalidDicomError
 
 from dicom_qa_node.config import Config
+from dicom_qa_node.config.routing import decide, traits_of
 from dicom_qa_node.errors import Permanent, Transient
 from dicom_qa_node.log import log_event
 from dicom_qa_node.records import ReportRef, StoredInstance, utc_now
@@ -32,7 +33,7 @@ from dicom_qa_node.spool.layout import sync_folder, uid_key
 from dicom_qa_node.store import Outbox, Registry
 from dicom_qa_node.store.outbox import Unreported
 
-__all__ = ["build_report", "report_pending", "write_report"]
+__all__ = ["build_report", "report_path", "report_pending", "write_report"]
 
 _LOGGER = logging.getLogger(__name__)
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -59,8 +60,12 @@ def report_pending(outbox: Outbox, registry: Registry, spool_dir: Path, config: 
             outbox.fail_report(item, str(error))
             _log(logging.ERROR, "report_failed", item, reason=str(error))
         else:
-            if outbox.add_report(report, [target.name for target in config.deliver.targets]):
-                _log(logging.INFO, "reported", item, report=report.sop_instance_uid)
+            traits = traits_of(item.facts, item.result, item.sender.ae_title, item.sender.host)
+            decisions = decide(config.deliver.targets, config.receive.peers, traits)
+            chosen = [decision.target for decision in decisions if not decision.why_not]
+            unrouted = [(decision.target, decision.why_not) for decision in decisions if decision.why_not]
+            if outbox.add_report(report, chosen, unrouted, item.sender):
+                _log(logging.INFO, "reported", item, report=report.sop_instance_uid, targets=",".join(chosen))
     return len(waiting)
 
 
@@ -88,6 +93,12 @@ def build_report(request: ReportRequest, instances: Sequence[StoredInstance], sp
         uid = request.result.series_instance_uid
         log_event(_LOGGER, logging.ERROR, "report_broken", series=uid, error=type(error).__name__, where=where)
         raise Permanent("the report cannot be built from these headers; images and score are kept") from error
+
+
+def report_path(spool_dir: Path, sop_instance_uid: str) -> Path:
+    """Return where a report lies, by its UID."""
+    key = uid_key(sop_instance_uid)
+    return spool_dir / "reports" / key[:2] / f"{key}.dcm"
 
 
 def write_report(content: bytes, folder: Path, sop_instance_uid: str) -> Path:

@@ -30,10 +30,14 @@ class CommitReply:
 
 @dataclass(frozen=True, slots=True)
 class CommitRequest:
-    """What an archive was asked for a report; ``failure_reason`` is None when it has not failed."""
+    """What an archive was asked for a report; ``failure_reason`` is None when it has not failed.
+
+    ``sop_instance_uid`` is what the archive was sent: the report, or a form of it of another SOP class.
+    """
 
     transaction_uid: str
     report_uid: str
+    sop_instance_uid: str
     target: str
     requested_at: dt.datetime
     answered_at: dt.datetime | None
@@ -107,9 +111,13 @@ class CommitRequests:
         self._db = database
         self._clock = clock
 
-    def begin(self, transaction_uid: str, report_uid: str, target: str) -> None:
-        """Keep a request before it is sent: its answer may come at once, to another process."""
+    def begin(self, transaction_uid: str, report_uid: str, target: str, sop_instance_uid: str = "") -> None:
+        """Keep a request before it is sent: its answer may come at once, to another process.
+
+        ``sop_instance_uid`` is what was sent where that is not the report itself.
+        """
         row = {"transaction_uid": transaction_uid, "report_uid": report_uid, "target": target}
+        row["sop_instance_uid"] = sop_instance_uid or report_uid
         with self._db.write() as connection:
             connection.execute(t.commit_requests.insert().values(**row, requested_at=self._clock()))
 
@@ -124,8 +132,8 @@ class CommitRequests:
         return None if row is None else CommitRequest(**row._mapping)
 
     def instance_of(self, transaction_uid: str) -> str | None:
-        """Return the report that a transaction is about, None if it is none of ours."""
-        query = sa.select(t.commit_requests.c.report_uid)
+        """Return the instance that a transaction is about, None if it is none of ours."""
+        query = sa.select(t.commit_requests.c.sop_instance_uid)
         with self._db.read() as connection:
             return connection.execute(query.where(_of(transaction_uid))).scalar_one_or_none()
 

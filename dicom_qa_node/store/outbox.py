@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import datetime as dt
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 import sqlalchemy as sa
 
 from dicom_qa_node.records import (
+    NOBODY,
     Delivery,
     DeliveryState,
     ReportRef,
+    Sender,
     SeriesFacts,
     SeriesResult,
     SeriesState,
@@ -26,21 +28,32 @@ from dicom_qa_node.store.transition import move
 
 __all__ = ["Outbox", "OutboxRow", "Unreported"]
 
+_BATCH = 500
+_PENDING, _SENDING = DeliveryState.PENDING.value, DeliveryState.SENDING.value
+_DELIVERED, _PARKED = DeliveryState.DELIVERED.value, DeliveryState.PARKED.value
+
 
 @dataclass(frozen=True, slots=True)
 class Unreported:
-    """A scored version that has no report yet; ``predecessor`` is the report of the version before."""
+    """A scored version that has no report yet; ``predecessor`` is the report of the version before.
+
+    ``sender`` is who sent its latest images.
+    """
 
     facts: SeriesFacts
     version: int
     result: SeriesResult
     predecessor: ReportRef | None
     scored_at: dt.datetime
+    sender: Sender = NOBODY
 
 
 @dataclass(frozen=True, slots=True)
 class OutboxRow:
-    """One report and target, for lists and commands."""
+    """One report and target, for lists and commands.
+
+    ``sent_uid`` is the SOP Instance UID that the target has where that is not the report's: another SOP class.
+    """
 
     delivery_id: int
     target: str
@@ -50,6 +63,7 @@ class OutboxRow:
     last_answer: str
     delivered_at: dt.datetime | None
     created_at: dt.datetime
+    sent_uid: str
     report: ReportRef
 
 
@@ -66,7 +80,7 @@ class Outbox:
     def unreported(self, limit: int = 10) -> list[Unreported]:
         """Return series in SCORED with their result, the oldest first."""
         query = (
-            sa.select(t.series, t.results.c.payload, t.results.c.scored_at)
+            sa.select(t.series, t.results.c.payload, t.results.c.scored_at, _sender_host().label("sender_host"))
             .join(
                 t.results,
                 (t.results.c.series_instance_uid == t.series.c.series_instance_uid)
@@ -84,14 +98,31 @@ class Outbox:
                     result_from_json(row.payload),
                     _latest_report(connection, row.series_instance_uid),
                     row.scored_at,
+                    Sender(row.calling_ae.strip(), row.sender_host or ""),
                 )
                 for row in connection.execute(query).all()
             ]
 
-    def add_report(self, report: ReportRef, targets: Sequence[str]) -> bool:
+    def add_report(
+        self,
+        report: ReportRef,
+        targets: Sequence[str],
+        unrouted: Sequence[tuple[str, str]] = (),
+        sender: Sender = NOBODY,
+    ) -> bool:
         """Record a report whose file is durable, with one outbox row per target, and move its series to REPORTED.
 
-        Returns False, and writes nothing, when the series has moved on (late image) or the report exists.
+        Parameters
+        ----------
+        unrouted
+            Each target that does not get it, with the reason.
+        sender
+            Who sent the images.
+
+        Returns
+        -------
+        bool
+            False, and nothing is written, when the series has moved on (late image) or the report exists.
         """
         now = self._clock()
         with self._db.write() as connection:
@@ -102,14 +133,24 @@ class Outbox:
             if not moved:
                 return False
             connection.execute(t.reports.insert().values(**asdict(report)))
+            study = connection.execute(
+                sa.select(t.series.c.study_instance_uid).where(
+                    t.series.c.series_instance_uid == report.series_instance_uid
+                )
+            ).scalar_one()
+            row = {
+                "report_uid": report.sop_instance_uid,
+                "series_instance_uid": report.series_instance_uid,
+                "study_instance_uid": study,
+                "state": _PENDING,
+                "sender_ae": sender.ae_title,
+                "sender_host": sender.host,
+            }
             for target in targets:
-                row = {
-                    "report_uid": report.sop_instance_uid,
-                    "target": target,
-                    "state": DeliveryState.PENDING.value,
-                }
-                row["series_instance_uid"] = report.series_instance_uid
-                connection.execute(t.outbox.insert().values(**row, created_at=now, next_attempt_at=now))
+                connection.execute(t.outbox.insert().values(**row, target=target, created_at=now, next_attempt_at=now))
+            for target, reason in unrouted:
+                values = {"report_uid": report.sop_instance_uid, "target": target, "reason": reason}
+                connection.execute(t.unrouted.insert().values(**values))
             return True
 
     def fail_report(self, item: Unreported, reason: str) -> bool:
@@ -126,7 +167,9 @@ class Outbox:
     def claim(self, targets: Sequence[str]) -> Delivery | None:
         """Take the oldest due delivery to one of these targets; None if there is none.
 
-        A report waits while an earlier one of the same series to the same target is still on its way.
+        To one target, the versions of a series go in their order: a later one waits while an earlier one is on its
+        way, also between two attempts. The reports of the series of one study go in the order in which they were
+        made, but one that waits for its next attempt holds no other series back.
         """
         now = self._clock()
         query = _due(now).where(t.outbox.c.target.in_(list(targets))).limit(1)
@@ -139,13 +182,14 @@ class Outbox:
                 return None
             token = uuid.uuid4().hex
             values = {
-                "state": DeliveryState.SENDING.value,
+                "state": _SENDING,
                 "attempts": row.attempts + 1,
                 "lease_token": token,
             }
             update = t.outbox.update().where(t.outbox.c.delivery_id == row.delivery_id)
             connection.execute(update.values(**values, lease_until=now + self._lease))
-            return Delivery(row.delivery_id, row.target, _report(row), row.attempts + 1, token)
+            sender = Sender(row.sender_ae, row.sender_host)
+            return Delivery(row.delivery_id, row.target, _report(row), row.attempts + 1, token, sender)
 
     def heartbeat(self, delivery: Delivery) -> bool:
         """Renew the lease of a delivery; False when it was lost."""
@@ -153,10 +197,13 @@ class Outbox:
             update = t.outbox.update().where(_held(delivery)).values(lease_until=self._clock() + self._lease)
             return bool(connection.execute(update).rowcount)
 
-    def delivered(self, delivery: Delivery, answer: str) -> bool:
-        """Record the target's acceptance; the series is DELIVERED when every target has its report."""
+    def delivered(self, delivery: Delivery, answer: str, sent_uid: str = "") -> bool:
+        """Record the target's acceptance; the series is DELIVERED when every target has its report.
+
+        ``sent_uid`` is what the target has where that is not the report itself.
+        """
         now = self._clock()
-        values = {"state": DeliveryState.DELIVERED.value, "last_answer": answer, "delivered_at": now}
+        values = {"state": _DELIVERED, "last_answer": answer, "delivered_at": now, "sent_uid": sent_uid}
         with self._db.write() as connection:
             if not _close(connection, delivery, values):
                 return False
@@ -165,7 +212,7 @@ class Outbox:
 
     def retry_later(self, delivery: Delivery, answer: str, wait_s: float) -> bool:
         """Put a delivery back for a later attempt."""
-        values = {"state": DeliveryState.PENDING.value, "last_answer": answer}
+        values = {"state": _PENDING, "last_answer": answer}
         due = self._clock() + dt.timedelta(seconds=wait_s)
         with self._db.write() as connection:
             return _close(connection, delivery, values | {"next_attempt_at": due})
@@ -174,16 +221,30 @@ class Outbox:
         """Give a delivery up with the target's words; the series is parked until an operator acts."""
         now = self._clock()
         with self._db.write() as connection:
-            if not _close(connection, delivery, {"state": DeliveryState.PARKED.value, "last_answer": answer}):
+            if not _close(connection, delivery, {"state": _PARKED, "last_answer": answer}):
                 return False
             _park_series(connection, delivery.report, f"report not delivered to {delivery.target}: {answer}", now)
             return True
 
     # -- for operators -------------------------------------------------------------------------------------
 
-    def rows(self, states: Sequence[DeliveryState] = tuple(DeliveryState), limit: int = 100) -> list[OutboxRow]:
-        """Return outbox rows in these states, the latest first."""
+    def rows(
+        self,
+        states: Sequence[DeliveryState] = tuple(DeliveryState),
+        limit: int = 100,
+        *,
+        after: int | None = None,
+        target: str | None = None,
+    ) -> list[OutboxRow]:
+        """Return deliveries in these states, the latest first.
+
+        ``after`` is the last number of the page before; ``target`` leaves out the other targets.
+        """
         query = _joined().where(t.outbox.c.state.in_([state.value for state in states]))
+        if after is not None:
+            query = query.where(t.outbox.c.delivery_id < after)
+        if target is not None:
+            query = query.where(t.outbox.c.target == target)
         with self._db.read() as connection:
             found = connection.execute(query.order_by(t.outbox.c.delivery_id.desc()).limit(limit)).all()
         return [_row(row) for row in found]
@@ -210,33 +271,90 @@ class Outbox:
             found = {DeliveryState(state): int(count) for state, count in connection.execute(query)}
         return {state: found.get(state, 0) for state in DeliveryState}
 
-    def retry(self, delivery_id: int, *, actor: str) -> bool:
-        """Send a parked or waiting delivery at the next chance; its series leaves PARKED."""
+    def row(self, delivery_id: int) -> OutboxRow | None:
+        """Return one delivery by its number, None if there is none."""
+        with self._db.read() as connection:
+            row = connection.execute(_joined().where(t.outbox.c.delivery_id == delivery_id)).one_or_none()
+        return None if row is None else _row(row)
+
+    def dead(self, limit: int = 100, after: int | None = None, target: str | None = None) -> list[OutboxRow]:
+        """Return the parked deliveries, the latest first; ``after`` is the last number of the page before."""
+        return self.rows([DeliveryState.PARKED], limit, after=after, target=target)
+
+    def unrouted(self, report_uid: str) -> dict[str, str]:
+        """Return the targets that do not get a report, with the reason that was found when it was made."""
+        query = sa.select(t.unrouted.c.target, t.unrouted.c.reason).where(t.unrouted.c.report_uid == report_uid)
+        with self._db.read() as connection:
+            return {row.target: row.reason for row in connection.execute(query.order_by(t.unrouted.c.target))}
+
+    def sender_of(self, series_instance_uid: str) -> Sender:
+        """Return who sent the latest images of a series."""
+        query = sa.select(t.series.c.calling_ae, _sender_host().label("sender_host"))
+        with self._db.read() as connection:
+            found = connection.execute(query.where(t.series.c.series_instance_uid == series_instance_uid)).one_or_none()
+        return NOBODY if found is None else Sender(found.calling_ae.strip(), found.sender_host or "")
+
+    def retry(self, deliveries: Iterable[int] | None = None, *, target: str | None = None, actor: str) -> int:
+        """Send parked and waiting deliveries at the next chance; return how many. Their series leave PARKED.
+
+        Parameters
+        ----------
+        deliveries
+            Their numbers; None for all.
+        target
+            Only those to this target.
+        """
+        wanted: sa.ColumnElement[bool] = t.outbox.c.state.in_([_PARKED, _PENDING])
+        if target is not None:
+            wanted &= t.outbox.c.target == target
+        if deliveries is not None:
+            numbers = sorted(set(deliveries))
+            pages = [numbers[start : start + _BATCH] for start in range(0, len(numbers), _BATCH)]
+            return sum(len(self._retry_page(wanted & t.outbox.c.delivery_id.in_(page), actor)) for page in pages)
+        done, after = 0, 0
+        while page := self._retry_page(wanted & (t.outbox.c.delivery_id > after), actor):
+            done, after = done + len(page), page[-1]
+        return done
+
+    def _retry_page(self, wanted: sa.ColumnElement[bool], actor: str) -> list[int]:
         now = self._clock()
-        states = [DeliveryState.PARKED.value, DeliveryState.PENDING.value]
-        wanted = (t.outbox.c.delivery_id == delivery_id) & t.outbox.c.state.in_(states)
-        values = {"state": DeliveryState.PENDING.value, "next_attempt_at": now, "created_at": now}
         with self._db.write() as connection:
-            if not connection.execute(t.outbox.update().where(wanted).values(**values)).rowcount:
-                return False
-            row = connection.execute(_joined().where(t.outbox.c.delivery_id == delivery_id)).one()
-            move(
-                connection, row.series_instance_uid, [SeriesState.PARKED], SeriesState.REPORTED,
-                version=row.version, reason=f"delivery {delivery_id} retried", actor=actor, at=now,
-            )  # fmt: skip
-            return True
+            query = _joined().where(wanted).order_by(t.outbox.c.delivery_id).limit(_BATCH)
+            rows = connection.execute(query.with_for_update(of=t.outbox)).all()
+            numbers = [row.delivery_id for row in rows]
+            values = {"state": _PENDING, "next_attempt_at": now, "created_at": now}
+            connection.execute(t.outbox.update().where(t.outbox.c.delivery_id.in_(numbers)).values(**values))
+            for row in rows:
+                if row.state == _PARKED:
+                    move(
+                        connection, row.series_instance_uid, [SeriesState.PARKED], SeriesState.REPORTED,
+                        version=row.version, reason=f"delivery {row.delivery_id} retried", actor=actor, at=now,
+                    )  # fmt: skip
+        return numbers
 
     def park_row(self, delivery_id: int, reason: str, *, actor: str) -> bool:
         """Take a waiting delivery out of the flow."""
+        return bool(self._park_page(t.outbox.c.delivery_id == delivery_id, reason, actor))
+
+    def park_unknown(self, known: Sequence[str], reason: str, *, actor: str) -> Mapping[str, int]:
+        """Take the waiting deliveries to every other target than these out of the flow; return how many of each."""
+        parked: dict[str, int] = {}
+        while page := self._park_page(t.outbox.c.target.not_in(list(known)), reason, actor):
+            for target in page:
+                parked[target] = parked.get(target, 0) + 1
+        return parked
+
+    def _park_page(self, wanted: sa.ColumnElement[bool], reason: str, actor: str) -> list[str]:
         now = self._clock()
-        wanted = (t.outbox.c.delivery_id == delivery_id) & (t.outbox.c.state == DeliveryState.PENDING.value)
-        values = {"state": DeliveryState.PARKED.value, "last_answer": f"{reason} ({actor})"}
+        values = {"state": _PARKED, "last_answer": f"{reason} ({actor})"}
         with self._db.write() as connection:
-            if not connection.execute(t.outbox.update().where(wanted).values(**values)).rowcount:
-                return False
-            row = connection.execute(_joined().where(t.outbox.c.delivery_id == delivery_id)).one()
-            _park_series(connection, _report(row), f"delivery to {row.target} parked: {reason}", now)
-            return True
+            query = _joined().where(wanted, t.outbox.c.state == _PENDING).order_by(t.outbox.c.delivery_id)
+            rows = connection.execute(query.limit(_BATCH).with_for_update(of=t.outbox)).all()
+            numbers = [row.delivery_id for row in rows]
+            connection.execute(t.outbox.update().where(t.outbox.c.delivery_id.in_(numbers)).values(**values))
+            for row in rows:
+                _park_series(connection, _report(row), f"delivery to {row.target} parked: {reason}", now)
+        return [row.target for row in rows]
 
 
 def _joined() -> sa.Select[tuple[object, ...]]:
@@ -246,24 +364,57 @@ def _joined() -> sa.Select[tuple[object, ...]]:
     return sa.select(t.outbox, report_created, *columns).select_from(join)
 
 
-def _due(now: dt.datetime) -> sa.Select[tuple[object, ...]]:
-    ready = (t.outbox.c.state == DeliveryState.PENDING.value) & (t.outbox.c.next_attempt_at <= now)
-    silent = (t.outbox.c.state == DeliveryState.SENDING.value) & (t.outbox.c.lease_until < now)
-    earlier = t.outbox.alias("earlier")
-    blocked = sa.exists().where(
-        (earlier.c.series_instance_uid == t.outbox.c.series_instance_uid)
-        & (earlier.c.target == t.outbox.c.target)
-        & (earlier.c.delivery_id < t.outbox.c.delivery_id)
-        & earlier.c.state.in_([DeliveryState.PENDING.value, DeliveryState.SENDING.value])
+def _sender_host() -> sa.ScalarSelect[str]:
+    """Return the address of the AE that sent the latest images of the series in the outer query."""
+    links, calls = t.series_associations.c, t.associations.c
+    return (
+        sa.select(calls.host)
+        .join(t.series_associations, links.association_id == calls.association_id)
+        .where(
+            (links.series_instance_uid == t.series.c.series_instance_uid) & (calls.calling_ae == t.series.c.calling_ae)
+        )
+        .order_by(calls.opened_at.desc())
+        .limit(1)
+        .correlate(t.series)
+        .scalar_subquery()
     )
-    return _joined().where(ready | silent).where(~blocked).order_by(t.outbox.c.next_attempt_at, t.outbox.c.delivery_id)
+
+
+def _due(now: dt.datetime) -> sa.Select[tuple[object, ...]]:
+    first = t.outbox.alias("first")
+    # A version that is held back by the one before it holds no other series back.
+    goes_first = _is_due(first, now) & ~_version_on_its_way(first)
+    waits_for_study = sa.exists().where(
+        (first.c.study_instance_uid == t.outbox.c.study_instance_uid)
+        & (first.c.study_instance_uid != "")
+        & (first.c.target == t.outbox.c.target)
+        & (first.c.delivery_id < t.outbox.c.delivery_id)
+        & (goes_first | ((first.c.state == _SENDING) & (first.c.lease_until >= now)))
+    )
+    query = _joined().where(_is_due(t.outbox, now), ~_version_on_its_way(t.outbox), ~waits_for_study)
+    return query.order_by(t.outbox.c.next_attempt_at, t.outbox.c.delivery_id)
+
+
+def _is_due(table: sa.FromClause, now: dt.datetime) -> sa.ColumnElement[bool]:
+    ready = (table.c.state == _PENDING) & (table.c.next_attempt_at <= now)
+    return ready | ((table.c.state == _SENDING) & (table.c.lease_until < now))
+
+
+def _version_on_its_way(table: sa.FromClause) -> sa.ColumnElement[bool]:
+    earlier = t.outbox.alias()
+    return sa.exists().where(
+        (earlier.c.series_instance_uid == table.c.series_instance_uid)
+        & (earlier.c.target == table.c.target)
+        & (earlier.c.delivery_id < table.c.delivery_id)
+        & earlier.c.state.in_([_PENDING, _SENDING])
+    )
 
 
 def _held(delivery: Delivery) -> sa.ColumnElement[bool]:
     return (
         (t.outbox.c.delivery_id == delivery.delivery_id)
         & (t.outbox.c.lease_token == delivery.lease_token)
-        & (t.outbox.c.state == DeliveryState.SENDING.value)
+        & (t.outbox.c.state == _SENDING)
     )
 
 
@@ -273,10 +424,14 @@ def _close(connection: sa.Connection, delivery: Delivery, values: dict[str, obje
 
 
 def _settle(connection: sa.Connection, report: ReportRef, at: dt.datetime) -> None:
-    waiting = sa.select(t.outbox.c.delivery_id).where(
-        (t.outbox.c.report_uid == report.sop_instance_uid) & (t.outbox.c.state != DeliveryState.DELIVERED.value)
+    waiting = sa.select(t.outbox.c.state, t.outbox.c.target, t.outbox.c.last_answer).where(
+        (t.outbox.c.report_uid == report.sop_instance_uid) & (t.outbox.c.state != _DELIVERED)
     )
-    if connection.execute(waiting).first() is None:
+    rows = connection.execute(waiting).all()
+    if rows and all(row.state == _PARKED for row in rows):
+        # An operator retried one of several parked deliveries; the others still need somebody.
+        _park_series(connection, report, f"report not delivered to {rows[0].target}: {rows[0].last_answer}", at)
+    if not rows:
         move(
             connection, report.series_instance_uid, [SeriesState.REPORTED], SeriesState.DELIVERED,
             version=report.version, reason="every target has the report", actor="deliver", at=at,

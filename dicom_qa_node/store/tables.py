@@ -28,6 +28,7 @@ __all__ = [
     "results",
     "series",
     "series_associations",
+    "unrouted",
 ]
 
 metadata = sa.MetaData(
@@ -212,9 +213,23 @@ outbox = sa.Table(
     sa.Column("lease_until", UtcDateTime),
     sa.Column("last_answer", sa.Text, nullable=False, server_default=""),
     sa.Column("delivered_at", UtcDateTime),
+    sa.Column("study_instance_uid", _UID, nullable=False, server_default=""),
+    sa.Column("sender_ae", sa.Text, nullable=False, server_default=""),
+    sa.Column("sender_host", sa.Text, nullable=False, server_default=""),
+    sa.Column("sent_uid", _UID, nullable=False, server_default=""),
     sa.UniqueConstraint("report_uid", "target"),
     sa.Index("ix_outbox_state", "state", "next_attempt_at"),
     sa.Index("ix_outbox_series_instance_uid", "series_instance_uid", "target"),
+    sa.Index("ix_outbox_study_instance_uid", "study_instance_uid", "target"),
+    sa.Index("ix_outbox_target", "target", "state", "next_attempt_at"),
+)
+
+unrouted = sa.Table(
+    "unrouted",
+    metadata,
+    sa.Column("report_uid", _UID, sa.ForeignKey("reports.sop_instance_uid"), primary_key=True),
+    sa.Column("target", sa.Text, primary_key=True),
+    sa.Column("reason", sa.Text, nullable=False),
 )
 
 commit_requests = sa.Table(
@@ -222,6 +237,7 @@ commit_requests = sa.Table(
     metadata,
     sa.Column("transaction_uid", _UID, primary_key=True),
     sa.Column("report_uid", _UID, sa.ForeignKey("reports.sop_instance_uid"), nullable=False),
+    sa.Column("sop_instance_uid", _UID, nullable=False, server_default=""),
     sa.Column("target", sa.Text, nullable=False),
     sa.Column("requested_at", UtcDateTime, nullable=False),
     sa.Column("answered_at", UtcDateTime),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, get_args
 
@@ -14,20 +15,27 @@ from pynetdicom import AE, evt
 from dicom_qa_node.config import Config, Target
 from dicom_qa_node.deliver.targets import open_target, target_kinds
 from dicom_qa_node.deliver.targets.base import Answer, Deferred, Refused
-from dicom_qa_node.records import ReportRef
+from dicom_qa_node.records import ReportRef, Sender
 from dicom_qa_node.report.build import build_report
-from dicom_qa_node.report.document import SOP_CLASS_UID, ReportRequest
-from tests.report_samples import T0, verdict, write_series
+from dicom_qa_node.report.document import SOP_CLASS_UID, ReportRequest, report_uid
+from tests.fake_stow import serving
+from tests.report_samples import T0, shipped, verdict, write_series
 
 Setting = dict[str, Any]
+
+SENDER = Sender("SCANNER", "127.0.0.1")
 
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
 
 
 @pytest.fixture
 def receivers(tmp_path, free_port) -> Iterator[dict[str, Callable[[], Setting]]]:
-    """Return, by kind, a function that starts a willing receiver and returns its settings."""
+    """Return, by kind, a function that starts a willing receiver and returns its settings.
+
+    ``peers`` among them stands for ``receive.peers``.
+    """
     servers = []
+    services = ExitStack()
 
     def dicom() -> Setting:
         ae = AE("ARCHIVE")
@@ -38,7 +46,15 @@ def receivers(tmp_path, free_port) -> Iterator[dict[str, Callable[[], Setting]]]
         servers.append(ae.start_server(("127.0.0.1", port), block=False, evt_handlers=handlers))
         return {"host": "127.0.0.1", "port": port, "ae_title": "ARCHIVE", "timeout_s": 5.0}
 
-    yield {"dicom": dicom, "folder": lambda: {"path": tmp_path / "shelf"}}
+    def sender() -> Setting:
+        peer = {"ae_title": "SCANNER", "hosts": ["127.0.0.1"], "port": dicom()["port"]}
+        return {"peers": [peer], "timeout_s": 5.0}
+
+    def dicomweb() -> Setting:
+        return {"url": services.enter_context(serving()).url, "timeout_s": 5.0}
+
+    yield {"dicom": dicom, "dicomweb": dicomweb, "folder": lambda: {"path": tmp_path / "shelf"}, "sender": sender}
+    services.close()
     for server in servers:
         server.shutdown()
 
@@ -49,7 +65,9 @@ def absent(tmp_path, free_port) -> dict[str, Setting]:
     (tmp_path / "file").write_text("")
     return {
         "dicom": {"host": "127.0.0.1", "port": free_port(), "ae_title": "ARCHIVE", "timeout_s": 2.0},
+        "dicomweb": {"url": f"http://127.0.0.1:{free_port()}/dicom-web", "timeout_s": 2.0},
         "folder": {"path": tmp_path / "file" / "below"},
+        "sender": {"peers": [{"ae_title": "SCANNER", "hosts": ["127.0.0.1"], "port": free_port()}], "timeout_s": 2.0},
     }
 
 
@@ -60,13 +78,22 @@ def report(tmp_path_factory) -> tuple[Path, ReportRef]:
     result = verdict(instances, slices=(), findings=())
     path = spool / "report.dcm"
     path.write_bytes(build_report(ReportRequest(result, 1, T0), instances, spool, Config()))
-    return path, ReportRef("2.25.77", SOP_CLASS_UID, "2.25.9", result.series_instance_uid, 1, "report.dcm", T0)
+    return path, ReportRef(
+        report_uid(result.series_instance_uid, 1, result.model),
+        SOP_CLASS_UID,
+        "2.25.9",
+        result.series_instance_uid,
+        1,
+        "report.dcm",
+        T0,
+    )
 
 
 def opened(kind: str, settings: Setting):
-    section = {"kind": kind, "name": "target", **settings}
-    (target,) = Config.model_validate({"deliver": {"targets": [section]}}).deliver.targets
-    return open_target(target, "NODE")
+    peers = settings.get("peers", [])
+    section = {"kind": kind, "name": "target"} | {key: value for key, value in settings.items() if key != "peers"}
+    config = Config.model_validate({"deliver": {"targets": [section]}, "receive": {"peers": peers}})
+    return open_target(config.deliver.targets[0], "NODE", config.receive.peers)
 
 
 def test_every_kind_in_the_configuration_has_a_module_and_the_reverse():
@@ -86,7 +113,7 @@ def test_willing_target_accepts_a_report_and_accepts_it_again(kind, receivers, r
     target = opened(kind, receivers[kind]())
     assert isinstance(target.check(), Answer)
     for _ in range(2):
-        answer = target.send(*report)
+        answer = target.send(shipped(*report, sender=SENDER))
         assert isinstance(answer, Answer)
         assert answer.status
 
@@ -94,7 +121,7 @@ def test_willing_target_accepts_a_report_and_accepts_it_again(kind, receivers, r
 @pytest.mark.parametrize("kind", target_kinds())
 def test_absent_target_says_so_in_words(kind, absent, report):
     target = opened(kind, absent[kind])
-    for call in (target.check, lambda: target.send(*report)):
+    for call in (target.check, lambda: target.send(shipped(*report, sender=SENDER))):
         with pytest.raises((Deferred, Refused)) as caught:
             call()
         assert str(caught.value)

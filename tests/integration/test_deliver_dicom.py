@@ -25,7 +25,7 @@ from dicom_qa_node.errors import Misconfigured
 from dicom_qa_node.records import ReportRef
 from dicom_qa_node.report.build import build_report
 from dicom_qa_node.report.document import SOP_CLASS_UID, ReportRequest
-from tests.report_samples import T0, verdict, write_series
+from tests.report_samples import T0, shipped, verdict, write_series
 
 pytestmark = [
     pytest.mark.integration,
@@ -99,7 +99,7 @@ def answering(code: int, comment: str) -> Callable[[Any], Any]:
     ],
 )
 def test_accepted_and_warned_reports_are_delivered(archive, report, code, comment, words):
-    answer = pacs(archive(answering(code, comment))).send(*report)
+    answer = pacs(archive(answering(code, comment))).send(shipped(*report))
     assert isinstance(answer, Answer)
     assert str(answer) == words
 
@@ -120,7 +120,7 @@ def test_accepted_and_warned_reports_are_delivered(archive, report, code, commen
 )
 def test_failures_are_deferred_or_refused_with_the_words_of_the_target(archive, report, code, kind, words):
     with pytest.raises(kind) as caught:
-        pacs(archive(answering(code, "disk full"))).send(*report)
+        pacs(archive(answering(code, "disk full"))).send(shipped(*report))
     assert str(caught.value).lower() == words.lower()
     assert "disk full" not in caught.value.status
 
@@ -133,7 +133,7 @@ def test_bytes_arrive_as_they_lie_in_the_file(archive, report):
         return 0x0000
 
     path, reference = report
-    pacs(archive(keep)).send(path, reference)
+    pacs(archive(keep)).send(shipped(path, reference))
     _, offset = split_dataset(path)
     assert received == [(reference.sop_instance_uid, path.read_bytes()[offset:])]
 
@@ -147,7 +147,7 @@ def test_archive_with_the_default_syntax_only_gets_the_same_report(archive, repo
 
     path, reference = report
     port = archive(keep, ((Comprehensive3DSRStorage, [ImplicitVRLittleEndian]),))
-    assert str(pacs(port).send(path, reference)) == "0x0000 Success"
+    assert str(pacs(port).send(shipped(path, reference))) == "0x0000 Success"
     original = dcmread(path)
     assert received[0].PatientName == original.PatientName == "Yamada^Tarou=山田^太郎=やまだ^たろう"
     assert received[0].to_json() == original.to_json()
@@ -156,43 +156,43 @@ def test_archive_with_the_default_syntax_only_gets_the_same_report(archive, repo
 def test_refused_sop_class_is_permanent(archive, report):
     port = archive(contexts=(("1.2.840.10008.5.1.4.1.1.2", [ExplicitVRLittleEndian]),))
     with pytest.raises(Refused, match="does not accept Comprehensive 3D SR Storage"):
-        pacs(port).send(*report)
+        pacs(port).send(shipped(*report))
 
 
 def test_unknown_titles_are_permanent_and_a_busy_archive_is_not(archive, report):
     port = archive(prepare=lambda ae: setattr(ae, "require_called_aet", True))
     with pytest.raises(Refused, match=r"association rejected: Called AE title not recognised"):
-        pacs(port, ae_title="OTHER").send(*report)
+        pacs(port, ae_title="OTHER").send(shipped(*report))
     picky = archive(prepare=lambda ae: setattr(ae, "require_calling_aet", ["SOMEBODY"]))
     with pytest.raises(Refused, match=r"association rejected: Calling AE title not recognised"):
-        pacs(picky).send(*report)
+        pacs(picky).send(shipped(*report))
     busy = archive(prepare=lambda ae: setattr(ae, "maximum_associations", 1))
     peer = Peer("127.0.0.1", busy, "ARCHIVE", "NODE", 5)
     with (
         associate(peer, contexts_for([file_kind(report[0])])),
         pytest.raises(Deferred, match=r"association rejected: Local limit exceeded"),
     ):
-        pacs(busy).send(*report)
+        pacs(busy).send(shipped(*report))
 
 
 def test_association_is_released_after_each_report(archive, report, poll):
     released: list[Any] = []
     target = pacs(archive(handlers=((evt.EVT_RELEASED, released.append),)))
-    target.send(*report)
+    target.send(shipped(*report))
     poll(lambda: len(released) == 1)
 
 
 def test_absent_archive_is_tried_later(free_port, report):
     with pytest.raises(Deferred, match=r"no connection to ARCHIVE at 127\.0\.0\.1"):
-        pacs(free_port()).send(*report)
+        pacs(free_port()).send(shipped(*report))
     unknown = DicomTarget(name="pacs", host="pacs.invalid", port=104, ae_title="ARCHIVE", timeout_s=2)
     with pytest.raises(Deferred, match=r"no connection to ARCHIVE at pacs\.invalid"):
-        open_target(unknown, "NODE").send(*report)
+        open_target(unknown, "NODE").send(shipped(*report))
 
 
 def test_silent_listener_is_given_up_in_time(report):
     with socket.create_server(("127.0.0.1", 0)) as listener, pytest.raises(Deferred, match="without an answer"):
-        pacs(listener.getsockname()[1], timeout_s=0.5).send(*report)
+        pacs(listener.getsockname()[1], timeout_s=0.5).send(shipped(*report))
 
 
 def test_archive_that_aborts_or_stays_silent_in_the_middle_is_tried_later(archive, report):
@@ -201,7 +201,7 @@ def test_archive_that_aborts_or_stays_silent_in_the_middle_is_tried_later(archiv
         return 0x0000
 
     with pytest.raises(Deferred, match="ended the association or did not answer"):
-        pacs(archive(abort)).send(*report)
+        pacs(archive(abort)).send(shipped(*report))
     released = threading.Event()
 
     def hang(event):
@@ -209,7 +209,7 @@ def test_archive_that_aborts_or_stays_silent_in_the_middle_is_tried_later(archiv
         return 0x0000
 
     with pytest.raises(Deferred, match="ended the association or did not answer"):
-        pacs(archive(hang), timeout_s=0.5).send(*report)
+        pacs(archive(hang), timeout_s=0.5).send(shipped(*report))
     released.set()
 
 

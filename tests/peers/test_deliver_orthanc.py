@@ -171,7 +171,10 @@ def test_archive_that_takes_no_reports_parks_the_series_with_words(tmp_path, dat
     background(courier(tmp_path))
     poll(in_state(database, uid, SeriesState.PARKED), 30)
     reason = Registry(database).series(uid).parked_reason
-    assert reason == "report not delivered to pacs: the target does not accept Comprehensive 3D SR Storage"
+    assert reason == (
+        "report not delivered to pacs: the target does not accept "
+        "Comprehensive 3D SR Storage, Comprehensive SR Storage, Enhanced SR Storage"
+    )
 
 
 def test_courier_killed_after_success_delivers_once(tmp_path, database, orthanc, background, poll):

@@ -58,8 +58,11 @@ def test_every_problem_is_named_at_once():
         ("recieve", "recieve: unknown key; did you mean 'receive'?"),
         ("score.slice_rule", "score.slice_rule: expected salient or positional (found 'best')"),
         ("score.grades.diagnostic", "score.grades.diagnostic: expected number, 0 to 4 (found 7)"),
-        ("deliver.targets[3].port", "deliver.targets[3].port: unknown key; known here: kind, name, path"),
-        ("deliver.targets[1]", "deliver.targets[1]: expected kind dicom or folder"),
+        (
+            "deliver.targets[3].port",
+            "deliver.targets[3].port: unknown key; known here: kind, name, path, route, sop_class",
+        ),
+        ("deliver.targets[1]", "deliver.targets[1]: expected kind dicom or dicomweb or folder or sender"),
     ],
 )
 def test_a_problem_says_where_what_was_found_and_what_is_allowed(path, line):

@@ -34,8 +34,8 @@ class ScriptedTarget:
         self.script = list(script)
         self.sent: list[str] = []
 
-    def send(self, path, report):
-        self.sent.append(report.sop_instance_uid)
+    def send(self, shipment):
+        self.sent.append(shipment.report.sop_instance_uid)
         step = self.script.pop(0) if self.script else Answer("0x0000 Success")
         if isinstance(step, Exception):
             raise step
@@ -128,7 +128,7 @@ def test_old_delivery_is_parked_and_an_operators_retry_starts_anew(database, tmp
     subject.step()
     assert row(database, uid).state is DeliveryState.PARKED
     assert row(database, uid).last_answer == "given up after 2 attempts; the last: no connection"
-    assert Outbox(database, clock=clock).retry(row(database, uid).delivery_id, actor="admin")
+    assert Outbox(database, clock=clock).retry([row(database, uid).delivery_id], actor="admin")
     subject.step()
     assert row(database, uid).state is DeliveryState.PENDING
     clock.advance(60)
@@ -172,10 +172,10 @@ def test_lease_of_a_slow_delivery_is_kept(database, tmp_path, clock):
     entered, leave = threading.Event(), threading.Event()
 
     class Slow(ScriptedTarget):
-        def send(self, path, report):
+        def send(self, shipment):
             entered.set()
             assert leave.wait(20)
-            return super().send(path, report)
+            return super().send(shipment)
 
     subject = Lane("pacs", Slow(), outbox, Deliver(lease_s=5.0), tmp_path, threading.Event(), clock)
     worker = threading.Thread(target=subject.step)
@@ -214,12 +214,12 @@ def test_dead_target_does_not_delay_the_others(database, tmp_path, poll, monkeyp
     hanging = threading.Event()
 
     class Dead(ScriptedTarget):
-        def send(self, path, report):
+        def send(self, shipment):
             hanging.wait(30)
             raise Deferred("no connection")
 
     targets = {"dead": Dead(), "alive": ScriptedTarget()}
-    monkeypatch.setattr("dicom_qa_node.deliver.courier.open_target", lambda settings, _: targets[settings.name])
+    monkeypatch.setattr("dicom_qa_node.deliver.courier.open_target", lambda settings, *_: targets[settings.name])
     uids = [reported(database, tmp_path, Outbox(database)._clock, ["dead", "alive"], number) for number in (1, 2, 3)]
     sections = [{"kind": "folder", "name": name, "path": tmp_path / name} for name in targets]
     config = Config.model_validate({"spool_dir": tmp_path, "deliver": {"targets": sections}})

@@ -11,9 +11,10 @@ from dicom_qa_node.config import FolderTarget
 from dicom_qa_node.deliver.targets import open_target
 from dicom_qa_node.deliver.targets.base import Deferred, Refused
 from dicom_qa_node.records import ReportRef
-from tests.report_samples import T0
+from dicom_qa_node.report.document import SOP_CLASS_UID
+from tests.report_samples import T0, shipped
 
-REPORT = ReportRef("2.25.7", "1.2", "2.25.9", "1.2.3", 1, "r", T0)
+REPORT = ReportRef("2.25.7", SOP_CLASS_UID, "2.25.9", "1.2.3", 1, "r", T0)
 
 
 @pytest.fixture
@@ -29,25 +30,25 @@ def target(path):
 
 def test_file_appears_whole_under_the_uid(tmp_path, source):
     folder = tmp_path / "new" / "shelf"
-    assert str(target(folder).send(source, REPORT)) == "written"
+    assert str(target(folder).send(shipped(source, REPORT))) == "written"
     assert [file.name for file in folder.iterdir()] == ["2.25.7.dcm"]
     assert (folder / "2.25.7.dcm").read_bytes() == b"content"
 
 
 def test_same_report_again_is_accepted_and_other_bytes_are_kept(tmp_path, source):
     subject = target(tmp_path / "shelf")
-    subject.send(source, REPORT)
-    assert str(subject.send(source, REPORT)) == "there already"
+    subject.send(shipped(source, REPORT))
+    assert str(subject.send(shipped(source, REPORT))) == "there already"
     source.write_bytes(b"other")
     with pytest.raises(Refused, match="another file of that name"):
-        subject.send(source, REPORT)
+        subject.send(shipped(source, REPORT))
     assert [file.read_bytes() for file in (tmp_path / "shelf").iterdir()] == [b"content"]
 
 
 def test_uid_that_is_a_path_is_refused(tmp_path, source):
-    report = ReportRef("../../etc/passwd", "1.2", "2.25.9", "1.2.3", 1, "r", T0)
+    report = ReportRef("../../etc/passwd", SOP_CLASS_UID, "2.25.9", "1.2.3", 1, "r", T0)
     with pytest.raises(Exception, match="not a valid UID"):
-        target(tmp_path / "shelf").send(source, report)
+        target(tmp_path / "shelf").send(shipped(source, report))
     assert not (tmp_path / "etc").exists()
 
 
@@ -57,7 +58,7 @@ def test_full_disk_is_tried_later_and_leaves_nothing(tmp_path, source, monkeypat
 
     monkeypatch.setattr("dicom_qa_node.deliver.targets.folder.os.fsync", full)
     with pytest.raises(Deferred, match="No space left"):
-        target(tmp_path / "shelf").send(source, REPORT)
+        target(tmp_path / "shelf").send(shipped(source, REPORT))
     assert list((tmp_path / "shelf").iterdir()) == []
 
 
@@ -65,7 +66,7 @@ def test_what_needs_an_operator_is_refused(tmp_path, source):
     blocked = tmp_path / "file"
     blocked.write_text("not a folder")
     with pytest.raises(Refused, match="cannot write to the folder"):
-        target(blocked).send(source, REPORT)
+        target(blocked).send(shipped(source, REPORT))
     with pytest.raises(Refused, match="cannot write to the folder"):
         target(blocked / "below").check()
 

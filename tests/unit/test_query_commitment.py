@@ -24,6 +24,7 @@ from dicom_qa_node.spool.layout import SpoolLayout
 from dicom_qa_node.store import Database, Outbox
 from dicom_qa_node.store.commitments import CommitReplies, CommitRequests
 from tests.query_samples import CASES, fill, images_of, keep, serving
+from tests.report_samples import shipped
 
 # pynetdicom does not close the socket of a connection that was refused.
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
@@ -249,8 +250,8 @@ def pacs(database: Database, port: int, patience_s: float = 5.0) -> CommittedPac
 def test_committed_on_the_same_association(config, database, report):
     archive = Archive()
     with archive.listening() as port:
-        answer = pacs(database, port).send(config.spool_dir / report.path, report)
-        again = pacs(database, port).send(config.spool_dir / report.path, report)
+        answer = pacs(database, port).send(shipped(config.spool_dir / report.path, report))
+        again = pacs(database, port).send(shipped(config.spool_dir / report.path, report))
     assert str(answer) == str(again) == "0x0000 Success, storage committed"
     assert archive.stored == len(archive.asked) == 1
 
@@ -261,10 +262,10 @@ def test_no_answer_yet_waits_and_sends_nothing_twice(config, database, report):
     with archive.listening() as port:
         for words in ("sent; waiting for the storage commitment", "waiting for the storage commitment"):
             with pytest.raises(Deferred, match=f"^{words}$"):
-                pacs(database, port, 0.1).send(path, report)
+                pacs(database, port, 0.1).send(shipped(path, report))
         assert archive.stored == 1
         _report_from_archive(config, database, archive)
-        assert str(pacs(database, port).send(path, report)) == "0x0000 Success, storage committed"
+        assert str(pacs(database, port).send(shipped(path, report))) == "0x0000 Success, storage committed"
     assert archive.stored == 1
     (row,) = Outbox(database).rows([DeliveryState.PENDING])
     assert (row.next_attempt_at - row.created_at).total_seconds() > 0
@@ -290,14 +291,14 @@ def test_too_long_without_an_answer_asks_again(config, database, report):
     path = config.spool_dir / report.path
     with archive.listening() as port:
         with pytest.raises(Deferred):
-            pacs(database, port, 0.1).send(path, report)
+            pacs(database, port, 0.1).send(shipped(path, report))
         (last,) = [CommitRequests(database).latest(report.sop_instance_uid, "pacs")]
         assert last is not None
         late = last.requested_at.replace(year=2100)
         settings, requests = target(port), CommitRequests(database, clock=lambda: late)
         later = CommittedPacs(open_target(settings, "N"), settings, "N", requests, lambda: late, patience_s=0.1)
         with pytest.raises(Deferred, match=r"^sent"):
-            later.send(path, report)
+            later.send(shipped(path, report))
     assert archive.stored == len(archive.asked) == 2
     assert len({asked.TransactionUID for asked in archive.asked}) == 2
 
@@ -306,21 +307,21 @@ def test_too_long_without_an_answer_asks_again(config, database, report):
 def test_an_archive_that_does_not_commit(config, database, report, reason, kind):
     archive = Archive(reason)
     with archive.listening() as port, pytest.raises(kind, match=f"0x{reason:04X} storage commitment refused"):
-        pacs(database, port).send(config.spool_dir / report.path, report)
+        pacs(database, port).send(shipped(config.spool_dir / report.path, report))
     archive.outcome = None
     with archive.listening() as port:
-        assert pacs(database, port).send(config.spool_dir / report.path, report)
+        assert pacs(database, port).send(shipped(config.spool_dir / report.path, report))
     assert archive.stored == 2
 
 
 @pytest.mark.parametrize(("status", "kind"), [(0x0110, Deferred), (0x0213, Deferred), (0x0122, Refused)])
 def test_an_archive_that_does_not_take_the_request(config, database, report, status, kind):
     with Archive(status=status).listening() as port, pytest.raises(kind, match=f"0x{status:04X} answer"):
-        pacs(database, port).send(config.spool_dir / report.path, report)
+        pacs(database, port).send(shipped(config.spool_dir / report.path, report))
 
 
 def test_an_archive_without_storage_commitment(config, database, report):
     archive = Archive()
     with archive.listening(commits=False) as port, pytest.raises(Refused, match="does not offer"):
-        pacs(database, port).send(config.spool_dir / report.path, report)
+        pacs(database, port).send(shipped(config.spool_dir / report.path, report))
     assert archive.stored == 0

@@ -232,7 +232,7 @@ def test_refused_delivery_parks_the_series_until_retried(database, clock):
     assert delivery.attempt == 2
     assert outbox.park(delivery, "0x0122 SOP class not supported")
     assert registry.series("1.2.3").state is SeriesState.PARKED
-    assert outbox.retry(delivery.delivery_id, actor="admin")
+    assert outbox.retry([delivery.delivery_id], actor="admin")
     assert registry.series("1.2.3").state is SeriesState.REPORTED
     assert outbox.delivered(outbox.claim(["pacs"]), "0x0000")
     assert not outbox.delivered(delivery, "stale")

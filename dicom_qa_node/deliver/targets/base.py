@@ -1,15 +1,27 @@
-"""What a delivery target is, and how it answers: accepted, refused for good, or not now."""
+"""What a delivery target is, what it is given, and how it answers: accepted, refused for good, or not now."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
-from dicom_qa_node.errors import Permanent, Transient
-from dicom_qa_node.records import ReportRef
+from pydicom.uid import UID, Comprehensive3DSRStorage, ComprehensiveSRStorage, EnhancedSRStorage
 
-__all__ = ["Answer", "Deferred", "DeliveryTarget", "Refused"]
+from dicom_qa_node.errors import Permanent, Transient
+from dicom_qa_node.records import NOBODY, ReportRef, Sender
+
+__all__ = ["CLASSES", "Answer", "Convert", "Deferred", "DeliveryTarget", "Refused", "Shipment", "classes_of"]
+
+CLASSES = {
+    "comprehensive3d": str(Comprehensive3DSRStorage),
+    "comprehensive": str(ComprehensiveSRStorage),
+    "enhanced": str(EnhancedSRStorage),
+}
+"""The SOP classes of a report by their name in the configuration, the one to be preferred first."""
+
+Convert = Callable[[ReportRef, str], ReportRef]
 
 
 def _words(status: str, comment: str) -> str:
@@ -18,14 +30,27 @@ def _words(status: str, comment: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """The target has the report. ``status`` is ours and may be logged; ``comment`` is the target's own words."""
+    """The target has the report. ``status`` is ours and may be logged; ``comment`` is the target's own words.
+
+    ``sent_uid`` is the SOP Instance UID of what the target has where that is not the report itself, and ``form`` all
+    that is known of it.
+    """
 
     status: str
     comment: str = ""
+    sent_uid: str = ""
+    form: ReportRef | None = None
 
     def __str__(self) -> str:
         """Return what the operator reads."""
         return _words(self.status, self.comment)
+
+    def of(self, form: ReportRef, report: ReportRef) -> Answer:
+        """Return the answer to a form of ``report``, which it names where it is another class."""
+        if form.sop_instance_uid == report.sop_instance_uid:
+            return self
+        name = UID(form.sop_class_uid).name.removesuffix(" Storage")
+        return replace(self, status=f"{self.status}, as {name}", sent_uid=form.sop_instance_uid, form=form)
 
 
 class Refused(Permanent):
@@ -44,14 +69,51 @@ class Deferred(Transient):
         super().__init__(_words(status, comment))
 
 
+def _no_conversion(report: ReportRef, sop_class_uid: str) -> ReportRef:
+    raise Refused(f"the report is not at hand as {UID(sop_class_uid).name}")
+
+
+@dataclass(frozen=True, slots=True)
+class Shipment:
+    """One report for one target: its file lies in ``spool_dir``; ``sender`` sent its images."""
+
+    spool_dir: Path
+    report: ReportRef
+    sender: Sender = NOBODY
+    convert: Convert = _no_conversion
+
+    def form(self, sop_class_uid: str) -> ReportRef:
+        """Return the report as that SOP class, made if need be; another class has another SOP Instance UID.
+
+        Raises
+        ------
+        Permanent
+            Its content cannot stand in that class.
+        Transient
+            The file cannot be written now.
+        """
+        if sop_class_uid == self.report.sop_class_uid:
+            return self.report
+        return self.convert(self.report, sop_class_uid)
+
+    def path_of(self, form: ReportRef) -> Path:
+        """Return the file of a form."""
+        return self.spool_dir / form.path
+
+
+def classes_of(sop_class: str) -> tuple[str, ...]:
+    """Return the SOP classes that a target's ``sop_class`` allows, the one to be preferred first."""
+    return tuple(CLASSES.values()) if sop_class == "auto" else (CLASSES[sop_class],)
+
+
 class DeliveryTarget(Protocol):
     """A receiver of reports.
 
-    A kind of target is one module in this package with a function ``open_target(settings, calling_ae)`` that
+    A kind of target is one module in this package with a function ``open_target(settings, calling_ae, peers)`` that
     returns one of these, and a section of the same ``kind`` in the configuration.
     """
 
-    def send(self, path: Path, report: ReportRef) -> Answer:
+    def send(self, shipment: Shipment) -> Answer:
         """Hand a report over and return when the target answers for it.
 
         A target that has the report already accepts it again.

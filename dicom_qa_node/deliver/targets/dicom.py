@@ -16,14 +16,29 @@ from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ImplicitVRLittleEnd
 from pynetdicom import AE, _config, evt
 from pynetdicom.association import Association
 from pynetdicom.pdu import A_ASSOCIATE_RJ
+from pynetdicom.pdu_primitives import SCP_SCU_RoleSelectionNegotiation
 from pynetdicom.presentation import PresentationContext, build_context
 from pynetdicom.status import STORAGE_SERVICE_CLASS_STATUS
 
-from dicom_qa_node.config import DicomTarget
-from dicom_qa_node.deliver.targets.base import Answer, Deferred, Refused
-from dicom_qa_node.records import ReportRef
+from dicom_qa_node import config
+from dicom_qa_node.deliver.targets.base import Answer, Deferred, Refused, Shipment, classes_of
+from dicom_qa_node.errors import Misconfigured
+from dicom_qa_node.tls import CallContext, call_context
 
-__all__ = ["MAX_CONTEXTS", "FileKind", "Pacs", "Peer", "associate", "contexts_for", "file_kind", "open_target", "store"]
+__all__ = [
+    "MAX_CONTEXTS",
+    "FileKind",
+    "Pacs",
+    "Peer",
+    "associate",
+    "contexts_for",
+    "file_kind",
+    "kinds_of",
+    "open_target",
+    "peer_of",
+    "store",
+    "store_one_of",
+]
 
 MAX_CONTEXTS = 128
 _VERIFICATION = "1.2.840.10008.1.1"
@@ -44,6 +59,7 @@ _NOT_NOW = {
     0x0213: "Resource limitation",
 }
 _OUT_OF_RESOURCES = range(0xA700, 0xA800)
+_CLASS_NOT_SUPPORTED = "0x0122"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +71,7 @@ class Peer:
     called_ae: str
     calling_ae: str
     timeout_s: float = 30.0
+    tls: config.ClientTls | None = None
 
     def __str__(self) -> str:
         """Return how the peer is named in messages."""
@@ -72,14 +89,15 @@ class FileKind:
 class Pacs:
     """A PACS or archive; one association per report, so that an idle node holds none open."""
 
-    def __init__(self, peer: Peer) -> None:
+    def __init__(self, peer: Peer, sop_class: str = "auto") -> None:
         self._peer = peer
+        self._classes = classes_of(sop_class)
 
-    def send(self, path: Path, report: ReportRef) -> Answer:
+    def send(self, shipment: Shipment) -> Answer:
         """Send the report by C-STORE; see `DeliveryTarget.send`."""
-        kind = file_kind(path)
-        with associate(self._peer, contexts_for([kind])) as assoc:
-            return store(assoc, path, kind)
+        kinds = kinds_of(shipment, self._classes)
+        with associate(self._peer, contexts_for(kinds)) as assoc:
+            return store_one_of(assoc, shipment, kinds)
 
     def check(self) -> Answer:
         """Send a C-ECHO; see `DeliveryTarget.check`."""
@@ -92,9 +110,44 @@ class Pacs:
         return Answer("0x0000 Success")
 
 
-def open_target(settings: DicomTarget, calling_ae: str) -> Pacs:
+def open_target(settings: config.DicomTarget, calling_ae: str, _peers: Sequence[config.Peer]) -> Pacs:
     """Return the target of a ``dicom`` section."""
-    return Pacs(Peer(settings.host, settings.port, settings.ae_title, calling_ae, settings.timeout_s))
+    return Pacs(peer_of(settings, calling_ae), settings.sop_class)
+
+
+def peer_of(settings: config.DicomTarget, calling_ae: str) -> Peer:
+    """Return whom to call for a ``dicom`` section."""
+    return Peer(
+        settings.host, settings.port, settings.ae_title, calling_ae, settings.timeout_s,
+        settings.tls if settings.tls.enabled else None,
+    )  # fmt: skip
+
+
+def kinds_of(shipment: Shipment, sop_classes: Sequence[str]) -> list[FileKind]:
+    """Return what to negotiate for a report that may go as one of these SOP classes."""
+    own = file_kind(shipment.path_of(shipment.report))
+    return [FileKind(UID(sop_class), own.transfer_syntax) for sop_class in sop_classes]
+
+
+def store_one_of(assoc: Association, shipment: Shipment, kinds: Sequence[FileKind]) -> Answer:
+    """Send the report as the first of these kinds that the peer takes.
+
+    Raises
+    ------
+    Refused, Deferred
+        See `store`.
+    """
+    accepted = {context.abstract_syntax for context in assoc.accepted_contexts}
+    offered = [kind for kind in kinds if kind.sop_class in accepted] or list(kinds[:1])
+    for kind in offered:
+        form = shipment.form(str(kind.sop_class))
+        try:
+            return store(assoc, shipment.path_of(form), kind).of(form, shipment.report)
+        except Refused as error:
+            # Some archives negotiate every class and say no only to the instance.
+            if not error.status.startswith(_CLASS_NOT_SUPPORTED) or kind is offered[-1]:
+                raise
+    raise AssertionError("a report has one class at least")
 
 
 def file_kind(path: Path) -> FileKind:
@@ -125,7 +178,9 @@ def contexts_for(kinds: Sequence[FileKind]) -> list[PresentationContext]:
 
 
 @contextmanager
-def associate(peer: Peer, contexts: Sequence[PresentationContext]) -> Iterator[Association]:
+def associate(
+    peer: Peer, contexts: Sequence[PresentationContext], roles: Sequence[SCP_SCU_RoleSelectionNegotiation] = ()
+) -> Iterator[Association]:
     """Hold an association open for the block, and release it at its end.
 
     Raises
@@ -135,7 +190,7 @@ def associate(peer: Peer, contexts: Sequence[PresentationContext]) -> Iterator[A
     Deferred
         There is no connection, the peer is busy, or it ends the talk.
     """
-    assoc = _request(peer, contexts)
+    assoc = _request(peer, contexts, roles)
     try:
         yield assoc
     except BaseException:
@@ -192,13 +247,19 @@ def _failure_name(code: int) -> str:
     return "Cannot understand" if 0xC000 <= code <= 0xCFFF else "Failure"
 
 
-def _request(peer: Peer, contexts: Sequence[PresentationContext]) -> Association:
+def _request(
+    peer: Peer, contexts: Sequence[PresentationContext], roles: Sequence[SCP_SCU_RoleSelectionNegotiation]
+) -> Association:
     connected: list[bool] = []
     ae = AE(peer.calling_ae)
     ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = ae.connection_timeout = peer.timeout_s
-    handlers: list[Any] = [(evt.EVT_CONN_OPEN, _opened, [connected])]
+    handlers: list[Any] = [(evt.EVT_CONN_OPEN, _opened, [connected, peer.timeout_s])]
+    secure = _secure(peer)
     try:
-        assoc = ae.associate(peer.host, peer.port, list(contexts), peer.called_ae, max_pdu=0, evt_handlers=handlers)
+        assoc = ae.associate(
+            peer.host, peer.port, list(contexts), peer.called_ae, ext_neg=list(roles),
+            max_pdu=0, evt_handlers=handlers, tls_args=None if secure is None else (secure, peer.host),
+        )  # fmt: skip
     except OSError as error:
         raise Deferred(f"no connection to {peer}: {error.strerror}") from error
     if assoc.is_established:
@@ -208,16 +269,27 @@ def _request(peer: Peer, contexts: Sequence[PresentationContext]) -> Association
     if assoc.rejected_contexts and not assoc.accepted_contexts:
         names = ", ".join(sorted({UID(str(context.abstract_syntax)).name for context in assoc.rejected_contexts}))
         raise Refused(f"the target does not accept {names}")
+    if secure is not None and secure.failure:
+        raise Deferred(f"no TLS with {peer}: {secure.failure}")
     if not connected:
         raise Deferred(f"no connection to {peer}")
     raise Deferred(f"{peer} ended the connection without an answer")
 
 
-def _opened(event: evt.Event, connected: list[bool]) -> None:
+def _secure(peer: Peer) -> CallContext | None:
+    try:
+        return None if peer.tls is None else call_context(peer.tls)
+    except Misconfigured as error:
+        raise Deferred(f"no TLS with {peer}: {error}") from error
+
+
+def _opened(event: evt.Event, connected: list[bool], timeout_s: float) -> None:
     connected.append(True)
-    # With Nagle's algorithm a small message may wait 40 ms for the acknowledgement of the one before.
     transport = event.assoc.dul.socket
     if transport is not None and transport.socket is not None:
+        # A peer that falls silent inside a message must not hold the association for ever.
+        transport.socket.settimeout(timeout_s)
+        # With Nagle's algorithm a small message may wait 40 ms for the acknowledgement of the one before.
         transport.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 

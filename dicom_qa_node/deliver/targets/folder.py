@@ -5,11 +5,11 @@ from __future__ import annotations
 import errno
 import os
 import secrets
+from collections.abc import Sequence
 from pathlib import Path
 
-from dicom_qa_node.config import FolderTarget
-from dicom_qa_node.deliver.targets.base import Answer, Deferred, Refused
-from dicom_qa_node.records import ReportRef
+from dicom_qa_node.config import FolderTarget, Peer
+from dicom_qa_node.deliver.targets.base import CLASSES, Answer, Deferred, Refused, Shipment
 from dicom_qa_node.spool.layout import check_uid, sync_folder
 
 __all__ = ["Folder", "open_target"]
@@ -20,16 +20,18 @@ _NEEDS_HELP = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXI
 class Folder:
     """A folder; a file appears in it whole or not at all, and never replaces another content."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, sop_class_uid: str) -> None:
         self._path = path
+        self._sop_class_uid = sop_class_uid
 
-    def send(self, path: Path, report: ReportRef) -> Answer:
+    def send(self, shipment: Shipment) -> Answer:
         """Write the report durably; see `DeliveryTarget.send`."""
-        content = path.read_bytes()
-        target = self._path / f"{check_uid(report.sop_instance_uid, 'SOP Instance UID')}.dcm"
+        form = shipment.form(self._sop_class_uid)
+        content = shipment.path_of(form).read_bytes()
+        target = self._path / f"{check_uid(form.sop_instance_uid, 'SOP Instance UID')}.dcm"
         try:
             self._path.mkdir(parents=True, exist_ok=True)
-            return _place(content, target)
+            return _place(content, target).of(form, shipment.report)
         except OSError as error:
             raise _translated(error) from error
 
@@ -45,9 +47,9 @@ class Folder:
         return Answer("writable")
 
 
-def open_target(settings: FolderTarget, _calling_ae: str) -> Folder:
+def open_target(settings: FolderTarget, _calling_ae: str, _peers: Sequence[Peer]) -> Folder:
     """Return the target of a ``folder`` section."""
-    return Folder(settings.path)
+    return Folder(settings.path, CLASSES[settings.sop_class])
 
 
 def _place(content: bytes, target: Path) -> Answer:
