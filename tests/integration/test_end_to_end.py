@@ -45,8 +45,9 @@ class Node:
 def start_node(tmp_path, node_config, background, listening, poll):
     """Return a function that starts ``serve`` with one target on a port."""
 
-    def start(target_port: int, title: str) -> Node:
+    def start(target_port: int, title: str, database_url: str | None = None) -> Node:
         values = node_config.model_dump(mode="json")
+        values["database_url"] = database_url or values["database_url"]
         target = {"kind": "dicom", "name": "pacs", "host": "127.0.0.1", "port": target_port, "ae_title": title}
         values["deliver"]["targets"] = [target]
         path = tmp_path / "config.yaml"
@@ -72,7 +73,7 @@ def delivered(node: Node, uids: set[str]) -> bool:
 
 @pytest.mark.peers("storescu", "storescp")
 def test_a_ct_from_storescu_comes_out_as_a_report_at_storescp(
-    tmp_path, start_node, background, run_tool, free_port, poll, listening
+    tmp_path, start_node, background, run_tool, free_port, poll, listening, database_url
 ):
     images = ct_series(11, slices=12, rows=256)
     uid = str(images[0].SeriesInstanceUID)
@@ -82,7 +83,7 @@ def test_a_ct_from_storescu_comes_out_as_a_report_at_storescp(
     kept.mkdir()
     background(["storescp", "-aet", "PACS", "-od", kept, port])
     poll(lambda: listening(port), 20, "storescp listens")
-    node = start_node(port, "PACS")
+    node = start_node(port, "PACS", database_url)
 
     run_tool("storescu", "-aec", "DICOMQA", "+sd", "127.0.0.1", node.config.receive.port, tmp_path / "ct", check=True)
     poll(lambda: delivered(node, {uid}), REPORT_WITHIN_S, f"report delivered; see {node.log_path}")
