@@ -1,0 +1,132 @@
+"""The quality log: filters in the address, pages by key, live rows on top, and export of exactly what is shown."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+from starlette.routing import BaseRoute, Route
+
+from dicom_qa_node.store import LogSearch
+from dicom_qa_node.store.log_query import LogRow
+from dicom_qa_node.web.access import Permission, account_of, guarded, note
+from dicom_qa_node.web.log_export import csv_lines, in_chunks, json_parts
+from dicom_qa_node.web.log_request import Asked, asked_of, write_place
+from dicom_qa_node.web.pages import page
+from dicom_qa_node.web.site import Site, site_of
+
+__all__ = ["routes"]
+
+_ROWS = 50
+_MOST_UNSETTLED = 50
+_MORE = (
+    "site", "kind", "body_part", "severity", "delivery", "since", "until", "score_from", "score_to", "versions",
+)  # fmt: skip
+_LABELS = {"q": "the search", "period": "the period", "body_part": "the body part", "versions": "older versions"}
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """One ready-made question above the filters."""
+
+    label: str
+    query: str
+    on: bool
+
+
+_VIEWS = (
+    ("All", ""),
+    ("Last 24 hours", "period=24h"),
+    ("Not diagnostic", "grade=limited&grade=non-diagnostic&period=30d"),
+    ("Outliers", "sort=deviation&period=30d"),
+    ("Review queue", "review=none&sort=deviation"),
+    ("Not delivered", "delivery=parked"),
+)
+
+
+def routes(_site: Site) -> list[BaseRoute]:
+    """Return the routes of this file."""
+    return [
+        Route("/log", guarded(Permission.VIEW, _show), methods=["GET"]),
+        Route("/log/rows", guarded(Permission.VIEW, _new_rows), methods=["GET"]),
+        Route("/log.csv", guarded(Permission.VIEW, _as_csv), methods=["GET"]),
+        Route("/log.json", guarded(Permission.VIEW, _as_json), methods=["GET"]),
+    ]
+
+
+def _asked(request: Request) -> Asked:
+    items = list(request.query_params.multi_items())
+    return asked_of(items, patients=account_of(request).sees_patients, now=site_of(request).clock())
+
+
+def _show(request: Request) -> Response:
+    asked, search = _asked(request), LogSearch(site_of(request).database)
+    newest = search.newest()
+    found = search.page(asked.query, asked.cursor, _ROWS)
+    choices = search.choices()
+    several = asked.words.get("grade", [])
+    here = asked.address()
+    return page(
+        request,
+        "log/log.html",
+        asked=asked,
+        result=found,
+        rows=found.rows,
+        newest=newest,
+        newer=write_place(found.newer) if found.newer else "",
+        older=write_place(found.older) if found.older else "",
+        choices=choices,
+        finding_pairs=[(key, key.replace("_", " ")) for key in choices.findings],
+        pairs=_pairs,
+        several_grades=several if len(several) > 1 else [],
+        more=_MORE,
+        labels=_LABELS,
+        live=asked.cursor is None and asked.query.order.value == "time" and asked.query.descending,
+        views=[View(label, query, query == here) for label, query in _VIEWS],
+        sees_patients=account_of(request).sees_patients,
+    )
+
+
+def _new_rows(request: Request) -> Response:
+    """Answer rows newer than ``than`` and, as they are now, those of ``rows`` that were still on their way."""
+    asked, search = _asked(request), LogSearch(site_of(request).database)
+    than = _number(request.query_params.get("than", ""))
+    shown = [_number(word) for word in request.query_params.get("rows", "").split(",")[:_MOST_UNSETTLED]]
+    new = search.newer(asked.query, than, _ROWS) if than else ()
+    settled = search.rows([number for number in shown if number])
+    answer = page(
+        request, "log/rows.html", rows=[*new, *settled], sees_patients=account_of(request).sees_patients
+    )  # fmt: skip
+    answer.headers["X-Newest"] = str(max([than, *(row.result_id for row in new)]))
+    return answer
+
+
+def _as_csv(request: Request) -> Response:
+    lines = csv_lines(_export(request), patients=account_of(request).sees_patients)
+    return _download(lines, "text/csv; charset=utf-8", "quality-log.csv")
+
+
+def _as_json(request: Request) -> Response:
+    parts = json_parts(_export(request), patients=account_of(request).sees_patients)
+    return _download(parts, "application/json", "quality-log.json")
+
+
+def _export(request: Request) -> Iterator[LogRow]:
+    asked = _asked(request)
+    note(request, "log.export", kind="log", detail=request.url.query[:500])
+    return LogSearch(site_of(request).database).stream(asked.query)
+
+
+def _download(parts: Iterator[str], media: str, name: str) -> Response:
+    headers = {"Content-Disposition": f'attachment; filename="{name}"'}
+    return StreamingResponse(in_chunks(parts), media_type=media, headers=headers)
+
+
+def _pairs(values: Sequence[str]) -> list[tuple[str, str]]:
+    return [(value, value) for value in values]
+
+
+def _number(text: str) -> int:
+    return int(text) if text.isascii() and text.isdecimal() and len(text) < 16 else 0
