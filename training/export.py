@@ -1,6 +1,6 @@
 """Turn a finished run into what the package ships: half-precision safetensors and the measured part of the card.
 
-    python -m training.export --run RUN --calibration calibration.json --out dicom_qa_node/models/ms_iqa/weights
+    python -m training.export --run RUN --calibration calibration.json --domain DOMAIN --out WEIGHTS
 
 The same run gives the same bytes: tensors in the order of their names, no time, no host, no path.
 """
@@ -10,20 +10,22 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from dicom_qa_node.models.card import Measured, measured_to_json
+from dicom_qa_node.models.card import DomainFile, Measured, measured_to_json
 from training.calibrate import read_calibration
 from training.config import RunConfig
+from training.domain import read_domain_file
 
 __all__ = ["export"]
 
 
-def export(run: Path, calibration: Path | None, out: Path) -> Measured:
+def export(run: Path, calibration: Path | None, out: Path, domain: Path | None = None) -> Measured:
     """Write ``MODEL.safetensors`` and ``MODEL.json`` into ``out`` and return what the JSON holds.
 
     Parameters
@@ -32,6 +34,8 @@ def export(run: Path, calibration: Path | None, out: Path) -> Measured:
         Folder of a finished run.
     calibration
         What `training.calibrate` wrote; without it the model is shipped without figures and intervals.
+    domain
+        Folder that `training.domain` wrote; without it nothing is called strange.
     """
     facts = json.loads((run / "run.json").read_text())
     config = RunConfig.model_validate(facts["config"])
@@ -49,11 +53,23 @@ def export(run: Path, calibration: Path | None, out: Path) -> Measured:
         steps=config.steps,
         figures=figures,
         calibration=half_widths,
+        domain=None if domain is None else _export_domain(domain, config.model, out),
     )
     out.mkdir(parents=True, exist_ok=True)
     (out / file).write_bytes(content)
     (out / f"{config.model}.json").write_text(measured_to_json(measured))
     return measured
+
+
+def _export_domain(domain: Path, model: str, out: Path) -> DomainFile:
+    """Copy the gate beside the weights under the model's name."""
+    described, content = read_domain_file(domain)
+    if hashlib.sha256(content).hexdigest() != described.sha256:
+        raise ValueError(f"{domain} holds tensors that are not those of its description")
+    out.mkdir(parents=True, exist_ok=True)
+    file = f"{model}.domain.safetensors"
+    (out / file).write_bytes(content)
+    return replace(described, file=file)
 
 
 def _halve(value: Tensor) -> Tensor:
@@ -72,9 +88,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", type=Path, required=True)
     parser.add_argument("--calibration", type=Path)
+    parser.add_argument("--domain", type=Path, help="folder that training.domain wrote")
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
-    measured = export(arguments.run, arguments.calibration, arguments.out)
+    measured = export(arguments.run, arguments.calibration, arguments.out, arguments.domain)
     print(f"{measured.file} sha256 {measured.sha256} {measured.parameters} values")
 
 

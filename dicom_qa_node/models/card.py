@@ -14,7 +14,16 @@ from pydantic import TypeAdapter
 
 from dicom_qa_node.errors import Misconfigured
 
-__all__ = ["Calibration", "Figure", "InputPolicy", "Measured", "ModelCard", "read_measured"]
+__all__ = [
+    "Calibration",
+    "DomainFile",
+    "DomainLimit",
+    "Figure",
+    "InputPolicy",
+    "Measured",
+    "ModelCard",
+    "read_measured",
+]
 
 
 @dataclass(frozen=True)
@@ -62,6 +71,28 @@ class Calibration:
 
 
 @dataclass(frozen=True)
+class DomainLimit:
+    """From which distance on a picture of one kind lies outside the domain.
+
+    ``held_out_outside`` is the share of pictures that lay outside though they were CT or PET like those of the
+    training: ``n`` pictures of groups that neither the network nor the limit had seen.
+    """
+
+    limit: float
+    held_out_outside: float
+    n: int
+
+
+@dataclass(frozen=True)
+class DomainFile:
+    """The file behind the out-of-domain gate (``models/domain.py``), and its limits by kind of picture."""
+
+    file: str
+    sha256: str
+    limits: Mapping[str, DomainLimit]
+
+
+@dataclass(frozen=True)
 class Measured:
     """What an export wrote about its weights file."""
 
@@ -73,6 +104,7 @@ class Measured:
     steps: int
     figures: tuple[Figure, ...] = ()
     calibration: Mapping[str, Calibration] = field(default_factory=dict)
+    domain: DomainFile | None = None
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from torch import nn
 from dicom_qa_node.errors import Misconfigured
 from dicom_qa_node.models import weights
 from dicom_qa_node.models.card import ModelCard
+from dicom_qa_node.models.domain import Domain, read_domains
 from dicom_qa_node.models.prompts import Prompt
 from dicom_qa_node.models.registry import NetworkOption, build_network, card_of
 from dicom_qa_node.records import SeriesKind
@@ -45,7 +46,9 @@ class Predictions:
 
     ``score`` lies in 0-4 (higher is better). ``weight`` is the fusion weight in (0, 1). ``spread`` is the predicted
     SD of the score, not calibrated. ``half_width`` is the calibrated 90 % half width for this kind.
-    ``levels`` (n, levels) names the degradations, ``features`` (n, f) are the pooled features.
+    ``levels`` (n, levels) names the degradations, ``features`` (n, f) are the pooled features. ``strangeness`` is the
+    distance from the training pictures as a share of its limit: above 1 a picture lies outside the model's domain.
+    It is 0 for weights without a domain.
     """
 
     score: FloatArray
@@ -54,6 +57,7 @@ class Predictions:
     half_width: float
     levels: FloatArray
     features: FloatArray
+    strangeness: FloatArray
 
 
 def pick_device(wanted: str) -> torch.device:
@@ -77,8 +81,16 @@ class Scorer:
     at every operation, and on a busy machine that costs seconds.
     """
 
-    def __init__(self, network: nn.Module, card: ModelCard, device: torch.device, workers: int | None = None) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        card: ModelCard,
+        device: torch.device,
+        workers: int | None = None,
+        domains: Mapping[str, Domain] | None = None,
+    ) -> None:
         self.card = card
+        self._domains = domains or {}
         self.device = device
         self._network = network.to(device=device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
         self._batch = _FIRST_BATCH
@@ -101,7 +113,8 @@ class Scorer:
         path = weights.verify(card, weights_dir)
         network = build_network(card)
         weights.load_file(network, path, card.name)
-        return cls(network, card, where)
+        described = card.measured.domain if card.measured else None
+        return cls(network, card, where, domains=read_domains(described, path.parent) if described else None)
 
     @classmethod
     def from_file(
@@ -157,7 +170,14 @@ class Scorer:
             self.card.half_width(series_kind.value),
             levels,
             features,
+            self._strangeness(features, series_kind.value),
         )
+
+    def _strangeness(self, features: FloatArray, kind: str) -> FloatArray:
+        described = self.card.measured.domain if self.card.measured else None
+        if described is None or kind not in self._domains:
+            return np.zeros(len(features), np.float32)
+        return self._domains[kind].distance(features) / np.float32(described.limits[kind].limit)
 
     def _run(self, crops: npt.NDArray[np.uint8], codes: Codes | None) -> list[FloatArray]:
         """Run all crops and return each output for all of them."""

@@ -14,10 +14,13 @@ from dicom_qa_node.modalities import kind_of
 from dicom_qa_node.models.prompts import Prompt
 from dicom_qa_node.records import Finding, Grade, ModelRef, ScoredSlice, SeriesKind, Severity
 from dicom_qa_node.score.prompt import prompt_of
+from dicom_qa_node.score.rules.domain import unlike_training
 from dicom_qa_node.score.slices import ChosenSlice
 from dicom_qa_node.score.volume import Volume
 
 __all__ = ["Judge", "Verdict", "grade_of", "judge", "model_ref", "no_verdict", "outside_domain"]
+
+_MOST = 0.5
 
 
 class Predicted(Protocol):
@@ -30,6 +33,10 @@ class Predicted(Protocol):
     @property
     def half_width(self) -> float:
         """Calibrated half width of the interval."""
+
+    @property
+    def strangeness(self) -> npt.NDArray[np.float32]:
+        """Distance of each picture from the training pictures; above 1 it lies outside the model's domain."""
 
 
 class Card(Protocol):
@@ -96,7 +103,7 @@ def outside_domain(volume: Volume, kind: SeriesKind, scorer: Judge, chosen: Sequ
         return f"the pixel values are {volume.unit}, not {expected}"
     if not chosen:
         return "no slice shows a body"
-    return ""
+    return unlike_training(volume.header, kind)
 
 
 def judge(
@@ -107,14 +114,32 @@ def judge(
     scorer: Judge,
     grades: Grades,
 ) -> Verdict:
-    """Score the chosen slices in one batch and weigh them into one verdict."""
+    """Score the chosen slices in one batch and weigh them into one verdict.
+
+    Where most of the weight lies on pictures unlike those of the training, there is no score.
+    """
     predicted = scorer.score(pictures, kind.value, **_told(scorer.card, volume, kind, len(pictures)))
+    strange = np.asarray(predicted.strangeness) > 1
+    if sum(item.weight for item, odd in zip(chosen, strange, strict=True) if odd) > _MOST:
+        furthest = float(np.max(predicted.strangeness))
+        return no_verdict(
+            f"{strange.sum()} of {len(chosen)} chosen slices look unlike the pictures that the model was trained on "
+            f"(up to {furthest:.1f} times the limit)"
+        )
     scores = np.asarray(predicted.score, np.float64)
     low, high = scorer.card.score_range
     score = float(np.clip(np.dot(scores, [item.weight for item in chosen]), low, high))
     half = float(predicted.half_width)
     slices = tuple(scored_slice(volume, item, float(value)) for item, value in zip(chosen, scores, strict=True))
-    return Verdict(score, (max(low, score - half), min(high, score + half)), grade_of(score, grades), slices)
+    interval = (max(low, score - half), min(high, score + half))
+    said = (_strange_slices(volume, chosen, strange),) if strange.any() else ()
+    return Verdict(score, interval, grade_of(score, grades), slices, said)
+
+
+def _strange_slices(volume: Volume, chosen: Sequence[ChosenSlice], strange: npt.NDArray[np.bool_]) -> Finding:
+    uids = tuple(volume.sop_instance_uids[item.index] for item, odd in zip(chosen, strange, strict=True) if odd)
+    sentence = f"{len(uids)} of {len(chosen)} scored slices look unlike the pictures that the model was trained on."
+    return Finding("partly_outside_domain", Severity.INFO, sentence, "", None, uids)
 
 
 def _told(card: Card, volume: Volume, kind: SeriesKind, count: int) -> dict[str, Any]:
