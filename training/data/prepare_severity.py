@@ -69,7 +69,11 @@ class Series:
 def read_series(folder: Path, name: str, kind: SeriesKind = SeriesKind.CT) -> Series:
     """Read an axial series, ordered along z, that is shown as ``kind``."""
     files = sorted(folder.iterdir())
-    headers = [pydicom.dcmread(file) for file in files if file.is_file()]
+    return series_of([pydicom.dcmread(file) for file in files if file.is_file()], name, kind)
+
+
+def series_of(headers: list[pydicom.Dataset], name: str, kind: SeriesKind = SeriesKind.CT) -> Series:
+    """Stack the slices of one axial series along z."""
     headers.sort(key=lambda ds: float(ds.ImagePositionPatient[2]))
     voxels = np.stack([ds.pixel_array * float(ds.RescaleSlope) + float(ds.RescaleIntercept) for ds in headers]).astype(
         np.float32
