@@ -6,14 +6,14 @@ import datetime as dt
 import logging
 import threading
 from collections.abc import Callable
-from typing import Any
 
-from pynetdicom import AE, build_role
+from pynetdicom import build_role
 from pynetdicom.presentation import build_context
 
 from dicom_qa_node.config import Config, Deliver
 from dicom_qa_node.deliver.courier import backoff_s
-from dicom_qa_node.deliver.targets.base import Deferred
+from dicom_qa_node.deliver.targets.base import Deferred, Refused
+from dicom_qa_node.deliver.targets.dicom import Peer, associate
 from dicom_qa_node.errors import NodeError
 from dicom_qa_node.log import log_event
 from dicom_qa_node.records import utc_now
@@ -31,7 +31,7 @@ class ReplySender:
     """Tells peers in a thread of its own what the node commits to; peers without a port wait for their own call."""
 
     def __init__(self, config: Config, replies: CommitReplies, clock: Callable[[], dt.datetime] = utc_now) -> None:
-        self._ports = {peer.ae_title.strip(): peer.port for peer in config.receive.peers if peer.port}
+        self._peers = {peer.ae_title.strip(): peer for peer in config.receive.peers if peer.port}
         self._calling_ae = config.ae_title
         self._settings: Deliver = config.deliver
         self._timeout_s = config.query.timeout_s
@@ -66,7 +66,7 @@ class ReplySender:
         age_s = (self._clock() - reply.created_at).total_seconds()
         try:
             self._send(reply)
-        except Deferred as error:
+        except (Refused, Deferred) as error:
             if age_s > self._settings.give_up_after_s:
                 self._replies.told(reply, f"given up: {error}")
                 log_event(_LOGGER, logging.ERROR, "commitment_given_up", calling_ae=reply.calling_ae)
@@ -78,25 +78,16 @@ class ReplySender:
         return True
 
     def _send(self, reply: CommitReply) -> None:
-        port = self._ports.get(reply.calling_ae)
-        if port is None:
+        settings = self._peers.get(reply.calling_ae)
+        if settings is None:
             raise Deferred("receive.peers names no port of this peer")
-        ae = AE(self._calling_ae)
-        ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = ae.connection_timeout = self._timeout_s
-        role: list[Any] = [build_role(PUSH_MODEL, scp_role=True)]
-        try:
-            assoc = ae.associate(reply.host, port, [build_context(PUSH_MODEL)], reply.calling_ae, ext_neg=role)
-        except OSError as error:
-            raise Deferred(f"no connection: {error.strerror}") from error
-        if not assoc.is_established:
-            raise Deferred("no connection, or the peer takes no answers")
-        try:
-            event_type, information = report_of(reply.transaction_uid, reply.items)
-            status, _ = assoc.send_n_event_report(information, event_type, PUSH_MODEL, PUSH_MODEL_INSTANCE)
-        except (RuntimeError, ValueError) as error:
-            raise Deferred("the peer ended the association") from error
-        finally:
-            if assoc.is_established:
-                assoc.release()
+        tls = settings.tls if settings.tls.enabled else None
+        peer = Peer(reply.host, settings.port, reply.calling_ae, self._calling_ae, self._timeout_s, tls)
+        with associate(peer, [build_context(PUSH_MODEL)], [build_role(PUSH_MODEL, scp_role=True)]) as assoc:
+            try:
+                event_type, information = report_of(reply.transaction_uid, reply.items)
+                status, _ = assoc.send_n_event_report(information, event_type, PUSH_MODEL, PUSH_MODEL_INSTANCE)
+            except (RuntimeError, ValueError) as error:
+                raise Deferred("the peer ended the association") from error
         if status.get("Status") != 0:
             raise Deferred(f"answered with {status.get('Status', 'nothing')}")
