@@ -17,6 +17,7 @@ underscore that are overridden here are the reason for the upper bound on pynetd
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import threading
 from collections.abc import Callable
@@ -27,14 +28,19 @@ from pynetdicom.association import Association
 from pynetdicom.dul import DULServiceProvider
 from pynetdicom.pdu_primitives import P_DATA
 
+from dicom_qa_node.log import log_event
 from dicom_qa_node.receive.command import MalformedCommand
 from dicom_qa_node.receive.pdata import P_DATA_TF, OpenSink, ProtocolViolation, StoreReceiver
 from dicom_qa_node.receive.stream import BufferedSocket, PeerGone
 
 __all__ = ["StreamingAssociation"]
 
+_LOGGER = logging.getLogger(__name__)
+
 _LARGEST_CONTROL_PDU = 1024 * 1024
 _IDLE_CHECK_S = 0.5
+_PDU_TYPES = range(0x01, 0x08)
+_TLS_HANDSHAKE = 0x16
 
 
 class StreamingProvider(DULServiceProvider):
@@ -125,10 +131,22 @@ class StreamingProvider(DULServiceProvider):
         pdu_type, length = head
         if pdu_type == P_DATA_TF and self.state_machine.current_state == "Sta6":
             self._receive_p_data()
-        elif length > _LARGEST_CONTROL_PDU:
+        elif pdu_type not in _PDU_TYPES or length > _LARGEST_CONTROL_PDU:
+            self._tell(_words_for(pdu_type, length))
             self.event_queue.put("Evt19")
         else:
             super()._read_pdu_data()
+
+    def _decode_pdu(self, bytestream: bytearray) -> Any:
+        """Decode a PDU as the parent does; the node's log tells of one that cannot be."""
+        try:
+            return super()._decode_pdu(bytestream)
+        except Exception:
+            self._tell(f"a PDU of type {bytestream[0]:02X} cannot be decoded")
+            raise
+
+    def _tell(self, reason: str) -> None:
+        log_event(_LOGGER, logging.WARNING, "malformed", host=self._association.requestor.address, reason=reason)
 
     def _receive_p_data(self) -> None:
         try:
@@ -138,13 +156,22 @@ class StreamingProvider(DULServiceProvider):
         except PeerGone:
             self._receiver.abandon()
             self.event_queue.put("Evt17")
-        except (ProtocolViolation, MalformedCommand):
+        except (ProtocolViolation, MalformedCommand) as error:
+            self._tell(str(error))
             self._receiver.abandon()
             self.event_queue.put("Evt19")
 
     def _next_is_p_data(self) -> bool:
         head = self.stream.peek_pdu_head()
         return head is not None and head[0] == P_DATA_TF
+
+
+def _words_for(pdu_type: int, length: int) -> str:
+    if pdu_type == _TLS_HANDSHAKE:
+        return "TLS on the port without TLS"
+    if pdu_type not in _PDU_TYPES:
+        return f"no PDU of DICOM begins with {pdu_type:02X}"
+    return f"a PDU of type {pdu_type:02X} is {length} bytes long"
 
 
 class _AssociationLink:
