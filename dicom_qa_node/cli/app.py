@@ -17,6 +17,7 @@ from dicom_qa_node.cli import (
     network,
     outbox,
     quality,
+    reviews,
     roles,
     scoring,
     series,
@@ -39,6 +40,7 @@ for module in (roles, scoring, quality, network, health, demo):
     module.register(app)
 app.add_typer(series.app, name="series")
 app.add_typer(outbox.app, name="outbox")
+app.add_typer(reviews.app, name="reviews")
 app.add_typer(models.app, name="models")
 app.add_typer(settings.app, name="config")
 app.add_typer(database.app, name="db")

@@ -93,12 +93,30 @@ class Database:
         if self.absent_file is not None:
             _make_folder(self.absent_file)
         self._refuse_newer()
+        current, head = self.revision()
+        if current == head:
+            return head
         config = AlembicConfig()
         config.set_main_option("script_location", str(_MIGRATIONS))
-        with self.write() as connection:
+        with self._migrating() as connection:
             config.attributes["connection"] = connection
             command.upgrade(config, "head")
         return self.revision()[0]
+
+    @contextmanager
+    def _migrating(self) -> Iterator[sa.Connection]:
+        """Open a transaction in which SQLite may rebuild a table that others refer to (sqlite.org/lang_altertable)."""
+        with _translated(), self.engine.connect().execution_options(qa_write=True) as connection:
+            if self.is_sqlite:
+                _set_sqlite(connection, foreign_keys="OFF", legacy_alter_table="ON")
+            try:
+                with connection.begin():
+                    yield connection
+                    if self.is_sqlite and connection.exec_driver_sql("PRAGMA foreign_key_check").first():
+                        raise Permanent("the upgrade would break references between tables; nothing was changed")
+            finally:
+                if self.is_sqlite:
+                    _set_sqlite(connection, foreign_keys="ON", legacy_alter_table="OFF")
 
     def revision(self) -> tuple[str, str]:
         """Return the schema revision of the database ("" when empty) and the newest one this version knows."""
@@ -226,6 +244,14 @@ def _prepare_sqlite(connection: sqlite3.Connection, _record: object) -> None:
     cursor.execute("PRAGMA synchronous=FULL")
     cursor.execute("PRAGMA foreign_keys=ON")
     cursor.close()
+
+
+def _set_sqlite(connection: sa.Connection, **settings: str) -> None:
+    # By the driver itself: within a transaction SQLite takes no notice of foreign_keys.
+    driver = connection.connection.driver_connection
+    assert isinstance(driver, sqlite3.Connection)
+    for name, value in settings.items():
+        driver.execute(f"PRAGMA {name}={value}")
 
 
 def _begin(connection: sa.Connection) -> None:

@@ -53,9 +53,10 @@ class Review:
 
 @dataclass(frozen=True, slots=True)
 class Label:
-    """What training learns from one version: the mean of its reviewers' scores."""
+    """What training learns from one version: the mean of its reviewers' scores, 0-4."""
 
     series_instance_uid: str
+    study_instance_uid: str
     version: int
     score: float
     reviewers: int
@@ -129,11 +130,16 @@ class Reviews:
         r = t.results.c
         with self._db.read() as connection:
             said = _current(_of(connection, uid, version))
-            query = sa.select(r.payload).where((r.series_instance_uid == uid) & (r.version == version))
-            result = result_from_json(connection.execute(query).scalar_one())
+            query = sa.select(r.payload, t.series.c.study_instance_uid).join(
+                t.series, t.series.c.series_instance_uid == r.series_instance_uid
+            )
+            row = connection.execute(query.where((r.series_instance_uid == uid) & (r.version == version))).one()
+        result = result_from_json(row.payload)
         scores = [item.score if item.score is not None else result.score if item.agrees else None for item in said]
         given = [score for score in scores if score is not None]
-        return Label(uid, version, sum(given) / len(given), len(given), result) if given else None
+        if not given:
+            return None
+        return Label(uid, row.study_instance_uid, version, sum(given) / len(given), len(given), result)
 
 
 def _check(reviewer: str, agrees: bool, score: float | None, reason: str, comment: str) -> None:

@@ -28,7 +28,7 @@ from dicom_qa_node.web.failures import on_error, on_http_error
 from dicom_qa_node.web.pages import redirect
 from dicom_qa_node.web.site import SCOPE_KEY, NodeView, Page, Site, site_of
 from dicom_qa_node.web.templating import STATIC
-from dicom_qa_node.web.views import account, audit, log, status, users
+from dicom_qa_node.web.views import account, audit, log, pictures, review, scanners, series, status, users
 
 __all__ = ["NodeView", "Page", "create_app"]
 
@@ -38,6 +38,10 @@ _VIEWS = (
     oidc,
     account,
     log,
+    pictures,
+    review,
+    series,
+    scanners,
     status,
     users,
     audit,

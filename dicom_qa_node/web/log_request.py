@@ -136,7 +136,8 @@ def _mark(name: str, kind: type[DeliveryMark] | type[ReviewMark]) -> Callable[[l
 
 
 def _grades(found: list[str], _now: dt.datetime) -> dict[str, Any]:
-    return {"grades": tuple(None if word == NO_SCORE else Grade(word) for word in dict.fromkeys(found))}
+    words = dict.fromkeys(word for text in found for word in text.split(","))
+    return {"grades": tuple(None if word == NO_SCORE else Grade(word) for word in words)}
 
 
 def _period(found: list[str], now: dt.datetime) -> dict[str, Any]:

@@ -39,8 +39,8 @@ class View:
 _VIEWS = (
     ("All", ""),
     ("Last 24 hours", "period=24h"),
-    ("Not diagnostic", "grade=limited&grade=non-diagnostic&period=30d"),
-    ("Outliers", "sort=deviation&period=30d"),
+    ("Not diagnostic", "period=30d&grade=limited%2Cnon-diagnostic"),
+    ("Outliers", "period=30d&sort=deviation"),
     ("Review queue", "review=none&sort=deviation"),
     ("Not delivered", "delivery=parked"),
 )
@@ -66,7 +66,6 @@ def _show(request: Request) -> Response:
     newest = search.newest()
     found = search.page(asked.query, asked.cursor, _ROWS)
     choices = search.choices()
-    several = asked.words.get("grade", [])
     here = asked.address()
     return page(
         request,
@@ -80,11 +79,10 @@ def _show(request: Request) -> Response:
         choices=choices,
         finding_pairs=[(key, key.replace("_", " ")) for key in choices.findings],
         pairs=_pairs,
-        several_grades=several if len(several) > 1 else [],
         more=_MORE,
         labels=_LABELS,
         live=asked.cursor is None and asked.query.order.value == "time" and asked.query.descending,
-        views=[View(label, query, query == here) for label, query in _VIEWS],
+        views=[View(label, query, _same(query, here)) for label, query in _VIEWS],
         sees_patients=account_of(request).sees_patients,
     )
 
@@ -126,6 +124,10 @@ def _download(parts: Iterator[str], media: str, name: str) -> Response:
 
 def _pairs(values: Sequence[str]) -> list[tuple[str, str]]:
     return [(value, value) for value in values]
+
+
+def _same(one: str, other: str) -> bool:
+    return sorted(one.split("&")) == sorted(other.split("&"))
 
 
 def _number(text: str) -> int:

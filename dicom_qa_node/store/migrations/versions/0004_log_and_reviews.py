@@ -20,9 +20,10 @@ _WORDS = (
 
 _MARK = """
 UPDATE log_rows SET delivery = (
-    SELECT CASE WHEN sum(CASE WHEN state = 'PARKED' THEN 1 ELSE 0 END) > 0 THEN 3
-                WHEN sum(CASE WHEN state <> 'DELIVERED' THEN 1 ELSE 0 END) > 0 THEN 1 ELSE 2 END
-    FROM outbox WHERE report_uid = NEW.report_uid)
+    SELECT CASE WHEN sum(CASE WHEN o.state = 'PARKED' THEN 1 ELSE 0 END) > 0 THEN 3
+                WHEN sum(CASE WHEN o.state <> 'DELIVERED' THEN 1 ELSE 0 END) > 0 THEN 1 ELSE 2 END
+    FROM reports AS r JOIN outbox AS o ON o.report_uid = r.sop_instance_uid
+    WHERE r.series_instance_uid = log_rows.series_instance_uid AND r.version = log_rows.version)
 WHERE series_instance_uid = NEW.series_instance_uid
 AND version = (SELECT version FROM reports WHERE sop_instance_uid = NEW.report_uid);
 """

@@ -1,0 +1,233 @@
+"""Everything about one series: its verdict, slices, measurements, versions, report, deliveries, and what to do."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import FileResponse, Response
+from starlette.routing import BaseRoute, Route
+
+from dicom_qa_node.errors import Permanent
+from dicom_qa_node.records import DeliveryState, LogEntry, ReportRef, SeriesState, Severity
+from dicom_qa_node.spool.gallery import Gallery, heat_name
+from dicom_qa_node.spool.layout import SpoolLayout, is_uid
+from dicom_qa_node.store import LogSearch, Outbox, QualityLog, Registry, Reviews
+from dicom_qa_node.store.audit import Outcome
+from dicom_qa_node.store.log_query import LogRow
+from dicom_qa_node.store.registry import SeriesRow
+from dicom_qa_node.store.reviews import ReviewReason
+from dicom_qa_node.web.access import Permission, account_of, form_of, guarded, note
+from dicom_qa_node.web.pages import page, redirect
+from dicom_qa_node.web.rendering import LABELS, Look, looks_of
+from dicom_qa_node.web.site import Site, site_of
+from dicom_qa_node.web.sr_tree import read_tree
+from dicom_qa_node.web.trends import plain_unit, trends_of
+from dicom_qa_node.web.versions import compared
+from dicom_qa_node.web.views.pictures import gallery_of
+
+__all__ = ["act_on", "possible_actions", "routes"]
+
+_ORDER = [Severity.ERROR, Severity.WARNING, Severity.INFO]
+_RESCORABLE = (SeriesState.SCORED, SeriesState.REPORTED, SeriesState.DELIVERED, SeriesState.PARKED)
+
+
+@dataclass(frozen=True, slots=True)
+class Action:
+    """Something an administrator can do with a series as it stands."""
+
+    word: str
+    label: str
+    explained: str
+    reason: bool = False
+
+
+_ACTIONS = {
+    "rescore": Action("rescore", "Score again", "Queues the series as a new version; its report names the old one."),
+    "release": Action(
+        "release", "Release", "Tries a parked series again, or scores a receiving one with what is there."
+    ),
+    "park": Action("park", "Park", "Takes the series out of the flow; its images stay in the spool.", reason=True),
+    "resend": Action("resend", "Send the report again", "Sends every parked or waiting delivery of it at once."),
+}
+
+
+def routes(_site: Site) -> list[BaseRoute]:
+    """Return the routes of this file."""
+    return [
+        Route("/series/{uid}", guarded(Permission.VIEW, _show), methods=["GET"]),
+        Route("/series/{uid}/v{version:int}/report.dcm", guarded(Permission.VIEW_PATIENT, _report), methods=["GET"]),
+        Route("/series/{uid}/{action}", guarded(Permission.ACT, _act), methods=["POST"]),
+    ]
+
+
+def possible_actions(row: SeriesRow, waiting: bool) -> list[Action]:
+    """Return what can be done with a series; ``waiting``: it has deliveries that are parked or still to be sent."""
+    words = ["rescore"] if row.state in _RESCORABLE else []
+    words += ["release"] if row.state in (SeriesState.PARKED, SeriesState.RECEIVING) else []
+    words += ["resend"] if waiting else []
+    words += ["park"] if row.state is not SeriesState.PARKED else []
+    return [_ACTIONS[word] for word in words]
+
+
+def act_on(site: Site, uid: str, action: str, reason: str, actor: str) -> bool:
+    """Do what an action says by the functions that the commands use too; False where the state does not allow it.
+
+    Raises
+    ------
+    Permanent
+        It cannot be done; the text says why.
+    """
+    registry, outbox = Registry(site.database), Outbox(site.database, clock=site.clock)
+    if action == "rescore":
+        return registry.rescore(uid, actor=actor)
+    if action == "release":
+        return registry.release(uid, actor=actor)
+    if action == "park":
+        return registry.park(uid, reason or "parked by an operator", actor=actor)
+    if action == "resend":
+        waiting = [item for item in outbox.deliveries_of(uid) if _can_go(item.state)]
+        return any([outbox.retry(item.delivery_id, actor=actor) for item in waiting])
+    raise Permanent(f"there is no action {action!r}")
+
+
+def _can_go(state: DeliveryState) -> bool:
+    return state in (DeliveryState.PARKED, DeliveryState.PENDING)
+
+
+def _series(request: Request) -> SeriesRow:
+    uid = request.path_params["uid"]
+    row = Registry(site_of(request).database).series(uid) if is_uid(uid) else None
+    if row is None:
+        raise HTTPException(404, "The node has never seen this series.")
+    return row
+
+
+def _show(request: Request) -> Response:
+    site, row = site_of(request), _series(request)
+    uid, wanted = row.facts.series_instance_uid, request.query_params.get("version", "")
+    version = int(wanted) if wanted.isascii() and wanted.isdecimal() and len(wanted) < 9 else None
+    entry = QualityLog(site.database).entry(uid, version)
+    if entry is None and version is not None:
+        raise HTTPException(404, f"This series has no scored version {version}.")
+    account = account_of(request)
+    if account.sees_patients:
+        facts = row.facts
+        note(
+            request, "series.view", kind="series", ident=uid,
+            study_instance_uid=facts.study_instance_uid, patient_id=facts.patient_id,
+        )  # fmt: skip
+    deliveries = Outbox(site.database).deliveries_of(uid)
+    context: dict[str, Any] = {
+        "row": row,
+        "entry": entry,
+        "sees_patients": account.sees_patients,
+        "deliveries": deliveries,
+        "history": Registry(site.database).history(uid),
+        "actions": possible_actions(row, any(_can_go(item.state) for item in deliveries)),
+        "said": request.query_params.get("done", ""),
+        "labels": _ACTIONS,
+        "plain_unit": plain_unit,
+    }
+    return page(request, "series/series.html", **context, **_verdict(request, entry))
+
+
+def _verdict(request: Request, entry: LogEntry | None) -> dict[str, Any]:
+    """Return what belongs to one scored version."""
+    site = site_of(request)
+    if entry is None:
+        return {"verdict": None}
+    uid, names = entry.facts.series_instance_uid, account_of(request).sees_patients
+    search = LogSearch(site.database)
+    versions = search.versions(uid)
+    own = next((item for item in versions if item.version == entry.version), None)
+    earlier = [item for item in search.history(own.result_id) if item[0] != own.result_id] if own else []
+    folder, gallery = gallery_of(site, uid, entry.version)
+    report = Outbox(site.database).report(uid, entry.version)
+    tree = read_tree(_file(site, report), names=names) if report else None
+    return {
+        "verdict": entry.result,
+        "own": own,
+        "versions": versions,
+        "changes": compared(_results(site, uid, versions)),
+        "trends": trends_of(entry.result.measurements, [payload for _, _, payload in earlier]),
+        "findings": sorted(entry.result.findings, key=lambda item: _ORDER.index(item.severity)),
+        "report": report,
+        "tree": tree,
+        "reviews": Reviews(site.database).of(uid),
+        "reasons": list(ReviewReason),
+        **_pictures(request, entry, folder, gallery),
+    }
+
+
+def _pictures(request: Request, entry: LogEntry, folder: Path, gallery: Gallery | None) -> dict[str, Any]:
+    scores = {item.sop_instance_uid: number for number, item in enumerate(entry.result.slices, start=1)}
+    if gallery is None or not gallery.slices:
+        return {"gallery": None, "numbers": scores}
+    asked = request.query_params
+    shown = next((item for item in gallery.slices if str(item.number) == asked.get("slice", "")), None)
+    if shown is None:
+        worst = min(entry.result.slices, key=lambda item: item.score, default=None)
+        shown = next((s for s in gallery.slices if worst and s.index == worst.index), gallery.slices[0])
+    looks = looks_of(shown, folder)
+    look = next((item for item in looks if item.value == asked.get("look", "")), looks[0] if looks else None)
+    return {
+        "gallery": gallery,
+        "numbers": scores,
+        "shown": shown,
+        "looks": looks,
+        "look": look,
+        "look_labels": LABELS,
+        "judged": Look.JUDGED,
+        "by_number": dict(enumerate(entry.result.slices, start=1)),
+        "heat": {s.number for s in gallery.slices if (folder / heat_name(s.number)).is_file()},
+    }
+
+
+def _results(site: Site, uid: str, versions: tuple[LogRow, ...]) -> list[LogEntry]:
+    log = QualityLog(site.database)
+    found = [log.entry(uid, item.version) for item in versions[:8]]
+    return [entry for entry in found if entry is not None]
+
+
+def _file(site: Site, report: ReportRef) -> Path:
+    return SpoolLayout(site.config.spool_dir).absolute(report.path)
+
+
+def _report(request: Request) -> Response:
+    site, row = site_of(request), _series(request)
+    uid, version = row.facts.series_instance_uid, request.path_params["version"]
+    found = Outbox(site.database).report(uid, version)
+    path = _file(site, found) if found else None
+    if found is None or path is None or not path.is_file():
+        raise HTTPException(404, "There is no report of this version in the spool.")
+    note(
+        request, "report.export", kind="report", ident=found.sop_instance_uid,
+        study_instance_uid=row.facts.study_instance_uid, patient_id=row.facts.patient_id,
+    )  # fmt: skip
+    return FileResponse(path, media_type="application/dicom", filename=f"report-v{version}.dcm")
+
+
+def _act(request: Request) -> Response:
+    row, action = _series(request), request.path_params["action"]
+    uid = row.facts.series_instance_uid
+    if action not in _ACTIONS:
+        raise HTTPException(404)
+    reason = str(form_of(request).get("reason", "")).strip()[:500]
+    outcome, said = _tried(site_of(request), uid, action, reason, account_of(request).name)
+    note(
+        request, f"series.{action}", kind="series", ident=uid, outcome=outcome,
+        study_instance_uid=row.facts.study_instance_uid, detail=reason,
+    )  # fmt: skip
+    return redirect(request, f"/series/{uid}?done={said}")
+
+
+def _tried(site: Site, uid: str, action: str, reason: str, name: str) -> tuple[Outcome, str]:
+    try:
+        done = act_on(site, uid, action, reason, f"web {name}")
+        return (Outcome.SUCCESS, action) if done else (Outcome.FAILED, "refused")
+    except Permanent:
+        return Outcome.FAILED, "gone"
