@@ -90,7 +90,12 @@ class SecureSocket(ssl.SSLSocket):
                 self.settimeout(0)
                 self.unwrap()
             lock.release()
-        super().shutdown(how)
+        try:
+            super().shutdown(how)
+        except OSError:
+            # pynetdicom closes nothing that cannot be shut down.
+            self.close()
+            raise
 
     @contextlib.contextmanager
     def _told(self) -> Iterator[None]:

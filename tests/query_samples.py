@@ -25,6 +25,7 @@ from dicom_qa_node.spool.part10 import Origin
 from dicom_qa_node.spool.retain import DiskGauge
 from dicom_qa_node.spool.write import SpoolWriter, stored_instance
 from dicom_qa_node.store import Database, Jobs, Outbox, Registry
+from dicom_qa_node.tls import RenewedContext
 from tests.report_samples import T0, verdict
 from tests.unit.received_images import EXPLICIT, ct, encoded, pet
 
@@ -152,7 +153,9 @@ def digest(path: Path) -> tuple[str, str]:
 
 
 @contextmanager
-def serving(config: Config, database: Database, *services: FurtherService) -> Iterator[int]:
+def serving(
+    config: Config, database: Database, *services: FurtherService, tls: RenewedContext | None = None
+) -> Iterator[int]:
     """Serve an application entity in this process for the block; its port."""
     layout = SpoolLayout(config.spool_dir)
     layout.create()
@@ -163,7 +166,7 @@ def serving(config: Config, database: Database, *services: FurtherService) -> It
     intake = Intake(SpoolWriter(layout), gauge, lambda receipt: registry.record([receipt]))
     listener = listen("127.0.0.1", 0)
     server = make_server(
-        config, [Listener(listener)], Services("test", config.receive, intake, admission, seats, services)
+        config, [Listener(listener, tls)], Services("test", config.receive, intake, admission, seats, services)
     )
     stop = threading.Event()
     thread = threading.Thread(target=server.serve_until, args=(stop.is_set, 0.02), daemon=True)

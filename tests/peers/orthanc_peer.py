@@ -37,9 +37,15 @@ class OrthancPeer:
 
 
 def start_orthanc(
-    folder: Path, ports: Callable[[], int], background: Any, poll: Any, node_port: int, ae_title: str = "DICOMQA"
+    folder: Path,
+    ports: Callable[[], int],
+    background: Any,
+    poll: Any,
+    node_port: int,
+    ae_title: str = "DICOMQA",
+    **more: Any,
 ) -> OrthancPeer:
-    """Start an empty Orthanc with the node as modality ``node``."""
+    """Start an empty Orthanc with the node as modality ``node``; ``more`` are further settings of Orthanc."""
     peer = OrthancPeer(ports(), ports())
     (folder / "orthanc").mkdir()
     settings = {
@@ -56,6 +62,7 @@ def start_orthanc(
         # It keeps answers in this character set, whatever the peer answered in.
         "DefaultEncoding": "Utf8",
         "Plugins": [],
+        **more,
     }
     (folder / "orthanc.json").write_text(json.dumps(settings))
     background(["Orthanc", folder / "orthanc.json"])
