@@ -51,6 +51,7 @@ VARIANTS = {
 
 _STEM = 64
 _FIRST_GAIN = 0.1
+_PLANE_GAIN = 4.0
 _FEATURES = 512
 _TO_STRIDE_8 = [["cn_r1_k3_s2_e1_c32_skip"], ["er_r1_k3_s2_e4_c64"]]
 _BLOCKS = [["er_r2_k3_s1_e4_c64"], ["ir_r2_k3_s2_e4_c128_se0.25"], ["ir_r2_k3_s1_e4_c160_se0.25"]]
@@ -88,6 +89,8 @@ class Tfkt(nn.Module):
             num_classes=1,
         )
         self.spread_branch = nn.Linear(described, 1)
+        # a plane of small values is blown up by the reader's first norm, and so is every step of the connector
+        nn.init.normal_(self.connector.weight, std=_PLANE_GAIN * self.connector.in_features**-0.5)
         nn.init.constant_(self.spread_branch.bias, -1.0)
         nn.init.constant_(self.reader.head.fc.bias, 2.0)
         # timm starts these at zero, which hides the blocks behind them from the first steps
