@@ -135,9 +135,7 @@ class _Batch:
         return pack({self._fleet.quantity(m): value for m, value in found.items()})
 
     def _replace_earlier(self, uid: str, version: int) -> None:
-        for point in [p for p in self._points if p["group_id"] and p["result_id"] in self._ids_below(uid, version)]:
-            self._fleet.unnote(point["group_id"])
-            point["group_id"] = None
+        # An earlier version of the same batch has not counted: `_latest` knew of this one.
         wanted = s.points.c.result_id.in_(self._ids_below(uid, version)) & s.points.c.group_id.is_not(None)
         query = sa.select(s.points.c.group_id, s.points.c.at).where(wanted)
         for row in self._connection.execute(query).all():
