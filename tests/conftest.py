@@ -33,6 +33,7 @@ DEBIAN_PACKAGE = {
     "dcmodify": "dcmtk",
     "dciodvfy": "dicom3tools",
     "Orthanc": "orthanc",
+    "/usr/share/orthanc/plugins/libOrthancDicomWeb.so": "orthanc-dicomweb",
     "DicomSRValidator": "pixelmed-apps",
     "systemd-analyze": "systemd",
     "chromium": "chromium",
@@ -53,6 +54,8 @@ def _tool(name: str) -> str:
     # pynetdicom installs programs of DCMTK's names beside the interpreter; they are no peers.
     folders = [f for f in os.get_exec_path() if Path(f).resolve() != Path(sys.executable).parent.resolve()]
     path = shutil.which(name, path=os.pathsep.join([*folders, "/usr/sbin", "/sbin"]))
+    if name.startswith("/") and Path(name).exists():
+        return name
     if path is None:
         reason = f"{name} is not installed (Debian package {DEBIAN_PACKAGE.get(name, name)})"
         if os.environ.get("CI") == "true":

@@ -12,9 +12,11 @@ import pytest
 from pydicom import dcmread
 
 from dicom_qa_node.config import Config
+from dicom_qa_node.deliver.targets.base import CLASSES
 from dicom_qa_node.records import Grade, ReportRef, SeriesKind
 from dicom_qa_node.report.build import build_report
 from dicom_qa_node.report.document import SOP_CLASS_UID, ReportRequest, report_series_uid, report_uid
+from dicom_qa_node.report.variants import as_form
 from tests.report_samples import MODEL, T0, not_rated, verdict, write_multiframe, write_series
 
 pytestmark = pytest.mark.peers("dciodvfy", "dsrdump", "dcmdump", "DicomSRValidator")
@@ -115,6 +117,43 @@ def test_pixelmed_finds_no_error(kind, reports):
     )
     words = done.stdout + done.stderr
     assert "Root Template Validation Complete" in words
+    assert "IOD validation complete" in words
+    assert [line for line in words.splitlines() if line.startswith("Error")] == []
+
+
+@pytest.fixture(scope="module")
+def forms(reports) -> dict[tuple[str, str], Path]:
+    """Return every report as Comprehensive and as Enhanced SR, by the names of its kind and class."""
+    made = {}
+    for kind, path in reports.items():
+        uid = str(dcmread(path).SOPInstanceUID)
+        ref = ReportRef(uid, SOP_CLASS_UID, "2.25.9", "1.2.3", 1, path.name, T0)
+        for name in ("comprehensive", "enhanced"):
+            made[kind, name] = path.parent / as_form(path.parent, ref, CLASSES[name]).path
+    return made
+
+
+@pytest.mark.parametrize(("name", "iod"), [("comprehensive", "ComprehensiveSR"), ("enhanced", "EnhancedSR")])
+@pytest.mark.parametrize("kind", [kind.__name__ for kind in KINDS])
+def test_older_classes_are_valid_too(kind, name, iod, forms, run_tool):
+    done = run_tool("dciodvfy", forms[kind, name])
+    words = (done.stdout + done.stderr).splitlines()
+    assert iod in words
+    assert [line for line in words if line.startswith("Error")] == []
+    # DCMTK refuses a tree with relationships that the class does not have.
+    dump = run_tool("dsrdump", "+Pl", forms[kind, name], check=True)
+    assert '"Imaging Measurement Report"' in dump.stdout
+    assert [line for line in dump.stderr.splitlines() if line.startswith(("E:", "F:"))] == []
+
+
+@pytest.mark.parametrize("name", ["comprehensive", "enhanced"])
+def test_pixelmed_finds_no_error_in_older_classes(name, forms):
+    environment = {**os.environ, "JAVA_TOOL_OPTIONS": JAVA_OPTIONS}
+    done = subprocess.run(
+        ["DicomSRValidator", forms["petct_second_version", name]],
+        env=environment, capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    words = done.stdout + done.stderr
     assert "IOD validation complete" in words
     assert [line for line in words.splitlines() if line.startswith("Error")] == []
 
