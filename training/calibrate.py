@@ -1,6 +1,7 @@
 """Turn held-out predictions into figures and split-conformal intervals.
 
     python -m training.calibrate RUN/predictions.csv ... --out calibration.json [--csv training/results/NAME.csv]
+        [--readers POOLS/ct_reader] [--plot docs/figures/NAME.png]
 
 The predictions are those of runs that each held out one fold, so no picture is judged by a network that saw its
 group. The half width of a kind is the conformal quantile of the absolute error (Angelopoulos &
@@ -20,9 +21,12 @@ import numpy.typing as npt
 from pydantic import TypeAdapter
 
 from dicom_qa_node.models.card import Calibration, Figure
+from training.baselines import noise_figures
 from training.dataset import CELL
 from training.evaluate import Prediction, read_predictions
 from training.metrics import agreement, within_slice_spearman
+from training.plots import plot_predictions
+from training.pool import read_pool
 
 __all__ = ["calibrate", "cell_baseline", "conformal_half_width", "figures_of", "read_calibration"]
 
@@ -168,9 +172,15 @@ def main() -> None:
     parser.add_argument("predictions", type=Path, nargs="+")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--csv", type=Path, help="also write figures and intervals as a table")
+    parser.add_argument("--readers", type=Path, help="pool of the reader study, for the noise-only baseline")
+    parser.add_argument("--plot", type=Path, help="also draw the predictions")
     arguments = parser.parse_args()
     predictions = [p for path in arguments.predictions for p in read_predictions(path)]
     calibration, figures = calibrate(predictions), figures_of(predictions)
+    if arguments.readers:
+        figures = (*figures, *noise_figures(read_pool(arguments.readers)))
+    if arguments.plot:
+        plot_predictions(predictions, arguments.plot, f"{len({p.fold for p in predictions})} held-out folds")
     arguments.out.write_bytes(_FILE.dump_json((calibration, figures), indent=1))
     for figure in figures:
         print(f"{figure.name:28} {figure.value:7.4f} [{figure.low:.4f}, {figure.high:.4f}] n={figure.n}")

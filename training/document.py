@@ -78,6 +78,12 @@ def _measured(card: ModelCard) -> Iterator[str]:
     for kind, c in sorted(measured.calibration.items()):
         yield f"| {kind} | {c.half_width:.2f} | {c.coverage:.1%} | {c.n} | {c.groups} | {c.note} |"
     yield ""
+    if measured.domain is not None:
+        yield "| domain of | limit of the distance | unseen CT or PET called outside | n |"
+        yield "|---|---|---|---|"
+        for kind, d in sorted(measured.domain.limits.items()):
+            yield f"| {kind} | {d.limit:.2f} | {d.held_out_outside:.1%} | {d.n} |"
+        yield ""
 
 
 def main() -> None:

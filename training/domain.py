@@ -38,7 +38,8 @@ __all__ = ["Distances", "limits_of", "main", "read_domain_file"]
 QUANTILE = 0.98
 FILE = "domain.safetensors"
 _AT_ONCE = 16
-_EVERY = 2
+_FITTED, _JUDGED = 3, 2
+"""Every third training picture is fitted, every second held-out one is judged: the versions of a slice are many."""
 _PHOTOGRAPHS = 60
 _SIDE = 512
 
@@ -87,9 +88,9 @@ def held_out_distances(run: Path, pools_folder: Path, device: str) -> list[Dista
     held = held_out_groups(pools, config)
     if config.held_out is None or not held:
         raise ValueError(f"{run} held no fold out")
-    domains = _fit(_features(scorer, pools, lambda pool, i: pool.rows[i].group not in held))
+    domains = _fit(_features(scorer, pools, lambda pool, i: pool.rows[i].group not in held, _FITTED))
     unjudged = {share.pool for share in config.shares if not share.judged}
-    seen = _features(scorer, pools, lambda pool, i: pool.name not in unjudged and pool.rows[i].group in held)
+    seen = _features(scorer, pools, lambda pool, i: pool.name not in unjudged and pool.rows[i].group in held, _JUDGED)
     return [Distances(kind, config.held_out, domains[kind].distance(seen[kind])) for kind in sorted(seen)]
 
 
@@ -99,11 +100,13 @@ def _open(run: Path, pools_folder: Path, device: str) -> tuple[RunConfig, list[P
     return config, read_pools(pools_folder, config), scorer
 
 
-def _features(scorer: Scorer, pools: Sequence[Pool], wanted: Callable[[Pool, int], bool]) -> dict[str, FloatArray]:
-    """Return the features of every second wanted picture, by kind."""
+def _features(
+    scorer: Scorer, pools: Sequence[Pool], wanted: Callable[[Pool, int], bool], every: int
+) -> dict[str, FloatArray]:
+    """Return the features of the wanted pictures, of one in ``every``, by kind."""
     found: dict[str, list[FloatArray]] = defaultdict(list)
     for pool in pools:
-        chosen = [i for i in range(len(pool.rows)) if wanted(pool, i)][::_EVERY]
+        chosen = [i for i in range(len(pool.rows)) if wanted(pool, i)][::every]
         for kind in sorted({pool.rows[i].kind for i in chosen}):
             same = [i for i in chosen if pool.rows[i].kind == kind]
             for start in range(0, len(same), _AT_ONCE):
@@ -179,7 +182,7 @@ def main() -> None:
     distances = [d for run in arguments.folds for d in held_out_distances(run, arguments.pools, arguments.device)]
     limits = limits_of(distances)
     _, pools, scorer = _open(arguments.run, arguments.pools, arguments.device)
-    domains = _fit(_features(scorer, pools, lambda pool, i: True))
+    domains = _fit(_features(scorer, pools, lambda pool, i: True, _FITTED))
     content = pack(domains)
     described = DomainFile(FILE, hashlib.sha256(content).hexdigest(), limits)
     arguments.out.mkdir(parents=True, exist_ok=True)

@@ -27,6 +27,7 @@ from PIL import Image
 from dicom_qa_node.score.infer import Scorer
 from training.config import RunConfig
 from training.dataset import held_out_groups
+from training.encode import read_coded
 from training.metrics import agreement
 from training.pool import LEVEL_NAMES, Row
 from training.prompts import prompt_of_row
@@ -53,7 +54,7 @@ def judge_run(run: Path, pools_folder: Path, device: str = "auto") -> list[Predi
     config = RunConfig.model_validate(json.loads((run / "run.json").read_text())["config"])
     pools = read_pools(pools_folder, config)
     held_out = held_out_groups(pools, config)
-    scorer = Scorer.from_file(config.model, run / "weights.safetensors", device, config.options)
+    scorer = Scorer.from_file(config.model, run / "weights.safetensors", device, config.options, read_coded(run))
     unjudged = {share.pool for share in config.shares if not share.judged}
     found: list[Prediction] = []
     for pool in pools:

@@ -21,6 +21,7 @@ from dicom_qa_node.models.card import DomainFile, Measured, measured_to_json
 from training.calibrate import read_calibration
 from training.config import RunConfig
 from training.domain import read_domain_file
+from training.encode import read_coded
 
 __all__ = ["export"]
 
@@ -54,6 +55,7 @@ def export(run: Path, calibration: Path | None, out: Path, domain: Path | None =
         figures=figures,
         calibration=half_widths,
         domain=None if domain is None else _export_domain(domain, config.model, out),
+        coded=read_coded(run),
     )
     out.mkdir(parents=True, exist_ok=True)
     (out / file).write_bytes(content)

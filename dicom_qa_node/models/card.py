@@ -13,6 +13,7 @@ from pathlib import Path
 from pydantic import TypeAdapter
 
 from dicom_qa_node.errors import Misconfigured
+from dicom_qa_node.models.coded import Coded
 
 __all__ = [
     "Calibration",
@@ -105,6 +106,7 @@ class Measured:
     figures: tuple[Figure, ...] = ()
     calibration: Mapping[str, Calibration] = field(default_factory=dict)
     domain: DomainFile | None = None
+    coded: Coded | None = None
 
 
 @dataclass(frozen=True)

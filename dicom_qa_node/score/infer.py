@@ -22,6 +22,7 @@ from torch import nn
 from dicom_qa_node.errors import Misconfigured
 from dicom_qa_node.models import weights
 from dicom_qa_node.models.card import ModelCard
+from dicom_qa_node.models.coded import Coded
 from dicom_qa_node.models.domain import Domain, read_domains
 from dicom_qa_node.models.prompts import Prompt
 from dicom_qa_node.models.registry import NetworkOption, build_network, card_of
@@ -88,9 +89,11 @@ class Scorer:
         device: torch.device,
         workers: int | None = None,
         domains: Mapping[str, Domain] | None = None,
+        coded: Coded | None = None,
     ) -> None:
         self.card = card
         self._domains = domains or {}
+        self._coded = coded
         self.device = device
         self._network = network.to(device=device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
         self._batch = _FIRST_BATCH
@@ -114,17 +117,23 @@ class Scorer:
         network = build_network(card)
         weights.load_file(network, path, card.name)
         described = card.measured.domain if card.measured else None
-        return cls(network, card, where, domains=read_domains(described, path.parent) if described else None)
+        domains = read_domains(described, path.parent) if described else None
+        return cls(network, card, where, domains=domains, coded=card.measured.coded if card.measured else None)
 
     @classmethod
     def from_file(
-        cls, model_name: str, path: Path, device: str = "auto", options: Mapping[str, NetworkOption] | None = None
+        cls,
+        model_name: str,
+        path: Path,
+        device: str = "auto",
+        options: Mapping[str, NetworkOption] | None = None,
+        coded: Coded | None = None,
     ) -> Scorer:
         """Open a model with weights that no card knows, for training and evaluation only."""
         card = replace(card_of(model_name), measured=None)
         network = build_network(card, options)
         weights.load_file(network, path, card.name)
-        return cls(network, card, pick_device(device))
+        return cls(network, card, pick_device(device), coded=coded)
 
     def score(self, images: npt.NDArray[Any], kind: str, prompts: Sequence[Prompt] | None = None) -> Predictions:
         """Judge pictures of one kind.
@@ -141,7 +150,8 @@ class Scorer:
         Returns
         -------
         Predictions
-            Each picture's numbers are the mean over its crops, weighted by the tissue they show.
+            Each picture's numbers are the mean over its crops, weighted by the tissue they show; the score is mixed
+            with the worth of the named degradations where the card has one (``models/coded.py``).
         """
         series_kind = SeriesKind(kind)
         pictures = prepare.as_uint8(np.asarray(images))
@@ -163,8 +173,9 @@ class Scorer:
         mixing /= mixing.sum(axis=1, keepdims=True)
         score, weight, spread, levels, features = (mixing @ output.reshape(len(owner), -1) for output in outputs)
         low, high = self.card.score_range
+        own = score[:, 0]
         return Predictions(
-            np.clip(score[:, 0], low, high),
+            np.clip(self._coded.mix(own, levels, series_kind.value) if self._coded else own, low, high),
             weight[:, 0],
             spread[:, 0],
             self.card.half_width(series_kind.value),
