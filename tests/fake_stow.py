@@ -23,7 +23,7 @@ JSON = {"Content-Type": "application/dicom+json"}
 
 @dataclass
 class Asked:
-    """One request; ``instances`` are the SOP Instance UIDs of its parts, ``syntaxes`` what the parts declare."""
+    """One request; ``instances`` are the SOP Instance UIDs of its parts, ``types`` what the parts declare."""
 
     method: str
     path: str
@@ -31,7 +31,7 @@ class Asked:
     body: bytes = b""
     instances: list[str] = field(default_factory=list)
     classes: list[str] = field(default_factory=list)
-    syntaxes: list[str] = field(default_factory=list)
+    types: list[str] = field(default_factory=list)
 
 
 def stored(*uids: str, warning: int | None = None) -> bytes:
@@ -113,5 +113,5 @@ def _read(method: str, path: str, headers: dict[str, str], body: bytes) -> Asked
             dataset = dcmread(BytesIO(part.get_payload(decode=True)))
             asked.instances.append(str(dataset.SOPInstanceUID))
             asked.classes.append(str(dataset.SOPClassUID))
-            asked.syntaxes.append(str(part["Content-Type"].params.get("transfer-syntax", "")))
+            asked.types.append(str(part["Content-Type"]))
     return asked

@@ -10,7 +10,6 @@ import threading
 from pathlib import Path
 
 import pytest
-from pydicom import dcmread
 
 from dicom_qa_node.config import Config, DicomwebTarget
 from dicom_qa_node.deliver.targets import open_target
@@ -46,14 +45,14 @@ def target(url: str, **settings: object):
     return open_target(DicomwebTarget.model_validate(values), "NODE")
 
 
-def test_report_arrives_byte_for_byte_with_its_type_and_transfer_syntax(report):
+def test_report_arrives_byte_for_byte_as_a_plain_part(report):
     path, reference = report
     with serving() as service:
         assert str(target(service.url + "/").send(shipment(report))) == "HTTP 200, stored"
     (asked,) = service.asked
     assert (asked.method, asked.path) == ("POST", "/dicom-web/studies")
     assert asked.instances == [reference.sop_instance_uid]
-    assert asked.syntaxes == [str(dcmread(path).file_meta.TransferSyntaxUID)]
+    assert asked.types == ["application/dicom"]
     assert path.read_bytes() in asked.body
     assert asked.headers["Accept"] == "application/dicom+json"
     assert "Authorization" not in asked.headers
@@ -84,6 +83,7 @@ def test_what_counts_as_delivered(status, body, words, report):
         (409, lambda uid: failed(uid, 0xC122), Refused, "HTTP 409: 0xC122 Cannot understand"),
         (409, lambda uid: failed(uid, 0x0124), Refused, "HTTP 409: 0x0124 Refused, not authorized"),
         (409, lambda uid: stored(uid), Deferred, "the answer is not understood: it does not name the report"),
+        (200, lambda _: stored(), Deferred, "it does not name the report"),
         (200, lambda _: stored("1.2.3"), Deferred, "the answer is not understood: it does not name the report"),
         (200, lambda _: b"<html>log in</html>", Deferred, "the answer is not understood: it is no DICOM JSON"),
         (202, lambda _: b"[1, 2]", Deferred, "it is no data set"),

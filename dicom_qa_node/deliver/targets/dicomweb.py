@@ -53,7 +53,7 @@ class Dicomweb:
     def send(self, shipment: Shipment) -> Answer:
         """Store the report, as the first SOP class that the server takes; see `DeliveryTarget.send`."""
         with self._client() as client:
-            for sop_class_uid in self._classes:
+            for sop_class_uid in shipment.classes(self._classes):
                 form = shipment.form(sop_class_uid)
                 answer = self._store(client, shipment.path_of(form), form)
                 if answer is not None:
@@ -152,10 +152,11 @@ def _secret(path: Path, key: str) -> str:
 def _envelope(path: Path) -> tuple[bytes, bytes]:
     """Return what stands before and after the file in a multipart body (RFC 2387, PS3.18 8.6.1.2.1)."""
     try:
-        syntax = read_file_meta_info(path).TransferSyntaxUID
+        read_file_meta_info(path)
     except (OSError, InvalidDicomError, AttributeError, ValueError, EOFError) as error:
         raise Refused("the file is no DICOM Part 10 file") from error
-    head = f"--{_BOUNDARY}\r\nContent-Type: application/dicom; transfer-syntax={syntax}\r\n\r\n"
+    # Orthanc's plugin passes over a part whose type has the optional parameter transfer-syntax, and answers 200.
+    head = f"--{_BOUNDARY}\r\nContent-Type: application/dicom\r\n\r\n"
     return head.encode("ascii"), f"\r\n--{_BOUNDARY}--\r\n".encode("ascii")
 
 
