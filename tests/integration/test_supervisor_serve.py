@@ -90,10 +90,18 @@ def test_an_occupied_port_is_said_in_one_line(folder, poll, background):
     assert f"error: web cannot listen on 127.0.0.1:{port}: Address already in use" in (place / "log").read_text()
 
 
-def test_a_node_without_its_model_receives_and_says_so(folder, poll):
+@pytest.mark.parametrize(
+    ("score", "complaint"),
+    [
+        ({"models_dir": "models"}, "weights of model ms_iqa_small are missing"),
+        ({"model": "tfkt_small"}, "model tfkt_small is shipped without weights"),
+    ],
+    ids=["file missing", "none shipped"],
+)
+def test_a_node_without_its_model_receives_and_says_so(folder, poll, score, complaint):
     place, port = folder
     settings = yaml.safe_load((place / "config.yaml").read_text())
-    (place / "config.yaml").write_text(yaml.safe_dump(settings | {"score": {"models_dir": str(place / "models")}}))
+    (place / "config.yaml").write_text(yaml.safe_dump(settings | {"score": score}))
     log = place / "log"
     node = _serve(place, log)
     try:
@@ -101,7 +109,7 @@ def test_a_node_without_its_model_receives_and_says_so(folder, poll):
         poll(lambda: _ask(port, "/readyz")[0] == 200, 60, "readiness to receive")
         checks = {check["name"]: check for check in json.loads(_ask(port, "/healthz")[1])["checks"]}
         assert checks["model"]["level"] == "degraded"
-        assert "weights of model ms_iqa_small are missing" in checks["model"]["detail"]
+        assert complaint in log.read_text()
         assert checks["role score"]["level"] == "ok"
         node.send_signal(signal.SIGTERM)
         assert node.wait(60) == 0
