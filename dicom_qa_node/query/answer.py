@@ -11,8 +11,8 @@ from pydicom.sequence import Sequence as ItemSequence
 from pydicom.tag import Tag
 
 from dicom_qa_node.query.charset import answer_character_set
-from dicom_qa_node.query.identifiers import Identifier, Key
-from dicom_qa_node.query.search import Entity, matching_items
+from dicom_qa_node.search.find import Entity, matching_items
+from dicom_qa_node.search.keys import Identifier, Key
 
 __all__ = ["build_answer"]
 

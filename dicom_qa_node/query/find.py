@@ -15,10 +15,11 @@ from dicom_qa_node.errors import NodeError
 from dicom_qa_node.log import log_event
 from dicom_qa_node.query.answer import build_answer
 from dicom_qa_node.query.holdings import Holdings
-from dicom_qa_node.query.identifiers import Identifier, MismatchedIdentifier, UnreadableIdentifier, read_identifier
+from dicom_qa_node.query.identifiers import MismatchedIdentifier, UnreadableIdentifier, read_identifier
 from dicom_qa_node.query.models import Negotiated, negotiated
-from dicom_qa_node.query.search import find_entities
 from dicom_qa_node.query.status import Status, refusal
+from dicom_qa_node.search.find import find_entities
+from dicom_qa_node.search.keys import Identifier
 
 __all__ = ["find", "is_gone"]
 

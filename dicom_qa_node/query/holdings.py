@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from dicom_qa_node.config import Config, Destination, DicomTarget
-from dicom_qa_node.query.index import LAYOUT, Indexer
+from dicom_qa_node.search.index import LAYOUT, Indexer
 from dicom_qa_node.spool.layout import SpoolLayout
 from dicom_qa_node.store import Database
 from dicom_qa_node.store.catalogue import Catalogue

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from enum import Enum
 from io import BytesIO
 from typing import Any
@@ -15,10 +14,11 @@ from pydicom.tag import BaseTag
 from pydicom.uid import UID
 from pynetdicom.dsutils import decode
 
-from dicom_qa_node.query.attributes import LEVELS, NEUTRAL, UNIQUE_KEYS, known_at
 from dicom_qa_node.query.charset import UnknownCharacterSet, decoded, encodings_of
+from dicom_qa_node.search.attributes import LEVELS, NEUTRAL, UNIQUE_KEYS, known_at
+from dicom_qa_node.search.keys import Identifier, Key
 
-__all__ = ["Identifier", "Key", "MismatchedIdentifier", "Model", "UnreadableIdentifier", "read_identifier"]
+__all__ = ["MismatchedIdentifier", "Model", "UnreadableIdentifier", "read_identifier"]
 
 _LONGEST_KEY = 4096
 _MOST_ITEM_LEVELS = 8
@@ -37,32 +37,6 @@ class MismatchedIdentifier(Exception):
 
 class UnreadableIdentifier(Exception):
     """The identifier cannot be processed (0xC000)."""
-
-
-@dataclass(frozen=True, slots=True)
-class Key:
-    """One key attribute: decoded values, or the keys of its item for a sequence; none at all for universal matching."""
-
-    tag: int
-    keyword: str
-    vr: str
-    values: tuple[str, ...] = ()
-    item: tuple[Key, ...] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Identifier:
-    """A request's keys; ``unsupported`` tells that some were left out because the node does not know them."""
-
-    level: str
-    keys: Mapping[str, Key]
-    character_set: tuple[str, ...]
-    unsupported: bool
-
-    def values(self, keyword: str) -> tuple[str, ...]:
-        """Return the values of a key, none if it is absent or universal."""
-        key = self.keys.get(keyword)
-        return tuple(value for value in key.values if value and value != "*") if key else ()
 
 
 def read_identifier(data: BytesIO | None, syntax: UID, model: Model, *, relational: bool, retrieve: bool) -> Identifier:

@@ -27,9 +27,9 @@ from dicom_qa_node.query.find import is_gone
 from dicom_qa_node.query.holdings import Holdings
 from dicom_qa_node.query.identifiers import MismatchedIdentifier, UnreadableIdentifier, read_identifier
 from dicom_qa_node.query.models import negotiated
-from dicom_qa_node.query.search import find_instances
 from dicom_qa_node.query.send import Outcome, Unreachable, associate, send_file
 from dicom_qa_node.query.status import Status
+from dicom_qa_node.search.find import find_instances
 from dicom_qa_node.store.catalogue import HeldInstance
 
 __all__ = ["serve_get", "serve_move"]

@@ -10,10 +10,10 @@ from pynetdicom import AE
 
 from dicom_qa_node.config import Config
 from dicom_qa_node.query.holdings import open_holdings
-from dicom_qa_node.query.identifiers import Identifier, Key
-from dicom_qa_node.query.search import find_entities
 from dicom_qa_node.query.service import QueryService
 from dicom_qa_node.records import ReportRef, SeriesFacts
+from dicom_qa_node.search.find import find_entities
+from dicom_qa_node.search.keys import Identifier, Key
 from dicom_qa_node.store import Database, Registry
 from dicom_qa_node.store import tables as t
 from dicom_qa_node.store.catalogue import Catalogue, Level, Narrowing, ReportHeader

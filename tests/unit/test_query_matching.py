@@ -7,7 +7,7 @@ import time
 import pytest
 
 from dicom_qa_node.query.charset import UnknownCharacterSet, answer_character_set, encodings_of
-from dicom_qa_node.query.matching import matcher_for
+from dicom_qa_node.search.matching import matcher_for
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,8 @@ from pydicom.multival import MultiValue
 
 from dicom_qa_node.errors import Permanent
 from dicom_qa_node.log import log_event
-from dicom_qa_node.query.attributes import IMAGE, stored_at
 from dicom_qa_node.records import ReportRef
+from dicom_qa_node.search.attributes import IMAGE, stored_at
 from dicom_qa_node.spool.layout import SpoolLayout
 from dicom_qa_node.store.catalogue import Catalogue, ReportHeader
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 
 from pydicom.dataset import Dataset
 
-from dicom_qa_node.query.attributes import COUNTS, GROUPED, LEVELS, UNIQUE_KEYS, column_of, stored_at
-from dicom_qa_node.query.identifiers import Identifier, Key
-from dicom_qa_node.query.matching import Matcher, matcher_for, moment
+from dicom_qa_node.search.attributes import COUNTS, GROUPED, LEVELS, UNIQUE_KEYS, column_of, stored_at
+from dicom_qa_node.search.keys import Identifier, Key
+from dicom_qa_node.search.matching import Matcher, matcher_for, moment
 from dicom_qa_node.store.catalogue import Catalogue, HeldInstance, HeldSeries, Narrowing
 
 __all__ = ["Entity", "find_entities", "find_instances"]
