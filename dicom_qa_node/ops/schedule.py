@@ -9,6 +9,7 @@ from __future__ import annotations
 import datetime as dt
 import logging
 import threading
+import time
 from collections.abc import Callable, Sequence
 
 from apscheduler.executors.pool import ThreadPoolExecutor
@@ -20,13 +21,15 @@ from dicom_qa_node.log import log_event
 from dicom_qa_node.ops.pulse import Pulse
 from dicom_qa_node.ops.tasks import Task, tasks_of
 from dicom_qa_node.records import utc_now
-from dicom_qa_node.store import Database
+from dicom_qa_node.store import Database, NodeFacts
+from dicom_qa_node.store.node_facts import TaskRun
 
 __all__ = ["TaskRunner", "run_schedule"]
 
 _LOGGER = logging.getLogger(__name__)
 _MISFIRE_GRACE_S = 30
-_THREADS = 4
+_THREADS = 6
+_TELL_S = 10.0
 
 
 class TaskRunner:
@@ -43,6 +46,8 @@ class TaskRunner:
     def __init__(self, tasks: Sequence[Task], clock: Callable[[], dt.datetime] = utc_now) -> None:
         self._clock = clock
         self._failing: dict[str, str] = {}
+        self._tasks = {task.name: task for task in tasks}
+        self._ran: dict[str, tuple[dt.datetime, float]] = {}
         self._scheduler = BackgroundScheduler(
             timezone=dt.UTC,
             executors={"default": ThreadPoolExecutor(_THREADS)},
@@ -68,18 +73,31 @@ class TaskRunner:
         """Return the tasks whose last run failed, each with its error."""
         return dict(self._failing)
 
+    def runs(self) -> list[TaskRun]:
+        """Return how each task stands."""
+        nexts = {job.id: job.next_run_time for job in self._scheduler.get_jobs()}
+        return [
+            TaskRun(
+                name, task.every_s, *self._ran.get(name, (None, None)), nexts.get(name), self._failing.get(name, "")
+            )
+            for name, task in sorted(self._tasks.items())
+        ]
+
     def detail(self) -> str:
         """Return one line for the heartbeat: empty when every task works."""
         return "; ".join(f"{name} fails: {error}" for name, error in sorted(self.failing().items()))
 
     def _run(self, task: Task) -> None:
+        begun, started = self._clock(), time.monotonic()
         try:
-            task.run(self._clock())
+            task.run(begun)
         except Exception as error:  # noqa: BLE001 - the edge of the periodic tasks: one must not stop the others
             self._failed(task, error)
         else:
             if self._failing.pop(task.name, None) is not None:
                 log_event(_LOGGER, logging.INFO, "task_recovered", task=task.name)
+        finally:
+            self._ran[task.name] = (begun, time.monotonic() - started)
 
     def _failed(self, task: Task, error: Exception) -> None:
         # Only our own messages are known to be free of patient data.
@@ -93,7 +111,10 @@ class TaskRunner:
 
 def run_schedule(config: Config, database: Database, stop: threading.Event, pulse: Pulse) -> None:
     """Run the periodic tasks of a node until ``stop`` is set."""
-    runner = TaskRunner(tasks_of(config, database))
+    facts = NodeFacts(database)
+    # The task that tells how the tasks stand is one of them.
+    told = Task("bookkeeping", _TELL_S, lambda _now: facts.note_task_runs(runner.runs()), first_after_s=1)
+    runner = TaskRunner([*tasks_of(config, database), told])
     pulse.detail = runner.detail
     runner.start()
     try:

@@ -10,7 +10,12 @@ from dataclasses import dataclass
 from dicom_qa_node.complete import sweep
 from dicom_qa_node.config import Config
 from dicom_qa_node.log import log_event
+from dicom_qa_node.ops.alert_courier import AlertCourier
+from dicom_qa_node.ops.alerts import Judge, Troubles, keep_charts
+from dicom_qa_node.ops.audit_syslog import SyslogSender
+from dicom_qa_node.ops.health import HealthReport, ModelCheck, assess, gather
 from dicom_qa_node.receive.reconcile import reconcile
+from dicom_qa_node.records import utc_now
 from dicom_qa_node.spool.layout import SpoolLayout
 from dicom_qa_node.spool.retain import DiskGauge, delete_files
 from dicom_qa_node.store import Database, Liveness, Registry, Retention
@@ -51,8 +56,31 @@ def tasks_of(config: Config, database: Database) -> list[Task]:
         Task("associations", 30, lambda now: close_orphans(database, now), first_after_s=_RECEIVER_SILENT_S),
         Task("reconcile", _RECONCILE_S, look_for_lost_rows, first_after_s=_RECONCILE_S),
         Task("retention", 3600, lambda now: retain(config, database, now)),
+        *_watching(config, database),
         Task("checkpoint", 600, lambda _now: database.checkpoint()),
+        *_audit_tasks(config, database),
     ]
+
+
+def _watching(config: Config, database: Database) -> list[Task]:
+    judge, model = Judge(config), ModelCheck(config)
+
+    def health() -> HealthReport:
+        return assess(gather(config, database, model), config, utc_now())
+
+    troubles, courier = Troubles(config, database, health, judge), AlertCourier(config, database)
+    return [
+        Task("charts", 5, keep_charts(config, database, judge), first_after_s=2),
+        Task("troubles", 30, lambda _now: troubles.look(), first_after_s=30),
+        Task("alerts", 5, courier.send_due, first_after_s=3),
+    ]
+
+
+def _audit_tasks(config: Config, database: Database) -> list[Task]:
+    if not config.web.syslog.host:
+        return []
+    sender = SyslogSender(config, database)
+    return [Task("audit syslog", 5, lambda _now: sender.send())]
 
 
 def close_orphans(database: Database, now: dt.datetime) -> int:

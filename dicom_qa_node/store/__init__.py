@@ -16,6 +16,7 @@ from dicom_qa_node.store.jobs import Jobs
 from dicom_qa_node.store.liveness import Liveness
 from dicom_qa_node.store.log_query import Cursor, LogOrder, LogQuery
 from dicom_qa_node.store.log_search import LogSearch
+from dicom_qa_node.store.node_facts import NodeFacts
 from dicom_qa_node.store.outbox import Outbox
 from dicom_qa_node.store.quality import LogFilter, QualityLog
 from dicom_qa_node.store.registry import Registry
@@ -40,6 +41,7 @@ __all__ = [
     "LogOrder",
     "LogQuery",
     "LogSearch",
+    "NodeFacts",
     "Outbox",
     "QualityLog",
     "Registry",
