@@ -63,7 +63,7 @@ def build_network(card: ModelCard, options: Mapping[str, NetworkOption] | None =
     module, function = card.network.split(":")
     build: Callable[..., nn.Module] = getattr(importlib.import_module(module), function)
     try:
-        return build(**card.network_args, **(options or {}))
+        return build(**{**card.network_args, **(options or {})})
     except (TypeError, ValueError) as error:
         if not options:
             raise

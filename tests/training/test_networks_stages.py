@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -193,6 +194,12 @@ def test_no_network_downloads_by_itself(monkeypatch: pytest.MonkeyPatch) -> None
     assert not any(asked)
 
 
+def test_an_option_replaces_what_the_card_says() -> None:
+    card = replace(card_of("mediqa_small"), network_args={"variant": "small", "prompts": False})
+    assert not build_network(card).config.prompts
+    assert build_network(card, {"prompts": True}).config.prompts
+
+
 def test_an_option_that_a_network_does_not_have_is_named() -> None:
     with pytest.raises(Misconfigured, match="prompts"):
         build_network(card_of("tfkt_small"), {"prompts": False})
@@ -203,6 +210,7 @@ def test_an_option_that_a_network_does_not_have_is_named() -> None:
     [
         ("ms_iqa_small", {"fusion": "patches"}),
         ("ms_iqa_small", {"fusion": "off"}),
+        ("ms_iqa_small", {"evidence_stem": 0}),
         ("tfkt_small", {"evidence": False}),
         ("md_iqa_small", {"evidence": False}),
         ("md_iqa_small", {"bins": 41}),
