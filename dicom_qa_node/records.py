@@ -22,6 +22,7 @@ __all__ = [
     "Code",
     "Delivery",
     "DeliveryState",
+    "DocumentKind",
     "Finding",
     "Grade",
     "Job",
@@ -68,6 +69,15 @@ class DeliveryState(StrEnum):
     SENDING = "SENDING"
     DELIVERED = "DELIVERED"
     PARKED = "PARKED"
+
+
+class DocumentKind(StrEnum):
+    """What is made of one version of a series: always the report, the others where a target wants them."""
+
+    REPORT = "report"
+    IMAGE = "image"
+    PDF = "pdf"
+    KEY_OBJECTS = "key_objects"
 
 
 class Grade(StrEnum):
@@ -321,7 +331,7 @@ class SeriesResult:
 
 @dataclass(frozen=True, slots=True)
 class ReportRef:
-    """A Structured Report that lies in the spool (``path`` is relative to it)."""
+    """A Structured Report, or a document beside it, that lies in the spool (``path`` is relative to it)."""
 
     sop_instance_uid: str
     sop_class_uid: str
@@ -331,6 +341,7 @@ class ReportRef:
     path: str
     created_at: dt.datetime
     predecessor_uid: str | None = None
+    kind: DocumentKind = DocumentKind.REPORT
 
 
 @dataclass(frozen=True, slots=True)

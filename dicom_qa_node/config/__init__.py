@@ -8,6 +8,7 @@ at once.
 from __future__ import annotations
 
 from dicom_qa_node.config.alerts import AlertRule, Alerts, Charts, EmailChannel, WebhookChannel
+from dicom_qa_node.config.companion import Companion
 from dicom_qa_node.config.delivery import (
     Deliver,
     DicomTarget,
@@ -31,6 +32,7 @@ __all__ = [
     "AuditSyslog",
     "Charts",
     "ClientTls",
+    "Companion",
     "Complete",
     "Config",
     "ConfigProblem",

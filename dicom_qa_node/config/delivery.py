@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, model_validator
 
 from dicom_qa_node.config.base import AeTitle, Name, Port, Section
+from dicom_qa_node.config.companion import Companion, Language
 from dicom_qa_node.config.routing import Route
 from dicom_qa_node.config.tls import ClientTls
 
@@ -39,6 +40,11 @@ class Report(Section):
         "", max_length=64, description="Institution Name of the report; empty: that of the images"
     )
     series_number: int = Field(9900, ge=1, le=2147483647, description="Series Number (0020,0011) of report series")
+    language: Language = Field("en", description="language of companions; the Structured Report is in English")
+    font: Path | None = Field(
+        None, strict=False, description="font file to try first on companions; empty: DejaVu Sans, then the system's"
+    )
+    trend: int = Field(30, ge=0, le=200, description="earlier scores of the same scanner shown on companions")
 
 
 class DicomTarget(Section):
@@ -59,6 +65,7 @@ class DicomTarget(Section):
     )
     sop_class: ReportForm = Field("auto", description=_FORM)
     route: Route = Field(default_factory=Route, description="which reports this target gets; empty: all")
+    companion: Companion = Field(default_factory=Companion, description="further documents for this target")
 
 
 class DicomwebTarget(Section):
@@ -88,6 +95,7 @@ class DicomwebTarget(Section):
     timeout_s: float = Field(30, gt=0, le=600, description="longest wait for an answer")
     sop_class: ReportForm = Field("auto", description=_FORM)
     route: Route = Field(default_factory=Route, description="which reports this target gets; empty: all")
+    companion: Companion = Field(default_factory=Companion, description="further documents for this target")
 
     @model_validator(mode="after")
     def _credentials(self) -> DicomwebTarget:
@@ -111,6 +119,7 @@ class SenderTarget(Section):
     timeout_s: float = Field(30, gt=0, le=600, description="longest wait for an answer")
     sop_class: ReportForm = Field("auto", description=_FORM)
     route: Route = Field(default_factory=Route, description="which reports this target gets; empty: all")
+    companion: Companion = Field(default_factory=Companion, description="further documents for this target")
 
 
 class FolderTarget(Section):
@@ -123,6 +132,7 @@ class FolderTarget(Section):
         "comprehensive3d", description="SOP class of the report"
     )
     route: Route = Field(default_factory=Route, description="which reports this target gets; empty: all")
+    companion: Companion = Field(default_factory=Companion, description="further documents for this target")
 
 
 KINDS: dict[str, type[Section]] = {

@@ -77,7 +77,7 @@ class CommittedPacs:
         return self._target.check()
 
     def _ask(self, shipment: Shipment) -> CommitRequest | None:
-        report, kinds = shipment.report, kinds_of(shipment, self._classes)
+        report, kinds = shipment.report, kinds_of(shipment, shipment.classes(self._classes))
         with associate(self._peer, [*contexts_for(kinds), build_context(PUSH_MODEL)]) as assoc:
             if not any(context.abstract_syntax == PUSH_MODEL for context in assoc.accepted_contexts):
                 raise Refused("the target does not offer storage commitment")

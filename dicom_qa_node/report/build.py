@@ -5,21 +5,16 @@ The file comes first and the row after it: a crash between the two builds the sa
 
 from __future__ import annotations
 
-import errno
 import logging
-import os
-import struct
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
-from pydicom.errors import InvalidDicomError
-
 from dicom_qa_node.config import Config
 from dicom_qa_node.config.routing import decide, traits_of
-from dicom_qa_node.errors import Permanent, Transient
+from dicom_qa_node.errors import Permanent
 from dicom_qa_node.log import log_event
-from dicom_qa_node.records import ReportRef, StoredInstance, utc_now
+from dicom_qa_node.records import DocumentKind, ReportRef, StoredInstance, utc_now
 from dicom_qa_node.report.document import (
     SOP_CLASS_UID,
     ReportRequest,
@@ -28,20 +23,15 @@ from dicom_qa_node.report.document import (
     report_series_uid,
     report_uid,
 )
+from dicom_qa_node.report.files import BROKEN_DATA, report_path, write_report
+from dicom_qa_node.report.further import make_documents, wanted_documents
 from dicom_qa_node.report.sources import read_sources
-from dicom_qa_node.spool.layout import sync_folder, uid_key
 from dicom_qa_node.store import Outbox, Registry
 from dicom_qa_node.store.outbox import Unreported
 
 __all__ = ["build_report", "report_path", "report_pending", "write_report"]
 
 _LOGGER = logging.getLogger(__name__)
-_FULL = (errno.ENOSPC, errno.EDQUOT)
-# What pydicom and highdicom raise over values that cannot be read, checked or encoded.
-_BROKEN_DATA = (
-    ArithmeticError, AssertionError, AttributeError, EOFError, InvalidDicomError, LookupError, NotImplementedError,
-    RecursionError, TypeError, ValueError, struct.error,
-)  # fmt: skip
 
 
 def report_pending(outbox: Outbox, registry: Registry, spool_dir: Path, config: Config) -> int:
@@ -64,7 +54,8 @@ def report_pending(outbox: Outbox, registry: Registry, spool_dir: Path, config: 
             decisions = decide(config.deliver.targets, config.receive.peers, traits)
             chosen = [decision.target for decision in decisions if not decision.why_not]
             unrouted = [(decision.target, decision.why_not) for decision in decisions if decision.why_not]
-            if outbox.add_report(report, chosen, unrouted, item.sender):
+            documents = _documents(item, chosen, outbox, registry, spool_dir, config)
+            if outbox.add_report(report, chosen, unrouted, item.sender, documents):
                 _log(logging.INFO, "reported", item, report=report.sop_instance_uid, targets=",".join(chosen))
     return len(waiting)
 
@@ -85,7 +76,7 @@ def build_report(request: ReportRequest, instances: Sequence[StoredInstance], sp
     try:
         sources = read_sources(spool_dir, request.result, instances)
         return encode(build_document(request, sources, config))
-    except _BROKEN_DATA as error:
+    except BROKEN_DATA as error:
         # One series must not hold up the others. The library's words may quote a patient's name; the log has
         # where it failed, which is enough to find the cause.
         place = traceback.extract_tb(error.__traceback__)[-1]
@@ -95,45 +86,9 @@ def build_report(request: ReportRequest, instances: Sequence[StoredInstance], sp
         raise Permanent("the report cannot be built from these headers; images and score are kept") from error
 
 
-def report_path(spool_dir: Path, sop_instance_uid: str) -> Path:
-    """Return where a report lies, by its UID."""
-    key = uid_key(sop_instance_uid)
-    return spool_dir / "reports" / key[:2] / f"{key}.dcm"
-
-
-def write_report(content: bytes, folder: Path, sop_instance_uid: str) -> Path:
-    """Write a report durably under a name made from its UID and return the path.
-
-    Raises
-    ------
-    Transient
-        The disk is full.
-    """
-    key = uid_key(sop_instance_uid)
-    path = folder / key[:2] / f"{key}.dcm"
-    part = path.with_suffix(".part")
-    try:
-        _make_folders(path.parent, folder)
-        with part.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        part.rename(path)
-        sync_folder(path.parent)
-    except OSError as error:
-        if error.errno in _FULL:
-            raise Transient("no space is left for reports") from error
-        raise Transient(f"the report cannot be written: {error.strerror}") from error
-    return path
-
-
 def _report(item: Unreported, registry: Registry, spool_dir: Path, config: Config) -> ReportRef:
     result = item.result
-    instances = registry.instances(result.series_instance_uid)
-    if result.pair_series_uid:
-        instances += registry.instances(result.pair_series_uid)
-    request = ReportRequest(result, item.version, item.scored_at, item.predecessor)
-    content = build_report(request, instances, spool_dir, config)
+    content = build_report(_request(item), _instances(item, registry), spool_dir, config)
     uid = report_uid(result.series_instance_uid, item.version, result.model)
     path = write_report(content, spool_dir / "reports", uid)
     return ReportRef(
@@ -148,12 +103,33 @@ def _report(item: Unreported, registry: Registry, spool_dir: Path, config: Confi
     )
 
 
-def _make_folders(folder: Path, root: Path) -> None:
-    if folder.is_dir():
-        return
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    sync_folder(root)
-    sync_folder(root.parent)
+def _documents(
+    item: Unreported, targets: Sequence[str], outbox: Outbox, registry: Registry, spool_dir: Path, config: Config
+) -> list[tuple[ReportRef, Sequence[str]]]:
+    """Make what the targets want beside the report; the report is made already, so its sources can be read."""
+    wanted = wanted_documents(config, targets)
+    if not wanted:
+        return []
+    sources = read_sources(spool_dir, item.result, _instances(item, registry))
+
+    def earlier(kind: DocumentKind) -> ReportRef | None:
+        before = item.predecessor
+        return None if before is None else outbox.report(before.series_instance_uid, before.version, kind)
+
+    return make_documents(
+        wanted, _request(item), sources, spool_dir, config, earlier, lambda: outbox.trend(item, config.report.trend)
+    )
+
+
+def _request(item: Unreported) -> ReportRequest:
+    return ReportRequest(item.result, item.version, item.scored_at, item.predecessor)
+
+
+def _instances(item: Unreported, registry: Registry) -> list[StoredInstance]:
+    instances = registry.instances(item.result.series_instance_uid)
+    if item.result.pair_series_uid:
+        instances += registry.instances(item.result.pair_series_uid)
+    return instances
 
 
 def _log(level: int, event: str, item: Unreported, **fields: str) -> None:

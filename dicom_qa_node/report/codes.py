@@ -30,6 +30,9 @@ IMAGE_SET_QUALITY_RATING = Code("111694", "DCM", "Image Set Quality Rating")
 IMAGE_QUALITY_RATING = Code("111029", "DCM", "Image Quality Rating")
 QUALITY_ASSESSMENT = Code("111050", "DCM", "Quality Assessment")
 QUALITY_FINDING = Code("111052", "DCM", "Quality Finding")
+QUALITY_ISSUE = Code("113010", "DCM", "Quality Issue")
+TITLE_MODIFIER = Code("113011", "DCM", "Document Title Modifier")
+SOURCE_IMAGE = Code("121322", "DCM", "Source image for image processing operation")
 COMMENT = Code("121106", "DCM", "Comment")
 SEVERITY = Code("246112005", "SCT", "Severity")
 
@@ -67,6 +70,7 @@ INTERVAL_LOW = Code("SCORE_LOW", PRIVATE_SCHEME, "Lower bound of the calibrated 
 INTERVAL_HIGH = Code("SCORE_HIGH", PRIVATE_SCHEME, "Upper bound of the calibrated interval of the rating")
 SLICE_SCORE = Code("SLICE_SCORE", PRIVATE_SCHEME, "Quality score of the slice, 0 worst to 4 best")
 SLICE_WEIGHT = Code("SLICE_WEIGHT", PRIVATE_SCHEME, "Weight of the slice in the series score")
+PREDECESSOR = Code("PREDECESSOR", PRIVATE_SCHEME, "The same document of the version before")
 NOT_RATED = Code("NOT_RATED", PRIVATE_SCHEME, "Not rated: outside the validated domain of the model")
 
 PROCEDURES = {

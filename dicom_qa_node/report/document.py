@@ -34,8 +34,10 @@ __all__ = [
     "SOP_CLASS_UID",
     "ReportRequest",
     "build_document",
+    "character_set_of",
     "device_uid",
     "encode",
+    "local_time",
     "report_series_uid",
     "report_uid",
 ]
@@ -109,7 +111,7 @@ def _document(
     request: ReportRequest, content: MeasurementReport, sources: Sources, config: Config
 ) -> Comprehensive3DSR:
     result, main = request.result, sources.main
-    local = _local(request.scored_at, str(main.get("TimezoneOffsetFromUTC") or ""))
+    local = local_time(request.scored_at, main)
     number = main.get("SeriesNumber")
     of_series = "" if number is None else f" of series {number}"
     # highdicom warns about every name without a caret; the name of the images is put back in `_complete`.
@@ -145,7 +147,7 @@ def _complete(document: Comprehensive3DSR, request: ReportRequest, sources: Sour
     """Add what highdicom leaves out, and replace what it takes from the clock."""
     main = sources.main
     offset = str(main.get("TimezoneOffsetFromUTC") or "")
-    local = _local(request.scored_at, offset)
+    local = local_time(request.scored_at, main)
     document.PatientName = main.PatientName
     document.InstanceCreationDate, document.InstanceCreationTime = DA(local.date()), TM(local.time())
     if offset:
@@ -154,7 +156,7 @@ def _complete(document: Comprehensive3DSR, request: ReportRequest, sources: Sour
     document.ContributingEquipmentSequence = list(_equipment(document, request, main, local))
     document.file_meta.ImplementationClassUID = UID(IMPLEMENTATION_CLASS_UID)
     document.file_meta.ImplementationVersionName = IMPLEMENTATION_VERSION_NAME
-    character_set = _character_set(document, sources.character_set)
+    character_set = character_set_of(document, sources.character_set)
     if character_set:
         document.SpecificCharacterSet = character_set
 
@@ -201,16 +203,16 @@ def _text(header: Dataset, keyword: str) -> str | None:
     return str(value)[:_LO_LENGTH] if value else None
 
 
-def _local(at: dt.datetime, offset: str) -> dt.datetime:
+def local_time(at: dt.datetime, main: Dataset) -> dt.datetime:
     """Return a moment in the zone of the images (0008,0201), or in that of this host where they do not say."""
     try:
-        zone = dt.datetime.strptime(offset, "%z").tzinfo
+        zone = dt.datetime.strptime(str(main.get("TimezoneOffsetFromUTC") or ""), "%z").tzinfo
     except ValueError:
         zone = None
     return at.astimezone(zone)
 
 
-def _character_set(document: Dataset, preferred: Sequence[str]) -> list[str] | str:
+def character_set_of(document: Dataset, preferred: Sequence[str]) -> list[str] | str:
     """Return the Specific Character Set (PS3.3 C.12.1.1.2): that of the images if it can write every text of ours."""
     texts = {text for text in _texts(document) if not text.isascii()}
     if not texts:

@@ -25,7 +25,7 @@ from dicom_qa_node.errors import Permanent
 from dicom_qa_node.records import SeriesResult, StoredInstance
 from dicom_qa_node.spool.layout import is_uid
 
-__all__ = ["Sources", "read_sources", "referenced_uids"]
+__all__ = ["Sources", "patient_and_study", "read_sources", "referenced_uids"]
 
 _PATIENT = (
     "PatientName", "PatientID", "IssuerOfPatientID", "TypeOfPatientID", "IssuerOfPatientIDQualifiersSequence",
@@ -51,7 +51,7 @@ _EQUIPMENT = (
 _IMAGE = (
     "SpecificCharacterSet", "SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "SeriesNumber", "Modality",
     "FrameOfReferenceUID", "Rows", "Columns", "NumberOfFrames", "PixelSpacing", "SliceThickness",
-    "ImagePositionPatient", "ImageOrientationPatient", "SharedFunctionalGroupsSequence",
+    "ImagePositionPatient", "ImageOrientationPatient", "SharedFunctionalGroupsSequence", "SeriesDescription",
 )  # fmt: skip
 _REQUIRED_TYPE_2 = (
     "PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime",
@@ -84,6 +84,15 @@ class Sources:
     def main(self) -> Dataset:
         """The header that patient, study and equipment are taken from."""
         return next(iter(self.headers.values()))
+
+
+def patient_and_study(header: Dataset) -> Dataset:
+    """Return the elements of a cleaned header that describe patient and study (PS3.3 C.7.1, C.7.2)."""
+    chosen = Dataset()
+    for keyword in (*_PATIENT, *_TRIAL, *_STUDY):
+        if keyword in header:
+            chosen.add(header[keyword])
+    return chosen
 
 
 def referenced_uids(result: SeriesResult, instances: Sequence[StoredInstance]) -> list[str]:

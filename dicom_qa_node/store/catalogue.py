@@ -13,7 +13,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from dicom_qa_node.records import ReportRef
+from dicom_qa_node.records import DocumentKind, ReportRef
 from dicom_qa_node.store import tables as t
 from dicom_qa_node.store.engine import Database, insert_ignore
 
@@ -97,7 +97,8 @@ class Catalogue:
         stale = known.layout.is_(None) | (known.layout != self._layout)
         query = sa.select(t.reports).select_from(join).where(stale).order_by(t.reports.c.sop_instance_uid).limit(limit)
         with self._db.read() as connection:
-            return [ReportRef(**row._mapping) for row in connection.execute(query)]
+            rows = [dict(row._mapping) for row in connection.execute(query)]
+        return [ReportRef(**row | {"kind": DocumentKind(row["kind"])}) for row in rows]
 
     def index(self, headers: Sequence[ReportHeader]) -> None:
         """Keep these headers, in place of those of the same reports."""

@@ -13,6 +13,7 @@ from dicom_qa_node.records import (
     NOBODY,
     Delivery,
     DeliveryState,
+    DocumentKind,
     ReportRef,
     Sender,
     SeriesFacts,
@@ -25,6 +26,7 @@ from dicom_qa_node.store import tables as t
 from dicom_qa_node.store.engine import Database
 from dicom_qa_node.store.registry import facts_of
 from dicom_qa_node.store.transition import move
+from dicom_qa_node.store.trend import earlier_scores
 
 __all__ = ["Outbox", "OutboxRow", "Unreported"]
 
@@ -103,12 +105,18 @@ class Outbox:
                 for row in connection.execute(query).all()
             ]
 
+    def trend(self, item: Unreported, limit: int) -> list[float]:
+        """Return the scores of the scanner's earlier series, oldest first; see `store.trend.earlier_scores`."""
+        with self._db.read() as connection:
+            return earlier_scores(connection, item.facts, item.result, item.scored_at, limit)
+
     def add_report(
         self,
         report: ReportRef,
         targets: Sequence[str],
         unrouted: Sequence[tuple[str, str]] = (),
         sender: Sender = NOBODY,
+        documents: Sequence[tuple[ReportRef, Sequence[str]]] = (),
     ) -> bool:
         """Record a report whose file is durable, with one outbox row per target, and move its series to REPORTED.
 
@@ -118,6 +126,8 @@ class Outbox:
             Each target that does not get it, with the reason.
         sender
             Who sent the images.
+        documents
+            What goes beside the report, each with its targets; their files are durable, too.
 
         Returns
         -------
@@ -132,22 +142,25 @@ class Outbox:
             )  # fmt: skip
             if not moved:
                 return False
-            connection.execute(t.reports.insert().values(**asdict(report)))
             study = connection.execute(
                 sa.select(t.series.c.study_instance_uid).where(
                     t.series.c.series_instance_uid == report.series_instance_uid
                 )
             ).scalar_one()
             row = {
-                "report_uid": report.sop_instance_uid,
                 "series_instance_uid": report.series_instance_uid,
                 "study_instance_uid": study,
                 "state": _PENDING,
                 "sender_ae": sender.ae_title,
                 "sender_host": sender.host,
+                "created_at": now,
+                "next_attempt_at": now,
             }
-            for target in targets:
-                connection.execute(t.outbox.insert().values(**row, target=target, created_at=now, next_attempt_at=now))
+            for document, wanted in ((report, targets), *documents):
+                connection.execute(t.reports.insert().values(**asdict(document)))
+                own = row | {"report_uid": document.sop_instance_uid, "kind": document.kind}
+                for target in wanted:
+                    connection.execute(t.outbox.insert().values(**own, target=target))
             for target, reason in unrouted:
                 values = {"report_uid": report.sop_instance_uid, "target": target, "reason": reason}
                 connection.execute(t.unrouted.insert().values(**values))
@@ -255,9 +268,11 @@ class Outbox:
         with self._db.read() as connection:
             return [_row(row) for row in connection.execute(query.order_by(t.outbox.c.delivery_id))]
 
-    def report(self, series_instance_uid: str, version: int | None = None) -> ReportRef | None:
-        """Return the report of a version (None: the latest), or None."""
-        query = sa.select(t.reports).where(t.reports.c.series_instance_uid == series_instance_uid)
+    def report(
+        self, series_instance_uid: str, version: int | None = None, kind: DocumentKind = DocumentKind.REPORT
+    ) -> ReportRef | None:
+        """Return the report, or another document, of a version (None: the latest), or None."""
+        query = _reports_of(series_instance_uid, kind)
         if version is not None:
             query = query.where(t.reports.c.version == version)
         with self._db.read() as connection:
@@ -325,7 +340,7 @@ class Outbox:
             values = {"state": _PENDING, "next_attempt_at": now, "created_at": now}
             connection.execute(t.outbox.update().where(t.outbox.c.delivery_id.in_(numbers)).values(**values))
             for row in rows:
-                if row.state == _PARKED:
+                if row.state == _PARKED and row.kind == DocumentKind.REPORT:
                     move(
                         connection, row.series_instance_uid, [SeriesState.PARKED], SeriesState.REPORTED,
                         version=row.version, reason=f"delivery {row.delivery_id} retried", actor=actor, at=now,
@@ -358,7 +373,7 @@ class Outbox:
 
 
 def _joined() -> sa.Select[tuple[object, ...]]:
-    columns = [column for column in t.reports.c if column.name not in ("created_at", "series_instance_uid")]
+    columns = [column for column in t.reports.c if column.name not in ("created_at", "series_instance_uid", "kind")]
     report_created = t.reports.c.created_at.label("report_created_at")
     join = t.outbox.join(t.reports, t.reports.c.sop_instance_uid == t.outbox.c.report_uid)
     return sa.select(t.outbox, report_created, *columns).select_from(join)
@@ -407,6 +422,8 @@ def _version_on_its_way(table: sa.FromClause) -> sa.ColumnElement[bool]:
         & (earlier.c.target == table.c.target)
         & (earlier.c.delivery_id < table.c.delivery_id)
         & earlier.c.state.in_([_PENDING, _SENDING])
+        # What goes beside a report never holds a report back.
+        & earlier.c.kind.in_([DocumentKind.REPORT, table.c.kind])
     )
 
 
@@ -424,6 +441,8 @@ def _close(connection: sa.Connection, delivery: Delivery, values: dict[str, obje
 
 
 def _settle(connection: sa.Connection, report: ReportRef, at: dt.datetime) -> None:
+    if report.kind is not DocumentKind.REPORT:
+        return
     waiting = sa.select(t.outbox.c.state, t.outbox.c.target, t.outbox.c.last_answer).where(
         (t.outbox.c.report_uid == report.sop_instance_uid) & (t.outbox.c.state != _DELIVERED)
     )
@@ -439,6 +458,8 @@ def _settle(connection: sa.Connection, report: ReportRef, at: dt.datetime) -> No
 
 
 def _park_series(connection: sa.Connection, report: ReportRef, reason: str, at: dt.datetime) -> None:
+    if report.kind is not DocumentKind.REPORT:
+        return
     move(
         connection, report.series_instance_uid, [SeriesState.REPORTED], SeriesState.PARKED,
         version=report.version, reason=reason, actor="deliver", at=at, values={"parked_reason": reason},
@@ -446,16 +467,21 @@ def _park_series(connection: sa.Connection, report: ReportRef, reason: str, at: 
 
 
 def _latest_report(connection: sa.Connection, uid: str) -> ReportRef | None:
-    query = sa.select(t.reports).where(t.reports.c.series_instance_uid == uid)
-    row = connection.execute(query.order_by(t.reports.c.version.desc()).limit(1)).one_or_none()
+    query = _reports_of(uid, DocumentKind.REPORT).order_by(t.reports.c.version.desc()).limit(1)
+    row = connection.execute(query).one_or_none()
     return None if row is None else _report(row)
+
+
+def _reports_of(uid: str, kind: DocumentKind) -> sa.Select[tuple[object, ...]]:
+    return sa.select(t.reports).where(t.reports.c.series_instance_uid == uid, t.reports.c.kind == kind)
 
 
 def _report(row: sa.Row[tuple[object, ...]]) -> ReportRef:
     values = row._mapping
-    names = [name for name in ReportRef.__slots__ if name != "created_at"]
+    names = [name for name in ReportRef.__slots__ if name not in ("created_at", "kind")]
     created = values.get("report_created_at", values["created_at"])
-    return ReportRef(**{name: values[name] for name in names}, created_at=created)
+    kind = DocumentKind(values["kind"])
+    return ReportRef(**{name: values[name] for name in names}, created_at=created, kind=kind)
 
 
 def _row(row: sa.Row[tuple[object, ...]]) -> OutboxRow:

@@ -9,7 +9,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from dicom_qa_node.records import DeliveryState, Grade, LogEntry, SeriesState, result_from_json
+from dicom_qa_node.records import DeliveryState, DocumentKind, Grade, LogEntry, SeriesState, result_from_json
 from dicom_qa_node.store import tables as t
 from dicom_qa_node.store.engine import Database
 from dicom_qa_node.store.registry import facts_of
@@ -71,7 +71,9 @@ def _query(chosen: LogFilter) -> sa.Select[tuple[Any, ...]]:
         .join(t.series, t.series.c.series_instance_uid == result.series_instance_uid)
         .outerjoin(
             t.reports,
-            (t.reports.c.series_instance_uid == result.series_instance_uid) & (t.reports.c.version == result.version),
+            (t.reports.c.series_instance_uid == result.series_instance_uid)
+            & (t.reports.c.version == result.version)
+            & (t.reports.c.kind == DocumentKind.REPORT),
         )
     )
     return query.where(*_conditions(chosen))

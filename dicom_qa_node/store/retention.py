@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import sqlalchemy as sa
 
-from dicom_qa_node.records import DeliveryState, SeriesState
+from dicom_qa_node.records import DeliveryState, DocumentKind, SeriesState
 from dicom_qa_node.store import tables as t
 from dicom_qa_node.store.engine import Database
 
@@ -30,7 +30,9 @@ class Retention:
         """Return the spool paths of instances whose series was finished before these times."""
         series = t.series.c
         waiting = sa.exists().where(
-            (t.outbox.c.series_instance_uid == series.series_instance_uid) & t.outbox.c.state.in_(_UNDELIVERED)
+            (t.outbox.c.series_instance_uid == series.series_instance_uid)
+            & t.outbox.c.state.in_(_UNDELIVERED)
+            & (t.outbox.c.kind == DocumentKind.REPORT)
         )
         delivered = series.state.in_([SeriesState.DELIVERED.value, SeriesState.REPORTED.value]) & ~waiting
         finished = (delivered & (series.state_since < delivered_before)) | (

@@ -176,7 +176,8 @@ reports = sa.Table(
     sa.Column("path", sa.Text, nullable=False, unique=True),
     sa.Column("created_at", UtcDateTime, nullable=False),
     sa.Column("predecessor_uid", _UID),
-    sa.UniqueConstraint("series_instance_uid", "version"),
+    sa.Column("kind", sa.String(16), nullable=False, server_default="report"),
+    sa.UniqueConstraint("series_instance_uid", "version", "kind"),
 )
 
 report_headers = sa.Table(
@@ -217,6 +218,7 @@ outbox = sa.Table(
     sa.Column("sender_ae", sa.Text, nullable=False, server_default=""),
     sa.Column("sender_host", sa.Text, nullable=False, server_default=""),
     sa.Column("sent_uid", _UID, nullable=False, server_default=""),
+    sa.Column("kind", sa.String(16), nullable=False, server_default="report"),
     sa.UniqueConstraint("report_uid", "target"),
     sa.Index("ix_outbox_state", "state", "next_attempt_at"),
     sa.Index("ix_outbox_series_instance_uid", "series_instance_uid", "target"),

@@ -105,7 +105,7 @@ def test_full_disk_parks_nothing(database, config, monkeypatch):
     spool = config.spool_dir
     instances = write_series(spool)
     registry, outbox = scored(database, instances), Outbox(database)
-    monkeypatch.setattr("dicom_qa_node.report.build.os.fsync", full)
+    monkeypatch.setattr("dicom_qa_node.report.files.os.fsync", full)
     with pytest.raises(Transient, match="no space"):
         report_pending(outbox, registry, spool, config)
     assert registry.series(instances[0].series.series_instance_uid).state is SeriesState.SCORED

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -10,7 +10,7 @@ from typing import Protocol
 from pydicom.uid import UID, Comprehensive3DSRStorage, ComprehensiveSRStorage, EnhancedSRStorage
 
 from dicom_qa_node.errors import Permanent, Transient
-from dicom_qa_node.records import NOBODY, ReportRef, Sender
+from dicom_qa_node.records import NOBODY, DocumentKind, ReportRef, Sender
 
 __all__ = ["CLASSES", "Answer", "Convert", "Deferred", "DeliveryTarget", "Refused", "Shipment", "classes_of"]
 
@@ -95,6 +95,10 @@ class Shipment:
         if sop_class_uid == self.report.sop_class_uid:
             return self.report
         return self.convert(self.report, sop_class_uid)
+
+    def classes(self, allowed: Sequence[str]) -> tuple[str, ...]:
+        """Return the SOP classes to send it as: those allowed for a report; a document beside one has its own only."""
+        return tuple(allowed) if self.report.kind is DocumentKind.REPORT else (self.report.sop_class_uid,)
 
     def path_of(self, form: ReportRef) -> Path:
         """Return the file of a form."""

@@ -95,7 +95,7 @@ class Pacs:
 
     def send(self, shipment: Shipment) -> Answer:
         """Send the report by C-STORE; see `DeliveryTarget.send`."""
-        kinds = kinds_of(shipment, self._classes)
+        kinds = kinds_of(shipment, shipment.classes(self._classes))
         with associate(self._peer, contexts_for(kinds)) as assoc:
             return store_one_of(assoc, shipment, kinds)
 

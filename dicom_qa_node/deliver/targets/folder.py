@@ -26,7 +26,7 @@ class Folder:
 
     def send(self, shipment: Shipment) -> Answer:
         """Write the report durably; see `DeliveryTarget.send`."""
-        form = shipment.form(self._sop_class_uid)
+        form = shipment.form(*shipment.classes([self._sop_class_uid]))
         content = shipment.path_of(form).read_bytes()
         target = self._path / f"{check_uid(form.sop_instance_uid, 'SOP Instance UID')}.dcm"
         try:
