@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import re
+import shutil
+import tempfile
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -33,11 +37,23 @@ def web_config(folder: Path, **web: Any) -> Config:
     )
 
 
+@cache
+def _empty_database() -> Path:
+    # All revisions per test would take longer than the tests.
+    folder = Path(tempfile.mkdtemp(prefix="dicom-qa-node-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    database = Database(f"sqlite:///{folder}/quality.db")
+    database.upgrade()
+    database.checkpoint()
+    database.close()
+    return folder / "quality.db"
+
+
 def open_site(folder: Path, clock: Any = None, actions: Actions | None = None, **web: Any) -> Site:
     """Return a site over a new database with the accounts vera (viewer), rudi (reviewer) and ada (admin)."""
     config = web_config(folder, **web)
+    shutil.copy(_empty_database(), folder / "quality.db")
     database = Database(config.database_url)
-    database.upgrade()
     more = {"clock": clock} if clock else {}
     site = Site(config, database, LiveNode(config, database), actions or Actions(), **more)
     kept = site.passwords.hash(PASSWORD)

@@ -281,7 +281,8 @@ class Accounts:
         with self._db.write() as connection:
             values = {**row, "token_hash": hash_of(secret), "expires_at": now + dt.timedelta(days=days)}
             added = connection.execute(t.api_tokens.insert().values(values))
-            same = t.api_tokens.c.token_id == int(added.inserted_primary_key[0])  # type: ignore[index]
+            number: int = added.inserted_primary_key[0]  # type: ignore[index]
+            same = t.api_tokens.c.token_id == number
             return secret, _token(connection.execute(sa.select(t.api_tokens).where(same)).one())
 
     def tokens(self, account_id: int | None = None) -> list[Token]:

@@ -19,8 +19,10 @@ from dicom_qa_node.records import (
     StoredInstance,
     utc_now,
 )
-from dicom_qa_node.store import Database, Jobs, Liveness, Registry
+from dicom_qa_node.store import Database, Jobs, Liveness, Registry, Role
 from dicom_qa_node.web.app import create_app
+from dicom_qa_node.web.site import Site
+from tests.web_site import HOST, PASSWORD, log_in
 
 FACTS = SeriesFacts(
     "1.2.3", "1.2", "CT", patient_id="PID-4711", patient_name="Doe^Jane", patient_birth_date="19700102",
@@ -40,8 +42,18 @@ def database(node_config):
 
 @pytest.fixture
 def client(node_config, database):
-    with TestClient(create_app(LiveNode(node_config, database))) as client:
+    with TestClient(create_app(site_over(node_config, database)), base_url=HOST) as client:
         yield client
+
+
+def site_over(config, database: Database) -> Site:
+    return Site(config, database, LiveNode(config, database))
+
+
+def enter(client: TestClient, config, database: Database) -> None:
+    site = site_over(config, database)
+    site.accounts.add("vera", Role.VIEWER, password_hash=site.passwords.hash(PASSWORD))
+    assert log_in(client, "vera").url.path != "/login"
 
 
 def score_one(database: Database) -> None:
@@ -57,9 +69,12 @@ def score_one(database: Database) -> None:
     assert jobs.finish(jobs.claim("w"), result)
 
 
-def test_health_and_readiness_follow_the_receiver(client, database):
+def test_health_and_readiness_follow_the_receiver(client, node_config, database):
     assert client.get("/healthz").status_code == 503
     assert client.get("/readyz").status_code == 503
+    assert "reason" not in client.get("/readyz").json()
+    assert "detail" not in client.get("/healthz").json()["checks"][0]
+    enter(client, node_config, database)
     assert "role receive" in client.get("/readyz").json()["reason"]
     for role in ("receive", "schedule", "score", "deliver"):
         Liveness(database).beat(role)
@@ -74,14 +89,15 @@ def test_a_silent_receiver_is_not_ready(client, database):
     assert client.get("/readyz").status_code == 503
 
 
-def test_status_page_shows_scores_without_patient_data(client, database):
+def test_status_page_shows_scores_without_patient_data(client, node_config, database):
     score_one(database)
-    answer = client.get("/")
+    enter(client, node_config, database)
+    answer = client.get("/node")
     assert answer.status_code == 200
     assert "default-src 'none'" in answer.headers["content-security-policy"]
     for wanted in ("1.2.3", "2.25", "1.50 to 3.00", "limited", "CT7", "The noise is &lt;high&gt;.", "SCORED"):
         assert wanted in answer.text
-    for page in ("/", "/healthz", "/readyz", "/metrics"):
+    for page in ("/node", "/healthz", "/readyz", "/metrics"):
         assert not [word for word in PATIENT if word in client.get(page).text]
 
 
@@ -97,10 +113,9 @@ def test_other_methods_and_pages_are_refused(client):
     assert client.get("/docs").status_code == 404
 
 
-def test_pages_of_an_empty_database(node_config):
+def test_pages_without_a_database(node_config):
     database = Database(node_config.database_url)
-    with TestClient(create_app(LiveNode(node_config, database))) as client:
+    with TestClient(create_app(site_over(node_config, database)), base_url=HOST) as client:
         assert client.get("/healthz").status_code == 503
-        assert "db upgrade" in client.get("/").text
         assert client.get("/metrics").status_code == 200
     database.close()

@@ -10,8 +10,8 @@ from pydantic import BaseModel
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.middleware.base import BaseHTTPMiddleware, RequestResponseEndpoint
 from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from dicom_qa_node import __version__
 from dicom_qa_node.errors import NodeError, Transient
@@ -80,23 +80,36 @@ def create_api(site: Site) -> FastAPI:
     return api
 
 
-class _Edge(BaseHTTPMiddleware):
+class _Edge:
     """Turns a failure into an answer without details, and leaves a row in the audit log for every change."""
 
-    async def dispatch(self, request: Request, call_next: RequestResponseEndpoint) -> Response:
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass on."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        scope.setdefault("state", {})
+        status = 0
+
+        async def watching(message: Message) -> None:
+            nonlocal status
+            status = message.get("status", status)
+            await send(message)
+
         try:
-            response = await call_next(request)
+            await self._app(scope, receive, watching)
         except Exception as error:
             _LOGGER.error("request failed", exc_info=error, extra={"qa_event": "api_failed", "qa_fields": {}})
-            response = problem(500, "something failed on the node; the log of the role web says what")
-        if request.method not in SAFE and not getattr(request.state, "noted", False) and _known(request):
-            await run_in_threadpool(_note, request, response.status_code)
-        return response
-
-
-def _known(request: Request) -> bool:
-    return getattr(request.state, "account", None) is not None
+            if status:
+                raise
+            answer = problem(500, "something failed on the node; the log of the role web says what")
+            await answer(scope, receive, watching)
+        state = scope["state"]
+        if scope["method"] not in SAFE and state.get("account") is not None and not state.get("noted"):
+            await run_in_threadpool(_note, Request(scope), status)
 
 
 def _note(request: Request, status: int) -> None:

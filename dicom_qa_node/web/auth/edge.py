@@ -35,6 +35,7 @@ _HEADERS = {
     "permissions-policy": "camera=(), geolocation=(), microphone=()",
 }
 _PREFIX = re.compile(r"(/[A-Za-z0-9._~-]+)*")
+_HOST = re.compile(r"([A-Za-z0-9._-]+|\[[0-9a-fA-F:]+\])(:[0-9]{1,5})?")
 _LOCAL = ("localhost", "127.0.0.1", "::1")
 
 
@@ -106,10 +107,8 @@ def _place(scope: Scope, prefix: str) -> None:
 
 
 def _host_of(header: str) -> str:
-    try:
-        return (urlsplit(f"//{header}").hostname or "") if re.fullmatch(r"[\w.\-:\[\]]+", header) else ""
-    except ValueError:
-        return ""
+    found = _HOST.fullmatch(header.lower())
+    return found[1].strip("[]") if found else ""
 
 
 def _is_address(text: str) -> bool:

@@ -147,6 +147,11 @@ def _append_only(dialect: str) -> list[str]:
             f"CREATE TRIGGER audit_log_no_{change} BEFORE {change} ON audit_log "
             "BEGIN SELECT RAISE(ABORT, 'the audit log is append-only'); END"
             for change in ("update", "delete")
+        ] + [
+            # INSERT OR REPLACE deletes without asking the trigger for deletions.
+            "CREATE TRIGGER audit_log_no_replace BEFORE INSERT ON audit_log "
+            "WHEN EXISTS (SELECT 1 FROM audit_log WHERE audit_id = NEW.audit_id) "
+            "BEGIN SELECT RAISE(ABORT, 'the audit log is append-only'); END"
         ]
     return [
         "CREATE FUNCTION audit_log_append_only() RETURNS trigger LANGUAGE plpgsql AS "

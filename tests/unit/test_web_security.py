@@ -1,0 +1,532 @@
+"""The pages and the API against those who should not be there: no session, wrong role, forged, injected, oversized."""
+
+from __future__ import annotations
+
+import datetime as dt
+import re
+
+import pytest
+import sqlalchemy as sa
+from starlette.routing import Route
+
+from dicom_qa_node.records import utc_now
+from dicom_qa_node.store import Role
+from dicom_qa_node.store.accounts import hash_of
+from dicom_qa_node.store.audit import AuditFilter
+from dicom_qa_node.web import app as web_app
+from dicom_qa_node.web.auth.login import local_path
+from tests.web_site import NAMES, PASSWORD, bearer, csrf_of, log_in, logged_in, open_site, stranger
+
+OPEN = {"/login", "/login/oidc", "/login/oidc/callback", "/setup/{secret}", "/theme"}
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = utc_now()
+
+    def __call__(self) -> dt.datetime:
+        return self.now
+
+    def advance(self, **kinds: float) -> None:
+        self.now += dt.timedelta(**kinds)
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+@pytest.fixture
+def site(tmp_path, clock):
+    site = open_site(tmp_path, clock)
+    yield site
+    site.database.close()
+
+
+def page_routes(site) -> list[Route]:
+    routes = [route for view in web_app._VIEWS for route in view.routes(site) if isinstance(route, Route)]
+    return [route for route in routes if route.path not in OPEN]
+
+
+def filled(route: Route) -> str:
+    return re.sub(r"{\w+(:\w+)?}", "1", route.path)
+
+
+def test_without_a_session_every_page_leads_to_the_login(site):
+    client = stranger(site, accept="text/html")
+    routes = page_routes(site)
+    assert len(routes) >= 10
+    for route in routes:
+        for method in sorted(route.methods - {"HEAD"}):
+            answer = client.request(method, filled(route))
+            if method == "GET":
+                assert answer.status_code == 303, (method, route.path)
+                assert answer.headers["location"].startswith("/login"), route.path
+            else:
+                assert answer.status_code == 401, (method, route.path)
+
+
+def test_without_a_token_every_call_of_the_api_is_refused(site):
+    client = stranger(site)
+    schema = client.get("/api/v1/openapi.json").json()
+    calls = [(method, path) for path, methods in schema["paths"].items() for method in methods]
+    assert len(calls) >= 9
+    for method, path in calls:
+        answer = client.request(method.upper(), "/api/v1" + re.sub(r"{\w+}", "1", path), json={})
+        assert answer.status_code in (401, 422), (method, path)
+        assert answer.headers["content-type"] == "application/problem+json"
+        if method == "get":
+            assert answer.status_code == 401, path
+
+
+@pytest.mark.parametrize("role", [Role.VIEWER, Role.REVIEWER])
+@pytest.mark.parametrize("path", ["/users", "/audit", "/audit.csv", "/audit.json"])
+def test_pages_of_administrators_are_refused_to_others(site, role, path):
+    answer = logged_in(site, role).get(path)
+    assert answer.status_code == 403
+    refused = site.audit.entries(AuditFilter(event="access", outcome="refused"))
+    assert (refused[0].actor, refused[0].ident) == (NAMES[role], path)
+
+
+@pytest.mark.parametrize("role", [Role.VIEWER, Role.REVIEWER])
+def test_api_of_administrators_is_refused_to_others(site, role):
+    client, header = stranger(site), bearer(site, role)
+    for path in ("/api/v1/accounts", "/api/v1/audit"):
+        assert client.get(path, headers=header).status_code == 403
+    body = {"name": "mallory", "role": "admin"}
+    assert client.post("/api/v1/accounts", json=body, headers=header).status_code == 403
+    assert client.post("/api/v1/tokens", json={"label": "x", "role": "admin"}, headers=header).status_code == 403
+    assert site.accounts.named("mallory") is None
+
+
+def test_a_token_has_the_lower_of_its_role_and_its_owners(site):
+    ada = site.accounts.named("ada")
+    secret, _ = site.accounts.add_token(ada.account_id, "low", Role.VIEWER, 1)
+    client, header = stranger(site), {"Authorization": f"Bearer {secret}"}
+    assert client.get("/api/v1/me", headers=header).json()["role"] == "viewer"
+    high = bearer(site, Role.ADMIN)
+    site.accounts.add("otto", Role.ADMIN)
+    site.accounts.set_role(ada.account_id, Role.VIEWER)
+    assert client.get("/api/v1/accounts", headers=high).status_code == 403
+
+
+@pytest.mark.parametrize("forged", ["", "x", "qan_" + "A" * 43, "null", "\xff", "' OR 1=1 --"])
+def test_forged_tokens_and_cookies(site, forged):
+    client = stranger(site)
+    header = {"Authorization": f"Bearer {forged}".encode("latin-1")}
+    assert client.get("/api/v1/me", headers=header).status_code == 401
+    assert client.get("/account", headers=header).status_code == 401
+    cookie = {"Cookie": f"qa_session={forged}".encode("latin-1")}
+    assert client.get("/account", headers=cookie).status_code == 303
+
+
+def test_expired_and_revoked_tokens(site, clock):
+    ada, client = site.accounts.named("ada"), stranger(site)
+    secret, token = site.accounts.add_token(ada.account_id, "short", Role.VIEWER, 1)
+    header = {"Authorization": f"Bearer {secret}"}
+    assert client.get("/api/v1/me", headers=header).status_code == 200
+    clock.advance(days=1, seconds=1)
+    assert client.get("/api/v1/me", headers=header).status_code == 401
+    secret, token = site.accounts.add_token(ada.account_id, "gone", Role.VIEWER, 1)
+    header = {"Authorization": f"Bearer {secret}"}
+    assert site.accounts.revoke_token(token.token_id)
+    assert client.get("/api/v1/me", headers=header).status_code == 401
+
+
+def test_the_database_holds_no_secret(site):
+    client = logged_in(site)
+    cookie = client.cookies["qa_session"]
+    token = bearer(site)["Authorization"].removeprefix("Bearer ")
+    link = site.accounts.invite(None, 1)
+    with site.database.read() as connection:
+        tables = connection.execute(sa.text("SELECT name FROM sqlite_master WHERE type = 'table'")).scalars().all()
+        everything = "".join(str(connection.execute(sa.text(f"SELECT * FROM {name}")).all()) for name in tables)
+    for secret in (cookie, token, link, PASSWORD):
+        assert secret not in everything
+    assert hash_of(cookie) in everything
+
+
+def test_sessions_end_by_idleness_age_logout_and_deactivation(site, clock):
+    client = logged_in(site)
+    for _ in range(30):
+        clock.advance(minutes=23)
+        assert client.get("/account").status_code == 200
+    clock.advance(minutes=31)
+    assert client.get("/account").status_code == 303
+    client = logged_in(site)
+    clock.advance(hours=12, seconds=1)
+    assert client.get("/account").status_code == 303
+    client = logged_in(site)
+    kept = client.cookies["qa_session"]
+    client.post("/logout", data={"csrf": client.csrf})
+    assert client.get("/account", headers={"Cookie": f"qa_session={kept}"}).status_code == 303
+    viewer = logged_in(site, Role.VIEWER)
+    header = bearer(site, Role.VIEWER)
+    site.accounts.set_active(site.accounts.named("vera").account_id, False)
+    assert viewer.get("/account").status_code == 303
+    assert stranger(site).get("/api/v1/me", headers=header).status_code == 401
+    assert log_in(stranger(site), "vera").status_code == 401
+
+
+def test_a_page_that_refreshes_itself_keeps_nobody_logged_in(site, clock):
+    client = logged_in(site)
+    for _ in range(5):
+        clock.advance(minutes=7)
+        client.get("/account", headers={"X-Background": "1"})
+    assert client.get("/account").status_code == 303
+
+
+def test_login_gives_a_new_session_and_ends_the_one_before(site):
+    client = logged_in(site)
+    before = client.cookies["qa_session"]
+    client.cookies.set("qa_session", "chosen by an attacker", domain="127.0.0.1", path="/")
+    other = stranger(site)
+    other.cookies.set("qa_session", "chosen", domain="127.0.0.1", path="/")
+    assert log_in(other, "vera").status_code == 303
+    assert other.get("/account", headers={"Cookie": "qa_session=chosen"}).status_code == 303
+    again = stranger(site, accept="text/html")
+    again.cookies.set("qa_session", before)
+    door = stranger(site, accept="text/html")
+    log_in(door, "ada")
+    door.cookies.clear()
+    page = door.get("/login", headers={"Cookie": ""})
+    csrf = re.search(r'name="csrf" value="([^"]+)"', page.text)[1]
+    cookies = f"qa_session={before}; qa_door={door.cookies['qa_door']}"
+    answer = door.post("/login", data={"csrf": csrf, "name": "ada", "password": PASSWORD}, headers={"Cookie": cookies})
+    assert answer.status_code == 303
+    assert again.get("/account").status_code == 303, "the earlier session has ended"
+
+
+def test_changing_the_password_ends_other_sessions(site):
+    here, elsewhere = logged_in(site), logged_in(site)
+    form = {"csrf": here.csrf, "old": PASSWORD, "new": "heavy velvet lantern", "again": "heavy velvet lantern"}
+    assert here.post("/account/password", data={**form, "old": "wrong"}).status_code == 422
+    assert here.post("/account/password", data=form).status_code == 303
+    assert here.get("/account").status_code == 200
+    assert elsewhere.get("/account").status_code == 303
+    assert log_in(stranger(site), "ada").status_code == 401
+    assert log_in(stranger(site), "ada", "heavy velvet lantern").status_code == 303
+
+
+@pytest.mark.parametrize("token", [None, "", "wrong", "of another"])
+def test_changes_without_the_token_against_forgery_are_refused(site, token):
+    client, other = logged_in(site), logged_in(site)
+    data = {"name": "mallory", "role": "admin"}
+    if token is not None:
+        data["csrf"] = csrf_of(other) if token == "of another" else token
+    assert client.post("/users", data=data).status_code == 403
+    header = {} if token is None else {"X-CSRF-Token": data["csrf"]}
+    assert client.post("/api/v1/accounts", json={"name": "mallory", "role": "admin"}, headers=header).status_code == 403
+    assert site.accounts.named("mallory") is None
+    right = {"X-CSRF-Token": client.csrf}
+    assert client.post("/api/v1/accounts", json={"name": "mia", "role": "viewer"}, headers=right).status_code == 201
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Origin": "http://evil.example"},
+        {"Origin": "null"},
+        {"Origin": "https://127.0.0.1"},
+        {"Sec-Fetch-Site": "cross-site"},
+        {"Sec-Fetch-Site": "same-site"},
+    ],
+)
+def test_changes_from_other_sites_are_refused(site, headers):
+    client = logged_in(site)
+    data = {"name": "mallory", "role": "admin", "csrf": client.csrf}
+    assert client.post("/users", data=data, headers=headers).status_code == 403
+    page = stranger(site)
+    csrf = re.search(r'name="csrf" value="([^"]+)"', page.get("/login").text)[1]
+    login = {"csrf": csrf, "name": "ada", "password": PASSWORD}
+    assert page.post("/login", data=login, headers=headers).status_code == 403
+    assert client.post("/users", data=data, headers={"Origin": "http://127.0.0.1"}).status_code == 201
+
+
+def test_login_needs_its_form(site):
+    client = stranger(site)
+    assert client.post("/login", data={"name": "ada", "password": PASSWORD}).status_code == 403
+    client.get("/login")
+    assert client.post("/login", data={"name": "ada", "password": PASSWORD, "csrf": "guess"}).status_code == 403
+
+
+def test_lockout_grows_and_hits_nobody_else(site, clock):
+    attacker = stranger(site, **{"accept": "text/html"})
+    for _ in range(5):
+        assert log_in(attacker, "vera", "wrong").status_code == 401
+    assert log_in(attacker, "vera", "wrong").status_code == 401
+    waits = []
+    for _ in range(12):
+        answer = log_in(attacker, "vera")
+        assert answer.status_code == 429, "even the right password waits"
+        waits.append(int(answer.headers["Retry-After"]))
+        clock.advance(seconds=waits[-1])
+        assert log_in(attacker, "vera", "wrong").status_code == 401
+        site.login_rate._levels.clear()
+    assert waits[:5] == [1, 2, 4, 8, 16]
+    assert max(waits) <= 15 * 60
+    assert log_in(attacker, "rudi").status_code == 303, "another account from the same address comes in"
+    elsewhere = stranger(site)
+    elsewhere._transport.client = ("10.1.1.1", 1)
+    assert log_in(elsewhere, "vera").status_code == 303, "the locked account comes in from another address"
+
+
+def test_guesses_from_many_addresses_delay_only_unknown_ones(site, clock):
+    assert log_in(stranger(site), "vera").status_code == 303
+    for number in range(52):
+        guess = stranger(site)
+        guess._transport.client = (f"10.0.0.{number}", 1)
+        log_in(guess, "vera", "wrong")
+    late = stranger(site)
+    late._transport.client = ("10.0.1.1", 1)
+    assert log_in(late, "vera").status_code == 429
+    assert log_in(stranger(site), "vera").status_code == 303, "from where vera was logged in lately"
+    clock.advance(seconds=61)
+    assert log_in(late, "vera").status_code == 303
+
+
+def test_unknown_names_cost_the_same_work(site, monkeypatch):
+    asked = []
+    hasher = type(site.passwords._hasher)
+    real = hasher.verify
+    monkeypatch.setattr(hasher, "verify", lambda self, kept, word: asked.append(kept) or real(self, kept, word))
+    for name in ("ada", "nobody", "x" * 300):
+        answer = log_in(stranger(site), name, "wrong")
+        assert (answer.status_code, "wrong" in answer.text) == (401, True)
+    assert len(asked) == 3
+    assert len({kept.rsplit("$", 2)[0] for kept in asked}) == 1, "same parameters"
+
+
+def test_what_was_typed_as_a_name_is_not_kept(site):
+    log_in(stranger(site), "my secret password")
+    assert site.audit.entries()[0].ident == "(unknown)"
+    with site.database.read() as connection:
+        assert "my secret" not in str(connection.execute(sa.text("SELECT * FROM audit_log")).all())
+
+
+def test_login_rate_of_an_address(tmp_path):
+    site = open_site(tmp_path, login_per_minute=3)
+    client = stranger(site)
+    codes = [log_in(client, f"name{number}", "wrong").status_code for number in range(5)]
+    assert codes == [401, 401, 401, 429, 429]
+    site.database.close()
+
+
+def test_api_rate(tmp_path):
+    site = open_site(tmp_path, api_per_minute=5)
+    client, header = stranger(site), bearer(site)
+    codes = [client.get("/api/v1/me", headers=header).status_code for _ in range(7)]
+    assert codes == [200] * 5 + [429] * 2
+    assert int(client.get("/api/v1/me", headers=header).headers["Retry-After"]) >= 1
+    assert client.get("/api/v1/me", headers=bearer(site, Role.VIEWER)).status_code == 200
+    site.database.close()
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/static/../app.py", "/static/..%2fapp.py", "/static/%2e%2e/app.py", "/static/....//app.py", "/static//etc/passwd",
+     "/static/%00", "/static/..\\app.py", "/static/" + "a" * 5000],
+)  # fmt: skip
+def test_path_traversal_finds_nothing(site, path):
+    answer = logged_in(site).get(path)
+    assert answer.status_code in (400, 404)
+    assert "import" not in answer.text
+
+
+@pytest.mark.parametrize(
+    "word", ["' OR 1=1 --", "%", "_", "\\", '"; DROP TABLE audit_log; --', "\x00", "é\u202e", "a" * 3000, "\ud800"]
+)
+@pytest.mark.parametrize("field", ["actor", "event", "ident", "since", "before", "outcome"])
+def test_filters_are_values_not_sql(site, word, field):
+    client = logged_in(site)
+    answer = client.get("/audit", params={field: word.encode("utf-8", "surrogatepass")})
+    assert answer.status_code == 200
+    if field in ("actor", "event", "ident"):
+        assert "No row matches" in answer.text
+    assert site.audit.entries()
+
+
+SCRIPT = '<script>alert("x")</script>'
+
+
+def test_stored_scripts_are_text(site):
+    account = site.accounts.named("vera")
+    site.accounts.add("tricky", Role.VIEWER, full_name=SCRIPT)
+    site.accounts.add_token(account.account_id, SCRIPT, Role.VIEWER, 1)
+    site.audit.record("test", actor=SCRIPT, ident=SCRIPT, detail=SCRIPT, patient_id=SCRIPT)
+    client = logged_in(site)
+    for path in ("/users", "/audit", f"/audit?actor={SCRIPT}", f"/login?next=/{SCRIPT}", f"/{SCRIPT}"):
+        answer = client.get(path)
+        assert SCRIPT not in answer.text, path
+    assert "&lt;script&gt;" in client.get("/users").text
+
+
+@pytest.mark.parametrize(
+    "target",
+    ["//evil.example", "https://evil.example", "/\\evil.example", "\\\\evil", "javascript:alert(1)", "/\t/evil.example",
+     "/\n/evil", "", "evil", "///evil"],
+)  # fmt: skip
+def test_login_leads_nowhere_else(site, target):
+    assert local_path(target) == "/"
+    answer = log_in(stranger(site), "ada", next=target)
+    assert answer.headers["location"] == "/"
+    theme = stranger(site).post("/theme", data={"theme": "dark", "next": target})
+    assert theme.headers["location"] == "/"
+
+
+@pytest.mark.parametrize("host", ["evil.example", "127.0.0.1@evil.example", "127.0.0.1:80:80", "[::1", ""])
+def test_foreign_host_names_are_refused(site, host):
+    client = logged_in(site)
+    answer = client.get("/account", headers={"Host": host})
+    assert answer.status_code == 421
+    assert "evil" not in answer.text
+
+
+def test_links_do_not_follow_the_host_header(tmp_path):
+    site = open_site(tmp_path, public_url="http://qa.example/quality")
+    client = stranger(site)
+    assert client.get("/login", headers={"Host": "evil.example"}).status_code == 421
+    header = bearer(site)
+    made = client.post("/api/v1/accounts", json={"name": "kim", "role": "viewer"}, headers=header).json()
+    assert made["link"].startswith("/quality/setup/")
+    site.database.close()
+
+
+def test_oversize_bodies_are_refused(tmp_path):
+    site = open_site(tmp_path, max_body_kb=16)
+    client = logged_in(site)
+    big = "x" * 20_000
+    assert client.post("/users", data={"csrf": client.csrf, "full_name": big}).status_code == 413
+    header = {**bearer(site), "content-type": "application/json"}
+
+    def chunks():
+        for _ in range(20):
+            yield b" " * 1000
+
+    assert client.post("/api/v1/accounts", content=chunks(), headers=header).status_code == 413
+    assert (
+        client.post(
+            "/login", content=chunks(), headers={"content-type": "application/x-www-form-urlencoded"}
+        ).status_code
+        == 413
+    )
+    site.database.close()
+
+
+def test_exports_carry_no_formula_and_no_extra_header(site):
+    site.audit.record("test", actor="=cmd|' /C calc'!A0", detail="a\r\nSet-Cookie: x=1", ident='"quote", comma')
+    client = logged_in(site)
+    answer = client.get("/audit.csv?actor=%0d%0aSet-Cookie:%20x=1")
+    assert "set-cookie" not in answer.headers
+    assert answer.headers["content-disposition"] == 'attachment; filename="audit.csv"'
+    text = client.get("/audit.csv").text
+    assert "'=cmd" in text
+    assert "\r\nSet-Cookie" not in text
+    assert '"""quote"", comma"' in text
+
+
+def test_headers_of_every_answer(site):
+    client = logged_in(site)
+    for path in ("/login", "/account", "/nowhere", "/static/site.css", "/api/v1/me", "/healthz", "/metrics"):
+        headers = client.get(path).headers
+        policy = headers["content-security-policy"]
+        assert "default-src 'none'; script-src 'self'; style-src 'self'" in policy
+        assert "unsafe" not in policy
+        assert headers["x-content-type-options"] == "nosniff"
+        assert "strict-transport-security" not in headers
+    assert client.get("/account").headers["cache-control"] == "no-store"
+
+
+def test_templates_have_no_inline_script_style_or_handler():
+    from dicom_qa_node.web.templating import STATIC
+
+    templates = sorted((STATIC.parent / "templates").rglob("*.html"))
+    assert len(templates) >= 7
+    wrong = re.compile(
+        r"<script(?![^>]*\bsrc=)|<style|\sstyle=|\son[a-z]+=|javascript:|\|\s*safe\b|https?://(?!www\.w3\.org)"
+    )
+    found = [(path.name, match[0]) for path in templates for match in wrong.finditer(path.read_text())]
+    assert found == []
+
+
+def test_cookies_over_https_are_bound_to_the_host(tmp_path):
+    site = open_site(tmp_path, trusted_proxies=["10.0.0.1"], host="0.0.0.0")
+    client = stranger(site, **{"x-forwarded-proto": "https", "x-forwarded-for": "192.0.2.7"})
+    client._transport.client = ("10.0.0.1", 1)
+    page = client.get("/login")
+    assert "__Host-qa_door=" in page.headers["set-cookie"]
+    assert "max-age=" in page.headers["strict-transport-security"]
+    csrf = re.search(r'name="csrf" value="([^"]+)"', page.text)[1]
+    cookie = page.headers["set-cookie"].split(";")[0]
+    form = {"csrf": csrf, "name": "ada", "password": PASSWORD}
+    answer = client.post("/login", data=form, headers={"Cookie": cookie})
+    words = {part.strip().lower() for part in answer.headers.get_list("set-cookie")[-1].split(";")}
+    assert {"httponly", "secure", "path=/", "samesite=lax"} <= words
+    assert any(word.startswith("__host-qa_session=") for word in words)
+    assert site.audit.entries()[0].address == "192.0.2.7"
+    site.database.close()
+
+
+def test_only_trusted_proxies_speak_for_others(tmp_path):
+    site = open_site(tmp_path, trusted_proxies=["10.0.0.0/8"])
+    headers = {"x-forwarded-for": "192.0.2.7", "x-forwarded-proto": "https", "x-forwarded-prefix": "/evil"}
+    client = stranger(site, **headers)
+    page = client.get("/login")
+    assert "__Host-" not in page.headers["set-cookie"]
+    assert "/evil" not in page.text
+    log_in(client, "ada", "wrong")
+    assert site.audit.entries()[0].address == "testclient"
+    spoofed = stranger(site, **{**headers, "x-forwarded-for": "6.6.6.6, 192.0.2.9, 10.0.0.2"})
+    spoofed._transport.client = ("10.0.0.1", 1)
+    assert "/evil/login" in spoofed.get("/login").text
+    spoofed.get("/account", headers={"authorization": "Bearer x"})
+    site.database.close()
+
+
+@pytest.mark.parametrize("stripped", [True, False])
+def test_pages_under_a_prefix(tmp_path, stripped):
+    site = open_site(tmp_path, public_url="http://127.0.0.1/quality")
+    client = stranger(site, accept="text/html")
+    at = "" if stripped else "/quality"
+    assert client.get(f"{at}/account").headers["location"] == "/quality/login?next=%2Faccount"
+    page = client.get(f"{at}/login")
+    assert 'action="/quality/login"' in page.text
+    assert 'href="/quality/static/site.css' in page.text
+    assert "Path=/quality/" in page.headers["set-cookie"]
+    cookie = page.headers["set-cookie"].split(";")[0]
+    csrf = re.search(r'name="csrf" value="([^"]+)"', page.text)[1]
+    form = {"csrf": csrf, "name": "ada", "password": PASSWORD, "next": "/users"}
+    answer = client.post(f"{at}/login", data=form, headers={"Cookie": cookie})
+    assert answer.headers["location"] == "/quality/users"
+    session = {"Cookie": answer.headers.get_list("set-cookie")[-1].split(";")[0]}
+    assert client.get(f"{at}/users", headers=session).status_code == 200
+    assert 'aria-current="page">Users' in client.get(f"{at}/users", headers=session).text
+    assert client.get(f"{at}/api/v1/me", headers=session).json()["name"] == "ada"
+    assert client.get("/healthz").status_code in (200, 503)
+    site.database.close()
+
+
+def test_failures_show_no_details(site, monkeypatch):
+    def broken():
+        raise RuntimeError("patient Doe^Jane")
+
+    monkeypatch.setattr(site.accounts, "all", broken)
+    client = logged_in(site)
+    answer = client.get("/users")
+    assert answer.status_code == 500
+    assert "Doe" not in answer.text
+    assert "Traceback" not in answer.text
+    answer = stranger(site).get("/api/v1/accounts", headers=bearer(site))
+    assert answer.status_code == 500
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert "Doe" not in answer.text
+
+
+def test_the_last_administrator_stays(site):
+    client, ada = logged_in(site), site.accounts.named("ada").account_id
+    assert client.post(f"/users/{ada}/role", data={"csrf": client.csrf, "role": "viewer"}).status_code == 409
+    assert client.post(f"/users/{ada}/active", data={"csrf": client.csrf, "active": "no"}).status_code == 409
+    assert (
+        stranger(site).patch(f"/api/v1/accounts/{ada}", json={"active": False}, headers=bearer(site)).status_code == 409
+    )
+    assert site.accounts.named("ada").active
