@@ -19,13 +19,16 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import queue
 import threading
+import time
 from collections.abc import Callable
 from typing import Any, cast
 
 from pynetdicom.ae import ApplicationEntity
 from pynetdicom.association import Association
 from pynetdicom.dul import DULServiceProvider
+from pynetdicom.fsm import InvalidEventError
 from pynetdicom.pdu_primitives import P_DATA
 
 from dicom_qa_node.log import log_event
@@ -39,6 +42,7 @@ _LOGGER = logging.getLogger(__name__)
 
 _LARGEST_CONTROL_PDU = 1024 * 1024
 _IDLE_CHECK_S = 0.5
+_READ_PAST_S = 1.0
 _PDU_TYPES = range(0x01, 0x08)
 _TLS_HANDSHAKE = 0x16
 
@@ -64,6 +68,8 @@ class StreamingProvider(DULServiceProvider):
         """Run until the association ends, then let go of everything that waits for it."""
         try:
             super().run_reactor()
+        except InvalidEventError:
+            self._tell("a PDU that does not fit the state of the association")
         finally:
             self._receiver.abandon()
             # Without it the association thread of a port probe waits out the whole ACSE timeout.
@@ -104,7 +110,8 @@ class StreamingProvider(DULServiceProvider):
     def _is_transport_event(self) -> bool:
         """Wait for the peer or the service user; read from the peer until there is something else to do."""
         if self.state_machine.current_state == "Sta13" and self.event_queue.empty():
-            return bool(super()._is_transport_event())
+            self._read_past_and_close()
+            return True
         was_read = False
         # Each return to the parent's loop costs a sleep, and a sleep of zero still lasts 60 microseconds.
         while self.event_queue.empty() and self.to_provider_queue.empty() and not self._kill_thread:
@@ -117,6 +124,25 @@ class StreamingProvider(DULServiceProvider):
             self._idle_timer.restart()
             was_read = True
         return was_read
+
+    def _process_recv_primitive(self) -> bool:
+        """Take what the service user wants to send, unless the association has ended in the meantime."""
+        if self.state_machine.current_state == "Sta13":
+            with contextlib.suppress(queue.Empty):
+                self.to_provider_queue.get_nowait()
+            return False
+        return bool(super()._process_recv_primitive())
+
+    def _read_past_and_close(self) -> None:
+        """End the connection in state Sta13, in which nothing that the peer says counts (PS3.8 table 9-10).
+
+        Bytes that were not read when a connection is closed keep the peer from reading why.
+        """
+        deadline = time.monotonic() + _READ_PAST_S
+        with contextlib.suppress(PeerGone):
+            while self.stream.ready and time.monotonic() < deadline:
+                self.stream.take(_LARGEST_CONTROL_PDU)
+        self.stream.close()
 
     def _forget_wake(self) -> None:
         with contextlib.suppress(BlockingIOError):

@@ -11,6 +11,7 @@ from typing import Any
 import psutil
 import pytest
 from pydicom.uid import generate_uid
+from pynetdicom.pdu import A_ASSOCIATE_RQ
 
 from dicom_qa_node.config import Config, Peer
 from tests.integration.receive_peer import (
@@ -182,3 +183,33 @@ def test_many_clients_at_once_lose_nothing(make_receiver: MakeReceiver, poll: Ca
     assert statuses == [SUCCESS] * 60
     assert len(receiver.files()) == 60
     poll(lambda: len(receiver.rows(series)) == 60)
+
+
+@pytest.mark.parametrize(
+    "head", [b"\x05\x00\x00\x20\x00\x00", b"\x09\x00\x00\x00\x00\x04", b"\x01\x00\xff\xff\xff\xff"]
+)
+def test_a_malformed_pdu_is_told_once_and_ends_the_association(make_receiver: MakeReceiver, head: bytes) -> None:
+    receiver = make_receiver()
+    with association(receiver) as assoc:
+        assoc.dul.socket.socket.sendall(head + bytes(2_100_000))
+        assoc.join(10)
+        assert assoc.is_aborted
+    with association(receiver) as assoc:
+        assert store(assoc, ct()).Status == SUCCESS
+    assert receiver.log.read_text().count("event=malformed") == 1
+
+
+def test_a_peer_that_breaks_off_while_it_is_answered_leaves_no_trace(
+    make_receiver: MakeReceiver, poll: Callable[..., Any]
+) -> None:
+    receiver = make_receiver()
+    with association(receiver) as assoc:
+        request = assoc.requestor.primitive
+        pdu = A_ASSOCIATE_RQ()
+        pdu.from_primitive(request)
+    for _ in range(20):
+        with raw_connection(receiver) as probe:
+            probe.sendall(pdu.encode() * 3)
+    (worker,) = receiver.workers()
+    poll(lambda: worker.num_threads() <= 5)
+    assert "Traceback" not in receiver.log.read_text()

@@ -1,0 +1,240 @@
+"""Damaged association dialogues on both ports of a running receiver cost no other association anything.
+
+``QA_FUZZ_SEED`` chooses other damage; 200 dialogues belong to every test run, 2,000 to ``-m load``.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+import ssl
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import yaml
+from pydicom import Dataset
+from pydicom.dataset import FileMetaDataset
+from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
+from pynetdicom import AE, build_role, evt
+
+from dicom_qa_node.config import Config, load_config
+from dicom_qa_node.spool.commitment import PUSH_MODEL, PUSH_MODEL_INSTANCE, request_of
+from dicom_qa_node.store import Database
+from tests.load.dialogues import Dialogue, Ending, damaged, play, recorder
+from tests.query_samples import CASES, STUDY_FIND, fill, identifier, images_of
+from tests.tls_files import Authority
+
+pytestmark = [pytest.mark.integration, pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")]
+
+TIMEOUT_S, DEADLINE_S, AT_ONCE = 2.0, 25.0, 10
+MOST_GROWTH_MB = 80
+STUDY_MOVE, STUDY_GET = "1.2.840.10008.5.1.4.1.2.2.2", "1.2.840.10008.5.1.4.1.2.2.3"
+NAME = "Adams"
+
+
+@dataclass
+class Node:
+    """The running receive role."""
+
+    config: Config
+    log: Path
+    context: ssl.SSLContext
+    worker: psutil.Process
+
+    @property
+    def plain(self) -> int:
+        return self.config.receive.port
+
+    @property
+    def secure(self) -> int:
+        return self.config.receive.tls.port
+
+
+@pytest.fixture
+def node(tmp_path: Path, free_port: Any, background: Any, poll: Any, listening: Any) -> Node:
+    hospital = Authority(tmp_path / "hospital")
+    own, scanner = hospital.issue("node"), hospital.issue("scanner")
+    tls = {
+        "enabled": True, "port": free_port(), "ca": str(hospital.ca), "certificate": str(own.certificate),
+        "key": str(own.key),
+    }  # fmt: skip
+    values = {
+        "database_url": f"sqlite:///{tmp_path}/q.db",
+        "spool_dir": str(tmp_path / "spool"),
+        "receive": {
+            "host": "127.0.0.1", "port": free_port(), "processes": 1, "storage_commitment": True, "tls": tls,
+            "acse_timeout_s": TIMEOUT_S, "dimse_timeout_s": TIMEOUT_S, "network_timeout_s": TIMEOUT_S,
+        },
+        "spool": {"min_free_mb": 1, "resume_free_mb": 1},
+        "query": {"images": True, "timeout_s": 2.0},
+    }  # fmt: skip
+    path, log = tmp_path / "config.yaml", tmp_path / "node.log"
+    path.write_text(yaml.safe_dump(values))
+    config = load_config(path)
+    database = Database(config.database_url)
+    database.upgrade()
+    fill(config, database, CASES[:2])
+    database.close()
+    process = background([sys.executable, "-m", "dicom_qa_node", "--config", path, "receive"], log)
+    poll(lambda: listening(config.receive.tls.port), 60)
+    context = ssl.create_default_context(cafile=str(hospital.ca))
+    context.check_hostname = False
+    context.load_cert_chain(scanner.certificate, scanner.key)
+    (worker,) = poll(lambda: _workers(process.pid), 60)
+    return Node(config, log, context, worker)
+
+
+def _workers(pid: int) -> list[psutil.Process]:
+    """Return the processes that accept associations: they listen, and so does the master above them."""
+    masters = psutil.Process(pid).children()
+    return [child for master in masters for child in master.children() if child.net_connections("tcp")]
+
+
+def new_series() -> str:
+    return generate_uid()[:50].rstrip(".")
+
+
+def image(number: int, series: str) -> Dataset:
+    ds = images_of(CASES[2], 1)[0]
+    ds.file_meta = FileMetaDataset()
+    ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    ds.SeriesInstanceUID, ds.SOPInstanceUID, ds.InstanceNumber = series, f"{series}.{number}", number
+    return ds
+
+
+def recorded(node: Node) -> list[Dialogue]:
+    """Return what real clients say: each service once, with association and release."""
+    study = identifier("STUDY", StudyInstanceUID=CASES[0].study_uid, PatientName=None)
+    uid = CASES[0].series_uid + ".1"
+    services: dict[str, tuple[list[str], Callable[[Any], Any]]] = {
+        "echo": (["1.2.840.10008.1.1"], lambda assoc: assoc.send_c_echo()),
+        "store": ([CTImageStorage], lambda assoc: assoc.send_c_store(image(1, new_series()))),
+        "find": ([STUDY_FIND], lambda assoc: list(assoc.send_c_find(study, STUDY_FIND))),
+        "move": ([STUDY_MOVE], lambda assoc: list(assoc.send_c_move(study, "NOBODY", STUDY_MOVE))),
+        "get": ([STUDY_GET, CTImageStorage], lambda assoc: list(assoc.send_c_get(study, STUDY_GET))),
+        "commit": ([PUSH_MODEL], lambda assoc: assoc.send_n_action(
+            request_of("1.2.3.4.5", str(CTImageStorage), uid), 1, PUSH_MODEL, PUSH_MODEL_INSTANCE)),
+    }  # fmt: skip
+    found = []
+    for name, (contexts, talk) in services.items():
+        ae = AE("FUZZER")
+        for sop_class in contexts:
+            ae.add_requested_context(sop_class, ExplicitVRLittleEndian)
+        roles: list[Any] = [build_role(CTImageStorage, scp_role=True)] if name == "get" else []
+        with recorder(node.plain) as (port, dialogue):
+            assoc = ae.associate(
+                "127.0.0.1", port, ext_neg=roles, evt_handlers=[(evt.EVT_C_STORE, lambda event: 0)]
+            )
+            assert assoc.is_established, name
+            talk(assoc)
+            assoc.release()
+            found.append(dialogue(name))
+    assert all(len(dialogue.turns) >= 3 for dialogue in found), found
+    return found
+
+
+class Transfer(threading.Thread):
+    """A scanner that goes about its work on both ports meanwhile."""
+
+    def __init__(self, node: Node) -> None:
+        super().__init__()
+        self._node = node
+        self.done = threading.Event()
+        self.statuses: list[int] = []
+        self.uids: list[str] = []
+        self.refused = 0
+        self.longest_s = 0.0
+
+    def run(self) -> None:
+        series, number = new_series(), 0
+        while not self.done.is_set():
+            secure = number % 20 == 0
+            ae = AE("SCANNER")
+            ae.add_requested_context(CTImageStorage, ExplicitVRLittleEndian)
+            port = self._node.secure if secure else self._node.plain
+            assoc = ae.associate("127.0.0.1", port, tls_args=(self._node.context, "localhost") if secure else None)
+            if not assoc.is_established:
+                self.refused += 1
+                continue
+            for _ in range(10):
+                number += 1
+                ds, began = image(number, series), time.monotonic()
+                self.statuses.append(assoc.send_c_store(ds).get("Status", -1))
+                self.uids.append(str(ds.SOPInstanceUID))
+                self.longest_s = max(self.longest_s, time.monotonic() - began)
+            assoc.release()
+
+
+def measures(worker: psutil.Process) -> tuple[int, int, float]:
+    """Return threads, file descriptors and resident megabytes."""
+    return worker.num_threads(), worker.num_fds(), worker.memory_info().rss / 2**20
+
+
+@pytest.mark.parametrize("count", [200, pytest.param(2000, marks=pytest.mark.load)])
+def test_damaged_dialogues_harm_nobody(node: Node, poll: Any, count: int) -> None:
+    seed = int(os.environ.get("QA_FUZZ_SEED", "20261121"))
+    chance = random.Random(seed)
+    dialogues = recorded(node)
+    for dialogue in dialogues:
+        # Once undamaged, which also loads what the node loads only when it is asked.
+        ending = play(dialogue, node.plain, None, DEADLINE_S)
+        assert ending.closed
+        assert len(ending.said) > 40, dialogue.name
+    poll(lambda: node.worker.num_threads() < 10, 20)
+    before = measures(node.worker)
+    work = [(damaged(chance.choice(dialogues), chance), chance.random()) for _ in range(count)]
+    transfer = Transfer(node)
+    transfer.start()
+    began = time.monotonic()
+
+    def one(item: tuple[Dialogue, float]) -> Ending:
+        dialogue, luck = item
+        if luck < 0.7:
+            return play(dialogue, node.plain, None, DEADLINE_S)
+        # Some that want TLS get plain bytes.
+        return play(dialogue, node.secure, node.context if luck < 0.95 else None, DEADLINE_S)
+
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        endings = list(pool.map(one, work))
+    took_s = time.monotonic() - began
+    transfer.done.set()
+    transfer.join(60)
+    poll(lambda: node.worker.num_threads() <= before[0] and node.worker.num_fds() <= before[1], 30,
+         f"as before: {before}, now {measures(node.worker)}")  # fmt: skip
+    _tell(work, endings, transfer, before, measures(node.worker), took_s)
+    _check(node, work, endings, transfer)
+    assert measures(node.worker)[2] < before[2] + MOST_GROWTH_MB
+
+
+def _tell(work: Any, endings: Any, transfer: Transfer, before: Any, after: Any, took_s: float) -> None:
+    print(f"\n{len(work)} dialogues in {took_s:.0f} s; slowest end {max(e.closed_after_s for e in endings):.1f} s")
+    print("damage", dict(Counter(kind for dialogue, _ in work for kind in dialogue.damage).most_common()))
+    print("first PDU of the node", dict(Counter(e.said[:1].hex() or "none" for e in endings)))
+    print(f"meanwhile {len(transfer.statuses)} images stored, longest {transfer.longest_s:.1f} s")
+    for name, old, new in zip(("threads", "descriptors", "MB"), before, after, strict=True):
+        print(f"{name} before {old:.0f}, after {new:.0f}")
+
+
+def _check(node: Node, work: Any, endings: list[Ending], transfer: Transfer) -> None:
+    open_ones = [dialogue for (dialogue, _), ending in zip(work, endings, strict=True) if not ending.closed]
+    assert [(item.name, item.damage) for item in open_ones] == []
+    assert transfer.refused == 0
+    assert set(transfer.statuses) == {0}
+    held = {path.stem for path in (node.config.spool_dir / "instances").rglob("*.dcm")}
+    assert len(held) >= len(transfer.uids)
+    text = node.log.read_text()
+    assert "Traceback" not in text
+    assert re.findall(r".*\bwhere=.*", text) == []
+    assert NAME not in text
+    assert "event=malformed" in text
+    assert "event=tls_refused" in text
