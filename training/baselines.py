@@ -1,7 +1,8 @@
 """What a single number says about quality: the noise of the picture, as a yardstick beside the networks.
 
 The global noise level is the mode of the SD in 9x9 windows of the middle greys (Christianson 2015, AJR 205:W93), here
-in grey levels of the displayed picture; less noise counts as better.
+in grey levels of the displayed picture. Two readings: less noise is better, and noise is best as in the routine-dose
+anchors of the region (which is what the readers' noise rating asks for).
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ def global_noise(grey: npt.NDArray[np.uint8]) -> float:
 
 def noise_figures(pool: Pool, regions: Sequence[str] = ("abdomen", "brain")) -> list[Figure]:
     """Correlate minus the noise with the readers' composite, by region, bootstrap intervals by set."""
-    found = []
+    found: list[Figure] = []
     for region in regions:
         rated = [i for i, row in enumerate(pool.rows) if _is_rated(row, region)]
         noise = {i: global_noise(np.asarray(pool.images[i][..., 0])) for i in rated}
@@ -47,11 +48,27 @@ def noise_figures(pool: Pool, regions: Sequence[str] = ("abdomen", "brain")) -> 
         if len(used) < 2:
             continue
         rows = [pool.rows[i] for i in used]
-        said = agreement([-noise[i] for i in used], [row.score or 0.0 for row in rows], [row.group for row in rows])
-        for key, e in (("srocc", said.srocc), ("krocc", said.krocc)):
-            values = (round(v, 4) for v in (e.value, e.low, e.high))
-            found.append(Figure(f"ct_{region}_noise_only_{key}", *values, said.n, "minus the global noise level"))
+        found += _figures(f"ct_{region}_noise_only", [-noise[i] for i in used], rows, "minus the global noise level")
+        anchors = [i for i, row in enumerate(pool.rows) if _is_anchor(row, region)]
+        if anchors:
+            routine = float(np.nanmedian([global_noise(np.asarray(pool.images[i][..., 0])) for i in anchors]))
+            near = [-abs(float(np.log(noise[i] / routine))) for i in used]
+            text = f"nearness of the global noise level to that of routine anchors, {routine:.1f} grey levels"
+            found += _figures(f"ct_{region}_noise_near_routine", near, rows, text)
     return found
+
+
+def _figures(name: str, values: Sequence[float], rows: Sequence[Row], protocol: str) -> list[Figure]:
+    said = agreement(values, [row.score or 0.0 for row in rows], [row.group for row in rows])
+    return [
+        Figure(f"{name}_{key}", *(round(v, 4) for v in (e.value, e.low, e.high)), said.n, protocol)
+        for key, e in (("srocc", said.srocc), ("krocc", said.krocc))
+    ]
+
+
+def _is_anchor(row: Row, region: str) -> bool:
+    """Whether a picture is the routine-dose anchor of its set: unrated, undegraded."""
+    return row.role == "simulated" and not any(row.levels.values()) and f"/{region}/" in row.group
 
 
 def _is_rated(row: Row, region: str) -> bool:

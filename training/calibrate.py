@@ -1,7 +1,7 @@
 """Turn held-out predictions into figures and split-conformal intervals.
 
     python -m training.calibrate RUN/predictions.csv ... --out calibration.json [--csv training/results/NAME.csv]
-        [--readers POOLS/ct_reader] [--plot docs/figures/NAME.png]
+        [--readers POOLS/ct_reader] [--plot docs/figures/NAME.png] [--by-fold FILE --name NAME]
 
 The predictions are those of runs that each held out one fold, so no picture is judged by a network that saw its
 group. The half width of a kind is the conformal quantile of the absolute error (Angelopoulos &
@@ -28,7 +28,7 @@ from training.metrics import agreement, within_slice_spearman
 from training.plots import plot_predictions
 from training.pool import read_pool
 
-__all__ = ["calibrate", "cell_baseline", "conformal_half_width", "figures_of", "read_calibration"]
+__all__ = ["by_fold", "calibrate", "cell_baseline", "conformal_half_width", "figures_of", "read_calibration"]
 
 NOMINAL = 0.9
 
@@ -132,6 +132,29 @@ def _agreement_figures(
     return [Figure(f"{name}_{key}", _r(e.value), _r(e.low), _r(e.high), found.n, protocol) for key, e in pairs.items()]
 
 
+def by_fold(predictions: Sequence[Prediction]) -> list[tuple[str, Figure]]:
+    """Return the figures of every fold by itself, and of all but the first, by which choices may have been made."""
+    folds = sorted({p.fold for p in predictions})
+    parts = [(str(fold), {fold}) for fold in folds]
+    if len(folds) > 1:
+        parts.append(("all but " + str(folds[0]), set(folds[1:])))
+    found = []
+    for name, kept in parts:
+        some = [p for p in predictions if p.fold in kept]
+        found += [(name, figure) for figure in (*_reader_figures(some), *_severity_figures(some))]
+    return found
+
+
+def _reader_figures(predictions: Sequence[Prediction]) -> list[Figure]:
+    """Agreement with the readers, without the baselines, which need the other folds."""
+    figures: list[Figure] = []
+    for name, kind, part in (("petct", "petct", ""), ("ct_abdomen", "ct", "/abdomen/"), ("ct_brain", "ct", "/brain/")):
+        rated = [p for p in predictions if p.row.role == "rated" and p.row.kind == kind and part in p.row.group]
+        if len(rated) > 1:
+            figures += _agreement_figures(name, rated, [p.predicted for p in rated], "held out")
+    return figures
+
+
 def _severity_figures(predictions: Sequence[Prediction]) -> list[Figure]:
     """Mean Spearman correlation of score and -severity within a slice, where one severity alone varies."""
     figures = []
@@ -173,6 +196,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--csv", type=Path, help="also write figures and intervals as a table")
     parser.add_argument("--readers", type=Path, help="pool of the reader study, for the noise-only baseline")
+    parser.add_argument("--by-fold", type=Path, help="also write the figures of every fold, appended to this table")
+    parser.add_argument("--name", default="", help="what the rows of --by-fold are called")
     parser.add_argument("--plot", type=Path, help="also draw the predictions")
     arguments = parser.parse_args()
     predictions = [p for path in arguments.predictions for p in read_predictions(path)]
@@ -186,8 +211,19 @@ def main() -> None:
         print(f"{figure.name:28} {figure.value:7.4f} [{figure.low:.4f}, {figure.high:.4f}] n={figure.n}")
     for kind, c in calibration.items():
         print(f"{kind}: +-{c.half_width} covers {c.coverage:.1%} of {c.n} pictures in {c.groups} groups")
+    if arguments.by_fold:
+        _append_folds(arguments.by_fold, arguments.name, by_fold(predictions))
     if arguments.csv:
         _write_table(arguments.csv, calibration, figures)
+
+
+def _append_folds(path: Path, name: str, rows: Sequence[tuple[str, Figure]]) -> None:
+    fresh = not path.is_file()
+    with path.open("a", newline="") as stream:
+        writer = csv.writer(stream)
+        if fresh:
+            writer.writerow(["run", "fold", "figure", "value", "low", "high", "n"])
+        writer.writerows([name, fold, f.name, f.value, f.low, f.high, f.n] for fold, f in rows)
 
 
 def _write_table(path: Path, calibration: dict[str, Calibration], figures: Sequence[Figure]) -> None:

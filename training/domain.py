@@ -1,10 +1,11 @@
 """Fit the out-of-domain gate of a run, and set its limits from what other runs held out.
 
-    python -m training.domain --run RUNS/all --folds RUNS/fold0 ... --pools POOLS --out RUNS/domain [--photographs DIR]
+    python -m training.domain --run RUNS/all --folds RUNS/fold0 ... --pools POOLS --out RUNS/domain
+        [--photographs DIR] [--csv FILE]
 
 The gate (``dicom_qa_node/models/domain.py``) is fitted to the features of the training pictures of ``--run``. Its
 limit for a kind of picture is a quantile of the distances of held-out pictures, each measured with the gate of the
-run that held its group out. ``domain.csv`` says which share of held-out pictures and of outsiders lies beyond the
+run that held its group out. The table says which share of held-out pictures and of outsiders lies beyond the
 limit: noise, inverted and saturated windows, scans with the greys of another modality, and photographs if a folder
 is given.
 """
@@ -177,6 +178,7 @@ def main() -> None:
     parser.add_argument("--pools", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--photographs", type=Path, help="folder of natural photographs, to be recognised as outsiders")
+    parser.add_argument("--csv", type=Path, help="table of the shares outside, instead of OUT/domain.csv")
     parser.add_argument("--device", default="auto")
     arguments = parser.parse_args()
     distances = [d for run in arguments.folds for d in held_out_distances(run, arguments.pools, arguments.device)]
@@ -188,7 +190,7 @@ def main() -> None:
     arguments.out.mkdir(parents=True, exist_ok=True)
     (arguments.out / FILE).write_bytes(content)
     (arguments.out / "domain.json").write_bytes(_FILE.dump_json(described, indent=1))
-    with (arguments.out / "domain.csv").open("w", newline="") as stream:
+    with (arguments.csv or arguments.out / "domain.csv").open("w", newline="") as stream:
         writer = csv.writer(stream)
         writer.writerow(["pictures", "kind", "outside", "n", "limit"])
         for kind, limit in limits.items():

@@ -26,7 +26,7 @@ from training.train import read_pools
 __all__ = ["encode", "read_coded"]
 
 SIGMA = 0.3
-TRUST = {"petct": 0.7, "ct": 0.3, "pt": 0.0}
+TRUST = {"petct": 0.7, "ct": 0.2, "pt": 0.0}
 STEP, POINTS = 0.25, 17
 _DISPLAY = LEVEL_NAMES.index("dose")
 

@@ -168,7 +168,8 @@ def main() -> None:
         write_predictions(arguments.run / "predictions.csv", predictions)
         return
     if arguments.weights:
-        scorer = Scorer.from_file(arguments.model, arguments.weights, arguments.device)
+        coded = read_coded(arguments.weights.parent)
+        scorer = Scorer.from_file(arguments.model, arguments.weights, arguments.device, coded=coded)
     else:
         scorer = Scorer.open(arguments.model, arguments.device)
     result = _judge_folder(scorer, arguments.images, arguments.labels, arguments.kind)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from training.config import RunConfig
 from training.domain import read_domain_file
 from training.encode import read_coded
 
-__all__ = ["export"]
+__all__ = ["differing", "export"]
 
 
 def export(run: Path, calibration: Path | None, out: Path, domain: Path | None = None) -> Measured:
@@ -85,6 +86,18 @@ def _trained_on(facts: dict[str, dict[str, dict[str, object]]], config: RunConfi
     return pools + held
 
 
+def differing(run: Path, calibration: Path | None, shipped: Path, domain: Path | None = None) -> list[str]:
+    """Export into a folder that is thrown away, and return which of its files are not those shipped, byte for byte."""
+    with tempfile.TemporaryDirectory() as folder:
+        export(run, calibration, Path(folder), domain)
+        fresh = {path.name: path.read_bytes() for path in Path(folder).iterdir()}
+    return sorted(
+        name
+        for name, content in fresh.items()
+        if not (shipped / name).is_file() or (shipped / name).read_bytes() != content
+    )
+
+
 def main() -> None:
     """Export as the command line says."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -92,8 +105,13 @@ def main() -> None:
     parser.add_argument("--calibration", type=Path)
     parser.add_argument("--domain", type=Path, help="folder that training.domain wrote")
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--check", action="store_true", help="write nothing; fail where OUT holds other bytes")
     arguments = parser.parse_args()
-    measured = export(arguments.run, arguments.calibration, arguments.out, arguments.domain)
+    given = (arguments.run, arguments.calibration, arguments.out, arguments.domain)
+    if arguments.check:
+        wrong = differing(*given)
+        raise SystemExit(f"{arguments.out} differs from the run: {', '.join(wrong)}" if wrong else 0)
+    measured = export(*given)
     print(f"{measured.file} sha256 {measured.sha256} {measured.parameters} values")
 
 

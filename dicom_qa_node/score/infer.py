@@ -173,7 +173,7 @@ class Scorer:
         mixing /= mixing.sum(axis=1, keepdims=True)
         score, weight, spread, levels, features = (mixing @ output.reshape(len(owner), -1) for output in outputs)
         low, high = self.card.score_range
-        own = score[:, 0]
+        own = np.clip(score[:, 0], low, high)
         return Predictions(
             np.clip(self._coded.mix(own, levels, series_kind.value) if self._coded else own, low, high),
             weight[:, 0],

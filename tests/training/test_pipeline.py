@@ -16,13 +16,13 @@ from safetensors.torch import load_file
 
 from dicom_qa_node.models.card import read_measured
 from training import evaluate
-from training.calibrate import calibrate, cell_baseline, conformal_half_width, figures_of
+from training.calibrate import by_fold, calibrate, cell_baseline, conformal_half_width, figures_of
 from training.config import RunConfig, Share, read_config
 from training.data.prepare_petct_iqa import main as prepare_petct_iqa
 from training.dataset import Batches, cell_table, held_out_groups
 from training.display_noise import degrade_display
 from training.evaluate import Prediction, judge_run, read_predictions, write_predictions
-from training.export import export
+from training.export import differing, export
 from training.metrics import agreement
 from training.pool import Row, fold_of, read_pool, write_pool
 from training.train import read_pools, train
@@ -128,6 +128,9 @@ def test_judge_calibrate_and_export(run: Path, pools: Path, tmp_path: Path) -> N
     assert first == second == read_measured(tmp_path / "a" / "ms_iqa_small.json")
     assert (tmp_path / "a" / first.file).read_bytes() == (tmp_path / "b" / first.file).read_bytes()
     assert "fold 0 of 2" in first.trained_on
+    assert differing(run, None, tmp_path / "a") == []
+    (tmp_path / "a" / first.file).write_bytes(b"other")
+    assert differing(run, None, tmp_path / "a") == [first.file]
 
 
 def test_evaluate_prints_what_it_measured(
@@ -182,6 +185,9 @@ def test_calibration_and_figures_of_known_errors() -> None:
     assert figures["petct_cell_table_rmse"].value == pytest.approx(0.0, abs=1e-9)
     assert figures["petct_srocc"].low < figures["petct_srocc"].value < figures["petct_srocc"].high
     assert cell_baseline(predictions)[0] == pytest.approx(3.8)
+    folds = by_fold(predictions)
+    assert {name for name, _ in folds} == {"0", "1", "2", "3", "4", "all but 0"}
+    assert {figure.n for name, figure in folds if name == "2"} == {27}
 
 
 def test_phantoms_are_reported_but_calibrate_nothing() -> None:
