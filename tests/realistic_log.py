@@ -33,9 +33,9 @@ from dicom_qa_node.records import (
 )
 from dicom_qa_node.store import Database
 from dicom_qa_node.store import tables as t
-from dicom_qa_node.store.log_rows import Bits, deviation_from, facet_row, log_row
+from dicom_qa_node.store.log_rows import Bits, deviation_from, facet_row, found_rows, log_row
 from dicom_qa_node.store.log_words import index_patient, patient_words
-from dicom_qa_node.store.review_tables import log_facets, log_findings, log_rows, reviews
+from dicom_qa_node.store.review_tables import log_facets, log_findings, log_found, log_rows, reviews
 
 __all__ = ["SCANNERS", "Device", "fill"]
 
@@ -442,6 +442,7 @@ def _write(database: Database, batch: list[_Made], made: _Maker, *, light: bool)
         connection.execute(t.reports.insert(), [_report(item) for item in reported])
         connection.execute(t.outbox.insert(), [_sent(item) for item in reported])
         connection.execute(log_rows.insert(), [item.row for item in batch])
+        connection.execute(log_found.insert(), [found for item in batch for found in found_rows(item.row)])
         index_patient(connection, [{"result_id": item.result_id, "words": patient_words(item.facts)} for item in batch])
         reviewed = [review for item in batch for review in item.review]
         if reviewed:

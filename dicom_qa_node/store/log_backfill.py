@@ -9,9 +9,9 @@ import sqlalchemy as sa
 
 from dicom_qa_node.records import SeriesFacts, result_from_json
 from dicom_qa_node.store import tables as t
-from dicom_qa_node.store.log_rows import Bits, deviation_from, facet_row, log_row
+from dicom_qa_node.store.log_rows import Bits, deviation_from, facet_row, found_rows, log_row
 from dicom_qa_node.store.log_words import index_patient, patient_words
-from dicom_qa_node.store.review_tables import log_facets, log_findings, log_rows
+from dicom_qa_node.store.review_tables import log_facets, log_findings, log_found, log_rows
 
 __all__ = ["fill_log_rows"]
 
@@ -53,6 +53,8 @@ def fill_log_rows(connection: sa.Connection) -> None:
                 history[facet_id].append(result.score)
         _keep_facets(connection, facets)
         connection.execute(log_rows.insert(), rows)
+        if found := [item for row in rows for item in found_rows(row)]:
+            connection.execute(log_found.insert(), found)
         index_patient(connection, words)
     for key, bit in bits.named().items():
         connection.execute(log_findings.insert().values(bit=bit, key=key))

@@ -9,10 +9,10 @@ from typing import Any
 import sqlalchemy as sa
 
 from dicom_qa_node.store import tables as t
-from dicom_qa_node.store.log_query import LogQuery
+from dicom_qa_node.store.log_query import LogOrder, LogQuery
 from dicom_qa_node.store.log_rows import SHARED_KEY
 from dicom_qa_node.store.log_words import matching, words_of
-from dicom_qa_node.store.review_tables import GRADE_CODES, SEVERITY_CODES, log_facets, log_findings, log_rows
+from dicom_qa_node.store.review_tables import GRADE_CODES, SEVERITY_CODES, log_facets, log_findings, log_found, log_rows
 
 __all__ = ["MOST_PATIENT_ROWS", "Filters", "filters_of"]
 
@@ -58,11 +58,40 @@ def filters_of(connection: sa.Connection, chosen: LogQuery) -> Filters:
         driver = text if driver is None else driver & text
     if facets == []:
         return Filters(nothing=True)
+    if driver is None and facets is not None and rows <= _RARE_ROWS:
+        return Filters(conditions, facets, log_rows.c.facet_id.in_(facets))
+    driver = _rarest(connection, chosen, mask) if driver is None else driver
     if driver is not None:
         return Filters([*conditions, *Filters(facets=facets).facet_conditions()], facets, driver)
-    if facets is not None and rows <= _RARE_ROWS:
-        return Filters(conditions, facets, log_rows.c.facet_id.in_(facets))
     return Filters(conditions, facets)
+
+
+def _rarest(connection: sa.Connection, chosen: LogQuery, mask: int | None) -> sa.ColumnElement[bool] | None:
+    """Return the filter that alone leaves the fewest rows, None where each leaves more than can be sorted quickly."""
+    r = log_rows.c
+    candidates: list[sa.ColumnElement[bool]] = []
+    if chosen.grades:
+        candidates.append(r.grade.in_([GRADE_CODES[grade] for grade in chosen.grades]))
+    if chosen.severity is not None:
+        candidates.append(r.severity >= SEVERITY_CODES[chosen.severity])
+    if chosen.delivery is not None:
+        candidates.append(r.delivery == int(chosen.delivery))
+    if chosen.review is not None:
+        candidates.append(r.review == int(chosen.review))
+    if chosen.since is not None and chosen.order is not LogOrder.TIME:
+        candidates.append(r.scored_at >= chosen.since)
+    counted = [(_count(connection, sa.select(sa.literal(1)).where(one)), one) for one in candidates]
+    if mask is not None:
+        of_finding = sa.select(log_found.c.result_id).where(log_found.c.bit == mask.bit_length() - 1)
+        counted.append((_count(connection, of_finding), r.result_id.in_(of_finding)))
+    rare = [pair for pair in counted if pair[0] <= _RARE_ROWS]
+    return min(rare, key=lambda pair: pair[0])[1] if rare else None
+
+
+def _count(connection: sa.Connection, rows: sa.Select[tuple[int]]) -> int:
+    """Count, but no further than matters."""
+    few = rows.limit(_RARE_ROWS + 1).subquery()
+    return int(connection.execute(sa.select(sa.func.count()).select_from(few)).scalar_one())
 
 
 def _own_conditions(chosen: LogQuery) -> list[sa.ColumnElement[bool]]:

@@ -18,10 +18,21 @@ from dicom_qa_node.store.review_tables import (
     SEVERITY_CODES,
     log_facets,
     log_findings,
+    log_found,
     log_rows,
 )
 
-__all__ = ["LAST_BIT", "SHARED_KEY", "Bits", "add_log_row", "deviation_from", "facet_row", "log_row", "scanner_name"]
+__all__ = [
+    "LAST_BIT",
+    "SHARED_KEY",
+    "Bits",
+    "add_log_row",
+    "deviation_from",
+    "facet_row",
+    "found_rows",
+    "log_row",
+    "scanner_name",
+]
 
 LAST_BIT = 61
 SHARED_KEY = "other findings"
@@ -70,6 +81,8 @@ def add_log_row(
     row = log_row(result_id, version, facts, result, at, facet_id, bits)
     insert_ignore(connection, log_findings, [{"key": key, "bit": bit} for key, bit in bits.named().items()])
     connection.execute(log_rows.insert().values(**row, deviation=deviation_from(result.score, earlier)))
+    if row["findings"]:
+        connection.execute(log_found.insert(), found_rows(row))
     index_patient(connection, [{"result_id": result_id, "words": patient_words(facts)}])
 
 
@@ -93,6 +106,12 @@ def log_row(
         "findings": bits.mask(item.key for item in result.findings),
         "worst_slice": _worst_slice(result),
     }
+
+
+def found_rows(row: Mapping[str, object]) -> list[dict[str, object]]:
+    """Return the rows of ``log_found`` that belong to a row of the log."""
+    mask = int(str(row["findings"]))
+    return [{"bit": bit, "result_id": row["result_id"]} for bit in range(LAST_BIT + 1) if mask >> bit & 1]
 
 
 def facet_row(facts: SeriesFacts, result: SeriesResult) -> dict[str, object]:

@@ -1,7 +1,9 @@
 """The tables of the log page: one narrow row per scored version for searching, and people's reviews.
 
 ``log_rows`` holds what the page filters and sorts by as small numbers, so that one covering index per order answers
-every combination of filters; ``log_facets`` holds each combination of scanner and protocol once, in words.
+every combination of filters. ``log_facets`` holds each combination of scanner and protocol once, in words.
+``log_found`` lists the rows of each finding, and small indexes those of each grade and mark: where one of them is
+rare, a question starts there.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ __all__ = [
     "ReviewMark",
     "log_facets",
     "log_findings",
+    "log_found",
     "log_rows",
     "reviews",
 ]
@@ -97,7 +100,16 @@ log_rows = sa.Table(
     sa.Index("ix_log_rows_score", "score", *_SEARCHED, "scored_at"),
     sa.Index("ix_log_rows_deviation", "deviation", *_SEARCHED, "scored_at", "score"),
     sa.Index("ix_log_rows_facet_id", "facet_id", "scored_at"),
+    *(sa.Index(f"ix_log_rows_{name}", name) for name in ("grade", "severity", "delivery", "review")),
     sa.Index("ix_log_rows_series_instance_uid", "series_instance_uid", "version"),
+)
+
+log_found = sa.Table(
+    "log_found",
+    metadata,
+    sa.Column("bit", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("result_id", sa.Integer, primary_key=True, autoincrement=False),
+    sqlite_with_rowid=False,
 )
 
 reviews = sa.Table(

@@ -24,11 +24,12 @@ from dicom_qa_node.web.api.app import create_api
 from dicom_qa_node.web.auth import door, oidc
 from dicom_qa_node.web.auth.edge import Edge
 from dicom_qa_node.web.auth.limits import BodyLimit
+from dicom_qa_node.web.dicomweb import routes as dicomweb
 from dicom_qa_node.web.failures import on_error, on_http_error
 from dicom_qa_node.web.pages import redirect
 from dicom_qa_node.web.site import SCOPE_KEY, NodeView, Page, Site, site_of
 from dicom_qa_node.web.templating import STATIC
-from dicom_qa_node.web.views import account, audit, log, pictures, review, scanners, series, status, users
+from dicom_qa_node.web.views import account, alerts, audit, log, node, pictures, review, scanners, series, users
 
 __all__ = ["NodeView", "Page", "create_app"]
 
@@ -42,7 +43,8 @@ _VIEWS = (
     review,
     series,
     scanners,
-    status,
+    node,
+    alerts,
     users,
     audit,
 )
@@ -63,6 +65,7 @@ def create_app(site: Site) -> ASGIApp:
         Route("/metrics", _threaded(_metrics), methods=["GET"]),
         Mount("/static", _CachedFiles(directory=STATIC)),
         Mount("/api/v1", create_api(site)),
+        *dicomweb.routes(site),
     ]
     web = site.config.web
     return Starlette(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +15,9 @@ __all__ = ["Trend", "plain_unit", "trends_of"]
 _ENOUGH = 10
 _SHOWN = 60
 _WIDTH, _HEIGHT, _EDGE = 160.0, 34.0, 4.0
-_UNITS = {"1": "", "[hnsf'U]": "HU", "/mm": "mm⁻¹", "{SUVbw}g/ml": "SUV", "Bq/ml": "Bq/ml"}
+_UNITS = {"1": "", "[hnsf'U]": "HU", "/mm": "mm⁻¹", "g/ml{SUVbw}": "g/ml SUV", "Bq/ml": "Bq/ml"}
+
+_ANNOTATION = re.compile(r"\{([^}]*)\}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +40,10 @@ class Trend:
 
 
 def plain_unit(code: str) -> str:
-    """Return a UCUM unit as people write it."""
-    return _UNITS.get(code, code)
+    """Return a UCUM unit as people write it; an annotation in braces stands for what is counted."""
+    if code in _UNITS:
+        return _UNITS[code]
+    return _ANNOTATION.sub(r"\1", code) if code.startswith("{") else _ANNOTATION.sub("", code).replace(".", "·")
 
 
 def trends_of(measurements: Sequence[Measurement], payloads: Sequence[str]) -> list[Trend]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from urllib.parse import quote
 
 from starlette.exceptions import HTTPException
@@ -15,6 +14,7 @@ from dicom_qa_node.spool.layout import is_uid
 from dicom_qa_node.store import Registry, Reviews
 from dicom_qa_node.web.access import Permission, account_of, form_of, guarded, note
 from dicom_qa_node.store.labels import label_lines
+from dicom_qa_node.web.log_export import in_chunks
 from dicom_qa_node.web.pages import page, redirect
 from dicom_qa_node.web.site import Site, site_of
 
@@ -75,6 +75,6 @@ def _list(request: Request) -> Response:
 
 def _labels(request: Request) -> Response:
     note(request, "reviews.export", kind="reviews")
-    lines: Iterator[str] = label_lines(Reviews(site_of(request).database).labels())
+    lines = in_chunks(label_lines(Reviews(site_of(request).database).labels()))
     headers = {"Content-Disposition": 'attachment; filename="labels.csv"'}
     return StreamingResponse(lines, media_type="text/csv; charset=utf-8", headers=headers)

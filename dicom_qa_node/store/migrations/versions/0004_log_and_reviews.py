@@ -40,6 +40,7 @@ def upgrade() -> None:
         "ix_log_rows_deviation": ["deviation", *_SEARCHED, "scored_at", "score"],
         "ix_log_rows_facet_id": ["facet_id", "scored_at"],
         "ix_log_rows_series_instance_uid": ["series_instance_uid", "version"],
+        **{f"ix_log_rows_{name}": [name] for name in ("grade", "severity", "delivery", "review")},
     }.items():
         op.create_index(name, "log_rows", columns)
     if op.get_bind().dialect.name == "sqlite":
@@ -87,6 +88,13 @@ def _tables() -> None:
         sa.ForeignKeyConstraint(["result_id"], ["results.result_id"], name=op.f("fk_log_rows_result_id")),
         sa.ForeignKeyConstraint(["facet_id"], ["log_facets.facet_id"], name=op.f("fk_log_rows_facet_id")),
         sa.PrimaryKeyConstraint("result_id", name=op.f("pk_log_rows")),
+    )
+    op.create_table(
+        "log_found",
+        sa.Column("bit", sa.Integer(), autoincrement=False, nullable=False),
+        sa.Column("result_id", sa.Integer(), autoincrement=False, nullable=False),
+        sa.PrimaryKeyConstraint("bit", "result_id", name=op.f("pk_log_found")),
+        sqlite_with_rowid=False,
     )
     op.create_table(
         "reviews",
@@ -158,7 +166,7 @@ def downgrade() -> None:
     sqlite = op.get_bind().dialect.name == "sqlite"
     for trigger in ("log_rows_outbox_new", "log_rows_outbox_state"):
         op.execute(f"DROP TRIGGER {trigger}" + ("" if sqlite else " ON outbox"))
-    for table in ("log_text", "log_rows", "log_findings", "log_facets", "reviews"):
+    for table in ("log_text", "log_found", "log_rows", "log_findings", "log_facets", "reviews"):
         op.execute(f"DROP TABLE {table}")
     if not sqlite:
         op.execute("DROP FUNCTION log_rows_mark()")
