@@ -10,6 +10,7 @@ import typer
 
 from dicom_qa_node import __version__
 from dicom_qa_node.cli import (
+    auditing,
     database,
     demo,
     health,
@@ -22,6 +23,7 @@ from dicom_qa_node.cli import (
     scoring,
     series,
     settings,
+    users,
 )
 from dicom_qa_node.cli.context import invocation
 from dicom_qa_node.cli.exit_codes import ExitCode, exit_code_of
@@ -36,7 +38,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-for module in (roles, scoring, quality, network, health, demo):
+for module in (roles, scoring, quality, network, health, auditing, demo):
     module.register(app)
 app.add_typer(series.app, name="series")
 app.add_typer(outbox.app, name="outbox")
@@ -44,6 +46,7 @@ app.add_typer(reviews.app, name="reviews")
 app.add_typer(models.app, name="models")
 app.add_typer(settings.app, name="config")
 app.add_typer(database.app, name="db")
+app.add_typer(users.app, name="users")
 
 
 def _show_version(wanted: bool) -> None:

@@ -21,6 +21,7 @@ from dicom_qa_node.cli.network import send_with_progress
 from dicom_qa_node.cli.present import progress_bar, say, score_text, show_rows
 from dicom_qa_node.cli.series_page import sheet_of
 from dicom_qa_node.errors import Permanent, Transient
+from dicom_qa_node.ops.first_start import setup_link_file
 from dicom_qa_node.records import LogEntry, SeriesState, utc_now
 from dicom_qa_node.store import Database, QualityLog, Registry
 
@@ -143,13 +144,21 @@ def _stay(node: DemoNode) -> None:
     say("")
     say("The node keeps running; Ctrl-C stops it.")
     say(f"  C-STORE    {config.ae_title} at 127.0.0.1:{config.receive.port}")
-    say(f"  status     http://127.0.0.1:{config.web.port}/")
+    say(f"  pages      http://127.0.0.1:{config.web.port}/")
+    _say_setup_link(node)
     say(f"  archive    {node.archive}")
     say(f"  commands   {_command()} --config {node.config_path} log")
     say("Anybody on this machine may send to it; the service's configuration admits listed peers only.")
     while True:
         node.require_alive()
         time.sleep(_LOOK_S)
+
+
+def _say_setup_link(node: DemoNode) -> None:
+    """Tell the one-time link that the role web has written while nobody has an account yet."""
+    link = setup_link_file(node.config)
+    if link.is_file():
+        say(f"  first user {link.read_text().strip()}")
 
 
 def _print_results(studies: Sequence[DemoSeries], entries: Entries) -> None:

@@ -37,7 +37,7 @@ class LiveNode:
     def __init__(self, config: Config, database: Database) -> None:
         self._config, self._database = config, database
         self._model = ModelCheck(config)
-        self._collector = NodeCollector(config, self.look)
+        self._collector = NodeCollector(config, self.look, database)
 
     def look(self) -> tuple[Facts, HealthReport]:
         """Gather and judge now."""
@@ -101,7 +101,9 @@ def run_web(config: Config, database: Database, stop: threading.Event, pulse: Pu
     where = f"{config.web.host}:{listener.getsockname()[1]}"
     log_event(_LOGGER, logging.INFO, "web_listening", address=where)
     offer_setup_link(config, site.accounts, listener.getsockname()[1])
+    _note(site, "application.start")
     server.run(sockets=[listener])
+    _note(site, "application.stop")
 
 
 def actions_of(config: Config) -> Actions:
@@ -116,6 +118,10 @@ def actions_of(config: Config) -> Actions:
             return False, str(error)
 
     return Actions(echo=echo)
+
+
+def _note(site: Site, event: str) -> None:
+    site.audit.record(event, actor=site.config.ae_title.strip(), kind="process", ident="web")
 
 
 def _load(settings: uvicorn.Config) -> None:

@@ -382,8 +382,8 @@ def _open_invitation(connection: sa.Connection, secret: str, now: dt.datetime) -
 
 def _keep_one_admin(connection: sa.Connection, account_id: int) -> None:
     account = t.accounts.c
-    query = sa.select(account.account_id).where(account.role.in_([Role.ADMIN.value]), account.active.is_(True))
-    if connection.execute(query.where(account.account_id != account_id).limit(1)).first() is None:
+    admins = sa.select(account.account_id).where(account.role.in_([Role.ADMIN.value]), account.active.is_(True))
+    if list(connection.execute(admins.limit(2)).scalars()) == [account_id]:
         raise Permanent("this is the last active administrator; make another one first")
 
 
