@@ -46,7 +46,7 @@ class Domain:
         inside = x @ basis.T
         outside = np.square(x).sum(1) - np.square(inside / lengths).sum(1)
         squared = np.square(inside).sum(1) + np.maximum(outside, 0.0) / float(self.residual[0])
-        return np.sqrt(squared / x.shape[1]).astype(np.float32)
+        return np.asarray(np.sqrt(squared / x.shape[1]), np.float32)
 
 
 def fit(features: npt.ArrayLike, components: int = COMPONENTS) -> Domain:

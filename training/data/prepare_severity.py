@@ -11,7 +11,7 @@ of the same CT series as other kernels and windows would show them: for training
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -72,9 +72,9 @@ def read_series(folder: Path, name: str, kind: SeriesKind = SeriesKind.CT) -> Se
     return series_of([pydicom.dcmread(file) for file in files if file.is_file()], name, kind)
 
 
-def series_of(headers: list[pydicom.Dataset], name: str, kind: SeriesKind = SeriesKind.CT) -> Series:
+def series_of(slices: Sequence[pydicom.Dataset], name: str, kind: SeriesKind = SeriesKind.CT) -> Series:
     """Stack the slices of one axial series along z."""
-    headers.sort(key=lambda ds: float(ds.ImagePositionPatient[2]))
+    headers = sorted(slices, key=lambda ds: float(ds.ImagePositionPatient[2]))
     voxels = np.stack([ds.pixel_array * float(ds.RescaleSlope) + float(ds.RescaleIntercept) for ds in headers]).astype(
         np.float32
     )
