@@ -299,7 +299,12 @@ def test_of_very_many_stacks_some_are_judged(tmp_path):
 
 @pytest.mark.parametrize(
     ("kinds", "elements", "reason"),
-    [(("petct",), {}, "not made for ct"), (("ct",), {"RescaleType": "Z_EFF"}, "Z_EFF")],
+    [
+        (("petct",), {}, "not made for ct"),
+        (("ct",), {"RescaleType": "Z_EFF"}, "Z_EFF"),
+        (("ct",), {"PatientAge": "007Y"}, "a child of 7 years"),
+        (("ct",), {"BodyPartExamined": "KNEE"}, "knee"),
+    ],
 )
 def test_outside_its_domain_the_network_is_not_asked(tmp_path, ct_images, kinds, elements, reason):
     images = ct_series(3, 3, 64, spacing_mm=10.0)
@@ -312,6 +317,29 @@ def test_outside_its_domain_the_network_is_not_asked(tmp_path, ct_images, kinds,
     (finding,) = (item for item in result.findings if item.key == "outside_domain")
     assert reason in finding.sentence
     assert not scorer.seen
+
+
+def test_pictures_unlike_the_training_get_no_score_and_say_so(tmp_path, ct_images):
+    scorer = TinyScorer(strangeness=1.4)
+    result = score_series(write_phantom(ct_images, tmp_path), scorer=scorer).result
+    assert (result.score, result.interval, result.grade, result.slices) == (None, None, None, ())
+    (finding,) = (item for item in result.findings if item.key == "outside_domain")
+    assert "unlike the pictures that the model was trained on (up to 1.4 times the limit)" in finding.sentence
+    assert finding.severity is Severity.WARNING
+
+
+def test_a_few_strange_slices_are_named_and_the_score_stays(tmp_path, ct_images):
+    class Partly(TinyScorer):
+        def score(self, images, kind):
+            said = super().score(images, kind)
+            said.strangeness = np.where(np.arange(len(images)) == 0, 1.2, 0.5)
+            return said
+
+    result = score_series(write_phantom(ct_images, tmp_path), scorer=Partly()).result
+    assert result.score is not None
+    (finding,) = (item for item in result.findings if item.key == "partly_outside_domain")
+    assert len(finding.sop_instance_uids) == 1
+    assert finding.severity is Severity.INFO
 
 
 def test_air_alone_is_outside_the_domain(tmp_path):
