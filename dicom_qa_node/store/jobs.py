@@ -94,8 +94,9 @@ class Jobs:
                 sa.select(t.series).where(t.series.c.series_instance_uid == job.series_instance_uid)
             ).one()
             facts = facts_of(row)
-            written = connection.execute(t.results.insert().values(**_result_row(job, result, facts, now)))
-            add_log_row(connection, int(written.inserted_primary_key[0]), facts, job.version, result, now)
+            new = t.results.insert().values(**_result_row(job, result, facts, now)).returning(t.results.c.result_id)
+            result_id = int(connection.execute(new).scalar_one())
+            add_log_row(connection, result_id, facts, job.version, result, now)
             return True
 
     def fail(self, job: Job, reason: str, *, permanent: bool) -> bool:

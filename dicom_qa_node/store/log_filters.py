@@ -88,7 +88,7 @@ def _rarest(connection: sa.Connection, chosen: LogQuery, mask: int | None) -> sa
     return min(rare, key=lambda pair: pair[0])[1] if rare else None
 
 
-def _count(connection: sa.Connection, rows: sa.Select[tuple[int]]) -> int:
+def _count(connection: sa.Connection, rows: sa.Select[Any]) -> int:
     """Count, but no further than matters."""
     few = rows.limit(_RARE_ROWS + 1).subquery()
     return int(connection.execute(sa.select(sa.func.count()).select_from(few)).scalar_one())
@@ -107,13 +107,15 @@ def _own_conditions(chosen: LogQuery) -> list[sa.ColumnElement[bool]]:
         found.append(_plain(r.delivery) == int(chosen.delivery))
     if chosen.review is not None:
         found.append(_plain(r.review) == int(chosen.review))
-    bounds = [
-        (chosen.since, lambda value: r.scored_at >= value),
-        (chosen.until, lambda value: r.scored_at < value),
-        (chosen.score_from, lambda value: r.score >= value),
-        (chosen.score_to, lambda value: r.score <= value),
-    ]
-    return found + [condition(value) for value, condition in bounds if value is not None]
+    if chosen.since is not None:
+        found.append(r.scored_at >= chosen.since)
+    if chosen.until is not None:
+        found.append(r.scored_at < chosen.until)
+    if chosen.score_from is not None:
+        found.append(r.score >= chosen.score_from)
+    if chosen.score_to is not None:
+        found.append(r.score <= chosen.score_to)
+    return found
 
 
 def _plain(column: sa.ColumnElement[int]) -> sa.ColumnElement[Any]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from dicom_qa_node.records import Grade, SeriesState, Severity
+from dicom_qa_node.records import SeriesState
 from dicom_qa_node.store import tables as t
 from dicom_qa_node.store.log_query import LogRow
 from dicom_qa_node.store.registry import facts_of
@@ -58,8 +58,8 @@ def _line(row: Any, keys: dict[int, str]) -> LogRow:
         kind=row.kind,
         score=row.score,
         interval=None if row.low is None else (row.low, row.high),
-        grade=Grade(_GRADES[row.grade]) if row.grade else None,
-        severity=Severity(_SEVERITIES[row.severity]) if row.severity else None,
+        grade=_GRADES[row.grade],
+        severity=_SEVERITIES[row.severity],
         findings=tuple(key for bit, key in sorted(keys.items()) if row.findings >> bit & 1),
         deviation=row.deviation,
         worst_slice=row.worst_slice,

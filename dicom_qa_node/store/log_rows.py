@@ -123,7 +123,7 @@ def facet_row(facts: SeriesFacts, result: SeriesResult) -> dict[str, object]:
     )  # fmt: skip
     digest = hashlib.sha256("\0".join(values).encode()).hexdigest()[:32]
     words = " ".join(dict.fromkeys(words_of(" ".join((*values, facts.station_name, facts.manufacturer)))))
-    return dict(zip(FACET_COLUMNS, values, strict=True)) | {"digest": digest, "words": f" {words} "}
+    return {**dict(zip(FACET_COLUMNS, values, strict=True)), "digest": digest, "words": f" {words} "}
 
 
 def deviation_from(score: float | None, earlier: Sequence[float]) -> float | None:

@@ -119,8 +119,11 @@ class LogSearch:
             query = sa.select(f.site, f.scanner, f.protocol, f.modality, f.kind, f.body_part).distinct()
             found = connection.execute(query).all()
             keys = list(connection.execute(sa.select(log_findings.c.key).order_by(log_findings.c.key)).scalars())
-        columns = [tuple(sorted({row[number] for row in found} - {""})) for number in range(6)]
-        return LogChoices(*columns, findings=tuple(keys))
+
+        def column(number: int) -> tuple[str, ...]:
+            return tuple(sorted({row[number] for row in found} - {""}))
+
+        return LogChoices(column(0), column(1), column(2), column(3), column(4), column(5), tuple(keys))
 
 
 def _ids(connection: sa.Connection, chosen: LogQuery, filters: Filters, cursor: Cursor | None, limit: int) -> list[int]:

@@ -6,6 +6,7 @@ import datetime as dt
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -89,7 +90,7 @@ class Reviews:
             There is no such scored version, or the values make no sense; the text says which.
         """
         _check(reviewer, agrees, score, reason, comment)
-        values = {
+        values: dict[str, Any] = {
             "series_instance_uid": series_instance_uid, "version": version, "at": self._clock(),
             "reviewer": reviewer, "agrees": agrees, "score": score, "reason": reason, "comment": comment,
         }  # fmt: skip
@@ -97,10 +98,10 @@ class Reviews:
         with self._db.write() as connection:
             if connection.execute(sa.select(log_rows.c.result_id).where(same)).first() is None:
                 raise Permanent(f"series {series_instance_uid} has no scored version {version}")
-            written = connection.execute(reviews.insert().values(**values))
+            number = connection.execute(reviews.insert().values(**values).returning(reviews.c.review_id)).scalar_one()
             mark = _mark(_current(_of(connection, series_instance_uid, version)))
             connection.execute(log_rows.update().where(same).values(review=int(mark)))
-            return Review(int(written.inserted_primary_key[0]), **values)
+            return Review(int(number), **values)
 
     def of(self, series_instance_uid: str, version: int | None = None) -> list[Review]:
         """Return the reviews of a series (None: of all its versions), oldest first."""

@@ -29,7 +29,7 @@ _FIRST_DIRECTION = {LogOrder.TIME: True, LogOrder.SCORE: False, LogOrder.DEVIATI
 
 @dataclass(frozen=True)
 class Asked:
-    """What an address asks for, and the words it does so with; ``problems`` are sentences about words not understood."""
+    """What an address asks for, and its words; ``problems`` are sentences about words that were not understood."""
 
     query: LogQuery
     cursor: Cursor | None

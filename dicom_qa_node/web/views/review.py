@@ -12,8 +12,8 @@ from starlette.routing import BaseRoute, Route
 from dicom_qa_node.errors import Permanent
 from dicom_qa_node.spool.layout import is_uid
 from dicom_qa_node.store import Registry, Reviews
-from dicom_qa_node.web.access import Permission, account_of, form_of, guarded, note
 from dicom_qa_node.store.labels import label_lines
+from dicom_qa_node.web.access import Permission, account_of, form_of, guarded, note
 from dicom_qa_node.web.log_export import in_chunks
 from dicom_qa_node.web.pages import page, redirect
 from dicom_qa_node.web.site import Site, site_of

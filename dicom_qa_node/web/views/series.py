@@ -89,8 +89,8 @@ def act_on(site: Site, uid: str, action: str, reason: str, actor: str) -> bool:
     if action == "park":
         return registry.park(uid, reason or "parked by an operator", actor=actor)
     if action == "resend":
-        waiting = [item for item in outbox.deliveries_of(uid) if _can_go(item.state)]
-        return any([outbox.retry(item.delivery_id, actor=actor) for item in waiting])
+        waiting = [item.delivery_id for item in outbox.deliveries_of(uid) if _can_go(item.state)]
+        return bool(waiting) and outbox.retry(waiting, actor=actor) > 0
     raise Permanent(f"there is no action {action!r}")
 
 

@@ -1,0 +1,144 @@
+"""The quality log and the reviews in the API: the filters of the log page, by the same words."""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import Annotated
+
+from fastapi import APIRouter, HTTPException, Query, Request
+from fastapi.responses import StreamingResponse
+from pydantic import BaseModel, ConfigDict, Field
+
+from dicom_qa_node.store import LogSearch, Reviews
+from dicom_qa_node.store.labels import label_lines
+from dicom_qa_node.web.access import Account, note
+from dicom_qa_node.web.api.paging import Cursor as CursorWord
+from dicom_qa_node.web.api.paging import Limit, PageOf, decode_cursor, encode_cursor
+from dicom_qa_node.web.api.security import Reviewer, Viewer
+from dicom_qa_node.web.log_export import fields_of, in_chunks
+from dicom_qa_node.web.log_request import asked_of, read_place, write_place
+from dicom_qa_node.web.site import Site
+
+__all__ = ["LogLine", "ReviewOut", "router"]
+
+Word = Annotated[str, Query(max_length=200)]
+Grades = Annotated[list[str], Query(max_length=8, description="diagnostic, limited, non-diagnostic, none")]
+
+
+class LogLine(BaseModel):
+    """One scored version; ``score``, ``low`` and ``high`` are 0 to 4. The patient's fields are null for a viewer."""
+
+    scored_at: dt.datetime
+    patient_name: str | None = None
+    patient_id: str | None = None
+    patient_birth_date: str | None = None
+    accession_number: str | None = None
+    site: str
+    scanner: str
+    protocol: str
+    series_description: str
+    modality: str
+    kind: str
+    body_part: str
+    score: float | None
+    low: float | None
+    high: float | None
+    grade: str | None
+    deviation: float | None = Field(description="robust standard deviations from the scanner's earlier scores")
+    findings: list[str]
+    severity: str | None
+    state: str
+    delivery: str
+    review: str
+    version: int
+    latest: bool
+    series_instance_uid: str
+    study_instance_uid: str
+
+
+class ReviewOut(BaseModel):
+    """One signed review."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    review_id: int
+    series_instance_uid: str
+    version: int
+    at: dt.datetime
+    reviewer: str
+    agrees: bool
+    score: float | None
+    reason: str
+    comment: str
+
+
+def router(site: Site) -> APIRouter:
+    """Return the routes of this file."""
+    made = APIRouter(tags=["log"])
+    _about_log(made, site)
+    _about_reviews(made, site)
+    return made
+
+
+def _about_log(made: APIRouter, site: Site) -> None:
+    @made.get("/series")
+    def series(
+        account: Viewer,
+        request: Request,
+        q: Word = "",
+        period: Annotated[str, Query(max_length=8, description="24h, 7d, 30d, 90d, 1y")] = "",
+        since: Word = "",
+        until: Word = "",
+        site_name: Annotated[str, Query(alias="site", max_length=200)] = "",
+        scanner: Word = "",
+        protocol: Word = "",
+        modality: Word = "",
+        kind: Word = "",
+        body_part: Word = "",
+        grade: Grades = [],  # noqa: B006 - FastAPI copies it
+        finding: Word = "",
+        severity: Word = "",
+        delivery: Word = "",
+        review: Word = "",
+        score_from: Word = "",
+        score_to: Word = "",
+        versions: Word = "",
+        sort: Annotated[str, Query(max_length=16, description="time, score, deviation")] = "",
+        dir: Annotated[str, Query(max_length=8, description="asc, desc")] = "",  # noqa: A002 - the address says so
+        limit: Limit = 100,
+        cursor: CursorWord = None,
+    ) -> PageOf[LogLine]:
+        """List scored series, the latest first; the words of the log page's address work here."""
+        asked = asked_of(list(request.query_params.multi_items()), patients=account.sees_patients, now=site.clock())
+        if asked.problems:
+            raise HTTPException(422, "; ".join(asked.problems))
+        place = read_place(cursor) if cursor else None
+        if cursor and place is None:
+            raise HTTPException(422, "cursor: not one of this list")
+        found = LogSearch(site.database).page(asked.query, place, limit)
+        items = [LogLine(**fields_of(row, patients=account.sees_patients)) for row in found.rows]
+        return PageOf(items=items, next=write_place(found.older) if found.older else None)
+
+
+def _about_reviews(made: APIRouter, site: Site) -> None:
+    @made.get("/reviews")
+    def reviews(_account: Reviewer, limit: Limit = 100, cursor: CursorWord = None) -> PageOf[ReviewOut]:
+        """List the reviews of all series, the latest first."""
+        place = decode_cursor(cursor, int)
+        before = None if place is None else int(str(place[0]))
+        if before is not None and not 0 <= before < 1 << 62:
+            raise HTTPException(422, "cursor: not one of this list")
+        found = Reviews(site.database).latest(limit, before)
+        following = encode_cursor(found[-1].review_id) if len(found) == limit else None
+        return PageOf(items=[ReviewOut.model_validate(item) for item in found], next=following)
+
+    @made.get("/reviews/labels.csv", response_class=StreamingResponse)
+    def labels(account: Reviewer, request: Request) -> StreamingResponse:
+        """Read the label table (file, score, reference, kind) that training reads; the pictures: `reviews export`."""
+        _exported(request, account)
+        lines = in_chunks(label_lines(Reviews(site.database).labels()))
+        return StreamingResponse(lines, media_type="text/csv; charset=utf-8")
+
+
+def _exported(request: Request, account: Account) -> None:
+    note(request, "reviews.export", kind="reviews", detail=account.role.value)
