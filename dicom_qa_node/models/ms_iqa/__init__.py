@@ -36,8 +36,8 @@ _FAILURES = (
 CARDS = (
     ModelCard(
         name="ms_iqa_small",
-        version="1.0.0",
-        title="MS-IQA, small: ResNet and Swin at four scales, graph channel attention, score x weight",
+        version="1.1.0",
+        title="MS-IQA, small: ResNet and Swin at four scales, score x weight, mixed with the worth of what it names",
         paper=_PAPER,
         code_licence="Apache-2.0",
         weights_licence="Apache-2.0",
