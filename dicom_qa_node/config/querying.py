@@ -22,7 +22,7 @@ class Destination(Section):
 class Query(Section):
     """The query/retrieve SCP: reports, and images if wished, for those who ask."""
 
-    enabled: bool = Field(True, description="answer C-FIND, C-MOVE and C-GET")
+    enabled: bool = Field(True, description="answer C-FIND, C-MOVE, C-GET, and DICOMweb on the web role")
     images: bool = Field(False, description="serve the images that are still in the spool, too")
     destinations: list[Destination] = Field(default_factory=list, description="where C-MOVE may send objects")
     timeout_s: float = Field(30, gt=0, le=600, description="longest wait for an answer of a destination")

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 from pydicom.config import IGNORE
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
-from pydicom.sequence import Sequence as ItemSequence
 from pydicom.tag import Tag
 
 from dicom_qa_node.query.charset import answer_character_set
-from dicom_qa_node.search.find import Entity, matching_items
-from dicom_qa_node.search.keys import Identifier, Key
+from dicom_qa_node.search.answer import answered
+from dicom_qa_node.search.find import Entity
+from dicom_qa_node.search.keys import Identifier
 
 __all__ = ["build_answer"]
 
@@ -21,13 +21,7 @@ _ENCODED_VRS = frozenset({"LO", "LT", "PN", "SH", "ST", "UC", "UT"})
 
 def build_answer(entity: Entity, identifier: Identifier, retrieve_ae: str) -> Dataset:
     """Return the attributes that were asked for; one without a value has zero length."""
-    answer = Dataset()
-    for keyword, key in identifier.keys.items():
-        if key.vr == "SQ":
-            items = entity.sequences.get(keyword, ())
-            answer.add(DataElement(Tag(key.tag), "SQ", ItemSequence(_items(items, key))))
-        else:
-            _add(answer, key, entity.values.get(keyword, ()))
+    answer = answered(entity, identifier.keys.values())
     answer.QueryRetrieveLevel = identifier.level
     answer.add(DataElement(Tag("RetrieveAETitle"), "AE", retrieve_ae, validation_mode=IGNORE))
     answer.InstanceAvailability = "ONLINE"
@@ -35,35 +29,6 @@ def build_answer(entity: Entity, identifier: Identifier, retrieve_ae: str) -> Da
     if character_set:
         answer.SpecificCharacterSet = character_set
     return answer
-
-
-def _add(answer: Dataset, key: Key, values: Sequence[str]) -> None:
-    text = "\\".join(values)
-    try:
-        element = DataElement(Tag(key.tag), key.vr, text or None, validation_mode=IGNORE)
-    except (ValueError, TypeError, OverflowError):
-        # What the images hold breaks its value representation; no number can be made of it.
-        element = DataElement(Tag(key.tag), key.vr, None)
-    answer.add(element)
-
-
-def _items(items: Sequence[Dataset], key: Key) -> Iterator[Dataset]:
-    """Return the matching items with the attributes that were asked for, whole ones if none was named."""
-    wanted = key.item or ()
-    for item in matching_items(items, wanted):
-        if not wanted:
-            yield item
-            continue
-        part = Dataset()
-        for inner in wanted:
-            if inner.keyword not in item:
-                continue
-            if inner.item is not None:
-                found = _items(item[inner.keyword].value, inner)
-                part.add(DataElement(Tag(inner.tag), "SQ", ItemSequence(found)))
-            else:
-                part.add(item[inner.keyword])
-        yield part
 
 
 def _texts(dataset: Dataset) -> Iterator[str]:

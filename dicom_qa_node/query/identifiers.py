@@ -55,7 +55,9 @@ def read_identifier(data: BytesIO | None, syntax: UID, model: Model, *, relation
         See their statuses.
     """
     dataset = _decoded(data, syntax)
-    character_set = tuple(term.strip() for term in _ascii(dataset, "SpecificCharacterSet").split("\\") if term.strip())
+    terms = tuple(term.strip() for term in _ascii(dataset, "SpecificCharacterSet").split("\\"))
+    # An empty first value is the default repertoire, from which code extensions lead away (PS3.3 C.12.1.1.2).
+    character_set = terms if any(terms) else ()
     try:
         encodings = encodings_of(character_set)
     except UnknownCharacterSet as error:
