@@ -53,6 +53,7 @@ def matching(connection: sa.Connection, words: Sequence[str], most: int) -> sa.S
             "ORDER BY result_id DESC LIMIT :most"
         )
         wanted = " & ".join(f"'{word}':*" for word in words)
-    return sa.select(
-        sa.text(chosen).bindparams(wanted=wanted, most=most).columns(result_id=sa.Integer).subquery().c.result_id
-    )
+    # A question may hold several of these: each needs parameters of its own.
+    parameters = [sa.bindparam("wanted", wanted, unique=True), sa.bindparam("most", most, unique=True)]
+    found = sa.text(chosen).bindparams(*parameters).columns(result_id=sa.Integer).subquery()
+    return sa.select(found.c.result_id)
