@@ -184,6 +184,12 @@ class Scanners:
         drawn = tuple(_point(rows[position], float(value)) for position, value in pairs)
         return Chart(group, chosen, drawn, baseline, here)
 
+    def quantity_number(self, name: str) -> int | None:
+        """Return the number of a quantity, None if nothing of that name was measured."""
+        with self._db.read() as connection:
+            found = _quantity(connection, name)
+        return None if found is None else found.quantity_id
+
     def weeks(self, group_id: int, quantity_id: int, since: dt.date | None = None) -> list[Week]:
         """Return the weeks of one quantity, the earliest first."""
         week = s.weeks.c

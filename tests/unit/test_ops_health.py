@@ -105,10 +105,13 @@ def test_unknown_model_is_named(node_config):
     assert "nonsense" in ModelCheck(config).problem()
 
 
-def test_metrics_tell_counts_and_ages():
+def test_metrics_tell_counts_and_ages(tmp_path):
+    database = Database(f"sqlite:///{tmp_path}/q.db")
+    database.upgrade()
     found = facts(series={SeriesState.PARKED: 2}, oldest_waiting=NOW - dt.timedelta(seconds=10))
-    collector = NodeCollector(Config(), lambda: (found, assess(found, Config(), NOW)))
+    collector = NodeCollector(Config(), lambda: (found, assess(found, Config(), NOW)), database)
     text = exposition(collector).decode()
+    database.close()
     assert 'dicom_qa_node_series{state="PARKED"} 2.0' in text
     assert "dicom_qa_node_queue_age_seconds 10.0" in text
     assert 'dicom_qa_node_health{level="degraded"} 1.0' in text

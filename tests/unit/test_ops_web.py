@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import datetime as dt
+import json
+import re
+from pathlib import Path
 
 import pytest
 from starlette.testclient import TestClient
 
+from dicom_qa_node.config import Config
+from dicom_qa_node.ops.alerts import Judge, keep_charts
+from dicom_qa_node.ops.metrics import MOST_SCANNERS, NodeCollector, exposition
 from dicom_qa_node.ops.website import LiveNode
 from dicom_qa_node.records import (
     Finding,
@@ -19,7 +25,7 @@ from dicom_qa_node.records import (
     StoredInstance,
     utc_now,
 )
-from dicom_qa_node.store import Database, Jobs, Liveness, Registry, Role
+from dicom_qa_node.store import Database, Jobs, Liveness, Registry, Role, scanner_tables
 from dicom_qa_node.web.app import create_app
 from dicom_qa_node.web.site import Site
 from tests.web_site import HOST, PASSWORD, log_in
@@ -89,15 +95,16 @@ def test_a_silent_receiver_is_not_ready(client, database):
     assert client.get("/readyz").status_code == 503
 
 
-def test_status_page_shows_scores_without_patient_data(client, node_config, database):
+def test_node_page_and_metrics_hold_no_patient_data(client, node_config, database):
     score_one(database)
+    keep_charts(node_config, database, Judge(node_config))(utc_now())
     enter(client, node_config, database)
     answer = client.get("/node")
     assert answer.status_code == 200
     assert "default-src 'none'" in answer.headers["content-security-policy"]
-    for wanted in ("1.2.3", "2.25", "1.50 to 3.00", "limited", "CT7", "The noise is &lt;high&gt;.", "SCORED"):
-        assert wanted in answer.text
-    for page in ("/node", "/healthz", "/readyz", "/metrics"):
+    assert "SCORED" in answer.text
+    for page in ("/node", "/scanners", "/scanners/1", "/alerts", "/healthz", "/readyz", "/metrics"):
+        assert client.get(page).status_code in (200, 503)
         assert not [word for word in PATIENT if word in client.get(page).text]
 
 
@@ -106,6 +113,46 @@ def test_metrics_are_prometheus_text(client, database):
     answer = client.get("/metrics")
     assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
     assert 'dicom_qa_node_series{state="SCORED"} 1.0' in answer.text
+
+
+def test_the_flow_is_counted_by_scanner(client, node_config, database):
+    score_one(database)
+    keep_charts(node_config, database, Judge(node_config))(utc_now())
+    text = client.get("/metrics").text
+    assert 'dicom_qa_node_scores_total{grade="limited",kind="ct",scanner="CT7"} 1.0' in text
+    assert 'dicom_qa_node_score_sum_total{kind="ct",scanner="CT7"} 2.25' in text
+    assert 'dicom_qa_node_findings_total{finding="noise",severity="warning"} 1.0' in text
+    assert 'dicom_qa_node_turnaround_seconds_bucket{le="+Inf"} 1.0' in text
+    assert "dicom_qa_node_completion_lag_seconds_count 1.0" in text
+    assert "dicom_qa_node_received_images_total 1.0" in text
+    assert "dicom_qa_node_alerts_unacknowledged 0.0" in text
+
+
+def test_metrics_stay_few_with_many_scanners(database):
+    names = [f"CT{number}" for number in range(MOST_SCANNERS + 50)]
+    with database.write() as connection:
+        for name in names:
+            labels = json.dumps({"grade": "limited", "kind": "ct", "scanner": name}, sort_keys=True)
+            connection.execute(scanner_tables.counters.insert().values(name="scores", labels=labels, value=1))
+    config = Config()
+    collector = NodeCollector(config, lambda: LiveNode(config, database).look(), database)
+    text = exposition(collector).decode()
+    assert text.count("dicom_qa_node_scores_total{") == MOST_SCANNERS + 1
+    assert 'scanner="(other scanners)"} 50.0' in text
+
+
+def test_every_query_of_the_dashboard_names_a_metric_that_exists(client, node_config, database):
+    score_one(database)
+    keep_charts(node_config, database, Judge(node_config))(utc_now())
+    there = set(re.findall(r"^# TYPE (dicom_qa_node_\w+)", client.get("/metrics").text, re.MULTILINE))
+    there |= {f"{name}_{part}" for name in there for part in ("bucket", "sum", "count")}
+    board = json.loads((Path(__file__).parents[2] / "docs" / "grafana-dashboard.json").read_text())
+    queries = [target["expr"] for panel in board["panels"] for target in panel.get("targets", [])]
+    assert len(queries) >= 12
+    for query in queries:
+        named = set(re.findall(r"dicom_qa_node_\w+", query))
+        assert named, query
+        assert named <= there, query
 
 
 def test_other_methods_and_pages_are_refused(client):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import datetime as dt
 import io
-from dataclasses import dataclass
 from typing import Any
 
 from starlette.exceptions import HTTPException
@@ -13,38 +12,21 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from dicom_qa_node.config import Charts
 from dicom_qa_node.errors import Permanent
 from dicom_qa_node.store import Scanners, ServiceEvents
-from dicom_qa_node.store.scanners import Group, Scanner
 from dicom_qa_node.store.service_events import EventKind
 from dicom_qa_node.web.access import Permission, account_of, form_of, guarded, note
 from dicom_qa_node.web.charting import Drawn, draw, picture_of, places_of, rules_of, spark, weeks_picture
+from dicom_qa_node.web.choosing import Choice, choose
 from dicom_qa_node.web.pages import page, redirect
 from dicom_qa_node.web.site import Site, site_of
 
-__all__ = ["Choice", "choose", "routes"]
+__all__ = ["routes"]
 
 _WEEKS = 52
 _ROWS = 50
 _POINTS = (100, 300, 1000)
 _MAX_ID = 2**31 - 1
-
-
-@dataclass(frozen=True, slots=True)
-class Choice:
-    """What an address asks for: scanner, group, quantity, how many points."""
-
-    scanner: Scanner
-    group: Group
-    groups: list[Group]
-    quantity: str
-    points: int
-
-    @property
-    def query(self) -> str:
-        """The same choice as a query."""
-        return f"group={self.group.group_id}&quantity={self.quantity}&points={self.points}"
 
 
 def routes(_site: Site) -> list[BaseRoute]:
@@ -60,18 +42,6 @@ def routes(_site: Site) -> list[BaseRoute]:
         Route(f"{one}/events", guarded(Permission.REVIEW, _add_event), methods=["POST"]),
         Route(event, guarded(Permission.REVIEW, _change_event), methods=["POST"]),
     ]
-
-
-def choose(site: Site, scanner_id: int, group_id: int | None, quantity: str, points: int | None) -> Choice | None:
-    """Find what an address means; None if there is no such scanner or group. Reads the database."""
-    charts: Charts = site.config.charts
-    scanners = Scanners(site.database, rules_of(charts), site.clock)
-    scanner = scanners.scanner(min(scanner_id, _MAX_ID))
-    groups = [] if scanner is None else scanners.groups(scanner.scanner_id)
-    group = next((item for item in groups if group_id in (None, item.group_id)), None)
-    if scanner is None or group is None:
-        return None
-    return Choice(scanner, group, groups, quantity, min(points or charts.points, 5000))
 
 
 def _overview(request: Request) -> Response:

@@ -1,0 +1,87 @@
+"""The node as it runs: checks, queues, throughput, processes, errors, peers, targets, dead letters, tasks, models."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
+
+from dicom_qa_node.models.registry import all_cards
+from dicom_qa_node.records import DeliveryState
+from dicom_qa_node.store import Liveness, NodeFacts, Outbox
+from dicom_qa_node.web.access import Permission, account_of, guarded, note
+from dicom_qa_node.web.config_view import config_lines
+from dicom_qa_node.web.flow import flow_of
+from dicom_qa_node.web.pages import page, redirect
+from dicom_qa_node.web.site import Site, site_of
+
+__all__ = ["routes"]
+
+_MAX_ID = 2**31 - 1
+_DEAD = 50
+
+
+def routes(_site: Site) -> list[BaseRoute]:
+    """Return the routes of this file."""
+    return [
+        Route("/node", guarded(Permission.VIEW, _show), methods=["GET"]),
+        Route("/node/now", guarded(Permission.VIEW, _now), methods=["GET"]),
+        Route("/node/echo/{target}", guarded(Permission.ACT, _echo), methods=["POST"]),
+        Route("/node/deliveries/retry", guarded(Permission.ACT, _retry_all), methods=["POST"]),
+        Route("/node/deliveries/{delivery_id:int}/retry", guarded(Permission.ACT, _retry), methods=["POST"]),
+    ]
+
+
+def _show(request: Request, status: int = 200, echoed: tuple[str, bool, str] | None = None) -> Response:
+    site, account = site_of(request), account_of(request)
+    facts = NodeFacts(site.database)
+    context = {
+        "errors": facts.last_errors(), "peers": facts.peers(), "tasks": facts.task_runs(), "echoed": echoed,
+        "targets": site.config.deliver.targets, "dead": Outbox(site.database).dead(_DEAD),
+        "models": sorted(all_cards().values(), key=lambda card: card.name), "chosen": site.config.score.model,
+        "settings": config_lines(site.config) if account.may(Permission.ACT) else [],
+    }  # fmt: skip
+    return page(request, "node/node.html", status, **_current(site), **context)
+
+
+def _now(request: Request) -> Response:
+    return page(request, "node/_now.html", **_current(site_of(request)))
+
+
+def _current(site: Site) -> dict[str, Any]:
+    flow = flow_of(site)
+    beats = Liveness(site.database).all()
+    return {
+        "health": site.node.health(), "flow": flow, "beats": beats, "most": max([*flow.hours, 1]),
+        "parked": sum(found.get(DeliveryState.PARKED.value, 0) for found in flow.undelivered.values()),
+        "waiting": sum(sum(found.values()) for found in flow.undelivered.values()),
+        "clock": site.clock(),
+    }  # fmt: skip
+
+
+def _echo(request: Request) -> Response:
+    site, target = site_of(request), request.path_params["target"]
+    if target not in {item.name for item in site.config.deliver.targets}:
+        raise HTTPException(404)
+    ok, words = site.actions.echo(target)
+    note(request, "node.echo", kind="target", ident=target, detail="answers" if ok else "does not answer")
+    return _show(request, echoed=(target, ok, words))
+
+
+def _retry(request: Request) -> Response:
+    site, number = site_of(request), min(request.path_params["delivery_id"], _MAX_ID)
+    if not Outbox(site.database).retry([number], actor=account_of(request).name):
+        raise HTTPException(409, "This delivery does not wait any more.")
+    note(request, "delivery.retry", kind="delivery", ident=str(number))
+    return redirect(request, "/node?retried=1#dead")
+
+
+def _retry_all(request: Request) -> Response:
+    site = site_of(request)
+    rows = Outbox(site.database).dead(1000)
+    done = Outbox(site.database).retry([row.delivery_id for row in rows], actor=account_of(request).name)
+    note(request, "delivery.retry", kind="delivery", ident="all dead letters", detail=f"{done} deliveries")
+    return redirect(request, f"/node?retried={done}#dead")
