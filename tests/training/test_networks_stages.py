@@ -316,6 +316,8 @@ def test_teachers_see_neither_the_judged_fold_nor_their_own(pools: Path) -> None
     opened = read_pools(pools, config)
     assert len(held_out_groups(opened, config)) == 2
     assert len(unseen_groups(opened, config)) == 4
+    with pytest.raises(ValueError, match="outside the held-out fold"):
+        Batches(opened, _config(left_out=[1, 2, 3]), SIDE)
 
 
 def test_pseudo_labels_are_the_teachers_and_spare_the_judged_fold(
