@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Iterable, Sequence
 
@@ -10,6 +11,7 @@ from pydicom.charset import convert_encodings, decode_bytes, encode_string, pyth
 __all__ = ["UnknownCharacterSet", "answer_character_set", "decoded", "encodings_of"]
 
 _UTF8 = "ISO_IR 192"
+_SEPARATORS = re.compile(r"([=^])")
 _DELIMITERS = {ord(character) for character in "^=\\\r\n\t\f"}
 
 
@@ -49,6 +51,8 @@ def _survives(text: str, terms: Sequence[str]) -> bool:
         with warnings.catch_warnings():
             # pydicom warns, and writes question marks, where a text does not fit.
             warnings.simplefilter("error")
-            return decode_bytes(encode_string(text, encodings), encodings, _DELIMITERS) == text
+            # A component of a name begins in the first character set again (PS3.5 6.1.2.5.3).
+            parts = [encode_string(part, encodings) for part in _SEPARATORS.split(text)]
+            return decode_bytes(b"".join(parts), encodings, _DELIMITERS) == text
     except (UnicodeError, LookupError, UserWarning):
         return False

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pytest
+from pydicom.charset import convert_encodings, decode_bytes
 
 from dicom_qa_node.spool.facts import InstanceFacts, read_facts
 from dicom_qa_node.spool.header import BrokenDataSet
@@ -102,3 +103,10 @@ def test_an_odd_instance_number_is_left_out(text: bytes) -> None:
 def test_an_image_without_pixels_is_broken() -> None:
     with pytest.raises(BrokenDataSet, match="pixel data"):
         read_facts(encoded(ct(PixelData=None)), 0, EXPLICIT)
+
+
+def test_escape_sequences_of_gb2312_do_not_stay_in_a_name():
+    encodings = convert_encodings(["", "ISO 2022 IR 58"])
+    # The name of PS3.5 annex K.2.
+    name = b"Zhang^XiaoDong=\x1b$)A\xd5\xc5^\x1b$)A\xd0\xa1\xb6\xab="
+    assert decode_bytes(name, encodings, {ord("^"), ord("=")}) == "Zhang^XiaoDong=张^小东="
