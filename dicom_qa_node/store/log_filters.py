@@ -146,7 +146,7 @@ def _facets(connection: sa.Connection, chosen: LogQuery) -> tuple[list[int] | No
 def _split(text: str) -> tuple[list[str], list[str]]:
     """Return the UIDs and the words of a search text."""
     parts = text.split()
-    uids = [part for part in parts if part.count(".") >= 3 and part.replace(".", "").isdecimal()]
+    uids = [part for part in parts if part.count(".") >= 2 and part.replace(".", "").isdecimal()]
     return uids, words_of(" ".join(part for part in parts if part not in uids))
 
 
