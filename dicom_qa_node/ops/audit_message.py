@@ -92,7 +92,8 @@ def audit_message(entry: AuditEntry, node: str, site: str) -> bytes:
     # 4: application server process (RFC 3881 §5.4.3).
     SubElement(source, "AuditSourceTypeCode", {"csd-code": "4"})
     _objects(root, entry, event)
-    return tostring(root, encoding="utf-8", xml_declaration=True)
+    text: bytes = tostring(root, encoding="utf-8", xml_declaration=True)
+    return text
 
 
 def _event_of(entry: AuditEntry) -> tuple[Code, str, Code | None]:

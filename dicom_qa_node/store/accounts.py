@@ -254,7 +254,7 @@ class Accounts:
         row = {"name": valid_name(name), "full_name": _line(full_name), "role": Role.ADMIN.value}
         with self._db.write() as connection:
             invitation = _open_invitation(connection, secret, now)
-            if invitation is None or invitation.account is not None or _exists(connection):
+            if invitation is None or invitation.account is not None or not _claimed(connection, secret, now):
                 return None
             row |= {"password_hash": password_hash}
             added = connection.execute(t.accounts.insert().values(created_at=now, password_at=now, **row))
@@ -266,7 +266,7 @@ class Accounts:
         now = self._clock()
         with self._db.write() as connection:
             invitation = _open_invitation(connection, secret, now)
-            if invitation is None or invitation.account is None:
+            if invitation is None or invitation.account is None or not _claimed(connection, secret, now):
                 return None
             number = invitation.account.account_id
             _update(connection, number, password_hash=password_hash, password_at=now)
@@ -380,10 +380,17 @@ def _open_invitation(connection: sa.Connection, secret: str, now: dt.datetime) -
     return Invitation(_account(owner), row.expires_at) if owner is not None and owner.active else None
 
 
+def _claimed(connection: sa.Connection, secret: str, now: dt.datetime) -> bool:
+    # Of two at once one finds the row already used: the second waits here for the first to commit.
+    row = t.invitations.c
+    mine = (row.token_hash == hash_of(secret)) & row.used_at.is_(None)
+    return connection.execute(t.invitations.update().where(mine).values(used_at=now)).rowcount == 1
+
+
 def _keep_one_admin(connection: sa.Connection, account_id: int) -> None:
     account = t.accounts.c
     admins = sa.select(account.account_id).where(account.role.in_([Role.ADMIN.value]), account.active.is_(True))
-    if list(connection.execute(admins.limit(2)).scalars()) == [account_id]:
+    if list(connection.execute(admins.with_for_update()).scalars()) == [account_id]:
         raise Permanent("this is the last active administrator; make another one first")
 
 

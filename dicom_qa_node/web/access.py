@@ -137,6 +137,7 @@ def note(
     patient_id: str = "",
     detail: str = "",
     actor: str = "",
+    role: str = "",
 ) -> None:
     """Add a row to the audit log for what this request did; durable on return.
 
@@ -148,7 +149,7 @@ def note(
     site_of(request).audit.record(
         event,
         actor=actor or (account.name if account else "(nobody)"),
-        role=account.role.value if account else "",
+        role=role or (account.role.value if account else ""),
         address=address_of(request),
         kind=kind,
         ident=ident,

@@ -96,9 +96,9 @@ def test_an_invited_user_chooses_a_password_and_comes_in(visit, browser, address
 def test_role_of_a_user_by_keyboard(visit, filled_site):
     filled_site.accounts.add("ben", Role.VIEWER, "Ben")
     page = visit("/users")
-    page.get_by_label("Role of ben").focus()
+    page.get_by_label("Role of ben", exact=True).focus()
     page.keyboard.press("ArrowDown")
-    expect(page.get_by_label("Role of ben")).to_have_value("reviewer")
+    expect(page.get_by_label("Role of ben", exact=True)).to_have_value("reviewer")
     page.wait_for_function("performance.getEntriesByType('navigation').length > 0")
     page.goto("/audit?event=account.role")
     expect(page.locator("tbody")).to_contain_text("ben")

@@ -1,4 +1,4 @@
-"""The whole API against its own schema: generated requests of every operation find no 5xx and no undocumented answer."""
+"""The whole API against its own schema: generated requests find no failure and no answer that is not described."""
 
 from __future__ import annotations
 

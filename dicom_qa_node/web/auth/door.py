@@ -180,7 +180,7 @@ def _setup(request: Request) -> Response:
         return _show_setup(request, found, 422, str(error), name)
     if row is None:
         raise HTTPException(410, "This link has been used or has expired. Ask an administrator for a new one.")
-    note(request, "account.setup", kind="account", ident=row.name, actor=row.name)
+    note(request, "account.setup", kind="account", ident=row.name, actor=row.name, role=row.role.value)
     return begin_session(request, redirect(request, "/"), row, "login")
 
 

@@ -68,7 +68,7 @@ def begin_session(request: Request, response: Response, row: AccountRow, event: 
     site = site_of(request)
     secret = site.sessions.begin(row.account_id, address_of(request), request.headers.get("user-agent", ""))
     site.accounts.logged_in(row.account_id)
-    note(request, event, kind="account", ident=row.name, actor=row.name)
+    note(request, event, kind="account", ident=row.name, actor=row.name, role=row.role.value)
     drop_cookie(request, response, DOOR)
     set_cookie(request, response, SESSION, secret)
     return response
