@@ -51,7 +51,7 @@ def secondary_capture(
         image.ConversionType = "WSD"
         image.DateOfSecondaryCapture, image.TimeOfSecondaryCapture = image.ContentDate, image.ContentTime
         image.ImageType = ["DERIVED", "SECONDARY", "OTHER"]
-        image.PatientOrientation = ""
+        image.PatientOrientation = image.Laterality = ""
         image.BurnedInAnnotation = "YES"
         image.RecognizableVisualFeatures = "NO"
         image.DerivationDescription = "Page with the image quality of a series, drawn from its quality report"

@@ -37,6 +37,7 @@ __all__ = [
     "character_set_of",
     "device_uid",
     "encode",
+    "equipment_of",
     "local_time",
     "report_series_uid",
     "report_uid",
@@ -153,7 +154,7 @@ def _complete(document: Comprehensive3DSR, request: ReportRequest, sources: Sour
     if offset:
         document.TimezoneOffsetFromUTC = offset
     document.StationName = document.DeviceSerialNumber
-    document.ContributingEquipmentSequence = list(_equipment(document, request, main, local))
+    document.ContributingEquipmentSequence = list(equipment_of(document, request, main))
     document.file_meta.ImplementationClassUID = UID(IMPLEMENTATION_CLASS_UID)
     document.file_meta.ImplementationVersionName = IMPLEMENTATION_VERSION_NAME
     character_set = character_set_of(document, sources.character_set)
@@ -172,9 +173,8 @@ def _predecessors(request: ReportRequest, main: Dataset) -> list[Dataset] | None
     return [item]
 
 
-def _equipment(
-    document: Comprehensive3DSR, request: ReportRequest, main: Dataset, local: dt.datetime
-) -> Iterator[ContributingEquipment]:
+def equipment_of(document: Dataset, request: ReportRequest, main: Dataset) -> Iterator[ContributingEquipment]:
+    """Yield what contributed to a document (PS3.3 C.12.1.1.5): the scanner, and the network as processing equipment."""
     if _text(main, "Manufacturer"):
         yield ContributingEquipment(
             manufacturer=_text(main, "Manufacturer") or "",
@@ -191,7 +191,7 @@ def _equipment(
         manufacturer_model_name=network.name[:_LO_LENGTH],
         software_versions=network.version[:_LO_LENGTH],
         device_serial_number=network.sha256,
-        contribution_datetime=DT(local.replace(tzinfo=None)),
+        contribution_datetime=DT(local_time(request.scored_at, main).replace(tzinfo=None)),
         contribution_description="Image quality scored by a neural network",
     )
     processing.DeviceUID = device_uid(network)

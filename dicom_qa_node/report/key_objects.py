@@ -1,6 +1,7 @@
 """Makes the Key Object Selection "Quality Issue" (PS3.16 TID 2010) that leads a reader to the offending slices.
 
-Its title is always 113010: that of rejection, 113001, makes archives hide images (IHE IOCM).
+Its title is always 113010: that of rejection, 113001, makes archives hide images (IHE IOCM). The reasons stand in the
+description; codes for them (CID 7011) are those of rejection, and PixelMed's validator allows them there only.
 """
 
 from __future__ import annotations
@@ -8,22 +9,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from highdicom.ko import KeyObjectSelection, KeyObjectSelectionDocument
-from highdicom.sr import (
-    CodeContentItem,
-    DeviceObserverIdentifyingAttributes,
-    ObserverContext,
-    RelationshipTypeValues,
-)
+from highdicom.sr import DeviceObserverIdentifyingAttributes, ObserverContext
 from pydicom import Dataset
 from pydicom.config import disable_value_validation
 from pydicom.uid import UID, ExplicitVRLittleEndian, KeyObjectSelectionDocumentStorage
 from pydicom.valuerep import DA, TM
 
 from dicom_qa_node.config import Config
-from dicom_qa_node.records import Code, DocumentKind, Grade, SeriesResult, Severity
+from dicom_qa_node.records import DocumentKind, Grade, SeriesResult, Severity
 from dicom_qa_node.report import codes
 from dicom_qa_node.report.codes import concept
-from dicom_qa_node.report.document import ReportRequest, device_uid, local_time
+from dicom_qa_node.report.document import ReportRequest, device_uid, equipment_of, local_time
 from dicom_qa_node.report.objects import described, document_series_uid, document_uid, finished, series_number
 from dicom_qa_node.report.sources import Sources
 from dicom_qa_node.spool.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
@@ -33,18 +29,6 @@ __all__ = ["KO_SOP_CLASS_UID", "key_objects", "offending"]
 KO_SOP_CLASS_UID = str(KeyObjectSelectionDocumentStorage)
 
 _WORST = 3
-_OTHER_FAILURE = Code("111220", "DCM", "Other failure")
-# CID 7011 Rejected for Quality Reasons, the values of the title's modifier; every other finding is "other failure".
-_REASONS = {
-    "motion": Code("111210", "DCM", "Motion blur"),
-    "metal": Code("111207", "DCM", "Image artifact(s)"),
-    "streaks": Code("111207", "DCM", "Image artifact(s)"),
-    "photon_starvation": Code("111207", "DCM", "Image artifact(s)"),
-    "misregistered": Code("111210", "DCM", "Motion blur"),
-    "noise_high": Code("111211", "DCM", "Under exposed"),
-    "no_body": Code("111213", "DCM", "No image"),
-    "truncated": Code("111209", "DCM", "Positioning"),
-}
 
 
 def offending(result: SeriesResult, grades_from: float) -> dict[str, tuple[int, ...]]:
@@ -81,6 +65,8 @@ def key_objects(request: ReportRequest, sources: Sources, config: Config) -> byt
                 frames = wanted[referenced.ReferencedSOPInstanceUID]
                 if frames:
                     referenced.ReferencedFrameNumber = list(frames)
+                # TID 2010 row 8 has no concept name; highdicom's "Source" is an error to PixelMed's validator.
+                del item.ConceptNameCodeSequence
         _complete(document, request, sources, config)
     return finished(document, sources)
 
@@ -95,11 +81,6 @@ def _document(
         observer_device_context=_observer(request, config),
         description=_description(result),
     )
-    for number, reason in enumerate(_reasons(result)):
-        modifier = CodeContentItem(
-            concept(codes.TITLE_MODIFIER), concept(reason), relationship_type=RelationshipTypeValues.HAS_CONCEPT_MOD
-        )
-        content[0].ContentSequence.insert(number, modifier)
     kind = DocumentKind.KEY_OBJECTS
     return KeyObjectSelectionDocument(
         evidence=[_nameless(header) for header in images],
@@ -131,6 +112,7 @@ def _complete(document: Dataset, request: ReportRequest, sources: Sources, confi
     document.SeriesDescription = described(sources)
     document.ContentDate = document.InstanceCreationDate = DA(at.date())
     document.ContentTime = document.InstanceCreationTime = TM(at.time())
+    document.ContributingEquipmentSequence = list(equipment_of(document, request, main))
     document.StationName = document.DeviceSerialNumber = config.ae_title
     if main.get("TimezoneOffsetFromUTC"):
         document.TimezoneOffsetFromUTC = main.TimezoneOffsetFromUTC
@@ -156,9 +138,3 @@ def _description(result: SeriesResult) -> str:
         parts.append(f"Image quality {result.score:.1f} of 4, {result.grade.value}.")
     parts += [item.sentence for item in result.findings if item.severity is not Severity.INFO]
     return " ".join(parts)
-
-
-def _reasons(result: SeriesResult) -> list[Code]:
-    keys = [item.key for item in result.findings if item.severity is not Severity.INFO and item.sop_instance_uids]
-    found = [_REASONS.get(key, _OTHER_FAILURE) for key in keys] or [_OTHER_FAILURE]
-    return list(dict.fromkeys(found))

@@ -24,6 +24,7 @@ from dicom_qa_node.report.document import (
     SOP_CLASS_UID,
     ReportRequest,
     character_set_of,
+    equipment_of,
     local_time,
     report_series_uid,
     report_uid,
@@ -99,6 +100,7 @@ def new_object(
     document.InstitutionName = config.report.institution_name or str(main.get("InstitutionName") or "")[:_LO_LENGTH]
     document.InstanceCreationDate = document.ContentDate = DA(at.date())
     document.InstanceCreationTime = document.ContentTime = TM(at.time())
+    document.ContributingEquipmentSequence = list(equipment_of(document, request, main))
     if main.get("TimezoneOffsetFromUTC"):
         document.TimezoneOffsetFromUTC = main.TimezoneOffsetFromUTC
     return document

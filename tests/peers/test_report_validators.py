@@ -13,7 +13,7 @@ from pydicom import dcmread
 
 from dicom_qa_node.config import Config
 from dicom_qa_node.deliver.targets.base import CLASSES
-from dicom_qa_node.records import Grade, ReportRef, SeriesKind
+from dicom_qa_node.records import Grade, ReportRef, SeriesKind, StoredInstance
 from dicom_qa_node.report.build import build_report
 from dicom_qa_node.report.document import SOP_CLASS_UID, ReportRequest, report_series_uid, report_uid
 from dicom_qa_node.report.variants import as_form
@@ -75,10 +75,15 @@ def reports(tmp_path_factory) -> dict[str, Path]:
     for kind in KINDS:
         spool = tmp_path_factory.mktemp(kind.__name__)
         request = kind(spool)
-        stored = [_stored(spool, path, request) for path in sorted((spool / "instances").iterdir())]
+        stored = stored_of(spool, request)
         written[kind.__name__] = spool / "report.dcm"
         written[kind.__name__].write_bytes(build_report(request, stored, spool, Config()))
     return written
+
+
+def stored_of(spool: Path, request: ReportRequest) -> list[StoredInstance]:
+    """Return the stored instances that a request was made from."""
+    return [_stored(spool, path, request) for path in sorted((spool / "instances").iterdir())]
 
 
 def _stored(spool: Path, path: Path, request: ReportRequest):
