@@ -70,6 +70,8 @@ class StreamingProvider(DULServiceProvider):
             super().run_reactor()
         except InvalidEventError:
             self._tell("a PDU that does not fit the state of the association")
+        except Exception:
+            _LOGGER.exception("association_failed")
         finally:
             self._receiver.abandon()
             # Without it the association thread of a port probe waits out the whole ACSE timeout.
@@ -164,9 +166,12 @@ class StreamingProvider(DULServiceProvider):
             super()._read_pdu_data()
 
     def _decode_pdu(self, bytestream: bytearray) -> Any:
-        """Decode a PDU as the parent does; the node's log tells of one that cannot be."""
+        """Decode a PDU as the parent does; the node's log tells of one that cannot be, or has impossible values."""
         try:
-            return super()._decode_pdu(bytestream)
+            pdu, event = super()._decode_pdu(bytestream)
+            # The state machine does this, too, and where it fails there the peer would not be told.
+            pdu.to_primitive()
+            return pdu, event
         except Exception:
             self._tell(f"a PDU of type {bytestream[0]:02X} cannot be decoded")
             raise
