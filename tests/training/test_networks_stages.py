@@ -167,7 +167,7 @@ def test_init_timm_is_refused_where_timm_has_nothing(monkeypatch: pytest.MonkeyP
         stages.start_from_timm(_Backboned())
 
 
-@pytest.mark.parametrize("name", ["tfkt_paper", "md_iqa_paper", "mediqa_paper"])
+@pytest.mark.parametrize("name", ["ms_iqa_paper", "tfkt_paper", "md_iqa_paper", "mediqa_paper"])
 def test_timm_names_are_those_of_the_backbones(name: str) -> None:
     with torch.device("meta"):
         network = build_network(card_of(name))

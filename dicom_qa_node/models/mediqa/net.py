@@ -119,7 +119,9 @@ class MedIqa(nn.Module):
         self.weight_branch = _patch_head(2 * narrow, narrow)
         self.spread_branch = nn.Linear(described, 1)
         nn.init.constant_(self.score_branch[-1].bias, 2.0)  # type: ignore[arg-type]
-        nn.init.constant_(self.spread_branch.bias, -1.0)
+        # a spread of one score unit for every picture: a small one at the start drowns the other losses
+        nn.init.zeros_(self.spread_branch.weight)
+        nn.init.constant_(self.spread_branch.bias, 0.5)
 
     def forward(self, rgb: Tensor, prompt: Tensor | None = None) -> Outputs:
         """Judge pictures of display values in [0, 1], shape (n, 3, side, side).

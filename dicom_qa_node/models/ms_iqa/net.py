@@ -8,7 +8,7 @@ are really multiplied, so that every parameter learns. Licence: Apache-2.0; the 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from timm.layers.norm import GroupNorm
@@ -129,6 +129,12 @@ class CodedScore(nn.Module):
 
 class MsIqa(nn.Module):
     """Score = score branch (Swin stage 4) x weight branch (all eight stages), both told the named degradations."""
+
+    timm_backbones: ClassVar[dict[str, str]] = {
+        "resnet": "resnet50.a1_in1k",
+        "swin": "swin_tiny_patch4_window7_224.ms_in1k",
+    }
+    """Weights that a site with network access may start the paper's size from."""
 
     def __init__(self, config: MsIqaConfig) -> None:
         super().__init__()

@@ -91,7 +91,9 @@ class Tfkt(nn.Module):
         self.spread_branch = nn.Linear(described, 1)
         # a plane of small values is blown up by the reader's first norm, and so is every step of the connector
         nn.init.normal_(self.connector.weight, std=_PLANE_GAIN * self.connector.in_features**-0.5)
-        nn.init.constant_(self.spread_branch.bias, -1.0)
+        # a spread of one score unit for every picture: a small one at the start drowns the other losses
+        nn.init.zeros_(self.spread_branch.weight)
+        nn.init.constant_(self.spread_branch.bias, 0.5)
         nn.init.constant_(self.reader.head.fc.bias, 2.0)
         # timm starts these at zero, which hides the blocks behind them from the first steps
         for name, value in self.reader.named_parameters():
