@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import socket
 import ssl
@@ -14,7 +15,7 @@ import pytest
 from dicom_qa_node.config import Config, DicomwebTarget
 from dicom_qa_node.deliver.targets import open_target
 from dicom_qa_node.deliver.targets.base import CLASSES, Deferred, Refused
-from dicom_qa_node.records import ReportRef
+from dicom_qa_node.records import DocumentKind, ReportRef
 from dicom_qa_node.report.build import build_report
 from dicom_qa_node.report.document import SOP_CLASS_UID, ReportRequest, report_uid
 from dicom_qa_node.report.variants import as_form, form_uid
@@ -121,6 +122,14 @@ def test_server_that_does_not_know_comprehensive_3d_gets_an_older_class(report):
     with serving(old) as service, pytest.raises(Refused, match="supports none of the SOP classes"):
         target(service.url, sop_class="comprehensive3d").send(shipment(report))
     assert len(service.asked) == 1
+
+
+def test_document_beside_a_report_goes_as_what_it_is(report):
+    path, reference = report
+    page = dataclasses.replace(reference, kind=DocumentKind.IMAGE)
+    with serving() as service:
+        assert str(target(service.url, sop_class="enhanced").send(shipped(path, page))) == "HTTP 200, stored"
+    assert service.asked[0].classes == [SOP_CLASS_UID]
 
 
 def test_redirect_is_not_followed_and_takes_no_credentials_along(report, tmp_path):

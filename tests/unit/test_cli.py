@@ -237,6 +237,37 @@ def test_a_wrong_command_line_is_a_usage_error(database, qa, line):
     assert "Traceback" not in err
 
 
+def test_dead_letters_are_listed_and_retried_at_once(database, qa):
+    _, out, _ = qa("outbox", "list", "--dead", "--json")
+    (row,) = json.loads(out)
+    assert (row["target"], row["last_answer"], row["sent_uid"]) == ("late", "0xA900 data set does not match", "")
+    assert json.loads(qa("outbox", "list", "--after", str(row["delivery"]), "--dead", "--json")[1]) == []
+    assert json.loads(qa("outbox", "list", "--target", "pacs", "--json")[1])[0]["state"] == "DELIVERED"
+    assert qa("outbox", "list", "--dead", "--state", "PARKED")[0] == ExitCode.USAGE
+    assert qa("outbox", "retry", "--all", "--target", "late")[0] == ExitCode.USAGE
+    code, out, _ = qa("outbox", "retry", "--all", "--json")
+    assert (code, json.loads(out)) == (ExitCode.OK, {"deliveries": 1, "result": "will be sent now"})
+    assert state(database, SCORED) is SeriesState.REPORTED
+    assert json.loads(qa("outbox", "list", "--dead", "--json")[1]) == []
+
+
+def test_outbox_explains_where_a_report_goes_and_why_not(database, qa, tmp_path):
+    (tmp_path / "config.yaml").write_text(
+        "database_url: sqlite:///node.db\nspool_dir: spool\n"
+        "deliver:\n  targets:\n    - {kind: folder, name: pacs, path: out}\n"
+        "    - {kind: folder, name: pet, path: pet, route: {modalities: [PT]}}\n"
+    )
+    code, out, _ = qa("outbox", "explain", SCORED, "--json")
+    found = {row["target"]: (row["report"], row["now"]) for row in json.loads(out)}
+    assert code == ExitCode.OK
+    assert found == {
+        "pacs": ("DELIVERED: 0x0000 Success", "gets it"),
+        "pet": ("not a target when the report was made", "modalities: CT is none of PT"),
+        "late": ("PARKED: 0xA900 data set does not match", "not a target"),
+    }
+    assert qa("outbox", "explain", "1.2.999")[0] == ExitCode.NOT_FOUND
+
+
 def test_outbox_list_retry_and_park(database, qa):
     _, out, _ = qa("outbox", "list", "--state", "PARKED", "--json")
     (row,) = json.loads(out)

@@ -52,13 +52,14 @@ class Dicomweb:
 
     def send(self, shipment: Shipment) -> Answer:
         """Store the report, as the first SOP class that the server takes; see `DeliveryTarget.send`."""
+        classes = shipment.classes(self._classes)
         with self._client() as client:
-            for sop_class_uid in shipment.classes(self._classes):
+            for sop_class_uid in classes:
                 form = shipment.form(sop_class_uid)
-                answer = self._store(client, shipment.path_of(form), form)
+                answer = self._store(client, shipment.path_of(form), form, last=sop_class_uid == classes[-1])
                 if answer is not None:
                     return answer.of(form, shipment.report)
-        raise Refused("the server supports none of the SOP classes of the report", ", ".join(self._classes))
+        raise Refused("the server supports none of the SOP classes of the report", ", ".join(classes))
 
     def check(self) -> Answer:
         """Search for one study, or ask for the options where the service has no search."""
@@ -70,7 +71,7 @@ class Dicomweb:
             return Answer(f"HTTP {status}")
         raise _failure(status)
 
-    def _store(self, client: httpx.Client, path: Path, form: ReportRef) -> Answer | None:
+    def _store(self, client: httpx.Client, path: Path, form: ReportRef, *, last: bool) -> Answer | None:
         """Return the acceptance, None if the server does not support the SOP class."""
         head, tail = _envelope(path)
         headers = {
@@ -80,7 +81,7 @@ class Dicomweb:
         body = _body(head, path, tail)
         status, content = _exchange(client, "POST", self._studies, self._settings.timeout_s, headers, body)
         # 415 speaks of the media type; some services mean the SOP class by it.
-        if status == 415 and form.sop_class_uid != self._classes[-1]:
+        if status == 415 and not last:
             return None
         if status not in (200, 202, 409):
             raise _failure(status)
