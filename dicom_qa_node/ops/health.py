@@ -21,6 +21,7 @@ from dicom_qa_node.records import DeliveryState, SeriesState
 from dicom_qa_node.spool.retain import DiskUsage, disk_usage
 from dicom_qa_node.store import Database, Liveness, Outbox, Registry
 from dicom_qa_node.store.liveness import Heartbeat
+from dicom_qa_node.tls import concerns
 
 __all__ = ["Check", "Facts", "HealthReport", "Level", "ModelCheck", "assess", "gather"]
 
@@ -72,6 +73,7 @@ class Facts:
     disk: DiskUsage | None = None
     heartbeats: Sequence[Heartbeat] = ()
     model_problem: str = ""
+    tls_concerns: Sequence[str] = ()
     oldest_waiting: dt.datetime | None = None
     series: Mapping[SeriesState, int] | None = None
     deliveries: Mapping[DeliveryState, int] | None = None
@@ -102,7 +104,12 @@ def gather(config: Config, database: Database, model: ModelCheck) -> Facts:
     """Collect what the checks look at; an unreachable database is a fact, not an error."""
     spool_problem = _spool_problem(config.spool_dir)
     disk = disk_usage(config.spool_dir) if config.spool_dir.is_dir() else None
-    common = {"spool_problem": spool_problem, "disk": disk, "model_problem": model.problem()}
+    common = {
+        "spool_problem": spool_problem,
+        "disk": disk,
+        "model_problem": model.problem(),
+        "tls_concerns": tuple(concerns(config)),
+    }
     try:
         database.require_current()
         registry, outbox = Registry(database), Outbox(database)
@@ -121,6 +128,8 @@ def gather(config: Config, database: Database, model: ModelCheck) -> Facts:
 def assess(facts: Facts, config: Config, now: dt.datetime) -> HealthReport:
     """Judge what was found at ``now``."""
     checks = [_database(facts), _spool(facts), _disk(facts, config), _model(facts)]
+    if facts.tls_concerns:
+        checks.append(Check("tls", Level.DEGRADED, "; ".join(facts.tls_concerns)))
     if not facts.database_problem:
         checks += [_role(role, facts.heartbeats, now) for role in _EXPECTED_ROLES]
         checks += [_queue(facts, now), _parked(facts), _deliveries(facts)]
