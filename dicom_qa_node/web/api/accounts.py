@@ -205,6 +205,7 @@ def _about_audit(made: APIRouter, site: Site) -> None:
     @made.get("/audit", tags=["audit"])
     def audit(
         _account: Admin,
+        request: Request,
         actor: Annotated[str, Query(max_length=200)] = "",
         event: Annotated[str, Query(max_length=64, description="the beginning of the word")] = "",
         outcome: Outcome | None = None,
@@ -220,6 +221,7 @@ def _about_audit(made: APIRouter, site: Site) -> None:
         place = decode_cursor(cursor, int)
         before = None if place is None else int(str(place[0]))
         chosen = AuditFilter(since, until, actor, event, outcome.value if outcome else "", ident)
+        note(request, "audit.view", kind="audit", detail=request.url.query[:500])
         rows = site.audit.entries(chosen, limit, before)
         following = encode_cursor(rows[-1].audit_id) if len(rows) == limit else None
         return PageOf(items=[_entry(row) for row in rows], next=following)

@@ -59,6 +59,7 @@ def _show(request: Request) -> Response:
     site, asked = site_of(request), request.query_params
     before = asked.get("before", "")
     number = int(before) if before.isdecimal() and len(before) < 16 else None
+    note(request, "audit.view", kind="audit", detail=request.url.query[:500])
     rows = site.audit.entries(_chosen(request), _ROWS, number)
     kept = {key: value for key, value in asked.items() if key != "before" and value}
     older = urlencode({**kept, "before": rows[-1].audit_id}) if len(rows) == _ROWS else ""
