@@ -426,7 +426,7 @@ def _write(database: Database, batch: list[_Made], made: _Maker, *, light: bool)
         known = set(connection.execute(sa.select(log_facets.c.facet_id)).scalars())
         fresh = [row for row in made.facets.values() if row["facet_id"] not in known]
         if fresh:
-            connection.execute(log_facets.insert(), fresh)
+            _insert(connection, log_facets, fresh)
         seen = {item.facts.series_instance_uid: item for item in batch}
         uids = list(seen)
         there = set(
@@ -436,19 +436,24 @@ def _write(database: Database, batch: list[_Made], made: _Maker, *, light: bool)
         )
         new = [_series(seen[uid]) for uid in uids if uid not in there]
         if new:
-            connection.execute(t.series.insert(), new)
-        connection.execute(t.results.insert(), [_stored(item) for item in batch])
+            _insert(connection, t.series, new)
+        _insert(connection, t.results, [_stored(item) for item in batch])
         reported = [item for item in batch if item.delivery]
-        connection.execute(t.reports.insert(), [_report(item) for item in reported])
-        connection.execute(t.outbox.insert(), [_sent(item) for item in reported])
-        connection.execute(log_rows.insert(), [item.row for item in batch])
-        connection.execute(log_found.insert(), [found for item in batch for found in found_rows(item.row)])
+        _insert(connection, t.reports, [_report(item) for item in reported])
+        _insert(connection, t.outbox, [_sent(item) for item in reported])
+        _insert(connection, log_rows, [item.row for item in batch])
+        _insert(connection, log_found, [found for item in batch for found in found_rows(item.row)])
         index_patient(connection, [{"result_id": item.result_id, "words": patient_words(item.facts)} for item in batch])
         reviewed = [review for item in batch for review in item.review]
         if reviewed:
-            connection.execute(reviews.insert(), reviewed)
+            _insert(connection, reviews, reviewed)
         if not light:
-            connection.execute(t.events.insert(), [event for item in latest for event in _events(item)])
+            _insert(connection, t.events, [event for item in latest for event in _events(item)])
+
+
+def _insert(connection: sa.Connection, table: sa.Table, rows: list[dict[str, object]]) -> None:
+    if rows:
+        connection.execute(table.insert(), rows)
 
 
 def _state(item: _Made) -> SeriesState:
