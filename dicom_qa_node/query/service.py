@@ -10,9 +10,12 @@ from pydicom.uid import (
     UID,
     Comprehensive3DSRStorage,
     ComprehensiveSRStorage,
+    EncapsulatedPDFStorage,
     EnhancedSRStorage,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
+    KeyObjectSelectionDocumentStorage,
+    SecondaryCaptureImageStorage,
 )
 from pynetdicom import evt
 from pynetdicom.dimse_primitives import C_GET, C_MOVE
@@ -28,7 +31,14 @@ from dicom_qa_node.store import Database
 
 __all__ = ["REPORT_CLASSES", "QueryService", "open_query_service"]
 
-REPORT_CLASSES: tuple[UID, ...] = (Comprehensive3DSRStorage, EnhancedSRStorage, ComprehensiveSRStorage)
+REPORT_CLASSES: tuple[UID, ...] = (
+    Comprehensive3DSRStorage,
+    EnhancedSRStorage,
+    ComprehensiveSRStorage,
+    SecondaryCaptureImageStorage,
+    EncapsulatedPDFStorage,
+    KeyObjectSelectionDocumentStorage,
+)
 """What C-GET may bring beside images."""
 
 
