@@ -49,12 +49,8 @@ class AlertRule(Section):
         description="grade or finding of a series; drift of a scanner; trouble of the node: a failed check, a full "
         "disk, a silent scanner, reports that are not delivered",
     )
-    grades: list[Literal["limited", "non-diagnostic"]] = Field(
-        default_factory=lambda: ["non-diagnostic"], description="grades (about: grade)"
-    )
-    findings: list[str] = Field(
-        default_factory=lambda: ["*"], description="patterns of finding keys (about: finding); * stands for anything"
-    )
+    grades: list[Literal["limited", "non-diagnostic"]] = Field(["non-diagnostic"], description="grades (about: grade)")
+    findings: list[str] = Field(["*"], description="patterns of finding keys (about: finding); * stands for anything")
     severity: Literal["info", "warning", "error"] = Field(
         "error", description="lowest severity of a finding (about: finding)"
     )
@@ -160,7 +156,7 @@ class Alerts(Section):
 
     def channels(self) -> list[str]:
         """Return the names of the channels."""
-        return [channel.name for channel in (*self.email, *self.webhook)]
+        return [channel.name for channel in self.email] + [channel.name for channel in self.webhook]
 
     def applied(self) -> list[AlertRule]:
         """Return the rules that apply: those of the file, else the built-in ones."""

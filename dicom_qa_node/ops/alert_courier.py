@@ -43,7 +43,8 @@ class AlertCourier:
 
     def __init__(self, config: Config, database: Database, clock: Callable[[], dt.datetime] = utc_now) -> None:
         self._config, self._clock = config, clock
-        longest = max((c.timeout_s for c in (*config.alerts.email, *config.alerts.webhook)), default=20.0)
+        channels = [*(c.timeout_s for c in config.alerts.email), *(c.timeout_s for c in config.alerts.webhook)]
+        longest = max(channels, default=20.0)
         # SMTP takes several answers; the lease must outlast them all.
         self._alerts = Alerts(database, lease_s=max(120.0, 8 * longest), clock=clock)
 

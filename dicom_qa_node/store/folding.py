@@ -209,13 +209,13 @@ def _refresh_week(connection: sa.Connection, group_id: int, monday: dt.date) -> 
     same = (s.weeks.c.group_id == group_id) & (s.weeks.c.monday == monday)
     connection.execute(s.weeks.delete().where(same))
     found = unpack([row.measured for row in rows], [row.score for row in rows])
-    fresh = []
+    fresh: list[dict[str, Any]] = []
     for quantity_id, (_, values) in found.items():
         spread = distribution(values)
         if spread is not None:
             key = {"group_id": group_id, "quantity_id": quantity_id, "monday": monday}
-            values = {name: getattr(spread, name) for name in spread.__slots__ if name != "count"}
-            fresh.append(key | values | {"total": spread.count})
+            numbers = {name: getattr(spread, name) for name in spread.__slots__ if name != "count"}
+            fresh.append(key | numbers | {"total": spread.count})
     if fresh:
         connection.execute(s.weeks.insert(), fresh)
     stale = (s.stale_weeks.c.group_id == group_id) & (s.stale_weeks.c.monday == monday)

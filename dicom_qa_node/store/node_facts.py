@@ -102,7 +102,8 @@ class NodeFacts:
         """Return when the oldest report was queued that some target does not have, parked ones included."""
         query = sa.select(sa.func.min(t.outbox.c.created_at)).where(t.outbox.c.state.in_(_UNDELIVERED))
         with self._db.read() as connection:
-            return connection.execute(query).scalar_one()
+            found: dt.datetime | None = connection.execute(query).scalar_one()
+        return found
 
     def undelivered_by_target(self) -> dict[str, dict[str, int]]:
         """Return for each target how many reports wait, are on their way or are parked."""
