@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from pydicom import dcmread
+from pynetdicom import AE, evt
 
 from dicom_qa_node.config import Config
 from dicom_qa_node.deliver.courier import run_courier
@@ -113,6 +114,45 @@ def test_report_goes_back_to_the_scanner_that_sent_the_images(tmp_path, database
     assert deliver(database, config, uid, poll) == "0x0000 Success"
     assert len(list(received.iterdir())) == 1
     assert str(echo_target(config, "back")) == "0x0000 Success from SCANNER"
+
+
+def test_archive_that_fails_once_gets_every_version_in_order_and_other_series_meanwhile(
+    tmp_path, database, free_port, poll
+):
+    received: list[tuple[str, int]] = []
+    refused: list[str] = []
+
+    def store(event: evt.Event) -> int:
+        dataset = event.dataset
+        if dataset.InstanceNumber == 1 and "series 1" in dataset.SeriesDescription and not refused:
+            refused.append(dataset.SOPInstanceUID)
+            return 0xA700
+        received.append((str(dataset.SeriesDescription), int(dataset.InstanceNumber)))
+        return 0x0000
+
+    ae, port = AE("PACS"), free_port()
+    ae.add_supported_context(CLASSES["comprehensive3d"])
+    server = ae.start_server(("127.0.0.1", port), block=False, evt_handlers=[(evt.EVT_C_STORE, store)])
+    pacs = {"kind": "dicom", "name": "pacs", "host": "127.0.0.1", "port": port, "ae_title": "PACS", "timeout_s": 5.0}
+    config = config_of(tmp_path, pacs)
+    uids = [report(database, config, number) for number in (1, 2)]
+    registry, jobs, outbox = Registry(database), Jobs(database), Outbox(database)
+    assert registry.rescore(uids[0], actor="admin")
+    jobs.finish(jobs.claim("w"), verdict(registry.instances(uids[0])))
+    assert report_pending(outbox, registry, config.spool_dir, config) == 1
+    stop = threading.Event()
+    courier = threading.Thread(target=run_courier, args=(config, database, stop))
+    courier.start()
+    try:
+        poll(lambda: len(received) == 3, 30)
+    finally:
+        stop.set()
+        courier.join(30)
+        server.shutdown()
+    assert len(refused) == 1
+    assert received == [
+        ("Image quality of series 2", 1), ("Image quality of series 1", 1), ("Image quality of series 1", 2)
+    ]  # fmt: skip
 
 
 @pytest.mark.peers("Orthanc", PLUGIN)

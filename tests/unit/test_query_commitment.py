@@ -16,9 +16,10 @@ from dicom_qa_node.config import Config, DicomTarget
 from dicom_qa_node.deliver.commitment import CommittedPacs
 from dicom_qa_node.deliver.replies import ReplySender
 from dicom_qa_node.deliver.targets import open_target
-from dicom_qa_node.deliver.targets.base import Deferred, Refused
+from dicom_qa_node.deliver.targets.base import CLASSES, Deferred, Refused, Shipment
 from dicom_qa_node.receive.commit_scp import CommitmentService
 from dicom_qa_node.records import DeliveryState, ReportRef
+from dicom_qa_node.report.variants import as_form, form_uid
 from dicom_qa_node.spool.commitment import PUSH_MODEL, PUSH_MODEL_INSTANCE, CommitItem, request_of
 from dicom_qa_node.spool.layout import SpoolLayout
 from dicom_qa_node.store import Database, Outbox
@@ -211,9 +212,9 @@ class Archive:
         return report
 
     @contextmanager
-    def listening(self, *, commits: bool = True) -> Iterator[int]:
+    def listening(self, *, commits: bool = True, sop_class: str = SR) -> Iterator[int]:
         ae = AE("PACS")
-        ae.add_supported_context(SR, ExplicitVRLittleEndian)
+        ae.add_supported_context(sop_class, ExplicitVRLittleEndian)
         if commits:
             ae.add_supported_context(PUSH_MODEL)
         handlers: list[Any] = [(evt.EVT_C_STORE, self.on_store), (evt.EVT_N_ACTION, self.on_action)]
@@ -254,6 +255,19 @@ def test_committed_on_the_same_association(config, database, report):
         again = pacs(database, port).send(shipped(config.spool_dir / report.path, report))
     assert str(answer) == str(again) == "0x0000 Success, storage committed"
     assert archive.stored == len(archive.asked) == 1
+
+
+def test_commitment_is_asked_for_the_form_that_was_sent(config, database, report):
+    archive, enhanced = Archive(), CLASSES["enhanced"]
+    shipment = Shipment(config.spool_dir, report, convert=lambda ref, cls: as_form(config.spool_dir, ref, cls))
+    with archive.listening(sop_class=enhanced) as port:
+        answers = [pacs(database, port).send(shipment) for _ in range(2)]
+    uid = form_uid(report.sop_instance_uid, enhanced)
+    assert [(str(answer), answer.sent_uid) for answer in answers] == [("0x0000 Success, storage committed", uid)] * 2
+    (asked,) = archive.asked
+    (reference,) = asked.ReferencedSOPSequence
+    assert (reference.ReferencedSOPClassUID, reference.ReferencedSOPInstanceUID) == (enhanced, uid)
+    assert archive.stored == 1
 
 
 def test_no_answer_yet_waits_and_sends_nothing_twice(config, database, report):
