@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from dicom_qa_node.complete import sweep
@@ -16,6 +16,7 @@ from dicom_qa_node.ops.audit_syslog import SyslogSender
 from dicom_qa_node.ops.health import HealthReport, ModelCheck, assess, gather
 from dicom_qa_node.receive.reconcile import reconcile
 from dicom_qa_node.records import utc_now
+from dicom_qa_node.spool.gallery import read_gallery
 from dicom_qa_node.spool.layout import SpoolLayout
 from dicom_qa_node.spool.retain import DiskGauge, delete_files
 from dicom_qa_node.store import Database, Liveness, Registry, Retention
@@ -100,14 +101,15 @@ def close_orphans(database: Database, now: dt.datetime) -> int:
 def retain(config: Config, database: Database, now: dt.datetime) -> int:
     """Delete the images of finished series whose time is over, file by file; return how many went.
 
-    The file goes first and its row after: what a crash leaves is a row without a file, which the next run removes.
+    The 16-bit copies of their slices go with them; the small pictures stay for the pages. A file goes first and its row
+    after: what a crash leaves is a row without a file, which the next run removes.
     """
     layout, retention = SpoolLayout(config.spool_dir), Retention(database)
     delivered_before = now - dt.timedelta(days=config.spool.keep_delivered_days)
     parked_before = now - dt.timedelta(days=config.spool.keep_parked_days)
     total = 0
     while paths := retention.expired(delivered_before, parked_before, _BATCH):
-        done = delete_files(layout, paths)
+        done = delete_files(layout, [*paths, *_copies(layout, retention.versions(paths))])
         gone = [path for path in paths if path not in done.failed]
         retention.forget(gone)
         total += done.files
@@ -117,6 +119,15 @@ def retain(config: Config, database: Database, now: dt.datetime) -> int:
     if total:
         log_event(_LOGGER, logging.INFO, "retention", files=total)
     return total
+
+
+def _copies(layout: SpoolLayout, versions: Iterable[tuple[str, int]]) -> Iterator[str]:
+    """Yield the 16-bit pictures of these versions."""
+    for uid, version in versions:
+        folder = layout.pictures(uid, version)
+        gallery = read_gallery(folder)
+        for name in gallery.stored_files() if gallery is not None else ():
+            yield layout.relative(folder / name)
 
 
 class DiskWatch:

@@ -48,6 +48,15 @@ class Retention:
         with self._db.read() as connection:
             return list(connection.execute(query).scalars())
 
+    def versions(self, paths: Sequence[str]) -> list[tuple[str, int]]:
+        """Return every scored version of the series that these instances belong to."""
+        own = sa.select(t.instances.c.series_instance_uid).where(t.instances.c.path.in_(list(paths)))
+        query = sa.select(t.results.c.series_instance_uid, t.results.c.version).where(
+            t.results.c.series_instance_uid.in_(own)
+        )
+        with self._db.read() as connection:
+            return [(uid, int(version)) for uid, version in connection.execute(query)]
+
     def forget(self, paths: Sequence[str]) -> int:
         """Remove the rows of instances whose files were deleted; return how many.
 

@@ -7,7 +7,8 @@ import datetime as dt
 import pytest
 
 from dicom_qa_node.complete import sweep
-from dicom_qa_node.config import Complete
+from dicom_qa_node.config import Complete, Config
+from dicom_qa_node.ops.tasks import retain
 from dicom_qa_node.records import (
     ModelRef,
     ReportRef,
@@ -17,6 +18,8 @@ from dicom_qa_node.records import (
     SeriesState,
     StoredInstance,
 )
+from dicom_qa_node.spool.gallery import INDEX, Gallery, ShownSlice, StoredLayer, gallery_to_json
+from dicom_qa_node.spool.layout import SpoolLayout
 from dicom_qa_node.store import Database, Jobs, Outbox, Registry, Retention
 
 T0 = dt.datetime(2026, 1, 5, 8, 0, tzinfo=dt.UTC)
@@ -115,3 +118,23 @@ def test_the_whole_series_sent_again_after_retention_is_scored_again(database):
     assert sweep(registry, Complete(), LATER) == 1
     row = registry.series("1.2.3")
     assert (row.state, row.received, row.complete_reason) == (SeriesState.COMPLETE, 3, "all 3 images")
+
+
+def test_the_large_copies_of_the_slices_go_with_the_images(database, tmp_path):
+    layout = SpoolLayout(tmp_path)
+    folder = layout.pictures("1.2.3", 1)
+    folder.mkdir(parents=True)
+    layer = StoredLayer("slice_1.png", "HU", 1.0, -1024.0, 0.0, -135.0, 215.0)
+    shown = ShownSlice(1, "1.2.3.1", None, 0, 0.0, "display_1.png", 8, 8, (1.0, 1.0), (layer,))
+    (folder / INDEX).write_bytes(gallery_to_json(Gallery("ct", (shown,))))
+    for name in ("sheet.png", "display_1.png", "slice_1.png"):
+        (folder / name).touch()
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "1.dcm").touch()
+    report(database, [])
+    config = Config.model_validate({"spool_dir": tmp_path})
+    assert retain(config, database, T0 + dt.timedelta(days=1)) == 0
+    assert (folder / "slice_1.png").is_file()
+    assert retain(config, database, T0 + dt.timedelta(days=30)) == 2
+    assert sorted(path.name for path in folder.iterdir()) == ["display_1.png", INDEX, "sheet.png"]
+    assert not (tmp_path / "a" / "1.dcm").exists()
