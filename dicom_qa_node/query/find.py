@@ -42,9 +42,9 @@ def find(event: Event, holdings: Holdings) -> Iterator[Response]:
         )  # fmt: skip
         yield from _answers(event, holdings, identifier, options)
     except MismatchedIdentifier as error:
-        yield refusal(Status.IDENTIFIER_MISMATCH, str(error)), None
+        yield _refused(event, Status.IDENTIFIER_MISMATCH, error), None
     except UnreadableIdentifier as error:
-        yield refusal(Status.UNABLE_TO_PROCESS, str(error)), None
+        yield _refused(event, Status.UNABLE_TO_PROCESS, error), None
     except NodeError as error:
         log_event(_LOGGER, logging.ERROR, "find_failed", reason=str(error))
         yield refusal(Status.OUT_OF_RESOURCES, "the catalogue cannot be read now"), None
@@ -56,6 +56,12 @@ def find(event: Event, holdings: Holdings) -> Iterator[Response]:
 def is_gone(assoc: Association) -> bool:
     """Return whether the peer of an association has left, which its own thread learns only after its present task."""
     return bool(assoc.is_aborted or not assoc.dul.is_alive() or assoc.acse.is_aborted())
+
+
+def _refused(event: Event, status: Status, error: Exception) -> Dataset:
+    caller = event.assoc.requestor.ae_title
+    log_event(_LOGGER, logging.WARNING, "find_refused", calling_ae=caller, status=f"{status:04X}", reason=str(error))
+    return refusal(status, str(error))
 
 
 def _answers(event: Event, holdings: Holdings, identifier: Identifier, options: Negotiated) -> Iterator[Response]:

@@ -108,7 +108,12 @@ def make_server(config: Config, listeners: Sequence[Listener], services: Service
     handlers = [handler for service in services.further for handler in service.handlers()]
     server = ae.make_server(
         listeners[0].socket.getsockname()[:2],
-        evt_handlers=[(evt.EVT_C_ECHO, handle_echo), (evt.EVT_REQUESTED, _on_requested), *handlers],
+        evt_handlers=[
+            (evt.EVT_C_ECHO, handle_echo),
+            (evt.EVT_REQUESTED, _on_requested),
+            (evt.EVT_ACCEPTED, _on_accepted),
+            *handlers,
+        ],
         server_class=ReceiveServer,
         # Given here because an AE drops the roles of its contexts.
         contexts=supported_contexts(services.further),
@@ -306,6 +311,14 @@ def _on_requested(event: Event) -> None:
     log_event(_LOGGER, logging.WARNING, "rejected", calling_ae=sender.calling_ae, host=host, reason=rejection.why)
     assoc.acse.send_reject(rejection.result, rejection.source, rejection.reason)
     assoc.kill()
+
+
+def _on_accepted(event: Event) -> None:
+    """Tell of a peer that proposes nothing that the node takes (``evt.EVT_ACCEPTED``)."""
+    if not event.assoc.accepted_contexts:
+        caller = event.assoc.requestor.ae_title.strip()
+        proposed = len(event.assoc.rejected_contexts)
+        log_event(_LOGGER, logging.WARNING, "nothing_in_common", calling_ae=caller, proposed=proposed)
 
 
 def _tune(connection: socket.socket, settings: Receive) -> None:

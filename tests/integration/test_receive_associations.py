@@ -199,6 +199,17 @@ def test_a_malformed_pdu_is_told_once_and_ends_the_association(make_receiver: Ma
     assert receiver.log.read_text().count("event=malformed") == 1
 
 
+def test_a_peer_that_proposes_unknown_classes_is_told_of_in_the_log(
+    make_receiver: MakeReceiver, poll: Callable[..., Any]
+) -> None:
+    receiver = make_receiver()
+    with association(receiver, sop_classes=("1.2.840.10008.5.1.4.1.1.6.1", "1.2.3.4")) as assoc:
+        assert [context.result for context in assoc.rejected_contexts] == [3, 3]
+    poll(lambda: "event=nothing_in_common calling_ae=SCANNER proposed=2" in receiver.log.read_text())
+    with association(receiver) as assoc:
+        assert store(assoc, ct()).Status == SUCCESS
+
+
 def test_a_peer_that_breaks_off_while_it_is_answered_leaves_no_trace(
     make_receiver: MakeReceiver, poll: Callable[..., Any]
 ) -> None:

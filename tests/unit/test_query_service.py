@@ -107,10 +107,21 @@ def test_an_identifier_against_the_hierarchy(port, model, query):
     assert find(port, query, model) == [(0xA900, None)]
 
 
-def test_a_query_without_a_level(port):
+def test_a_query_without_a_level(port, caplog):
     query = Dataset()
     query.StudyInstanceUID = ""
     assert find(port, query) == [(0xA900, None)]
+    (record,) = [record for record in caplog.records if record.msg == "find_refused"]
+    assert record.qa_fields["status"] == "A900"
+
+
+def test_a_query_without_keys_finds_everything_and_tells_nothing_of_it(port):
+    *matches, last = find(port, identifier("STUDY"))
+    assert last == (0x0000, None)
+    assert len(matches) == 2
+    told = {element.keyword for status, answer in matches for element in answer}
+    assert {status for status, _ in matches} == {0xFF00}
+    assert told <= {"QueryRetrieveLevel", "RetrieveAETitle", "InstanceAvailability"}
 
 
 def test_an_unknown_character_set(port):
