@@ -14,7 +14,10 @@ from PIL import Image
 from pydicom import dcmread
 
 from dicom_qa_node.config import Config
+from dicom_qa_node.deliver.targets.base import Refused, Shipment
+from dicom_qa_node.deliver.targets.dicom import Pacs, Peer
 from dicom_qa_node.records import DocumentKind, ReportRef
+from dicom_qa_node.report.capture import SC_SOP_CLASS_UID
 from dicom_qa_node.report.document import SOP_CLASS_UID, ReportRequest, report_series_uid, report_uid
 from dicom_qa_node.report.further import make_documents
 from dicom_qa_node.report.objects import document_series_uid, document_uid
@@ -33,7 +36,7 @@ from tests.peers.test_report_validators import (
 )
 from tests.report_samples import MODEL, T0
 
-pytestmark = pytest.mark.peers("dciodvfy", "dsrdump", "dcmdump", "DicomSRValidator", "Orthanc")
+pytestmark = pytest.mark.peers("dciodvfy", "dsrdump", "dcmdump", "DicomSRValidator", "Orthanc", "storescp")
 
 KINDS = [ct, petct_second_version, pet_alone, not_rated_japanese, multiframe, sparse_header]
 FURTHER = [DocumentKind.IMAGE, DocumentKind.PDF, DocumentKind.KEY_OBJECTS]
@@ -121,3 +124,39 @@ def test_orthanc_stores_the_documents_and_shows_the_page(tmp_path, documents, fr
     pdf = stored[DocumentKind.PDF]["ID"]
     with urllib.request.urlopen(f"http://127.0.0.1:{peer.http_port}/instances/{pdf}/pdf", timeout=60) as answer:
         assert answer.read(5) == b"%PDF-"
+
+
+@pytest.mark.integration
+def test_every_document_reaches_an_archive_by_c_store(tmp_path, documents, free_port, background, poll):
+    orthanc = start_orthanc(tmp_path, free_port, background, poll, free_port())
+    pacs = Pacs(Peer("127.0.0.1", orthanc.dicom_port, "ORTHANC", "DICOMQA"))
+    for kind in FURTHER:
+        path = documents["ct", kind]
+        header = dcmread(path, stop_before_pixels=True)
+        uids = (str(header[name].value) for name in ("SOPInstanceUID", "SOPClassUID", "SeriesInstanceUID"))
+        ref = ReportRef(*uids, "1.2.3", 1, path.name, T0, kind=kind)
+        first, again = (pacs.send(Shipment(path.parent, ref)) for _ in range(2))
+        assert first.status.startswith("0x0000"), kind
+        assert first.sent_uid == again.sent_uid == ""
+    assert len(orthanc.ask("instances")) == len(FURTHER)
+
+
+@pytest.mark.integration
+def test_an_archive_without_the_class_refuses_it_for_good(tmp_path, documents, free_port, background, poll, listening):
+    config = "\n".join(
+        (
+            "[[TransferSyntaxes]]", "[Explicit]", "TransferSyntax1 = LittleEndianExplicit",
+            "[[PresentationContexts]]", "[SR]", "PresentationContext1 = Comprehensive3DSRStorage\\Explicit",
+            "[[Profiles]]", "[SROnly]", "PresentationContexts = SR",
+        )
+    )  # fmt: skip
+    (tmp_path / "sr.cfg").write_text(config + "\n")
+    port = free_port()
+    background(["storescp", "-od", tmp_path, "-xf", tmp_path / "sr.cfg", "SROnly", str(port)])
+    path = documents["ct", DocumentKind.IMAGE]
+    ref = ReportRef("2.25.1", SC_SOP_CLASS_UID, "2.25.2", "1.2.3", 1, path.name, T0, kind=DocumentKind.IMAGE)
+    pacs = Pacs(Peer("127.0.0.1", port, "ANY", "DICOMQA"))
+
+    poll(lambda: listening(port))
+    with pytest.raises(Refused):
+        pacs.send(Shipment(path.parent, ref))
