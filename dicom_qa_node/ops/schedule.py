@@ -76,16 +76,15 @@ class TaskRunner:
     def runs(self) -> list[TaskRun]:
         """Return how each task stands."""
         nexts = {job.id: job.next_run_time for job in self._scheduler.get_jobs()}
-        return [
-            TaskRun(
-                name, task.every_s, *self._ran.get(name, (None, None)), nexts.get(name), self._failing.get(name, "")
-            )
-            for name, task in sorted(self._tasks.items())
-        ]
+        return [self._stands(task, nexts.get(name)) for name, task in sorted(self._tasks.items())]
 
     def detail(self) -> str:
         """Return one line for the heartbeat: empty when every task works."""
         return "; ".join(f"{name} fails: {error}" for name, error in sorted(self.failing().items()))
+
+    def _stands(self, task: Task, next_at: dt.datetime | None) -> TaskRun:
+        last_at, took_s = self._ran.get(task.name, (None, None))
+        return TaskRun(task.name, task.every_s, last_at, took_s, next_at, self._failing.get(task.name, ""))
 
     def _run(self, task: Task) -> None:
         begun, started = self._clock(), time.monotonic()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import threading
+import time
 
 import pytest
 
@@ -149,3 +150,22 @@ def test_associations_of_a_receiver_that_is_gone_are_closed(database):
     assert close_orphans(database, T0 + dt.timedelta(seconds=119)) == 0
     assert close_orphans(database, T0 + dt.timedelta(seconds=121)) == 1
     assert close_orphans(database, T0 + dt.timedelta(seconds=122)) == 0
+
+
+def test_how_the_tasks_stand_is_told_with_last_and_next_run():
+    def fail(_now):
+        raise Transient("later")
+
+    done = threading.Event()
+    runner = TaskRunner([Task("good", 60, lambda _now: done.set()), Task("bad", 60, fail)])
+    runner.start()
+    assert done.wait(10)
+    deadline = time.monotonic() + 10
+    while not all(run.last_at for run in runner.runs()):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    bad, good = runner.runs()
+    runner.end()
+    assert (bad.name, bad.error, good.error) == ("bad", "later", "")
+    assert good.next_at - good.last_at > dt.timedelta(seconds=50)
+    assert good.took_s < 10

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from typing import Any
 from urllib.parse import urlsplit
 
 from starlette.exceptions import HTTPException
@@ -50,7 +51,7 @@ def _show(request: Request) -> Response:
         raise HTTPException(404)
     history = alerts.history(_PAGE, min(int(before[:12]), _MAX_ID) if before else None)
     settings = site.config.alerts
-    context = {
+    context: dict[str, Any] = {
         "waiting": alerts.unacknowledged(), "count": alerts.count_unacknowledged(), "history": history,
         "messages": alerts.messages(30), "rules": settings.applied() if settings.enabled else [],
         "built_in": not settings.rules, "channels": channel_words(site), "settings": settings,
