@@ -10,16 +10,17 @@ from pathlib import Path
 import pytest
 from pydicom.uid import UID
 
+from dicom_qa_node import tls
 from dicom_qa_node.deliver.targets import dicom
-from dicom_qa_node.query import attributes
 from dicom_qa_node.query import status as query_status
-from dicom_qa_node.query.attributes import LEVELS, UNIQUE_KEYS
 from dicom_qa_node.query.models import QUERY_CLASSES
 from dicom_qa_node.receive import admit, contexts
 from dicom_qa_node.receive.status import Status
 from dicom_qa_node.records import Code
 from dicom_qa_node.report import codes
 from dicom_qa_node.report.document import SOP_CLASS_UID
+from dicom_qa_node.search import attributes
+from dicom_qa_node.search.attributes import LEVELS, UNIQUE_KEYS
 from dicom_qa_node.spool.commitment import CommitStatus
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "conformance.md"
@@ -68,10 +69,20 @@ def query_keys() -> str:
     )
 
 
+def _suite_name(openssl_name: str) -> str:
+    """Return the name that IANA registered, which PS3.15 uses."""
+    exchange, signature, *rest = openssl_name.replace("AES256-", "AES_256-").replace("AES128-", "AES_128-").split("-")
+    digest = [] if rest[-1].startswith("SHA") else ["SHA256"]
+    return "_".join(["TLS", exchange, signature, "WITH", *rest, *digest])
+
+
 TABLES = {
     "query-classes": lambda: names(QUERY_CLASSES),
     "query-keys": query_keys,
     "storage-classes": lambda: names([*contexts.STORAGE_CLASSES, "1.2.840.10008.1.1"]),
+    "tls-suites": lambda: table(
+        ("Cipher suite", "OpenSSL's name"), [(_suite_name(name), name) for name in tls.CIPHERS]
+    ),
     "transfer-syntaxes": lambda: names(contexts.TRANSFER_SYNTAXES),
     "standard-codes": lambda: code_rows(private=False),
     "private-codes": lambda: code_rows(private=True),
