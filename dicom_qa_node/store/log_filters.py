@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from dicom_qa_node.store import tables as t
 from dicom_qa_node.store.log_query import LogOrder, LogQuery
-from dicom_qa_node.store.log_rows import SHARED_KEY
+from dicom_qa_node.store.log_rows import LAST_BIT, SHARED_KEY
 from dicom_qa_node.store.log_words import matching, words_of
 from dicom_qa_node.store.review_tables import GRADE_CODES, SEVERITY_CODES, log_facets, log_findings, log_found, log_rows
 
@@ -52,7 +52,7 @@ def filters_of(connection: sa.Connection, chosen: LogQuery) -> Filters:
     facets, rows = _facets(connection, chosen)
     uids, words = _split(chosen.words)
     driver = _by_uid(uids) if uids else None
-    text, by_words = _by_words(connection, words, chosen.patients)
+    text, by_words, masks = _by_words(connection, words, chosen.patients)
     conditions += by_words
     if text is not None:
         driver = text if driver is None else driver & text
@@ -60,13 +60,13 @@ def filters_of(connection: sa.Connection, chosen: LogQuery) -> Filters:
         return Filters(nothing=True)
     if driver is None and facets is not None and rows <= _RARE_ROWS:
         return Filters(conditions, facets, log_rows.c.facet_id.in_(facets))
-    driver = _rarest(connection, chosen, mask) if driver is None else driver
+    driver = _rarest(connection, chosen, [*masks, *([mask] if mask else [])]) if driver is None else driver
     if driver is not None:
         return Filters([*conditions, *Filters(facets=facets).facet_conditions()], facets, driver)
     return Filters(conditions, facets)
 
 
-def _rarest(connection: sa.Connection, chosen: LogQuery, mask: int | None) -> sa.ColumnElement[bool] | None:
+def _rarest(connection: sa.Connection, chosen: LogQuery, masks: Sequence[int]) -> sa.ColumnElement[bool] | None:
     """Return the filter that alone leaves the fewest rows, None where each leaves more than can be sorted quickly."""
     r = log_rows.c
     candidates: list[sa.ColumnElement[bool]] = []
@@ -81,8 +81,9 @@ def _rarest(connection: sa.Connection, chosen: LogQuery, mask: int | None) -> sa
     if chosen.since is not None and chosen.order is not LogOrder.TIME:
         candidates.append(r.scored_at >= chosen.since)
     counted = [(_count(connection, sa.select(sa.literal(1)).where(one)), one) for one in candidates]
-    if mask is not None:
-        of_finding = sa.select(log_found.c.result_id).where(log_found.c.bit == mask.bit_length() - 1)
+    for mask in masks:
+        bits = [bit for bit in range(LAST_BIT + 1) if mask >> bit & 1]
+        of_finding = sa.select(log_found.c.result_id).where(log_found.c.bit.in_(bits))
         counted.append((_count(connection, of_finding), r.result_id.in_(of_finding)))
     rare = [pair for pair in counted if pair[0] <= _RARE_ROWS]
     return min(rare, key=lambda pair: pair[0])[1] if rare else None
@@ -159,15 +160,20 @@ def _by_uid(uids: Sequence[str]) -> sa.ColumnElement[bool]:
 
 def _by_words(
     connection: sa.Connection, words: Sequence[str], patients: bool
-) -> tuple[sa.ColumnElement[bool] | None, list[sa.ColumnElement[bool]]]:
-    """Return what the patients' words select, and the conditions of words that scanners or findings have too."""
+) -> tuple[sa.ColumnElement[bool] | None, list[sa.ColumnElement[bool]], list[int]]:
+    """Return what the patients' words select, the conditions of the others, and the findings of words of findings."""
     of_patients: list[str] = []
+    masks: list[int] = []
     conditions: list[sa.ColumnElement[bool]] = []
     for word in words:
-        shared = _shared(connection, word)
-        if patients and not shared:
+        facets, mask = _shared(connection, word)
+        shared = [*([_plain(log_rows.c.facet_id).in_(facets)] if facets else []), *([_bits(mask)] if mask else [])]
+        of_patient = patients and (not shared or _names_somebody(connection, word))
+        if mask and not facets and not of_patient:
+            masks.append(mask)
+        if of_patient and not shared:
             of_patients.append(word)
-        elif patients:
+        elif of_patient:
             named = log_rows.c.result_id.in_(matching(connection, [word], MOST_PATIENT_ROWS))
             conditions.append(sa.or_(*shared, named))
         else:
@@ -175,11 +181,15 @@ def _by_words(
     driver = None
     if of_patients:
         driver = log_rows.c.result_id.in_(matching(connection, of_patients, MOST_PATIENT_ROWS))
-    return driver, conditions
+    return driver, conditions, masks
 
 
-def _shared(connection: sa.Connection, word: str) -> list[sa.ColumnElement[bool]]:
-    """Return how a word may match without the patient: by its facet, or by a finding."""
+def _names_somebody(connection: sa.Connection, word: str) -> bool:
+    return connection.execute(matching(connection, [word], 1)).first() is not None
+
+
+def _shared(connection: sa.Connection, word: str) -> tuple[list[int], int]:
+    """Return how a word may match without the patient: by these facets, or by the bits of these findings."""
     f = log_facets.c
     facets = list(
         connection.execute(sa.select(f.facet_id).where(f.words.contains(f" {word}", autoescape=True))).scalars()
@@ -188,9 +198,4 @@ def _shared(connection: sa.Connection, word: str) -> list[sa.ColumnElement[bool]
     for row in connection.execute(sa.select(log_findings.c.key, log_findings.c.bit)):
         if row.key != SHARED_KEY and any(part.startswith(word) for part in row.key.split("_")):
             mask |= 1 << row.bit
-    found: list[sa.ColumnElement[bool]] = []
-    if facets:
-        found.append(_plain(log_rows.c.facet_id).in_(facets))
-    if mask:
-        found.append(_bits(mask))
-    return found
+    return facets, mask

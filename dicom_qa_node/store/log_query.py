@@ -53,11 +53,15 @@ class LogQuery:
 
 @dataclass(frozen=True, slots=True)
 class Cursor:
-    """The row beside which a page lies: its key (None where it has none) and result; ``back``: the page before it."""
+    """The row beside which a page lies: its key (None where it has none) and result; ``back``: the page before it.
+
+    ``count`` is what the first page counted, so that the others need not; None counts again.
+    """
 
     key: float | str | None
     result_id: int
     back: bool = False
+    count: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

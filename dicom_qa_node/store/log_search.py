@@ -40,7 +40,8 @@ class LogSearch:
             found = _ids(connection, chosen, filters, cursor, wanted)
             count = len(found)
             if cursor:
-                count = len(_ids(connection, chosen, filters, None, MOST_COUNTED + 1))
+                counted = cursor.count
+                count = len(_ids(connection, chosen, filters, None, MOST_COUNTED + 1)) if counted is None else counted
             shown = found[:limit]
             rows = _ordered(lines(connection, shown), shown)
         beyond = len(found) > limit
@@ -48,8 +49,8 @@ class LogSearch:
             rows.reverse()
         return LogPage(
             rows=tuple(rows),
-            newer=_cursor(chosen, rows[0], back=True) if rows and _has_before(cursor, beyond) else None,
-            older=_cursor(chosen, rows[-1], back=False) if rows and _has_after(cursor, beyond) else None,
+            newer=_cursor(chosen, rows[0], back=True, count=count) if rows and _has_before(cursor, beyond) else None,
+            older=_cursor(chosen, rows[-1], back=False, count=count) if rows and _has_after(cursor, beyond) else None,
             count=min(count, MOST_COUNTED),
             more=count > MOST_COUNTED,
         )
@@ -178,13 +179,13 @@ def _typed(order: LogOrder, key: float | str | None) -> object:
     return dt.datetime.fromisoformat(str(key)) if order is LogOrder.TIME else key
 
 
-def _cursor(chosen: LogQuery, row: LogRow, *, back: bool) -> Cursor:
+def _cursor(chosen: LogQuery, row: LogRow, *, back: bool, count: int | None = None) -> Cursor:
     keys: dict[LogOrder, float | str | None] = {
         LogOrder.TIME: row.scored_at.isoformat(),
         LogOrder.SCORE: row.score,
         LogOrder.DEVIATION: row.deviation,
     }
-    return Cursor(keys[chosen.order], row.result_id, back)
+    return Cursor(keys[chosen.order], row.result_id, back, count)
 
 
 def _has_before(cursor: Cursor | None, beyond: bool) -> bool:

@@ -16,6 +16,7 @@ from urllib.parse import urlencode
 
 from dicom_qa_node.records import Grade, Severity
 from dicom_qa_node.store import Cursor, LogOrder, LogQuery
+from dicom_qa_node.store.log_search import MOST_COUNTED
 from dicom_qa_node.store.review_tables import DeliveryMark, ReviewMark
 
 __all__ = ["NO_SCORE", "PERIODS", "Asked", "asked_of", "read_place", "write_place"]
@@ -92,23 +93,24 @@ def asked_of(items: list[tuple[str, str]], *, patients: bool, now: dt.datetime) 
 
 def write_place(cursor: Cursor) -> str:
     """Return a cursor as one opaque word of an address."""
-    place = json.dumps([cursor.key, cursor.result_id, cursor.back]).encode()
+    place = json.dumps([cursor.key, cursor.result_id, cursor.back, cursor.count]).encode()
     return base64.urlsafe_b64encode(place).decode().rstrip("=")
 
 
 def read_place(text: str) -> Cursor | None:
     """Return the cursor of a word, None (the first page) where it is none of ours."""
     try:
-        key, number, back = json.loads(base64.urlsafe_b64decode(text.encode() + b"=" * (-len(text) % 4)))
+        key, number, back, count = json.loads(base64.urlsafe_b64decode(text.encode() + b"=" * (-len(text) % 4)))
         if not isinstance(number, int) or not isinstance(back, bool) or abs(number) >= 1 << 62:
             return None
+        known = isinstance(count, int) and 0 <= count <= MOST_COUNTED + 1
         if isinstance(key, str):
             key = dt.datetime.fromisoformat(key).astimezone(dt.UTC).isoformat()
         elif key is not None:
             key = float(key)
     except (ValueError, TypeError, binascii.Error, RecursionError, OverflowError):
         return None
-    return Cursor(key, number, back)
+    return Cursor(key, number, back, count if known else None)
 
 
 def _text(name: str) -> Callable[[list[str], dt.datetime], dict[str, Any]]:
