@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Sequence
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -54,6 +55,9 @@ def matching(connection: sa.Connection, words: Sequence[str], most: int) -> sa.S
         )
         wanted = " & ".join(f"'{word}':*" for word in words)
     # A question may hold several of these: each needs parameters of its own.
-    parameters = [sa.bindparam("wanted", wanted, unique=True), sa.bindparam("most", most, unique=True)]
+    parameters: list[sa.BindParameter[Any]] = [
+        sa.bindparam("wanted", wanted, unique=True),
+        sa.bindparam("most", most, unique=True),
+    ]
     found = sa.text(chosen).bindparams(*parameters).columns(result_id=sa.Integer).subquery()
     return sa.select(found.c.result_id)
