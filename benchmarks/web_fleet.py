@@ -17,7 +17,7 @@ from pathlib import Path
 from dicom_qa_node.store import ChartRules, Database, Drifts, Folding, Role, Scanners
 from dicom_qa_node.web.site import Site
 from tests.realistic_log import fill
-from tests.web_site import LiveNode, logged_in, open_site, web_config
+from tests.web_site import NAMES, PASSWORD, LiveNode, logged_in, open_site, web_config
 
 
 def main() -> None:
@@ -53,6 +53,8 @@ def prepared(folder: Path, series: int) -> Site:
         config = web_config(folder)
         database = Database(config.database_url)
         site = Site(config, database, LiveNode(config, database))
+        if not site.accounts.all():
+            site.accounts.add(NAMES[Role.ADMIN], Role.ADMIN, "", site.passwords.hash(PASSWORD))
     else:
         site = open_site(folder)
         timed("fill the log", lambda: fill(site.database, series=series, seed=1))
