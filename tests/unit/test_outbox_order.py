@@ -25,8 +25,8 @@ class Clock:
 
 
 @pytest.fixture
-def database(tmp_path):
-    database = Database(f"sqlite:///{tmp_path}/q.db")
+def database(database_url):
+    database = Database(database_url)
     database.upgrade()
     yield database
     database.close()
