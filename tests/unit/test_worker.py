@@ -13,7 +13,7 @@ from dicom_qa_node.config import Config
 from dicom_qa_node.errors import Misconfigured, Transient
 from dicom_qa_node.phantom import ct_series
 from dicom_qa_node.phantom import write as write_phantom
-from dicom_qa_node.records import SeriesFacts, SeriesState, StoredInstance
+from dicom_qa_node.records import Grade, SeriesFacts, SeriesState, StoredInstance
 from dicom_qa_node.score import worker as worker_module
 from dicom_qa_node.score.worker import run_worker
 from dicom_qa_node.spool.layout import SpoolLayout
@@ -115,6 +115,20 @@ def test_a_completed_series_is_scored_with_its_pictures(node, images, poll, capl
     assert node.said == ["idle", f"scoring {uid}", "idle"]
     assert any(record.getMessage() == "scored" for record in caplog.records)
     assert "Doe" not in caplog.text
+
+
+@pytest.mark.parametrize("node", [{"heat_maps": "first"}, {"heat_maps": "idle"}, {"heat_maps": "off"}], indirect=True)
+def test_heat_maps_are_made_before_the_result_or_after_it_or_never(node, images, poll):
+    uid, files = images
+    node.add(uid, files)
+    node.start()
+    poll(node.reached(uid, SeriesState.SCORED))
+    folder, wanted = node.layout.pictures(uid, 1), node.config.score.heat_maps
+    assert QualityLog(node.database).entry(uid).result.grade is not Grade.DIAGNOSTIC
+    if wanted == "idle":
+        poll(lambda: len(list(folder.glob("heat_*.png"))) == 7)
+    else:
+        assert len(list(folder.glob("heat_*.png"))) == (7 if wanted == "first" else 0)
 
 
 def test_the_result_belongs_to_the_series_of_the_registry(node, images, poll):
