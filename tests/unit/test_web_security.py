@@ -471,15 +471,17 @@ def test_only_trusted_proxies_speak_for_others(tmp_path):
     site = open_site(tmp_path, trusted_proxies=["10.0.0.0/8"])
     headers = {"x-forwarded-for": "192.0.2.7", "x-forwarded-proto": "https", "x-forwarded-prefix": "/evil"}
     client = stranger(site, **headers)
+    client._transport.client = ("198.51.100.9", 1)
     page = client.get("/login")
     assert "__Host-" not in page.headers["set-cookie"]
     assert "/evil" not in page.text
     log_in(client, "ada", "wrong")
-    assert site.audit.entries()[0].address == "testclient"
+    assert site.audit.entries()[0].address == "198.51.100.9"
     spoofed = stranger(site, **{**headers, "x-forwarded-for": "6.6.6.6, 192.0.2.9, 10.0.0.2"})
     spoofed._transport.client = ("10.0.0.1", 1)
     assert "/evil/login" in spoofed.get("/login").text
-    spoofed.get("/account", headers={"authorization": "Bearer x"})
+    spoofed.post("/evil/login", data={"name": "x", "csrf": "x"}, headers={"Cookie": "__Secure-qa_door=y"})
+    assert site.audit.entries()[0].address == "192.0.2.9", "the last that none of our proxies has added"
     site.database.close()
 
 
