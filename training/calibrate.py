@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import csv
 import math
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -20,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import TypeAdapter
 
+from dicom_qa_node.config import Grades
 from dicom_qa_node.models.card import Calibration, Figure
 from training.baselines import noise_figures
 from training.dataset import CELL
@@ -117,6 +119,7 @@ def figures_of(predictions: Sequence[Prediction]) -> tuple[Figure, ...]:
                 f"ct_{region}", some, [p.predicted for p in some], "reader study composite, held-out folds by set"
             )
     figures += _severity_figures(predictions)
+    figures += _grade_figures(predictions)
     return tuple(figures)
 
 
@@ -169,6 +172,22 @@ def _severity_figures(predictions: Sequence[Prediction]) -> list[Figure]:
                 what = "generated patients" if phantom else "series or patient"
                 name = f"{'phantom_' if phantom else ''}{kind}_{level}_spearman"
                 figures.append(_mean_figure(name, within, f"mean Spearman within a slice, {what} held out; n slices"))
+    return figures
+
+
+def _grade_figures(predictions: Sequence[Prediction]) -> list[Figure]:
+    """Share of real CT series and reader sets whose mean score grades as diagnostic, by simulated dose."""
+    at_dose: dict[float, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for p in predictions:
+        if p.row.kind == "ct" and not _is_phantom(p) and _varies_alone(p, "dose"):
+            at_dose[round(4.0 ** -p.row.levels["dose"], 3)][p.row.group].append(p.predicted)
+    figures = []
+    for name, dose in (("routine", 1.0), ("twentieth", 0.05)):
+        means = np.array([np.mean(values) for values in at_dose[dose].values()])
+        if means.size:
+            protocol = f"share of held-out series and reader sets graded diagnostic at {dose:g} of their dose; n groups"
+            shares = (means >= Grades().diagnostic).astype(np.float64)
+            figures.append(_mean_figure(f"ct_{name}_diagnostic", shares, protocol))
     return figures
 
 

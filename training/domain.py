@@ -34,14 +34,15 @@ from training.dataset import held_out_groups
 from training.pool import Pool
 from training.train import read_pools
 
-__all__ = ["Distances", "limits_of", "main", "read_domain_file"]
+__all__ = ["Distances", "limits_of", "main", "outsiders", "read_domain_file", "trustworthy"]
 
-QUANTILE = 0.98
+QUANTILE = 0.99
 FILE = "domain.safetensors"
 _AT_ONCE = 16
-_FITTED, _JUDGED = 3, 2
-"""Every third training picture is fitted, every second held-out one is judged: the versions of a slice are many."""
-_PHOTOGRAPHS = 60
+_FITTED, _JUDGED = 6, 4
+"""One in six training pictures is fitted, one in four held-out ones is judged: the versions of a slice are many."""
+_PHOTOGRAPHS = 30
+_MOST_OUTSIDE = 0.05
 _SIDE = 512
 
 FloatArray = npt.NDArray[np.float32]
@@ -83,6 +84,11 @@ def limits_of(distances: Sequence[Distances], quantile: float = QUANTILE) -> dic
     return found
 
 
+def trustworthy(limits: Mapping[str, DomainLimit]) -> dict[str, DomainLimit]:
+    """Keep the kinds whose gate calls at most one in twenty unseen pictures strange; the others get no gate."""
+    return {kind: limit for kind, limit in limits.items() if limit.held_out_outside <= _MOST_OUTSIDE}
+
+
 def held_out_distances(run: Path, pools_folder: Path, device: str) -> list[Distances]:
     """Fit the gate of a run that held a fold out, and measure that fold."""
     config, pools, scorer = _open(run, pools_folder, device)
@@ -107,9 +113,9 @@ def _features(
     """Return the features of the wanted pictures, of one in ``every``, by kind."""
     found: dict[str, list[FloatArray]] = defaultdict(list)
     for pool in pools:
-        chosen = [i for i in range(len(pool.rows)) if wanted(pool, i)][::every]
+        chosen = [i for i in range(len(pool.rows)) if wanted(pool, i)]
         for kind in sorted({pool.rows[i].kind for i in chosen}):
-            same = [i for i in chosen if pool.rows[i].kind == kind]
+            same = [i for i in chosen if pool.rows[i].kind == kind][::every]
             for start in range(0, len(same), _AT_ONCE):
                 pictures = np.stack([_rgb(pool.images[i]) for i in same[start : start + _AT_ONCE]])
                 found[kind].append(scorer.score(pictures, kind).features)
@@ -185,20 +191,21 @@ def main() -> None:
     limits = limits_of(distances)
     _, pools, scorer = _open(arguments.run, arguments.pools, arguments.device)
     domains = _fit(_features(scorer, pools, lambda pool, i: True, _FITTED))
-    content = pack(domains)
-    described = DomainFile(FILE, hashlib.sha256(content).hexdigest(), limits)
+    gated = trustworthy(limits)
+    content = pack({kind: domains[kind] for kind in gated})
+    described = DomainFile(FILE, hashlib.sha256(content).hexdigest(), gated)
     arguments.out.mkdir(parents=True, exist_ok=True)
     (arguments.out / FILE).write_bytes(content)
     (arguments.out / "domain.json").write_bytes(_FILE.dump_json(described, indent=1))
     with (arguments.csv or arguments.out / "domain.csv").open("w", newline="") as stream:
         writer = csv.writer(stream)
-        writer.writerow(["pictures", "kind", "outside", "n", "limit"])
+        writer.writerow(["pictures", "kind", "outside", "n", "limit", "gated"])
         for kind, limit in limits.items():
-            writer.writerow(["held out", kind, limit.held_out_outside, limit.n, limit.limit])
+            writer.writerow(["held out", kind, limit.held_out_outside, limit.n, limit.limit, kind in gated])
         for name, kind, pictures in outsiders(pools, arguments.photographs):
             features = np.concatenate([scorer.score(picture[None], kind).features for picture in pictures])
             outside = float((domains[kind].distance(features) > limits[kind].limit).mean())
-            writer.writerow([name, kind, round(outside, 4), len(pictures), limits[kind].limit])
+            writer.writerow([name, kind, round(outside, 4), len(pictures), limits[kind].limit, kind in gated])
             print(f"{name:28} {kind:6} {outside:7.1%} outside of {len(pictures)}")
     for kind, limit in limits.items():
         print(f"held out {kind:6} {limit.held_out_outside:7.1%} outside of {limit.n}")
