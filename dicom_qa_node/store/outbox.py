@@ -23,6 +23,7 @@ from dicom_qa_node.records import (
     utc_now,
 )
 from dicom_qa_node.store import tables as t
+from dicom_qa_node.store.due import first_of, is_abandoned, is_ready, joined, sender_host
 from dicom_qa_node.store.engine import Database
 from dicom_qa_node.store.registry import facts_of
 from dicom_qa_node.store.transition import move
@@ -82,7 +83,7 @@ class Outbox:
     def unreported(self, limit: int = 10) -> list[Unreported]:
         """Return series in SCORED with their result, the oldest first."""
         query = (
-            sa.select(t.series, t.results.c.payload, t.results.c.scored_at, _sender_host().label("sender_host"))
+            sa.select(t.series, t.results.c.payload, t.results.c.scored_at, sender_host().label("sender_host"))
             .join(
                 t.results,
                 (t.results.c.series_instance_uid == t.series.c.series_instance_uid)
@@ -186,8 +187,8 @@ class Outbox:
         """
         now = self._clock()
         # Apart, each is the head of an index; together the database would sort all that wait.
-        for due in (_is_abandoned(t.outbox, now), _is_ready(t.outbox, now)):
-            query = _first_of(due, now).where(t.outbox.c.target.in_(list(targets))).limit(1)
+        for due in (is_abandoned(t.outbox, now), is_ready(t.outbox, now)):
+            query = first_of(due, now).where(t.outbox.c.target.in_(list(targets))).limit(1)
             delivery = self._claim_one(query, now)
             if delivery is not None:
                 return delivery
@@ -261,7 +262,7 @@ class Outbox:
 
         ``after`` is the last number of the page before; ``target`` leaves out the other targets.
         """
-        query = _joined().where(t.outbox.c.state.in_([state.value for state in states]))
+        query = joined().where(t.outbox.c.state.in_([state.value for state in states]))
         if after is not None:
             query = query.where(t.outbox.c.delivery_id < after)
         if target is not None:
@@ -272,7 +273,7 @@ class Outbox:
 
     def deliveries_of(self, series_instance_uid: str) -> list[OutboxRow]:
         """Return every delivery of every report of a series, oldest first."""
-        query = _joined().where(t.outbox.c.series_instance_uid == series_instance_uid)
+        query = joined().where(t.outbox.c.series_instance_uid == series_instance_uid)
         with self._db.read() as connection:
             return [_row(row) for row in connection.execute(query.order_by(t.outbox.c.delivery_id))]
 
@@ -297,7 +298,7 @@ class Outbox:
     def row(self, delivery_id: int) -> OutboxRow | None:
         """Return one delivery by its number, None if there is none."""
         with self._db.read() as connection:
-            row = connection.execute(_joined().where(t.outbox.c.delivery_id == delivery_id)).one_or_none()
+            row = connection.execute(joined().where(t.outbox.c.delivery_id == delivery_id)).one_or_none()
         return None if row is None else _row(row)
 
     def dead(self, limit: int = 100, after: int | None = None, target: str | None = None) -> list[OutboxRow]:
@@ -312,7 +313,7 @@ class Outbox:
 
     def sender_of(self, series_instance_uid: str) -> Sender:
         """Return who sent the latest images of a series."""
-        query = sa.select(t.series.c.calling_ae, _sender_host().label("sender_host"))
+        query = sa.select(t.series.c.calling_ae, sender_host().label("sender_host"))
         with self._db.read() as connection:
             found = connection.execute(query.where(t.series.c.series_instance_uid == series_instance_uid)).one_or_none()
         return NOBODY if found is None else Sender(found.calling_ae.strip(), found.sender_host or "")
@@ -342,7 +343,7 @@ class Outbox:
     def _retry_page(self, wanted: sa.ColumnElement[bool], actor: str) -> list[int]:
         now = self._clock()
         with self._db.write() as connection:
-            query = _joined().where(wanted).order_by(t.outbox.c.delivery_id).limit(_BATCH)
+            query = joined().where(wanted).order_by(t.outbox.c.delivery_id).limit(_BATCH)
             rows = connection.execute(query.with_for_update(of=t.outbox)).all()
             numbers = [row.delivery_id for row in rows]
             values = {"state": _PENDING, "next_attempt_at": now, "created_at": now}
@@ -371,71 +372,13 @@ class Outbox:
         now = self._clock()
         values = {"state": _PARKED, "last_answer": f"{reason} ({actor})"}
         with self._db.write() as connection:
-            query = _joined().where(wanted, t.outbox.c.state == _PENDING).order_by(t.outbox.c.delivery_id)
+            query = joined().where(wanted, t.outbox.c.state == _PENDING).order_by(t.outbox.c.delivery_id)
             rows = connection.execute(query.limit(_BATCH).with_for_update(of=t.outbox)).all()
             numbers = [row.delivery_id for row in rows]
             connection.execute(t.outbox.update().where(t.outbox.c.delivery_id.in_(numbers)).values(**values))
             for row in rows:
                 _park_series(connection, _report(row), f"delivery to {row.target} parked: {reason}", now)
         return [row.target for row in rows]
-
-
-def _joined() -> sa.Select[tuple[object, ...]]:
-    columns = [column for column in t.reports.c if column.name not in ("created_at", "series_instance_uid", "kind")]
-    report_created = t.reports.c.created_at.label("report_created_at")
-    join = t.outbox.join(t.reports, t.reports.c.sop_instance_uid == t.outbox.c.report_uid)
-    return sa.select(t.outbox, report_created, *columns).select_from(join)
-
-
-def _sender_host() -> sa.ScalarSelect[str]:
-    """Return the address of the AE that sent the latest images of the series in the outer query."""
-    links, calls = t.series_associations.c, t.associations.c
-    return (
-        sa.select(calls.host)
-        .join(t.series_associations, links.association_id == calls.association_id)
-        .where(
-            (links.series_instance_uid == t.series.c.series_instance_uid) & (calls.calling_ae == t.series.c.calling_ae)
-        )
-        .order_by(calls.opened_at.desc())
-        .limit(1)
-        .correlate(t.series)
-        .scalar_subquery()
-    )
-
-
-def _first_of(due: sa.ColumnElement[bool], now: dt.datetime) -> sa.Select[tuple[object, ...]]:
-    first = t.outbox.alias("first")
-    # A version that is held back by the one before it holds no other series back.
-    goes_first = (_is_ready(first, now) | _is_abandoned(first, now)) & ~_version_on_its_way(first)
-    waits_for_study = sa.exists().where(
-        (first.c.study_instance_uid == t.outbox.c.study_instance_uid)
-        & (first.c.study_instance_uid != "")
-        & (first.c.target == t.outbox.c.target)
-        & (first.c.delivery_id < t.outbox.c.delivery_id)
-        & (goes_first | ((first.c.state == _SENDING) & (first.c.lease_until >= now)))
-    )
-    query = _joined().where(due, ~_version_on_its_way(t.outbox), ~waits_for_study)
-    return query.order_by(t.outbox.c.next_attempt_at, t.outbox.c.delivery_id)
-
-
-def _is_ready(table: sa.FromClause, now: dt.datetime) -> sa.ColumnElement[bool]:
-    return (table.c.state == _PENDING) & (table.c.next_attempt_at <= now)
-
-
-def _is_abandoned(table: sa.FromClause, now: dt.datetime) -> sa.ColumnElement[bool]:
-    return (table.c.state == _SENDING) & (table.c.lease_until < now)
-
-
-def _version_on_its_way(table: sa.FromClause) -> sa.ColumnElement[bool]:
-    earlier = t.outbox.alias()
-    return sa.exists().where(
-        (earlier.c.series_instance_uid == table.c.series_instance_uid)
-        & (earlier.c.target == table.c.target)
-        & (earlier.c.delivery_id < table.c.delivery_id)
-        & earlier.c.state.in_([_PENDING, _SENDING])
-        # What goes beside a report never holds a report back.
-        & earlier.c.kind.in_([DocumentKind.REPORT, table.c.kind])
-    )
 
 
 def _held(delivery: Delivery) -> sa.ColumnElement[bool]:
