@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socketserver
 import ssl
 import threading
@@ -42,6 +43,13 @@ class _Conversation(socketserver.StreamRequestHandler):
         self.wfile.flush()
 
     def handle(self) -> None:
+        with contextlib.suppress(ssl.SSLError):
+            self.talk()
+        for opened in (self.rfile, self.wfile, self.connection):
+            with contextlib.suppress(OSError):
+                opened.close()
+
+    def talk(self) -> None:
         self.say("220 test")
         while line := self.rfile.readline():
             word = line.split(b":")[0].split()[0].upper().decode() if line.strip() else ""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 import datetime as dt
 import hashlib
 import hmac
 import json
 import logging
+import ssl
 
 import pytest
 
@@ -19,6 +21,7 @@ from dicom_qa_node.store import Alerts, Database
 from dicom_qa_node.store import tables as t
 from dicom_qa_node.store.alerts import AlertSubject, MessageState, NewAlert, Send
 from tests.mail_server import Hook, MailServer
+from tests.tls_files import Authority
 from tests.unit.test_store_scanners import add
 
 NOW = dt.datetime(2026, 3, 4, 12, tzinfo=dt.UTC)
@@ -345,3 +348,29 @@ def test_signature_changes_with_time_body_and_secret():
 def test_impossible_settings_are_refused_with_words(text, words):
     with pytest.raises(InvalidConfig, match=words):
         parse_config(text)
+
+
+def test_mail_goes_over_starttls_with_a_login_and_only_to_a_trusted_server(tmp_path, database, clock):
+    ours, others = Authority(tmp_path / "ca"), Authority(tmp_path / "other")
+    pair = ours.issue("mail", hosts=("127.0.0.1",))
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(pair.certificate, pair.key)
+    server = MailServer(context)
+    password = tmp_path / "password"
+    password.write_text("pass word\n")
+    channel = {
+        "name": "mail", "host": "127.0.0.1", "port": server.port, "security": "starttls", "ca_file": ours.ca,
+        "username": "qa", "password_file": password, "sender": "a@b.example", "recipients": ["c@d.example"],
+    }  # fmt: skip
+    alerts = Alerts(database, clock=clock)
+    try:
+        for ca_file, state in ((ours.ca, MessageState.SENT), (others.ca, MessageState.PENDING)):
+            config = config_for(tmp_path, email=[{**channel, "ca_file": ca_file}])
+            alerts.queue_test("mail")
+            AlertCourier(config, database, clock).send_due()
+            assert alerts.messages()[0].state is state
+        assert "not secure" in alerts.messages()[0].last_answer
+        assert len(server.mails) == len(server.logins) == 1
+        assert base64.b64decode(server.logins[0].split()[2]) == b"\0qa\0pass word"
+    finally:
+        server.close()
