@@ -55,4 +55,4 @@ def _ladder(panel: Any, predictions: Sequence[Prediction], level: str) -> None:
         levels = sorted(means[name])
         panel.plot([4.0**-x for x in levels], [np.mean(means[name][x]) for x in levels], marker=".", lw=1, label=name)
     panel.set_xscale("log")
-    panel.legend(fontsize=5)
+    panel.legend(fontsize=5, loc="upper left")
