@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import os
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -88,10 +89,10 @@ class Database:
         Raises
         ------
         Misconfigured
-            The folder of the database cannot be made, or a newer version of this software has made the schema.
+            The file of the database cannot be made, or a newer version of this software has made the schema.
         """
         if self.absent_file is not None:
-            _make_folder(self.absent_file)
+            _make_file(self.absent_file)
         self._refuse_newer()
         current, head = self.revision()
         if current == head:
@@ -170,6 +171,7 @@ class Database:
         if target.exists():
             raise Permanent(f"{target} exists; a backup never overwrites a file")
         partial = target.with_name(f"{target.name}.partial")
+        _create_private(partial)
         source = sqlite3.connect(str(self.url.database))
         destination = sqlite3.connect(partial)
         try:
@@ -229,11 +231,17 @@ class UtcDateTime(sa.TypeDecorator[dt.datetime]):
         return None if value is None else value.replace(tzinfo=dt.UTC)
 
 
-def _make_folder(database: Path) -> None:
+def _make_file(database: Path) -> None:
     try:
-        database.parent.mkdir(parents=True, exist_ok=True)
+        database.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _create_private(database)
     except OSError as error:
-        raise Misconfigured(f"cannot make the folder of the database {database}: {error}") from error
+        raise Misconfigured(f"cannot make the database {database}: {error}") from error
+
+
+def _create_private(path: Path) -> None:
+    # SQLite takes an empty file for a new database, and gives its write-ahead log the same permissions.
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
 
 
 def _prepare_sqlite(connection: sqlite3.Connection, _record: object) -> None:
