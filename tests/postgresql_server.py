@@ -19,6 +19,7 @@ import psycopg
 
 __all__ = ["PostgresqlServer", "programs", "running_server"]
 
+
 def programs() -> Path | None:
     """Return the folder of the newest installed server programs (Debian keeps them off the path), or None."""
     found = [*Path("/usr/lib/postgresql").glob("*/bin/initdb")]
