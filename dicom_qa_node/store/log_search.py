@@ -23,6 +23,7 @@ __all__ = ["MOST_COUNTED", "LogSearch"]
 
 MOST_COUNTED = 10_000
 _BATCH = 500
+_LAST_ID = 2**31 - 1
 _KEYS = {LogOrder.TIME: "scored_at", LogOrder.SCORE: "score", LogOrder.DEVIATION: "deviation"}
 
 
@@ -162,7 +163,8 @@ def _ordered_query(
         conditions.append(key.is_(None) if keyless else key.is_not(None))
     if cursor is not None:
         here = sa.tuple_(r.result_id) if keyless else sa.tuple_(key, r.result_id)
-        value = (cursor.result_id,) if keyless else (_typed(chosen.order, cursor.key), cursor.result_id)
+        number = max(0, min(cursor.result_id, _LAST_ID))  # a foreign cursor may name any
+        value = (number,) if keyless else (_typed(chosen.order, cursor.key), number)
         there = sa.tuple_(*value, types=[column.type for column in here.clauses])
         conditions.append(here < there if down else here > there)
     if filters.driver is not None:
