@@ -128,7 +128,13 @@ DOORS = {
     "SimpleITK": ("score/",),
     "alembic": ("store/",),
     "apscheduler": ("ops/schedule.py",),
+    "argon2": ("web/auth/passwords.py",),
+    "authlib": ("web/auth/oidc.py",),
+    "cryptography": ("tls.py",),
+    "fastapi": ("web/",),
     "highdicom": ("report/",),
+    "httpx": ("deliver/targets/dicomweb.py", "ops/alert_courier.py"),
+    "jinja2": ("web/", "ops/alert_words.py"),
     "prometheus_client": ("ops/metrics.py",),
     "pynetdicom": (
         "receive/",
