@@ -43,6 +43,8 @@ _LOOK_S = 1.0
 _WARN_AHEAD = dt.timedelta(days=30)
 _OTHERS_MAY_READ = stat.S_IROTH | stat.S_IWOTH
 
+_CRL = re.compile(rb"-----BEGIN X509 CRL-----.*?-----END X509 CRL-----", re.DOTALL)
+
 _WORDS = {
     "PEER_DID_NOT_RETURN_A_CERTIFICATE": "the peer shows no certificate",
     "WRONG_VERSION_NUMBER": "the peer does not speak TLS",
@@ -155,7 +157,7 @@ class RenewedContext:
         log_event(_LOGGER, logging.INFO, "certificate_renewed", file=self._settings.certificate)
 
     def _read_stamps(self) -> tuple[object, ...]:
-        files = (self._settings.certificate, self._settings.key, self._settings.ca)
+        files = (self._settings.certificate, self._settings.key, self._settings.ca, self._settings.crl)
         return tuple(_stamp(file) for file in files if file is not None)
 
 
@@ -174,6 +176,8 @@ def call_context(settings: ClientTls) -> CallContext:
         context.load_default_certs()
     else:
         _load_ca(context, settings.ca)
+    if settings.crl is not None:
+        _load_crl(context, settings.crl)
     if settings.certificate is not None:
         _load_chain(context, settings.certificate, settings.key)
     return context
@@ -210,6 +214,8 @@ def concerns(config: Config, now: Callable[[], dt.datetime] = utc_now) -> list[s
             continue
         if settings.certificate is not None:
             found |= dict.fromkeys(_doubts(settings.certificate, settings.key, now()))
+        if settings.crl is not None:
+            found |= dict.fromkeys(_old_lists(settings.crl, now()))
     return list(found)
 
 
@@ -232,6 +238,12 @@ def _doubts(certificate: Path, key: Path | None, now: dt.datetime) -> Iterator[s
         yield f"the certificate {certificate} ends on {ends:%Y-%m-%d}; replace it in time"
 
 
+def _old_lists(crl: Path, now: dt.datetime) -> Iterator[str]:
+    ends = [item.next_update_utc for item in _lists_in(crl) if item.next_update_utc is not None]
+    if ends and min(ends) < now:
+        yield f"a revocation list in {crl} ended on {min(ends):%Y-%m-%d %H:%M} UTC: no peer of its CA is let in; renew it"
+
+
 def _server_context(settings: ServerTls) -> ssl.SSLContext:
     if settings.certificate is None:
         raise TlsFilesProblem("receive.tls.certificate is missing")
@@ -243,6 +255,8 @@ def _server_context(settings: ServerTls) -> ssl.SSLContext:
     _load_chain(context, settings.certificate, settings.key)
     if settings.ca is not None:
         _load_ca(context, settings.ca)
+        if settings.crl is not None:
+            _load_crl(context, settings.crl)
         context.verify_mode = ssl.CERT_REQUIRED if settings.require_certificate else ssl.CERT_OPTIONAL
     return context
 
@@ -274,6 +288,25 @@ def _load_ca(context: ssl.SSLContext, ca: Path) -> None:
         context.load_verify_locations(ca)
     except ssl.SSLError as error:
         raise TlsFilesProblem(f"{ca} holds no CA certificates in PEM form") from error
+
+
+def _load_crl(context: ssl.SSLContext, crl: Path) -> None:
+    _require_readable(crl)
+    if not _lists_in(crl):
+        raise TlsFilesProblem(f"{crl} holds no certificate revocation lists in PEM form")
+    try:
+        context.load_verify_locations(crl)
+    except ssl.SSLError as error:
+        raise TlsFilesProblem(f"{crl} holds a damaged certificate revocation list") from error
+    # A certificate whose CA has no list in force is refused, too (RFC 5280 6.3.3).
+    context.verify_flags |= ssl.VERIFY_CRL_CHECK_LEAF
+
+
+def _lists_in(crl: Path) -> list[x509.CertificateRevocationList]:
+    try:
+        return [x509.load_pem_x509_crl(block) for block in _CRL.findall(crl.read_bytes())]
+    except ValueError as error:
+        raise TlsFilesProblem(f"{crl} holds a damaged certificate revocation list") from error
 
 
 def _require_readable(file: Path) -> None:

@@ -10,6 +10,7 @@ import typer
 from dicom_qa_node.cli.context import config_of
 from dicom_qa_node.cli.exit_codes import ExitCode, NotFound
 from dicom_qa_node.cli.present import AsJson, progress_bar, say, show_json
+from dicom_qa_node.config import ClientTls
 
 if TYPE_CHECKING:
     from dicom_qa_node.deliver.send import SendSummary
@@ -30,6 +31,13 @@ def send(
     port: Annotated[int, typer.Argument(min=1, max=65535, help="Its TCP port.")],
     called: Annotated[str | None, typer.Option("--to", help="AE title to call; without it that of this node.")] = None,
     calling: Annotated[str | None, typer.Option("--from", help="AE title to call as; without it ours.")] = None,
+    secure: Annotated[bool, typer.Option("--tls", help="Call over TLS.")] = False,
+    ca: Annotated[
+        Path | None, typer.Option(help="PEM file with the CAs of the receiver's certificate; without it the system's.")
+    ] = None,
+    certificate: Annotated[Path | None, typer.Option(help="PEM file with the certificate to show.")] = None,
+    key: Annotated[Path | None, typer.Option(help="PEM file with its key, if that is in a file of its own.")] = None,
+    check_host_name: Annotated[bool, typer.Option(help="The receiver's certificate must name its host.")] = True,
     as_json: AsJson = False,
 ) -> None:
     """Send DICOM files by C-STORE; exit code 1 if the receiver did not take one of them."""
@@ -39,7 +47,10 @@ def send(
         raise NotFound(f"{path} does not exist")
     files = files_below([path])
     own = config_of(context).ae_title
-    summary = send_with_progress(files, host, port, called or own, calling or own, f"sending to {host}:{port}")
+    tls = _tls_of(secure, ca, certificate, key, check_host_name)
+    summary = send_with_progress(
+        files, host, port, called or own, calling or own, f"sending to {host}:{port}", tls
+    )  # fmt: skip
     problems = [*summary.failed, *([] if summary.sent or summary.failed else summary.skipped)]
     if as_json:
         show_json(
@@ -59,15 +70,30 @@ def send(
         raise typer.Exit(ExitCode.FAILED)
 
 
-def send_with_progress(files: list[Path], host: str, port: int, called: str, calling: str, label: str) -> SendSummary:
+def _tls_of(
+    enabled: bool, ca: Path | None, certificate: Path | None, key: Path | None, check_host_name: bool
+) -> ClientTls | None:
+    if not enabled and (ca or certificate or key or not check_host_name):
+        raise typer.BadParameter("the options of TLS need --tls")
+    if key and not certificate:
+        raise typer.BadParameter("--key needs --certificate")
+    if not enabled:
+        return None
+    return ClientTls(enabled=True, ca=ca, certificate=certificate, key=key, check_host_name=check_host_name)
+
+
+def send_with_progress(
+    files: list[Path], host: str, port: int, called: str, calling: str, label: str, tls: ClientTls | None = None
+) -> SendSummary:
     """Send files over one association and show how far it is."""
     from dicom_qa_node.deliver.send import Peer, send_files
 
     with progress_bar() as progress:
         task = progress.add_task(label, total=len(files))
         return send_files(
-            files, Peer(host, port, called, calling), lambda done, _total: progress.update(task, completed=done)
-        )
+            files, Peer(host, port, called, calling, tls=tls),
+            lambda done, _total: progress.update(task, completed=done),
+        )  # fmt: skip
 
 
 def echo(

@@ -41,6 +41,11 @@ class ServerTls(Section):
         None, strict=False, description="PEM file with the private key, not encrypted; empty: in the certificate's file"
     )
     ca: Path | None = Field(None, strict=False, description="PEM file with the CAs of the peers' certificates")
+    crl: Path | None = Field(
+        None,
+        strict=False,
+        description="PEM file with the revocation lists of those CAs, all of them; empty: no certificate is revoked",
+    )
     require_certificate: bool = Field(True, description="refuse peers without a certificate of those CAs")
 
     @model_validator(mode="after")
@@ -49,6 +54,8 @@ class ServerTls(Section):
             raise ValueError("certificate is missing: TLS is enabled")
         if self.enabled and self.require_certificate and self.ca is None:
             raise ValueError("ca is missing: without it no peer's certificate can be checked")
+        if self.crl is not None and self.ca is None:
+            raise ValueError("ca is missing: crl holds the revocation lists of its CAs")
         if self.only and not self.enabled:
             raise ValueError("only without enabled leaves no port to receive on")
         return self
@@ -60,6 +67,11 @@ class ClientTls(Section):
     enabled: bool = Field(False, description="call this peer over TLS")
     ca: Path | None = Field(
         None, strict=False, description="PEM file with the CAs of the peer's certificate; empty: those of the system"
+    )
+    crl: Path | None = Field(
+        None,
+        strict=False,
+        description="PEM file with the revocation lists of those CAs, all of them; empty: no certificate is revoked",
     )
     certificate: Path | None = Field(
         None, strict=False, description="PEM file with the node's certificate; empty: the node shows none"

@@ -300,6 +300,32 @@ def test_certificates_are_renewed_while_running(start_node: Any, poll: Any, tmp_
     assert node.echoes()
 
 
+def test_revoked_certificates_are_refused_from_the_next_connection_on(
+    start_node: Any, poll: Any, tmp_path: Path
+) -> None:
+    lists = tmp_path / "lists.pem"
+
+    def publish(*pems: bytes) -> None:
+        (tmp_path / "new.pem").write_bytes(b"".join(pems))
+        os.replace(tmp_path / "new.pem", lists)
+
+    stranger = Authority(tmp_path / "stranger", "Other CA")
+    publish(stranger.revoke())
+    node = start_node(tls={"crl": str(lists)})
+    assert not node.echoes(), "without a list of its CA nothing is known about a certificate"
+    assert node.said("tls_refused", "unable to get certificate CRL")
+    lost, kept = node.hospital.issue("lost"), node.hospital.issue("kept")
+    publish(stranger.revoke(), node.hospital.revoke())
+    poll(lambda: node.echoes(show=lost), 20, "the list without entries is in force")
+    publish(stranger.revoke(), node.hospital.revoke(lost))
+    poll(lambda: not node.echoes(show=lost), 20, "the revocation is in force")
+    assert node.said("tls_refused", "certificate revoked")
+    assert node.echoes(show=kept)
+    publish(node.hospital.revoke(ends_days=-1))
+    poll(lambda: not node.echoes(show=kept), 20, "an old list lets nobody in")
+    assert node.said("tls_refused", "CRL has expired")
+
+
 def serial(node: Node) -> str:
     with handshake(node, ssl.TLSVersion.TLSv1_3) as connection:
         return str(connection.getpeercert()["serialNumber"])

@@ -105,6 +105,15 @@ def test_who_is_trusted_and_who_is_not(hospital: Authority, start_pacs: Any, tmp
     assert "no connection" in answer(free_port(), tls_of(hospital, own))
 
 
+def test_a_target_with_a_revoked_certificate_gets_nothing(hospital: Authority, start_pacs: Any, tmp_path: Path) -> None:
+    pacs, lists = hospital.issue("pacs"), tmp_path / "lists.pem"
+    port, tls = start_pacs(pacs), tls_of(hospital, hospital.issue("node"), crl=lists)
+    lists.write_bytes(hospital.revoke())
+    assert answer(port, tls) == "0x0000 Success"
+    lists.write_bytes(hospital.revoke(pacs))
+    assert "the peer's certificate is not accepted: certificate revoked" in answer(port, tls)
+
+
 def test_a_peer_without_tls_is_told_apart(
     hospital: Authority, free_port: Any, background: Any, poll: Any, listening: Any
 ) -> None:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import ssl
 import sys
 
 import pytest
 from pydicom import dcmread
+from pydicom.uid import ExplicitVRLittleEndian, PositronEmissionTomographyImageStorage
+from pynetdicom import AE, evt
 
 from dicom_qa_node.cli.app import run
 from dicom_qa_node.cli.demo_archive import AE_TITLE, start_archive
 from dicom_qa_node.cli.exit_codes import ExitCode
 from dicom_qa_node.phantom import pet_series, write
+from tests.tls_files import Authority
 
 # pynetdicom leaves the socket of a refused connection to the garbage collector.
 refused = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
@@ -52,6 +56,33 @@ def test_send_delivers_every_file_unchanged(archive, qa, study, tmp_path):
     for path in study:
         kept = dcmread(tmp_path / "archive" / path.name)
         assert kept == dcmread(path)
+
+
+def test_send_over_tls_to_a_receiver_that_is_trusted(qa, study, tmp_path, free_port):
+    hospital = Authority(tmp_path / "hospital")
+    pacs, own = hospital.issue("pacs", hosts=["pacs.example"]), hospital.issue("own")
+    port, kept = free_port(), []
+    secure = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    secure.load_cert_chain(pacs.certificate, pacs.key)
+    secure.load_verify_locations(hospital.ca)
+    secure.verify_mode = ssl.CERT_REQUIRED
+    ae = AE("PACS")
+    ae.add_supported_context(PositronEmissionTomographyImageStorage, ExplicitVRLittleEndian)
+    handlers = [(evt.EVT_C_STORE, lambda event: kept.append(event.request.AffectedSOPInstanceUID) or 0)]
+    server = ae.start_server(("127.0.0.1", port), block=False, evt_handlers=handlers, ssl_context=secure)
+    try:
+        shown = ["--ca", hospital.ca, "--certificate", own.certificate, "--key", own.key]
+        code, _, err = qa("send", study[0], "127.0.0.1", port, "--tls", *shown)
+        assert (code, kept) == (ExitCode.TRY_LATER, [])
+        assert "not accepted: IP address mismatch" in err
+        code, out, err = qa("send", study[0], "127.0.0.1", port, "--tls", *shown, "--no-check-host-name")
+        assert (code, len(kept)) == (ExitCode.OK, 1), err
+        assert "1 sent" in out
+        code, _, err = qa("send", study[0], "127.0.0.1", port, *shown)
+        assert code == ExitCode.USAGE
+        assert "need --tls" in err
+    finally:
+        server.shutdown()
 
 
 @refused

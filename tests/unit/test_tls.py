@@ -29,6 +29,7 @@ def config_with(pair, ca, /, **tls):
     [
         ({"enabled": True}, "certificate is missing"),
         ({"enabled": True, "certificate": "a.pem"}, "ca is missing"),
+        ({"enabled": True, "certificate": "a.pem", "require_certificate": False, "crl": "c.pem"}, "ca is missing"),
         ({"only": True}, "leaves no port"),
     ],
 )
@@ -53,10 +54,15 @@ def test_what_is_wrong_with_files_is_said_plainly(hospital, tmp_path):
     pair, other = hospital.issue("first"), hospital.issue("second")
     assert concerns(config_with(pair, hospital.ca)) == []
     (tmp_path / "text.pem").write_text("nothing")
+    damaged = hospital.revoke()[:-80] + b"-----END X509 CRL-----\n"
+    (tmp_path / "damaged.pem").write_bytes(damaged)
     for tls, words in (
         ({"certificate": tmp_path / "none.pem"}, "none.pem cannot be read: No such file or directory"),
         ({"key": other.key}, f"the key {other.key} is not that of certificate {pair.certificate}"),
         ({"ca": tmp_path / "text.pem"}, "text.pem holds no CA certificates in PEM form"),
+        ({"crl": tmp_path / "none.pem"}, "none.pem cannot be read: No such file or directory"),
+        ({"crl": tmp_path / "text.pem"}, "text.pem holds no certificate revocation lists in PEM form"),
+        ({"crl": tmp_path / "damaged.pem"}, "damaged.pem holds a damaged certificate revocation list"),
     ):
         (found,) = concerns(config_with(pair, hospital.ca, **tls))
         assert words in found
@@ -76,6 +82,15 @@ def test_open_keys_and_near_ends_are_told_and_degrade_health(hospital):
     report = assess(Facts(tls_concerns=(found,)), ending, utc_now())
     assert report.named("tls").level is Level.DEGRADED
     assert found in report.named("tls").detail
+
+
+def test_an_old_revocation_list_is_told(hospital, tmp_path):
+    lists = tmp_path / "lists.pem"
+    config = config_with(hospital.issue("listed"), hospital.ca, crl=lists)
+    lists.write_bytes(hospital.revoke())
+    assert concerns(config) == []
+    (found,) = concerns(config, lambda: utc_now() + dt.timedelta(days=8))
+    assert f"a revocation list in {lists} ended on" in found
 
 
 def test_a_new_certificate_is_taken_and_a_broken_one_is_not(hospital, caplog):
