@@ -241,7 +241,7 @@ def _doubts(certificate: Path, key: Path | None, now: dt.datetime) -> Iterator[s
 def _old_lists(crl: Path, now: dt.datetime) -> Iterator[str]:
     ends = [item.next_update_utc for item in _lists_in(crl) if item.next_update_utc is not None]
     if ends and min(ends) < now:
-        yield f"a revocation list in {crl} ended on {min(ends):%Y-%m-%d %H:%M} UTC: no peer of its CA is let in; renew it"
+        yield f"a revocation list in {crl} ended on {min(ends):%Y-%m-%d %H:%M} UTC: no peer of its CA gets in; renew it"
 
 
 def _server_context(settings: ServerTls) -> ssl.SSLContext:
