@@ -2,14 +2,35 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from PIL import Image, ImageDraw
 
 from dicom_qa_node.report.glyphs import Glyphs, font
 
-__all__ = ["Box", "Canvas", "Colour"]
+__all__ = ["Box", "Canvas", "Colour", "Drawn", "Line"]
 
 Colour = tuple[int, int, int]
 Box = tuple[int, int, int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A text on a picture, in pixels from its upper left corner; ``base`` is the line the letters stand on."""
+
+    text: str
+    left: float
+    base: float
+    width: float
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """A page: what is seen, and the texts in it in the order of reading."""
+
+    picture: Image.Image
+    lines: tuple[Line, ...]
 
 
 class Canvas:
@@ -18,6 +39,7 @@ class Canvas:
     def __init__(self, width: int, height: int, glyphs: Glyphs, ink: Colour) -> None:
         self.image = Image.new("RGB", (width, height), (255, 255, 255))
         self.draw = ImageDraw.Draw(self.image)
+        self.lines: list[Line] = []
         self._glyphs, self._ink = glyphs, ink
 
     def width(self, text: str, size: int, *, bold: bool = False) -> float:
@@ -40,6 +62,8 @@ class Canvas:
         shown = self._glyphs.drawable(text if room is None else self.shortened(text, size, room, bold=bold))
         width = self.width(shown, size, bold=bold)
         left, top = place[0] - width if right else place[0], place[1]
+        if shown.strip():
+            self.lines.append(Line(shown, left, top + round(0.93 * size), width, size))
         for piece, path in self._glyphs.runs(shown, bold=bold) or []:
             opened = font(path, size)
             # All fonts share the base line of the first, whatever their heights.

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import datetime as dt
-from io import BytesIO
-
 from PIL import Image
 from pydicom import Dataset
 from pydicom.config import disable_value_validation
@@ -14,6 +11,7 @@ from pydicom.valuerep import DT
 from dicom_qa_node.config import Config
 from dicom_qa_node.records import DocumentKind, ReportRef
 from dicom_qa_node.report import codes
+from dicom_qa_node.report.canvas import Drawn
 from dicom_qa_node.report.codes import concept
 from dicom_qa_node.report.document import ReportRequest, local_time
 from dicom_qa_node.report.objects import (
@@ -24,6 +22,7 @@ from dicom_qa_node.report.objects import (
     series_references,
     source_images,
 )
+from dicom_qa_node.report.pdf import pdf_page
 from dicom_qa_node.report.sources import Sources
 from dicom_qa_node.report.words import Words
 
@@ -33,11 +32,10 @@ SC_SOP_CLASS_UID = str(SecondaryCaptureImageStorage)
 PDF_SOP_CLASS_UID = str(EncapsulatedPDFStorage)
 
 _DPI = 150.0
-_QUALITY = 90
 
 
 def secondary_capture(
-    page: Image.Image, request: ReportRequest, sources: Sources, config: Config, earlier: ReportRef | None = None
+    page: Drawn, request: ReportRequest, sources: Sources, config: Config, earlier: ReportRef | None = None
 ) -> bytes:
     """Return the page as a Secondary Capture image: RGB, 8 bits, not compressed, so that every archive takes it.
 
@@ -59,14 +57,14 @@ def secondary_capture(
         image.ReferencedInstanceSequence = _related(request, earlier)
         image.ReferencedSeriesSequence = series_references(sources, of_report(request))
         image.LossyImageCompression = "00"
-        _set_pixels(image, page)
+        _set_pixels(image, page.picture)
     return finished(image, sources)
 
 
 def pdf_of(
-    page: Image.Image, request: ReportRequest, sources: Sources, config: Config, earlier: ReportRef | None = None
+    page: Drawn, request: ReportRequest, sources: Sources, config: Config, earlier: ReportRef | None = None
 ) -> bytes:
-    """Return the page as an Encapsulated PDF; see `secondary_capture`."""
+    """Return the page as an Encapsulated PDF with its text to search; see `secondary_capture`."""
     title = Words(config.report.language)("title")
     with disable_value_validation():
         document = new_object(DocumentKind.PDF, PDF_SOP_CLASS_UID, "DOC", request, sources, config)
@@ -79,7 +77,9 @@ def pdf_of(
         document.ConceptNameCodeSequence = [concept(codes.IMAGING_MEASUREMENT_REPORT)]
         document.ReferencedInstanceSequence = _related(request, earlier)
         document.MIMETypeOfEncapsulatedDocument = "application/pdf"
-        content = _as_pdf(page, title, request.scored_at)
+        content = pdf_page(
+            page.picture, page.lines, dpi=_DPI, title=title, language=config.report.language, at=request.scored_at
+        )  # fmt: skip
         document.EncapsulatedDocumentLength = len(content)
         document.EncapsulatedDocument = content + bytes(len(content) % 2)
     return finished(document, sources)
@@ -104,14 +104,3 @@ def _set_pixels(image: Dataset, page: Image.Image) -> None:
     image.BitsAllocated, image.BitsStored, image.HighBit, image.PixelRepresentation = 8, 8, 7, 0
     content = page.tobytes()
     image.add_new("PixelData", "OB", content + bytes(len(content) % 2))
-
-
-def _as_pdf(page: Image.Image, title: str, at: dt.datetime) -> bytes:
-    """Return one A4 page; its times are those of the verdict, so that the same page gives the same bytes."""
-    buffer = BytesIO()
-    stamp = at.astimezone(dt.UTC).timetuple()
-    page.save(
-        buffer, "PDF", resolution=_DPI, quality=_QUALITY, title=title, producer="dicom-qa-node",
-        creationDate=stamp, modDate=stamp,
-    )  # fmt: skip
-    return buffer.getvalue()

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
-from PIL import Image
 from pydicom import Dataset
 from pydicom.valuerep import PersonName
 
 from dicom_qa_node.config import Config
+from dicom_qa_node.report.canvas import Drawn
 from dicom_qa_node.report.document import ReportRequest, local_time
 from dicom_qa_node.report.glyphs import Glyphs
 from dicom_qa_node.report.page import Page, draw_page
@@ -24,7 +24,7 @@ __all__ = ["companion_page", "shown_name"]
 
 def companion_page(
     request: ReportRequest, sources: Sources, folder: Path, trend: Sequence[float], config: Config
-) -> Image.Image:
+) -> Drawn:
     """Return the page of one report.
 
     Parameters

@@ -10,11 +10,10 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from PIL import Image
-
 from dicom_qa_node.config import Config
 from dicom_qa_node.log import log_event
 from dicom_qa_node.records import DocumentKind, ReportRef, utc_now
+from dicom_qa_node.report.canvas import Drawn
 from dicom_qa_node.report.capture import PDF_SOP_CLASS_UID, SC_SOP_CLASS_UID, pdf_of, secondary_capture
 from dicom_qa_node.report.companion import companion_page
 from dicom_qa_node.report.document import ReportRequest
@@ -115,7 +114,7 @@ def _contents(
     trend: Trend,
 ) -> Iterator[tuple[DocumentKind, bytes]]:
     result = request.result
-    page: Image.Image | None = None
+    page: Drawn | None = None
     for kind in wanted:
         try:
             if kind is DocumentKind.KEY_OBJECTS:

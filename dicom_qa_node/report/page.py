@@ -15,7 +15,7 @@ from PIL import Image
 
 from dicom_qa_node.config import Grades
 from dicom_qa_node.records import Finding, Grade, Measurement, ScoredSlice, SeriesKind, SeriesResult, Severity
-from dicom_qa_node.report.canvas import Box, Canvas, Colour
+from dicom_qa_node.report.canvas import Box, Canvas, Colour, Drawn
 from dicom_qa_node.report.glyphs import Glyphs
 from dicom_qa_node.report.trend import draw_trend
 from dicom_qa_node.report.words import Words
@@ -76,8 +76,8 @@ class Page:
     grades: Grades
 
 
-def draw_page(page: Page, words: Words, glyphs: Glyphs) -> Image.Image:
-    """Return the page as an RGB picture of `WIDTH` x `HEIGHT` pixels."""
+def draw_page(page: Page, words: Words, glyphs: Glyphs) -> Drawn:
+    """Return the page, an RGB picture of `WIDTH` x `HEIGHT` pixels."""
     canvas = Canvas(WIDTH, HEIGHT, glyphs, INK)
     _draw_head(canvas, page, words)
     _draw_verdict(canvas, page, words, 236)
@@ -92,7 +92,7 @@ def draw_page(page: Page, words: Words, glyphs: Glyphs) -> Image.Image:
     if page.trend:
         draw_trend(canvas, box, page.trend, page.result.score, _bands(page.grades), FAINT, INK)
     _draw_foot(canvas, page, words)
-    return canvas.image
+    return Drawn(canvas.image, tuple(canvas.lines))
 
 
 def _draw_head(canvas: Canvas, page: Page, words: Words) -> None:

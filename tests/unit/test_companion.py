@@ -50,7 +50,7 @@ def _page(tmp_path, result=None, config: Config | None = None, trend=(3.0, 2.0),
     made = result(instances) if result else verdict(instances)
     sources = read_sources(tmp_path, made, instances)
     page = companion_page(ReportRequest(made, 1, T0), sources, tmp_path / "pictures", trend, config or Config())
-    return np.asarray(page).astype(int)
+    return np.asarray(page.picture).astype(int)
 
 
 def _pictures(folder: Path, count: int) -> None:

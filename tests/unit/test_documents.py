@@ -15,6 +15,7 @@ from dicom_qa_node.config import Config
 from dicom_qa_node.config.loader import InvalidConfig, parse_config
 from dicom_qa_node.records import DocumentKind, Finding, Grade, SeriesState, Severity
 from dicom_qa_node.report.build import report_pending
+from dicom_qa_node.report.canvas import Drawn
 from dicom_qa_node.report.key_objects import offending
 from dicom_qa_node.report.page import HEIGHT, WIDTH
 from dicom_qa_node.store import Database, Jobs, Outbox, QualityLog, Registry
@@ -110,6 +111,7 @@ def test_the_pdf_holds_the_page(tmp_path, database):
     assert content.startswith(b"%PDF-")
     assert content.rstrip().endswith(b"%%EOF")
     assert (pdf.MIMETypeOfEncapsulatedDocument, pdf.BurnedInAnnotation) == ("application/pdf", "YES")
+    assert content.count(b"/Unseen") > 1, "the page has a layer of text"
 
 
 def test_documents_made_again_are_the_same_bytes(tmp_path, database, monkeypatch):
@@ -244,7 +246,7 @@ def test_the_trend_is_that_of_the_scanner_s_other_series(tmp_path, database, mon
     seen = []
     monkeypatch.setattr(
         "dicom_qa_node.report.further.companion_page",
-        lambda request, sources, folder, trend, config: seen.append(list(trend)) or Image.new("RGB", (4, 4)),
+        lambda request, sources, folder, trend, config: seen.append(list(trend)) or Drawn(Image.new("RGB", (4, 4)), ()),
     )
     config = configured(tmp_path)
     for number, score in ((1, 3.5), (2, 1.0), (3, 2.0)):
