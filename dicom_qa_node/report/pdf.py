@@ -42,7 +42,9 @@ def pdf_page(
     """
     scale = 72 / dpi
     width, height = picture.width * scale, picture.height * scale
-    codes = {char: number for number, char in enumerate(sorted({char for line in lines for char in line.text}), 1)}
+    codes = {
+        char: number for number, char in enumerate(sorted({" ", *(char for line in lines for char in line.text)}), 1)
+    }
     shown = [f"q {width:.2f} 0 0 {height:.2f} 0 0 cm /Page Do Q BT 3 Tr".encode()]
     shown += [_shown(line, codes, scale, height) for line in lines]
     stamp = at.astimezone(dt.UTC).strftime("(D:%Y%m%d%H%M%SZ)")
@@ -72,7 +74,8 @@ def _shown(line: Line, codes: dict[str, int], scale: float, height: float) -> by
     size = line.size * scale
     stretch = 100 * line.width * scale / (len(line.text) * size * _WIDTH / 1000)
     place = f"{line.left * scale:.2f} {height - line.base * scale:.2f}"
-    text = "".join(f"{codes[char]:04X}" for char in line.text)
+    # Viewers pass over a text without extent, and that of one blank glyph has none before the next begins.
+    text = "".join(f"{codes[char]:04X}" for char in f"{line.text} ")
     return f"/Unseen {size:.2f} Tf {stretch:.2f} Tz 1 0 0 1 {place} Tm <{text}> Tj".encode()
 
 

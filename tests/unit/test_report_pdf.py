@@ -51,16 +51,20 @@ def texts_of(pdf: bytes) -> list[str]:
     return ["".join(means[text[at : at + 4]] for at in range(0, len(text), 4)) for text in shown]
 
 
+def test_a_single_character_has_an_extent():
+    assert texts_of(made(Line("F", 10, 50, 10, 16))) == ["F "]
+
+
 @pytest.mark.parametrize(
     "text", ["Müller, Jürgen (50 %)", "山田 太郎", "Люкceмбypг", "홍 길동", "a\U00020bb7b", "\\)<>"]
 )
 def test_text_in_any_script_is_found(text):
-    assert texts_of(made(Line("first", 1, 20, 40, 16), Line(text, 10, 50, 120, 16))) == ["first", text]
+    assert texts_of(made(Line("first", 1, 20, 40, 16), Line(text, 10, 50, 120, 16))) == ["first ", f"{text} "]
 
 
 def test_more_characters_than_one_table_takes():
     text = "".join(map(chr, range(0x4E00, 0x4E00 + 250)))
-    assert texts_of(made(Line(text, 0, 20, 290, 9))) == [text]
+    assert texts_of(made(Line(text, 0, 20, 290, 9))) == [f"{text} "]
 
 
 def test_text_lies_where_it_is_seen():
