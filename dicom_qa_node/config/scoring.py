@@ -50,7 +50,8 @@ class Score(Section):
     heat_maps: Literal["off", "idle", "first"] = Field(
         "idle",
         description="maps of where a slice loses its score, for series that are not diagnostic; idle: while no series "
-        "waits; first: before the result, seconds later, so that companions show them",
+        "waits; first: before the result, seconds later, so that companions show them; off: only those that somebody "
+        "asks for on the page of a series",
     )
     lease_s: float = Field(60, ge=5, le=3600, description="a worker that is silent for this long loses its job")
     max_attempts: int = Field(3, ge=1, le=20, description="tries before a series is parked")

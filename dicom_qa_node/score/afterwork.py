@@ -1,6 +1,6 @@
 """What a scorer does for a series beside its verdict: the heat maps, in small steps while no series waits.
 
-A map that is not finished when the worker ends is never made; the pages then show the slice without it.
+A map that is not finished when the worker ends is made only if somebody asks for it: `score.asked_maps`.
 """
 
 from __future__ import annotations

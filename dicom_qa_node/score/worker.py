@@ -23,6 +23,7 @@ from dicom_qa_node.errors import Misconfigured, NodeError, Permanent, Transient
 from dicom_qa_node.log import log_event
 from dicom_qa_node.records import Job, SeriesKind
 from dicom_qa_node.score.afterwork import Afterwork
+from dicom_qa_node.score.asked_maps import AskedMaps
 from dicom_qa_node.score.decoders import Decoders
 from dicom_qa_node.score.pictures import write_pictures
 from dicom_qa_node.score.pipeline import Options, SeriesVerdict, score_series
@@ -105,6 +106,7 @@ class _Worker:
     name: str
     say: Callable[[str], None]
     afterwork: Afterwork | None = None
+    asked: AskedMaps | None = None
 
     def wait_for_model(self, open_scorer: OpenScorer) -> Judge | None:
         """Return the network as soon as it can be opened; None if told to stop before."""
@@ -128,9 +130,16 @@ class _Worker:
         """Claim and score until stopped (False) or due to be replaced (True)."""
         settings = self.config.score
         jobs = Jobs(self.database, lease_s=settings.lease_s, max_attempts=settings.max_attempts)
-        done = 0
         self.afterwork = Afterwork(scorer)
+        self.asked = AskedMaps(self.database, self.config.spool_dir, scorer)
         self.say("idle")
+        try:
+            return self._go_round(jobs, scorer, decoders)
+        finally:
+            self.asked.give_back()
+
+    def _go_round(self, jobs: Jobs, scorer: Judge, decoders: Decoders) -> bool:
+        done = 0
         while not self.stop.is_set():
             job = self._claim(jobs)
             if job is None:
@@ -139,7 +148,7 @@ class _Worker:
             sound = self._handle(jobs, job, scorer, decoders)
             self.say("idle")
             done += 1
-            if not sound or done >= settings.recycle_after or self._too_large():
+            if not sound or done >= self.config.score.recycle_after or self._too_large():
                 log_event(_LOGGER, logging.INFO, "worker_recycled", worker=self.name, series=done)
                 return True
         return False
@@ -151,9 +160,13 @@ class _Worker:
             log_event(_LOGGER, logging.WARNING, "claim_failed", worker=self.name, reason=str(error))
             self.stop.wait(_DATABASE_PAUSE_S)
             return None
-        if job is None and not (self.afterwork and self.afterwork.step()):
+        if job is None and not self._beside():
             self.stop.wait(_IDLE_S)
         return job
+
+    def _beside(self) -> bool:
+        """Do a little of what waits beside the series; False when nothing does."""
+        return any(work is not None and work.step() for work in (self.afterwork, self.asked))
 
     def _handle(self, jobs: Jobs, job: Job, scorer: Judge, decoders: Decoders) -> bool:
         """Score one series and end its job; return whether this process is still sound."""

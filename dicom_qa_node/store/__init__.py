@@ -12,6 +12,7 @@ from dicom_qa_node.store.audit import Audit
 from dicom_qa_node.store.baselines import ChartRules, Drifts
 from dicom_qa_node.store.engine import Database
 from dicom_qa_node.store.folding import Folding
+from dicom_qa_node.store.heat_requests import HeatRequests
 from dicom_qa_node.store.jobs import Jobs
 from dicom_qa_node.store.liveness import Liveness
 from dicom_qa_node.store.log_query import Cursor, LogOrder, LogQuery
@@ -35,6 +36,7 @@ __all__ = [
     "Database",
     "Drifts",
     "Folding",
+    "HeatRequests",
     "Jobs",
     "Liveness",
     "LogFilter",

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dicom_qa_node.store import account_tables, alert_tables, review_tables, scanner_tables, tables
+from dicom_qa_node.store import account_tables, alert_tables, heat_requests, review_tables, scanner_tables, tables
 
 __all__ = ["PARTS", "metadata"]
 
-PARTS = (tables, account_tables, review_tables, scanner_tables, alert_tables)
+PARTS = (tables, account_tables, review_tables, scanner_tables, alert_tables, heat_requests)
 metadata = tables.metadata

@@ -149,7 +149,12 @@ def test_actions_are_for_administrators(site, role):
     client = logged_in(site, role)
     allowed = {"/logout", "/theme", "/login", "/account/password", "/account/tokens"}
     if role is Role.REVIEWER:
-        allowed |= {f"/series/{UID}/v1/review", "/alerts/acknowledge", "/alerts/1/acknowledge"}
+        allowed |= {
+            f"/series/{UID}/v1/review",
+            f"/series/{UID}/v1/heat",
+            "/alerts/acknowledge",
+            "/alerts/1/acknowledge",
+        }
     for view in web_app._VIEWS:
         for route in view.routes(site):
             if not isinstance(route, Route) or "POST" not in route.methods or "/setup/" in route.path:

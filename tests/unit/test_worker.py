@@ -14,10 +14,11 @@ from dicom_qa_node.errors import Misconfigured, Transient
 from dicom_qa_node.phantom import ct_series
 from dicom_qa_node.phantom import write as write_phantom
 from dicom_qa_node.records import Grade, SeriesFacts, SeriesState, StoredInstance
+from dicom_qa_node.score import asked_maps
 from dicom_qa_node.score import worker as worker_module
 from dicom_qa_node.score.worker import run_worker
 from dicom_qa_node.spool.layout import SpoolLayout
-from dicom_qa_node.store import Database, QualityLog, Registry
+from dicom_qa_node.store import Database, HeatRequests, QualityLog, Registry
 from tests.tiny_scorer import TinyScorer
 
 T0 = dt.datetime(2026, 1, 5, 8, 0, tzinfo=dt.UTC)
@@ -130,6 +131,20 @@ def test_heat_maps_are_made_before_the_result_or_after_it_or_never(node, images,
         poll(lambda: len(list(folder.glob("heat_*.png"))) == 7)
     else:
         assert len(list(folder.glob("heat_*.png"))) == (7 if wanted == "first" else 0)
+
+
+@pytest.mark.parametrize("node", [{"heat_maps": "off"}], indirect=True)
+def test_heat_maps_that_somebody_asks_for_are_made_while_no_series_waits(node, images, poll, monkeypatch):
+    monkeypatch.setattr(asked_maps, "_LOOK_S", 0.01)
+    uid, files = images
+    node.add(uid, files)
+    node.start()
+    poll(node.reached(uid, SeriesState.SCORED))
+    requests = HeatRequests(node.database)
+    assert requests.ask(uid, 1, by="rudi")
+    poll(lambda: requests.of(uid, 1).ended_at)
+    assert requests.of(uid, 1).problem == ""
+    assert len(list(node.layout.pictures(uid, 1).glob("heat_*.png"))) == 7
 
 
 def test_the_result_belongs_to_the_series_of_the_registry(node, images, poll):

@@ -10,6 +10,7 @@ from fastapi import APIRouter, HTTPException, Path, Query, Request
 from fastapi.responses import FileResponse
 from pydantic import BaseModel, ConfigDict, Field
 
+from dicom_qa_node.errors import Permanent
 from dicom_qa_node.records import LogEntry, SeriesResult, SeriesState
 from dicom_qa_node.spool.layout import SpoolLayout, is_uid
 from dicom_qa_node.store import LogSearch, Outbox, QualityLog, Registry, Reviews
@@ -19,6 +20,7 @@ from dicom_qa_node.store.reviews import ReviewReason
 from dicom_qa_node.web.access import Account, note
 from dicom_qa_node.web.api.log import LogLine, ReviewOut
 from dicom_qa_node.web.api.security import Actor, PatientViewer, Reviewer, Viewer
+from dicom_qa_node.web.heat import HeatMaps, HeatState, ask_for_maps, heat_of
 from dicom_qa_node.web.log_export import fields_of
 from dicom_qa_node.web.site import Site
 from dicom_qa_node.web.views.series import act_on
@@ -96,6 +98,19 @@ class Wanted(BaseModel):
     reason: str = Field("", max_length=500)
 
 
+class HeatOut(BaseModel):
+    """The heat maps of one scored version: ``made`` are the numbers of the slices that have one, of ``slices``.
+
+    ``text`` says what stands in the way, why the last request failed, or what a waiting one waits for.
+    """
+
+    version: int
+    state: HeatState
+    made: list[int]
+    slices: int
+    text: str
+
+
 class Done(BaseModel):
     """The state of the series after an action."""
 
@@ -108,6 +123,7 @@ def router(site: Site) -> APIRouter:
     made = APIRouter(tags=["series"])
     _reading(made, site)
     _changing(made, site)
+    _heat_maps(made, site)
     return made
 
 
@@ -171,6 +187,38 @@ def _changing(made: APIRouter, site: Site) -> None:
             raise HTTPException(409, f"not possible in the state {row.state.value}")
         now = _row(site, uid)
         return Done(state=now.state, version=now.version)
+
+
+def _heat_maps(made: APIRouter, site: Site) -> None:
+    @made.get("/series/{uid}/heat-maps")
+    def heat_maps(_account: Viewer, uid: Uid, version: Version = None) -> HeatOut:
+        """Tell which slices have a heat map; their pictures are at ``/series/{uid}/v{version}/heat/{number}.png``."""
+        entry = _entry(site, uid, version)
+        return _heat_out(entry, heat_of(site, entry))
+
+    @made.post("/series/{uid}/heat-maps", status_code=202)
+    def ask(account: Reviewer, uid: Uid, request: Request, version: Version = None) -> HeatOut:
+        """Ask the scoring workers for the missing heat maps of a version; one makes them when no series waits."""
+        entry, row = _entry(site, uid, version), _row(site, uid)
+        try:
+            heat = ask_for_maps(site, entry, account.name)
+        except Permanent as error:
+            _note(request, "series.heat_maps", row, outcome=Outcome.FAILED, detail=f"v{entry.version} {error}")
+            raise HTTPException(409, str(error)) from None
+        _note(request, "series.heat_maps", row, detail=f"v{entry.version}")
+        return _heat_out(entry, heat)
+
+
+def _entry(site: Site, uid: str, version: int | None) -> LogEntry:
+    _row(site, uid)
+    entry = QualityLog(site.database).entry(uid, version)
+    if entry is None:
+        raise HTTPException(404, "no such scored version")
+    return entry
+
+
+def _heat_out(entry: LogEntry, heat: HeatMaps) -> HeatOut:
+    return HeatOut(version=entry.version, state=heat.state, made=sorted(heat.made), slices=heat.slices, text=heat.text)
 
 
 def _row(site: Site, uid: str) -> SeriesRow:

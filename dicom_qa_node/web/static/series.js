@@ -116,4 +116,34 @@
     keys[event.key]();
   });
   showHeat();
+
+  // Maps that somebody asked for appear as the worker makes them.
+  const group = document.querySelector("[data-heat-group]");
+  const takeOver = (state) => {
+    const made = state.dataset.heatMade.split(" ").filter(Boolean);
+    const fresh = slices.filter((item) => made.includes(item.dataset.go) && !item.dataset.heatSrc);
+    for (const item of fresh) item.dataset.heatSrc = `${state.dataset.heatAt}/${item.dataset.go}.png`;
+    if (!fresh.length) return;
+    group.hidden = false;
+    if (fresh.some((item) => slices.indexOf(item) === at)) toggle.setAttribute("aria-pressed", "true");
+    if (window.qaSay && state.dataset.heatState === "ready") window.qaSay("The heat maps are ready");
+    showHeat();
+  };
+  const follow = async (pause) => {
+    const state = document.querySelector("[data-heat-state]");
+    if (!state || state.dataset.heatState !== "waiting") return;
+    let next = Math.min(pause * 2, 15000);
+    if (!document.hidden) {
+      try {
+        const answer = await fetch(state.dataset.heatAt, { headers: { Accept: "text/html", "X-Background": "1" }, redirect: "error" });
+        if (!answer.ok) throw new Error(String(answer.status));
+        const fresh = new DOMParser().parseFromString(await answer.text(), "text/html").querySelector("[data-heat-state]");
+        state.replaceWith(fresh);
+        takeOver(fresh);
+        next = 2000;
+      } catch { /* asked again, later */ }
+    }
+    setTimeout(follow, next, next);
+  };
+  setTimeout(follow, 1000, 2000);
 })();

@@ -13,7 +13,7 @@ from starlette.routing import BaseRoute, Route
 
 from dicom_qa_node.errors import Permanent
 from dicom_qa_node.records import DeliveryState, LogEntry, ReportRef, SeriesState, Severity
-from dicom_qa_node.spool.gallery import Gallery, heat_name
+from dicom_qa_node.spool.gallery import Gallery
 from dicom_qa_node.spool.layout import SpoolLayout, is_uid
 from dicom_qa_node.store import LogSearch, Outbox, QualityLog, Registry, Reviews
 from dicom_qa_node.store.audit import Outcome
@@ -21,6 +21,7 @@ from dicom_qa_node.store.log_query import LogRow
 from dicom_qa_node.store.registry import SeriesRow
 from dicom_qa_node.store.reviews import ReviewReason
 from dicom_qa_node.web.access import Permission, account_of, form_of, guarded, note
+from dicom_qa_node.web.heat import ask_for_maps, heat_of
 from dicom_qa_node.web.pages import page, redirect
 from dicom_qa_node.web.rendering import LABELS, Look, looks_of
 from dicom_qa_node.web.site import Site, site_of
@@ -32,6 +33,7 @@ from dicom_qa_node.web.views.pictures import gallery_of
 __all__ = ["act_on", "possible_actions", "routes"]
 
 _ORDER = [Severity.ERROR, Severity.WARNING, Severity.INFO]
+_MOST_VERSIONS = 1_000_000
 _RESCORABLE = (SeriesState.SCORED, SeriesState.REPORTED, SeriesState.DELIVERED, SeriesState.PARKED)
 
 
@@ -60,6 +62,8 @@ def routes(_site: Site) -> list[BaseRoute]:
     return [
         Route("/series/{uid}", guarded(Permission.VIEW, _show), methods=["GET"]),
         Route("/series/{uid}/v{version:int}/report.dcm", guarded(Permission.VIEW_PATIENT, _report), methods=["GET"]),
+        Route("/series/{uid}/v{version:int}/heat", guarded(Permission.VIEW, _heat), methods=["GET"]),
+        Route("/series/{uid}/v{version:int}/heat", guarded(Permission.REVIEW, _ask_heat), methods=["POST"]),
         Route("/series/{uid}/{action}", guarded(Permission.ACT, _act), methods=["POST"]),
     ]
 
@@ -159,6 +163,8 @@ def _verdict(request: Request, entry: LogEntry | None) -> dict[str, Any]:
         "tree": tree,
         "reviews": Reviews(site.database).of(uid),
         "reasons": list(ReviewReason),
+        "uid": uid,
+        "heat": heat_of(site, entry),
         **_pictures(request, entry, folder, gallery),
     }
 
@@ -183,8 +189,35 @@ def _pictures(request: Request, entry: LogEntry, folder: Path, gallery: Gallery 
         "look_labels": LABELS,
         "judged": Look.JUDGED,
         "by_number": dict(enumerate(entry.result.slices, start=1)),
-        "heat": {s.number for s in gallery.slices if (folder / heat_name(s.number)).is_file()},
     }
+
+
+def _version(request: Request) -> LogEntry:
+    uid, version = request.path_params["uid"], min(request.path_params["version"], _MOST_VERSIONS)
+    entry = QualityLog(site_of(request).database).entry(uid, version) if is_uid(uid) else None
+    if entry is None:
+        raise HTTPException(404, "This series has no such scored version.")
+    return entry
+
+
+def _heat(request: Request) -> Response:
+    entry = _version(request)
+    heat, uid = heat_of(site_of(request), entry), entry.facts.series_instance_uid
+    return page(request, "series/_heat.html", entry=entry, verdict=entry.result, heat=heat, uid=uid)
+
+
+def _ask_heat(request: Request) -> Response:
+    site, entry = site_of(request), _version(request)
+    uid, outcome, said = entry.facts.series_instance_uid, Outcome.SUCCESS, ""
+    try:
+        ask_for_maps(site, entry, account_of(request).name)
+    except Permanent as error:
+        outcome, said = Outcome.FAILED, str(error)
+    note(
+        request, "series.heat_maps", kind="series", ident=uid, outcome=outcome,
+        study_instance_uid=entry.facts.study_instance_uid, detail=f"v{entry.version} {said}".strip(),
+    )  # fmt: skip
+    return redirect(request, f"/series/{uid}?version={entry.version}#slices")
 
 
 def _results(site: Site, uid: str, versions: tuple[LogRow, ...]) -> list[LogEntry]:
