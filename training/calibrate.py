@@ -30,7 +30,15 @@ from training.metrics import agreement, within_slice_spearman
 from training.plots import plot_predictions
 from training.pool import read_pool
 
-__all__ = ["by_fold", "calibrate", "cell_baseline", "conformal_half_width", "figures_of", "read_calibration"]
+__all__ = [
+    "by_fold",
+    "calibrate",
+    "cell_baseline",
+    "conformal_half_width",
+    "figures_of",
+    "held_out_figures",
+    "read_calibration",
+]
 
 NOMINAL = 0.9
 
@@ -144,8 +152,13 @@ def by_fold(predictions: Sequence[Prediction]) -> list[tuple[str, Figure]]:
     found = []
     for name, kept in parts:
         some = [p for p in predictions if p.fold in kept]
-        found += [(name, figure) for figure in (*_reader_figures(some), *_severity_figures(some))]
+        found += [(name, figure) for figure in held_out_figures(some)]
     return found
+
+
+def held_out_figures(predictions: Sequence[Prediction]) -> tuple[Figure, ...]:
+    """Return the figures that need no other fold: agreement with the readers, and the order of simulated severities."""
+    return (*_reader_figures(predictions), *_severity_figures(predictions))
 
 
 def _reader_figures(predictions: Sequence[Prediction]) -> list[Figure]:

@@ -11,7 +11,7 @@ import numpy as np
 
 from training.evaluate import Prediction
 
-__all__ = ["plot_predictions"]
+__all__ = ["plot_networks", "plot_predictions"]
 
 _PANELS = (
     ("PET/CT, held-out references", "petct", ""),
@@ -27,11 +27,7 @@ def plot_predictions(predictions: Sequence[Prediction], path: Path, title: str) 
 
     figure = Figure(figsize=(15, 3.4), layout="constrained")
     axes = figure.subplots(1, 5)
-    for panel, (name, kind, part) in zip(axes[:3], _PANELS, strict=True):
-        rated = [p for p in predictions if p.row.role == "rated" and p.row.kind == kind and part in p.row.group]
-        panel.scatter([p.row.score for p in rated], [p.predicted for p in rated], s=7, alpha=0.5, lw=0)
-        panel.plot([0, 4], [0, 4], color="grey", lw=0.8)
-        panel.set(xlim=(0, 4), ylim=(0, 4), xlabel="readers", ylabel="network", title=f"{name} (n={len(rated)})")
+    _against_readers(axes[:3], predictions)
     for panel, (level, label) in zip(axes[3:], _LADDERS, strict=True):
         _ladder(panel, predictions, level)
         panel.set(ylim=(0, 4), xlabel=label, ylabel="network", title=f"CT {level}, held-out series")
@@ -40,6 +36,33 @@ def plot_predictions(predictions: Sequence[Prediction], path: Path, title: str) 
     figure.suptitle(title, fontsize=10)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110, metadata={"Software": None})
+
+
+def plot_networks(networks: Sequence[tuple[str, Sequence[Prediction]]], path: Path) -> None:
+    """Write one PNG: a row for each network, its scores against the readers', and along the simulated dose."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 2.7 * len(networks)), layout="constrained")
+    grid = figure.subplots(len(networks), 4, squeeze=False)
+    for row, (network, predictions) in zip(grid, networks, strict=True):
+        _against_readers(row[:3], predictions)
+        _ladder(row[3], predictions, "dose")
+        row[3].set(ylim=(0, 4), xlabel="dose as a share of routine", title="CT dose, held-out series")
+        for panel in row:
+            panel.title.set_fontsize(8)
+            panel.set_ylabel("")
+        row[0].set_ylabel(network)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=90, metadata={"Software": None})
+
+
+def _against_readers(panels: Sequence[Any], predictions: Sequence[Prediction]) -> None:
+    """Scatter plots of what the network says over what the readers said."""
+    for panel, (name, kind, part) in zip(panels, _PANELS, strict=True):
+        rated = [p for p in predictions if p.row.role == "rated" and p.row.kind == kind and part in p.row.group]
+        panel.scatter([p.row.score for p in rated], [p.predicted for p in rated], s=7, alpha=0.5, lw=0)
+        panel.plot([0, 4], [0, 4], color="grey", lw=0.8)
+        panel.set(xlim=(0, 4), ylim=(0, 4), xlabel="readers", ylabel="network", title=f"{name} (n={len(rated)})")
 
 
 def _ladder(panel: Any, predictions: Sequence[Prediction], level: str) -> None:
@@ -55,4 +78,5 @@ def _ladder(panel: Any, predictions: Sequence[Prediction], level: str) -> None:
         levels = sorted(means[name])
         panel.plot([4.0**-x for x in levels], [np.mean(means[name][x]) for x in levels], marker=".", lw=1, label=name)
     panel.set_xscale("log")
-    panel.legend(fontsize=5, loc="upper left")
+    if means:
+        panel.legend(fontsize=5, loc="upper left")
