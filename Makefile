@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 ARGS ?=
 CHECKED := dicom_qa_node training tests benchmarks
 
-.PHONY: help demo test check fmt docs clean peers
+.PHONY: help demo test check fmt docs clean peers dist deb sbom lock audit
 .DEFAULT_GOAL := help
 
 help:
@@ -14,6 +14,11 @@ help:
 	@echo "  make check  format, lint, types, import rules"
 	@echo "  make fmt    format and fix what can be fixed"
 	@echo "  make docs   write config.yaml, docs/configuration.md and the tables of docs/measurements.md"
+	@echo "  make dist   build wheel and sdist into dist/"
+	@echo "  make deb    build the Debian package into dist/ (needs debhelper)"
+	@echo "  make sbom   list what is installed as CycloneDX, dist/sbom.json"
+	@echo "  make lock   write requirements.lock from what is installed (asks the package index for checksums)"
+	@echo "  make audit  look for known weaknesses of the locked packages (asks a service on the network)"
 	@echo "  make clean  remove the virtual environment, caches and the demo's folder"
 
 $(BIN)/python:
@@ -54,6 +59,26 @@ docs: $(VENV)/.installed
 	$(BIN)/dicom-qa-node config schema --yaml > config.yaml.new && mv config.yaml.new config.yaml
 	$(BIN)/dicom-qa-node config schema --markdown > docs/configuration.md
 	$(BIN)/python -m dicom_qa_node.score.physics.reference docs/measurements.md
+
+dist: $(VENV)/.installed-test
+	rm -f dist/dicom_qa_node-*
+	$(BIN)/python -m build --no-isolation --outdir dist .
+
+deb: dist
+	DEB_RULES_REQUIRES_ROOT=no debian/rules clean binary
+
+sbom: $(VENV)/.installed-test
+	mkdir -p dist
+	$(BIN)/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible --of JSON -o dist/sbom.json $(BIN)/python
+
+lock: $(VENV)/.installed-test
+	$(BIN)/pip install --quiet --disable-pip-version-check pip-tools
+	$(BIN)/python .ci/lock > requirements.lock.new && mv requirements.lock.new requirements.lock
+
+# Not part of the tests: it sends the names and versions to the advisory database of the Python Package Index.
+audit: $(VENV)/.installed-test
+	$(BIN)/pip install --quiet --disable-pip-version-check pip-audit
+	$(BIN)/pip-audit --disable-pip --requirement requirements.lock
 
 clean:
 	rm -rf $(VENV) demo build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
