@@ -37,6 +37,8 @@ DEBIAN_PACKAGE = {
     "DicomSRValidator": "pixelmed-apps",
     "systemd-analyze": "systemd",
     "chromium": "chromium",
+    "dh": "debhelper",
+    "lintian": "lintian",
 }
 T = TypeVar("T")
 
