@@ -1,16 +1,21 @@
-"""``db upgrade|backup``: the schema and a consistent copy of the database."""
+"""``db upgrade|backup|rebuild``: the schema, a consistent copy, and what the spool can give back."""
 
 from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from dicom_qa_node.cli.context import config_of, open_database
-from dicom_qa_node.cli.exit_codes import NotFound
-from dicom_qa_node.cli.present import AsJson, say, show_json
+from dicom_qa_node.cli.exit_codes import ExitCode, NotFound
+from dicom_qa_node.cli.present import AsJson, progress_bar, say, show_json
+
+if TYPE_CHECKING:
+    from rich.progress import TaskID
+
+    from dicom_qa_node.ops.rebuild import Rebuilt
 
 __all__ = ["app"]
 
@@ -52,3 +57,48 @@ def backup(
     else:
         size = f"{done.size_bytes / 2**20:.1f} MiB"
         say(f"{done.path}: {size}, {done.series} series, {done.results} results, schema {done.revision}; read back")
+
+
+@app.command()
+def rebuild(
+    context: typer.Context,
+    new: Annotated[
+        bool, typer.Option("--new", help="Rename the database that is there, begin with an empty one.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Record what lies in the spool and is not in the database: images, verdicts, reports. The node must be stopped.
+
+    Running it again changes nothing. Exit code 1 when a file could not be used: it is named and stays in the spool.
+    """
+    from dicom_qa_node.ops.rebuild import rebuild as rebuild_database
+
+    config = config_of(context)
+    if not config.spool_dir.is_dir():
+        raise NotFound(f"there is no spool at {config.spool_dir}")
+    with progress_bar() as bar:
+        tasks: dict[str, TaskID] = {}
+
+        def show(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                tasks[what] = bar.add_task(what, total=total)
+            bar.update(tasks[what], completed=done)
+
+        done = rebuild_database(config, new=new, progress=show)
+    if as_json:
+        show_json(asdict(done))
+    else:
+        _tell(done)
+    if done.damaged or done.unreadable:
+        raise typer.Exit(ExitCode.FAILED)
+
+
+def _tell(done: Rebuilt) -> None:
+    if done.aside is not None:
+        say(f"the database that was there is now {done.aside}")
+    say(f"{done.files} files in the spool: {done.added} recorded now, {done.damaged} damaged (now in quarantine)")
+    say(f"{done.restored} reported versions restored, {done.known} were known; {done.series} series in the database")
+    if done.without_verdict:
+        say(f"{done.without_verdict} reports without their verdict: their series are scored again")
+    for name in done.unreadable:
+        typer.echo(f"{name}: cannot be used", err=True)

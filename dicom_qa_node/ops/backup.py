@@ -36,6 +36,11 @@ def back_up(database: Database, target: Path) -> Backup:
     database.backup(target)
     copy = Database(f"sqlite:///{target}")
     try:
+        damage = copy.damage()
+        if damage:
+            raise Permanent(
+                f"the backup {target} is damaged ({damage}), and the database is as well; do not rely on it"
+            )
         revision, _ = copy.revision()
         if revision != database.revision()[0]:
             raise Permanent(f"the backup {target} is at schema {revision or '(empty)'}; do not rely on it")

@@ -14,7 +14,7 @@ import logging
 import mmap
 import os
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -29,7 +29,7 @@ from dicom_qa_node.spool.layout import SpoolLayout
 from dicom_qa_node.spool.part10 import Seal, open_envelope
 from dicom_qa_node.spool.write import Kept, Outcome, move_to_quarantine, stored_instance
 
-__all__ = ["ReconcileRegistry", "Reconciled", "reconcile"]
+__all__ = ["ReconcileRegistry", "Reconciled", "count_files", "reconcile"]
 
 _LOGGER = logging.getLogger(__name__)
 _BATCH = 200
@@ -58,13 +58,20 @@ class Reconciled:
     damaged: int = 0
 
 
-def reconcile(layout: SpoolLayout, registry: ReconcileRegistry, changed_since: float = 0.0) -> Reconciled:
+def reconcile(
+    layout: SpoolLayout,
+    registry: ReconcileRegistry,
+    changed_since: float = 0.0,
+    looked: Callable[[int], object] = lambda _: None,
+) -> Reconciled:
     """Bring the registry up to the spool.
 
     Parameters
     ----------
     changed_since
         Look only at files that were named after this time (seconds since the epoch); 0 looks at all.
+    looked
+        Told how many files were looked at so far.
 
     Raises
     ------
@@ -76,6 +83,7 @@ def reconcile(layout: SpoolLayout, registry: ReconcileRegistry, changed_since: f
     for batch in _batches(_files(layout, changed_since)):
         by_path = {layout.relative(path): path for path in batch}
         files += len(by_path)
+        looked(files)
         missing = sorted(by_path.keys() - registry.known_paths(by_path))
         receipts = [receipt for name in missing if (receipt := _receipt(layout, by_path[name])) is not None]
         if receipts:
@@ -85,6 +93,11 @@ def reconcile(layout: SpoolLayout, registry: ReconcileRegistry, changed_since: f
     result = Reconciled(files, added, parts, damaged)
     log_event(_LOGGER, logging.INFO, "reconciled", files=files, added=added, parts=parts, damaged=damaged)
     return result
+
+
+def count_files(layout: SpoolLayout) -> int:
+    """Return how many files a run over the whole spool would look at."""
+    return sum(1 for _ in _files(layout, 0.0))
 
 
 def _delete_abandoned_parts(layout: SpoolLayout) -> int:

@@ -1,6 +1,6 @@
 """Turns each series in SCORED into a durable report with its outbox rows: SCORED -> REPORTED.
 
-The file comes first and the row after it: a crash between the two builds the same bytes under the same name again.
+The files come first and the rows after them: a crash between the two builds the same bytes under the same names again.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from dicom_qa_node.report.document import (
 from dicom_qa_node.report.files import BROKEN_DATA, report_path, write_report
 from dicom_qa_node.report.further import make_documents, wanted_documents
 from dicom_qa_node.report.sources import read_sources
+from dicom_qa_node.spool.dossier import Dossier, write_dossier
 from dicom_qa_node.store import Outbox, Registry
 from dicom_qa_node.store.outbox import Unreported
 
@@ -55,6 +56,7 @@ def report_pending(outbox: Outbox, registry: Registry, spool_dir: Path, config: 
             chosen = [decision.target for decision in decisions if not decision.why_not]
             unrouted = [(decision.target, decision.why_not) for decision in decisions if decision.why_not]
             documents = _documents(item, chosen, outbox, registry, spool_dir, config)
+            write_dossier(spool_dir, _dossier(item, report, chosen, unrouted, documents, registry))
             if outbox.add_report(report, chosen, unrouted, item.sender, documents):
                 _log(logging.INFO, "reported", item, report=report.sop_instance_uid, targets=",".join(chosen))
     return len(waiting)
@@ -118,6 +120,29 @@ def _documents(
 
     return make_documents(
         wanted, _request(item), sources, spool_dir, config, earlier, lambda: outbox.trend(item, config.report.trend)
+    )
+
+
+def _dossier(
+    item: Unreported,
+    report: ReportRef,
+    targets: Sequence[str],
+    unrouted: Sequence[tuple[str, str]],
+    documents: Sequence[tuple[ReportRef, Sequence[str]]],
+    registry: Registry,
+) -> Dossier:
+    images, until = registry.arrived(item.facts.series_instance_uid)
+    return Dossier(
+        facts=item.facts,
+        result=item.result,
+        scored_at=item.scored_at,
+        images=images,
+        images_until=until or item.scored_at,
+        report=report,
+        targets=tuple(targets),
+        unrouted=tuple(unrouted),
+        sender=item.sender,
+        documents=tuple((document, tuple(wanted)) for document, wanted in documents),
     )
 
 

@@ -20,10 +20,17 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 
 from dicom_qa_node.errors import Misconfigured, Permanent, Transient
 
-__all__ = ["Database", "insert_ignore", "insert_new_paths"]
+__all__ = ["DamagedDatabase", "Database", "insert_ignore", "insert_new_paths"]
 
 _MIGRATIONS = Path(__file__).parent / "migrations"
 _BUSY_TIMEOUT_MS = 30_000
+# SQLITE_NOTADB and SQLITE_CORRUPT (sqlite.org/rescode.html).
+_DAMAGED = ("not a database", "malformed")
+_REPAIR = "stop the node, then restore a backup, or make a new database from the spool: dicom-qa-node db rebuild --new"
+
+
+class DamagedDatabase(Misconfigured):
+    """The file of the embedded database is no database, or its content is damaged."""
 
 
 class Database:
@@ -127,6 +134,10 @@ class Database:
                 current = MigrationContext.configure(connection).get_current_revision() or ""
         return current, ScriptDirectory(str(_MIGRATIONS)).get_current_head() or ""
 
+    def has_schema(self) -> bool:
+        """Whether the database has tables of this software, of whatever revision."""
+        return bool(self.revision()[0])
+
     def require_current(self) -> None:
         """Refuse to work without a database, or on an old or newer schema.
 
@@ -180,6 +191,40 @@ class Database:
             destination.close()
             source.close()
         partial.rename(target)
+
+    def damage(self) -> str:
+        """Return what is wrong with the file of the embedded database in SQLite's words; "" if nothing is."""
+        if not self.is_sqlite or self.absent_file is not None:
+            return ""
+        found = sqlite3.connect(str(self.url.database))
+        try:
+            (word,) = found.execute("PRAGMA quick_check(1)").fetchone()
+            return "" if word == "ok" else str(word)
+        except sqlite3.OperationalError as error:
+            raise Transient(f"database: {error}") from error
+        except sqlite3.DatabaseError as error:
+            return str(error)
+        finally:
+            found.close()
+
+    def put_aside(self, at: dt.datetime) -> Path | None:
+        """Rename the file of the embedded database and what belongs to it; return the new name, None if there is none.
+
+        Raises
+        ------
+        Misconfigured
+            The database is not SQLite.
+        """
+        if not self.is_sqlite:
+            raise Misconfigured("only the embedded database is a file; make an empty one and name it in database_url")
+        self.close()
+        name = Path(str(self.url.database))
+        aside = name.with_name(f"{name.name}.{at:%Y%m%d-%H%M%S}")
+        for ending in ("-wal", "-shm", ""):
+            part = name.with_name(f"{name.name}{ending}")
+            if part.exists():
+                part.rename(aside.with_name(f"{aside.name}{ending}"))
+        return aside if aside.exists() else None
 
     def checkpoint(self) -> None:
         """Fold SQLite's write-ahead log into the database file and refresh its statistics; nothing elsewhere."""
@@ -277,6 +322,8 @@ def _translated() -> Iterator[None]:
     except DBAPIError as error:
         if error.connection_invalidated:
             raise Transient(f"database: {error.orig}") from error
-        if isinstance(error.orig, sqlite3.DatabaseError) and "not a database" in str(error.orig):
-            raise Misconfigured(f"the file of database_url is no SQLite database: {error.orig}") from error
+        if isinstance(error.orig, sqlite3.DatabaseError) and any(word in str(error.orig) for word in _DAMAGED):
+            raise DamagedDatabase(
+                f"the file of database_url is no SQLite database, or damaged: {error.orig}; {_REPAIR}"
+            ) from error
         raise

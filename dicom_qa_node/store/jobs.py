@@ -94,7 +94,8 @@ class Jobs:
                 sa.select(t.series).where(t.series.c.series_instance_uid == job.series_instance_uid)
             ).one()
             facts = facts_of(row)
-            new = t.results.insert().values(**_result_row(job, result, facts, now)).returning(t.results.c.result_id)
+            values = result_row(job.series_instance_uid, job.version, result, facts, now)
+            new = t.results.insert().values(**values).returning(t.results.c.result_id)
             result_id = int(connection.execute(new).scalar_one())
             add_log_row(connection, result_id, facts, job.version, result, now)
             return True
@@ -187,10 +188,13 @@ def _park(connection: sa.Connection, job: Job, reason: str, at: dt.datetime) -> 
     )  # fmt: skip
 
 
-def _result_row(job: Job, result: SeriesResult, facts: SeriesFacts, at: dt.datetime) -> dict[str, object]:
+def result_row(
+    series_instance_uid: str, version: int, result: SeriesResult, facts: SeriesFacts, at: dt.datetime
+) -> dict[str, object]:
+    """Return the row of a verdict."""
     return {
-        "series_instance_uid": job.series_instance_uid,
-        "version": job.version,
+        "series_instance_uid": series_instance_uid,
+        "version": version,
         "scored_at": at,
         "modality": result.modality,
         "kind": result.kind.value,

@@ -24,6 +24,7 @@ from dicom_qa_node.records import (
 from dicom_qa_node.store import tables as t
 from dicom_qa_node.store.engine import Database, insert_ignore, insert_new_paths
 from dicom_qa_node.store.pairing import candidates, has_images, scored_alone, settled_pair
+from dicom_qa_node.store.state_counts import counts_by_state
 from dicom_qa_node.store.transition import move
 
 __all__ = ["Registry", "SeriesRow"]
@@ -148,6 +149,15 @@ class Registry:
         with self._db.read() as connection:
             return [_instance(row._mapping) for row in connection.execute(query)]
 
+    def arrived(self, series_instance_uid: str) -> tuple[int, dt.datetime | None]:
+        """Return how many images of a series are in the spool and counted, and when the last of them arrived."""
+        row = t.instances.c
+        query = sa.select(sa.func.count(), sa.func.max(row.received_at))
+        query = query.where(row.series_instance_uid == series_instance_uid, ~row.conflict)
+        with self._db.read() as connection:
+            count, until = connection.execute(query).one()
+            return int(count), until
+
     def series(self, series_instance_uid: str) -> SeriesRow | None:
         """Return one series, None if it never arrived."""
         query = sa.select(t.series).where(t.series.c.series_instance_uid == series_instance_uid)
@@ -164,10 +174,9 @@ class Registry:
 
     def counts(self) -> dict[SeriesState, int]:
         """Return how many series are in each state."""
-        query = sa.select(t.series.c.state, sa.func.count()).group_by(t.series.c.state)
         with self._db.read() as connection:
-            found = {SeriesState(state): int(count) for state, count in connection.execute(query)}
-        return {state: found.get(state, 0) for state in SeriesState}
+            found = counts_by_state(connection, t.series.c.state, [state.value for state in SeriesState])
+        return {SeriesState(state): number for state, number in found.items()}
 
     def oldest_waiting(self) -> dt.datetime | None:
         """Return since when the longest-waiting series stands in COMPLETE, None if none waits."""
@@ -218,7 +227,7 @@ class Registry:
                 version=None, reason=reason, actor=actor, at=now, values={"parked_reason": reason},
             )  # fmt: skip
             if done:
-                _cancel_jobs(connection, series_instance_uid)
+                cancel_jobs(connection, series_instance_uid)
             return done
 
     def _requeue(
@@ -317,7 +326,7 @@ def _count_in(connection: sa.Connection, uid: str, fresh: Sequence[StoredInstanc
 def _reopen(connection: sa.Connection, row: sa.Row[Any], item: StoredInstance) -> None:
     # Nobody has looked at the images of a series that only waits in COMPLETE: it keeps its version.
     version = row.version if row.state == SeriesState.COMPLETE else row.version + 1
-    _cancel_jobs(connection, row.series_instance_uid)
+    cancel_jobs(connection, row.series_instance_uid)
     move(
         connection, row.series_instance_uid, _ANY, SeriesState.RECEIVING,
         version=None, reason="late image", actor=f"receive {item.calling_ae}", at=item.received_at,
@@ -352,7 +361,8 @@ def _queue(connection: sa.Connection, uid: str, version: int, at: dt.datetime) -
         connection.execute(t.jobs.insert().values(**row, **values))
 
 
-def _cancel_jobs(connection: sa.Connection, uid: str) -> None:
+def cancel_jobs(connection: sa.Connection, uid: str) -> None:
+    """Take back what is waiting or running for a series, in the caller's transaction."""
     waiting = (t.jobs.c.series_instance_uid == uid) & t.jobs.c.state.in_(["READY", "RUNNING"])
     connection.execute(t.jobs.update().where(waiting).values(state="SUPERSEDED", lease_token=None))
 
