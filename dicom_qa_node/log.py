@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import sys
+import threading
+from types import TracebackType
 from typing import Any, TextIO
 
 __all__ = ["configure", "log_event"]
@@ -20,7 +22,8 @@ def configure(level: str = "info", form: str = "text", stream: TextIO | None = N
     """Send every log line of this process to standard error (or ``stream``).
 
     Libraries that quote data set values in their messages are silenced: a value may be a name. Others that talk
-    about their own works are heard from WARNING on.
+    about their own works are heard from WARNING on. An error that ends the process or one of its threads is logged by
+    type and place: its words may quote a data set.
     """
     handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(_JsonFormatter() if form == "json" else _TextFormatter())
@@ -31,6 +34,8 @@ def configure(level: str = "info", form: str = "text", stream: TextIO | None = N
     logging.captureWarnings(True)
     for name in _TALKATIVE_LIBRARIES:
         logging.getLogger(name).setLevel(logging.WARNING)
+    sys.excepthook = _crashed
+    threading.excepthook = _thread_crashed
 
 
 def log_event(logger: logging.Logger, level: int, event: str, **fields: Any) -> None:
@@ -46,6 +51,23 @@ def log_event(logger: logging.Logger, level: int, event: str, **fields: Any) -> 
         raise ValueError(f"patient data must not be logged: {', '.join(wrong)}")
     if logger.isEnabledFor(level):
         logger.log(level, event, extra={"qa_event": event, "qa_fields": fields})
+
+
+def _crashed(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    if issubclass(kind, KeyboardInterrupt):
+        sys.__excepthook__(kind, error, trace)
+        return
+    logging.getLogger(__name__).critical("crashed", exc_info=(kind, error, trace), extra={"qa_event": "crashed"})
+
+
+def _thread_crashed(ended: threading.ExceptHookArgs) -> None:
+    if ended.exc_value is not None and not issubclass(ended.exc_type, SystemExit):
+        name = "" if ended.thread is None else ended.thread.name
+        logging.getLogger(__name__).critical(
+            "crashed",
+            exc_info=(ended.exc_type, ended.exc_value, ended.exc_traceback),
+            extra={"qa_event": "crashed", "qa_fields": {"thread": name}},
+        )
 
 
 def _quotes_no_value(record: logging.LogRecord) -> bool:

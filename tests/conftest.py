@@ -8,6 +8,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -72,7 +73,9 @@ def _own_logging() -> Iterator[None]:
     root = logging.getLogger()
     loggers = [root, *(item for item in root.manager.loggerDict.values() if isinstance(item, logging.Logger))]
     handlers, levels = root.handlers[:], [(item, item.level) for item in loggers]
+    hooks = sys.excepthook, threading.excepthook
     yield
+    sys.excepthook, threading.excepthook = hooks
     root.handlers[:] = handlers
     for logger, level in levels:
         logger.setLevel(level)
