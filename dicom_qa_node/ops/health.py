@@ -52,11 +52,15 @@ class Check:
 
 @dataclass(frozen=True, slots=True)
 class HealthReport:
-    """All checks; ``level`` is the worst of them."""
+    """All checks; ``level`` is the worst of them.
+
+    ``series`` are the counts that were found; None where the database could not be read.
+    """
 
     level: Level
     checks: tuple[Check, ...]
     at: dt.datetime
+    series: Mapping[SeriesState, int] | None = None
 
     def named(self, name: str) -> Check:
         """Return one check."""
@@ -65,7 +69,10 @@ class HealthReport:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What `gather` found; texts are empty where nothing is wrong, None stands for "could not be read"."""
+    """What `gather` found; texts are empty where nothing is wrong, None stands for "could not be read".
+
+    ``deliveries`` are those that are not DELIVERED.
+    """
 
     database_problem: str = ""
     revision: str = ""
@@ -118,7 +125,7 @@ def gather(config: Config, database: Database, model: ModelCheck) -> Facts:
             heartbeats=Liveness(database).all(),
             oldest_waiting=registry.oldest_waiting(),
             series=registry.counts(),
-            deliveries=outbox.counts(),
+            deliveries=outbox.undelivered(),
             **common,  # type: ignore[arg-type]
         )
     except NodeError as error:
@@ -135,7 +142,7 @@ def assess(facts: Facts, config: Config, now: dt.datetime) -> HealthReport:
         checks += [_queue(facts, now), _parked(facts), _deliveries(facts)]
     order = list(Level)
     worst = max((check.level for check in checks), key=order.index)
-    return HealthReport(worst, tuple(checks), now)
+    return HealthReport(worst, tuple(checks), now, facts.series)
 
 
 def _database(facts: Facts) -> Check:
@@ -206,7 +213,8 @@ def _deliveries(facts: Facts) -> Check:
     parked = found.get(DeliveryState.PARKED, 0)
     waiting = found.get(DeliveryState.PENDING, 0) + found.get(DeliveryState.SENDING, 0)
     if parked:
-        return Check("deliveries", Level.DEGRADED, f"{parked} parked, {waiting} waiting: dicom-qa-node outbox list")
+        words = f"{parked} dead letter{'s' if parked > 1 else ''}: dicom-qa-node outbox list --dead; {waiting} waiting"
+        return Check("deliveries", Level.DEGRADED, words)
     return Check("deliveries", Level.OK, f"{waiting} waiting")
 
 

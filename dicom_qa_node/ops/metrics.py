@@ -12,7 +12,7 @@ from prometheus_client.registry import Collector
 from dicom_qa_node import __version__
 from dicom_qa_node.config import Config
 from dicom_qa_node.ops.health import Facts, HealthReport, Level
-from dicom_qa_node.store import Alerts, Database, NodeFacts, Scanners
+from dicom_qa_node.store import Alerts, Database, NodeFacts, Outbox, Scanners
 from dicom_qa_node.store.tallies import BUCKETS_S
 
 __all__ = ["NodeCollector", "exposition"]
@@ -65,6 +65,8 @@ class NodeCollector(Collector):
             yield _gauge("disk_free_bytes", "Free space of the spool's file system", facts.disk.free_bytes)
             yield _gauge("disk_total_bytes", "Size of the spool's file system", facts.disk.total_bytes)
         if facts.series is not None:
+            counts = {state.value: float(count) for state, count in Outbox(self._database).counts().items()}
+            yield _by_label("deliveries", "Deliveries of reports by state", "state", counts)
             yield from _counted(NodeFacts(self._database), report.at)
             yield from _watched(self._database)
 
@@ -83,9 +85,6 @@ def _flow(facts: Facts, now: dt.datetime) -> Iterable[Metric]:
         waiting = facts.oldest_waiting
         age = 0.0 if waiting is None else max(0.0, (now - waiting).total_seconds())
         yield _gauge("queue_age_seconds", "How long the oldest series in COMPLETE has waited for a scorer", age)
-    if facts.deliveries is not None:
-        counts = {state.value: float(count) for state, count in facts.deliveries.items()}
-        yield _by_label("deliveries", "Deliveries of reports by state", "state", counts)
 
 
 def _processes(facts: Facts, now: dt.datetime) -> Iterable[Metric]:

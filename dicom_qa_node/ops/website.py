@@ -11,7 +11,6 @@ from contextlib import contextmanager
 
 import uvicorn
 
-from dicom_qa_node import __version__
 from dicom_qa_node.config import Config
 from dicom_qa_node.errors import Misconfigured, NodeError
 from dicom_qa_node.log import log_event
@@ -19,15 +18,14 @@ from dicom_qa_node.ops.first_start import offer_setup_link
 from dicom_qa_node.ops.health import Facts, HealthReport, Level, ModelCheck, assess, gather
 from dicom_qa_node.ops.metrics import NodeCollector, exposition
 from dicom_qa_node.ops.pulse import Pulse
-from dicom_qa_node.records import SeriesState, utc_now
-from dicom_qa_node.store import Database, Liveness, QualityLog, Registry
+from dicom_qa_node.records import utc_now
+from dicom_qa_node.store import Database
 from dicom_qa_node.web.app import create_app
-from dicom_qa_node.web.site import Actions, Page, Site
+from dicom_qa_node.web.site import Actions, Site
 
 __all__ = ["LiveNode", "run_web"]
 
 _LOGGER = logging.getLogger(__name__)
-_LATEST = 100
 _NEEDED_TO_RECEIVE = ("database", "spool", "disk", "role receive")
 
 
@@ -57,19 +55,6 @@ class LiveNode:
     def metrics(self) -> bytes:
         """Return the metrics as Prometheus text."""
         return exposition(self._collector)
-
-    def page(self) -> Page:
-        """Return the status page's contents; an unreachable database leaves its tables empty."""
-        facts, report = self.look()
-        readable = facts.series is not None
-        return Page(
-            ae_title=self._config.ae_title,
-            version=__version__,
-            health=report,
-            series=Registry(self._database).counts() if readable else dict.fromkeys(SeriesState, 0),
-            heartbeats=Liveness(self._database).all() if readable else [],
-            entries=QualityLog(self._database).entries(limit=_LATEST) if readable else [],
-        )
 
 
 def run_web(config: Config, database: Database, stop: threading.Event, pulse: Pulse) -> None:

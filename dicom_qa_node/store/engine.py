@@ -7,6 +7,7 @@ import os
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -132,7 +133,7 @@ class Database:
         if self.absent_file is None:
             with self.read() as connection:
                 current = MigrationContext.configure(connection).get_current_revision() or ""
-        return current, ScriptDirectory(str(_MIGRATIONS)).get_current_head() or ""
+        return current, _newest()
 
     def has_schema(self) -> bool:
         """Whether the database has tables of this software, of whatever revision."""
@@ -274,6 +275,12 @@ class UtcDateTime(sa.TypeDecorator[dt.datetime]):
     def process_result_value(self, value: dt.datetime | None, dialect: sa.Dialect) -> dt.datetime | None:
         """Convert on the way out."""
         return None if value is None else value.replace(tzinfo=dt.UTC)
+
+
+@cache
+def _newest() -> str:
+    # Health asks every few seconds, and Alembic compiles every revision to answer.
+    return ScriptDirectory(str(_MIGRATIONS)).get_current_head() or ""
 
 
 def _make_file(database: Path) -> None:

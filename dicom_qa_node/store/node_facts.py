@@ -16,7 +16,7 @@ from dicom_qa_node.store.tallies import read_counters
 
 __all__ = ["LastError", "NodeFacts", "PeerContact", "TaskRun"]
 
-_UNDELIVERED = (DeliveryState.PENDING.value, DeliveryState.SENDING.value, DeliveryState.PARKED.value)
+_UNDELIVERED = sa.text(t.UNDELIVERED)
 _MOST_PEERS = 200
 
 
@@ -100,16 +100,14 @@ class NodeFacts:
 
     def oldest_undelivered(self) -> dt.datetime | None:
         """Return when the oldest report was queued that some target does not have, parked ones included."""
-        query = sa.select(sa.func.min(t.outbox.c.created_at)).where(t.outbox.c.state.in_(_UNDELIVERED))
+        query = sa.select(sa.func.min(t.outbox.c.created_at)).where(_UNDELIVERED)
         with self._db.read() as connection:
             found: dt.datetime | None = connection.execute(query).scalar_one()
         return found
 
     def undelivered_by_target(self) -> dict[str, dict[str, int]]:
         """Return for each target how many reports wait, are on their way or are parked."""
-        query = sa.select(t.outbox.c.target, t.outbox.c.state, sa.func.count()).where(
-            t.outbox.c.state.in_(_UNDELIVERED)
-        )
+        query = sa.select(t.outbox.c.target, t.outbox.c.state, sa.func.count()).where(_UNDELIVERED)
         found: dict[str, dict[str, int]] = {}
         with self._db.read() as connection:
             for target, state, number in connection.execute(query.group_by(t.outbox.c.target, t.outbox.c.state)):
@@ -157,7 +155,8 @@ def _scoring(connection: sa.Connection) -> LastError | None:
 def _delivery(connection: sa.Connection) -> LastError | None:
     item = t.outbox.c
     query = sa.select(item.last_answer, item.target, item.next_attempt_at).where(
-        item.state.in_(_UNDELIVERED) & (item.last_answer != "")
+        item.state.in_([state.value for state in DeliveryState if state is not DeliveryState.DELIVERED]),
+        item.last_answer != "",
     )
     row = connection.execute(query.order_by(item.next_attempt_at.desc()).limit(1)).one_or_none()
     return None if row is None else LastError("delivery", row.last_answer, row.target, None)

@@ -26,6 +26,7 @@ from dicom_qa_node.store import tables as t
 from dicom_qa_node.store.due import first_of, is_abandoned, is_ready, joined, sender_host
 from dicom_qa_node.store.engine import Database
 from dicom_qa_node.store.registry import facts_of
+from dicom_qa_node.store.state_counts import counts_by_state
 from dicom_qa_node.store.transition import move
 from dicom_qa_node.store.trend import earlier_scores
 
@@ -262,13 +263,16 @@ class Outbox:
 
         ``after`` is the last number of the page before; ``target`` leaves out the other targets.
         """
-        query = joined().where(t.outbox.c.state.in_([state.value for state in states]))
+        number = t.outbox.c.delivery_id
+        query = sa.select(number).where(t.outbox.c.state.in_([state.value for state in states]))
         if after is not None:
-            query = query.where(t.outbox.c.delivery_id < after)
+            query = query.where(number < after)
         if target is not None:
             query = query.where(t.outbox.c.target == target)
+        # Of many that fit, only those of the page are read.
+        shown = query.order_by(number.desc()).limit(limit)
         with self._db.read() as connection:
-            found = connection.execute(query.order_by(t.outbox.c.delivery_id.desc()).limit(limit)).all()
+            found = connection.execute(joined().where(number.in_(shown)).order_by(number.desc())).all()
         return [_row(row) for row in found]
 
     def deliveries_of(self, series_instance_uid: str) -> list[OutboxRow]:
@@ -290,10 +294,9 @@ class Outbox:
 
     def counts(self) -> dict[DeliveryState, int]:
         """Return how many deliveries are in each state."""
-        query = sa.select(t.outbox.c.state, sa.func.count()).group_by(t.outbox.c.state)
         with self._db.read() as connection:
-            found = {DeliveryState(state): int(count) for state, count in connection.execute(query)}
-        return {state: found.get(state, 0) for state in DeliveryState}
+            found = counts_by_state(connection, t.outbox.c.state, [state.value for state in DeliveryState])
+        return {DeliveryState(state): number for state, number in found.items()}
 
     def row(self, delivery_id: int) -> OutboxRow | None:
         """Return one delivery by its number, None if there is none."""
@@ -318,7 +321,25 @@ class Outbox:
             found = connection.execute(query.where(t.series.c.series_instance_uid == series_instance_uid)).one_or_none()
         return NOBODY if found is None else Sender(found.calling_ae.strip(), found.sender_host or "")
 
-    def retry(self, deliveries: Iterable[int] | None = None, *, target: str | None = None, actor: str) -> int:
+    def undelivered(self) -> dict[DeliveryState, int]:
+        """Return how many deliveries are in each state but DELIVERED; quicker than `counts`."""
+        # By target first, as the index of the undelivered has them.
+        groups = (t.outbox.c.target, t.outbox.c.state)
+        query = sa.select(*groups, sa.func.count()).where(sa.text(t.UNDELIVERED)).group_by(*groups)
+        found = {state: 0 for state in DeliveryState if state is not DeliveryState.DELIVERED}
+        with self._db.read() as connection:
+            for _, state, number in connection.execute(query):
+                found[DeliveryState(state)] += int(number)
+        return found
+
+    def retry(
+        self,
+        deliveries: Iterable[int] | None = None,
+        *,
+        target: str | None = None,
+        actor: str,
+        waiting: bool = True,
+    ) -> int:
         """Send parked and waiting deliveries at the next chance; return how many. Their series leave PARKED.
 
         Parameters
@@ -327,8 +348,10 @@ class Outbox:
             Their numbers; None for all.
         target
             Only those to this target.
+        waiting
+            Those that wait for their next attempt, too; else only the parked ones.
         """
-        wanted: sa.ColumnElement[bool] = t.outbox.c.state.in_([_PARKED, _PENDING])
+        wanted: sa.ColumnElement[bool] = t.outbox.c.state.in_([_PARKED, _PENDING] if waiting else [_PARKED])
         if target is not None:
             wanted &= t.outbox.c.target == target
         if deliveries is not None:

@@ -28,11 +28,11 @@ from dicom_qa_node.web.auth.limits import BodyLimit
 from dicom_qa_node.web.dicomweb import routes as dicomweb
 from dicom_qa_node.web.failures import on_error, on_http_error
 from dicom_qa_node.web.pages import redirect
-from dicom_qa_node.web.site import SCOPE_KEY, NodeView, Page, Site, site_of
+from dicom_qa_node.web.site import SCOPE_KEY, NodeView, Site, site_of
 from dicom_qa_node.web.templating import STATIC
 from dicom_qa_node.web.views import account, alerts, audit, log, node, pictures, review, scanners, series, users
 
-__all__ = ["NodeView", "Page", "create_app"]
+__all__ = ["NodeView", "create_app"]
 
 #: Modules with ``routes(site)``; one line each.
 _VIEWS = (

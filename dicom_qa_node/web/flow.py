@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from dicom_qa_node.records import SeriesState
 from dicom_qa_node.store import NodeFacts, Registry
-from dicom_qa_node.web.site import Site
+from dicom_qa_node.web.site import Health, Site
 
 __all__ = ["Flow", "flow_of"]
 
@@ -26,12 +26,12 @@ class Flow:
     hours: list[int]
 
 
-def flow_of(site: Site) -> Flow:
-    """Count what is on its way now."""
+def flow_of(site: Site, health: Health) -> Flow:
+    """Count what is on its way now; the series by state are those that ``health`` has counted."""
     facts, registry, now = NodeFacts(site.database), Registry(site.database), site.clock()
     hours = facts.scored_per_hour(now)
     return Flow(
-        series=registry.counts(),
+        series=dict(registry.counts() if health.series is None else health.series),
         oldest_waiting_s=_age(registry.oldest_waiting(), now),
         undelivered=facts.undelivered_by_target(),
         oldest_undelivered_s=_age(facts.oldest_undelivered(), now),

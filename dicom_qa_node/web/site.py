@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import Protocol, cast
 
 from jinja2 import Environment
 from starlette.requests import HTTPConnection
@@ -19,11 +19,7 @@ from dicom_qa_node.web.auth.limits import Buckets
 from dicom_qa_node.web.auth.passwords import Passwords
 from dicom_qa_node.web.templating import environment
 
-if TYPE_CHECKING:
-    from dicom_qa_node.records import LogEntry
-    from dicom_qa_node.store.liveness import Heartbeat
-
-__all__ = ["Actions", "Health", "HealthCheck", "NodeView", "Page", "Site", "site_of"]
+__all__ = ["Actions", "Health", "HealthCheck", "NodeView", "Site", "site_of"]
 
 #: Where the site stands in the ASGI scope, so that mounted applications find it too.
 SCOPE_KEY = "dicom_qa_node.site"
@@ -60,17 +56,9 @@ class Health(Protocol):
     def at(self) -> dt.datetime:
         """When."""
 
-
-@dataclass(frozen=True, slots=True)
-class Page:
-    """What the status page shows."""
-
-    ae_title: str
-    version: str
-    health: Health
-    series: dict[SeriesState, int]
-    heartbeats: Sequence[Heartbeat]
-    entries: Sequence[LogEntry]
+    @property
+    def series(self) -> Mapping[SeriesState, int] | None:
+        """How many series are in each state; None where the database could not be read."""
 
 
 class NodeView(Protocol):
@@ -84,9 +72,6 @@ class NodeView(Protocol):
 
     def metrics(self) -> bytes:
         """Return the metrics as Prometheus text."""
-
-    def page(self) -> Page:
-        """Return what the status page shows."""
 
 
 def _no_echo(target: str) -> tuple[bool, str]:

@@ -120,7 +120,8 @@ def router(site: Site) -> APIRouter:
     @api.get("")
     def node(account: Viewer) -> NodeOut:
         """Return health and flow."""
-        health, flow = site.node.health(), flow_of(site)
+        health = site.node.health()
+        flow = flow_of(site, health)
         return NodeOut(
             level=str(health.level),
             at=health.at,

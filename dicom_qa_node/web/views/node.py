@@ -52,10 +52,11 @@ def _now(request: Request) -> Response:
 
 
 def _current(site: Site) -> dict[str, Any]:
-    flow = flow_of(site)
+    health = site.node.health()
+    flow = flow_of(site, health)
     beats = Liveness(site.database).all()
     return {
-        "health": site.node.health(), "flow": flow, "beats": beats, "most": max([*flow.hours, 1]),
+        "health": health, "flow": flow, "beats": beats, "most": max([*flow.hours, 1]),
         "parked": sum(found.get(DeliveryState.PARKED.value, 0) for found in flow.undelivered.values()),
         "waiting": sum(sum(found.values()) for found in flow.undelivered.values()),
         "clock": site.clock(),
@@ -81,7 +82,6 @@ def _retry(request: Request) -> Response:
 
 def _retry_all(request: Request) -> Response:
     site = site_of(request)
-    rows = Outbox(site.database).dead(1000)
-    done = Outbox(site.database).retry([row.delivery_id for row in rows], actor=account_of(request).name)
+    done = Outbox(site.database).retry(actor=account_of(request).name, waiting=False)
     note(request, "delivery.retry", kind="delivery", ident="all dead letters", detail=f"{done} deliveries")
     return redirect(request, f"/node?retried={done}#dead")
