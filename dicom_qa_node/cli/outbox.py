@@ -128,6 +128,7 @@ def _row(item: OutboxRow) -> dict[str, Any]:
     return {
         "delivery": item.delivery_id,
         "target": item.target,
+        "document": item.report.kind,
         "state": item.state,
         "attempts": item.attempts,
         "next_attempt": item.next_attempt_at if waits else None,

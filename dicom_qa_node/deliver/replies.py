@@ -71,7 +71,12 @@ class ReplySender:
                 self._replies.told(reply, f"given up: {error}")
                 log_event(_LOGGER, logging.ERROR, "commitment_given_up", calling_ae=reply.calling_ae)
             else:
-                self._replies.try_later(reply, str(error), backoff_s(reply.attempts + 1, self._settings))
+                wait_s = backoff_s(reply.attempts + 1, self._settings)
+                self._replies.try_later(reply, str(error), wait_s)
+                log_event(
+                    _LOGGER, logging.WARNING, "commitment_not_told", calling_ae=reply.calling_ae, reason=error.status,
+                    attempt=reply.attempts + 1, wait_s=round(wait_s, 1),
+                )  # fmt: skip
             return False
         self._replies.told(reply, "told")
         log_event(_LOGGER, logging.INFO, "commitment_told", calling_ae=reply.calling_ae, asked=len(reply.items))

@@ -240,6 +240,7 @@ def test_a_wrong_command_line_is_a_usage_error(database, qa, line):
 def test_dead_letters_are_listed_and_retried_at_once(database, qa):
     _, out, _ = qa("outbox", "list", "--dead", "--json")
     (row,) = json.loads(out)
+    assert row["document"] == "report"
     assert (row["target"], row["last_answer"], row["sent_uid"]) == ("late", "0xA900 data set does not match", "")
     assert json.loads(qa("outbox", "list", "--after", str(row["delivery"]), "--dead", "--json")[1]) == []
     assert json.loads(qa("outbox", "list", "--target", "pacs", "--json")[1])[0]["state"] == "DELIVERED"

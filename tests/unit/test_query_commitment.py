@@ -144,13 +144,18 @@ def test_a_peer_that_left_is_told_on_a_new_association(config, database, poll):
     assert CommitReplies(database).pending("SCANNER") == []
 
 
-def test_an_answer_that_nobody_takes_is_tried_again_and_given_up(config, database, free_port):
+def test_an_answer_that_nobody_takes_is_tried_again_and_given_up(config, database, free_port, caplog):
     replies = CommitReplies(database)
     peers = {"peers": [{"ae_title": "SCANNER", "port": free_port()}]}
     known = config.model_copy(update={"receive": type(config.receive).model_validate(peers)})
     replies.add("1.2.3", "SCANNER", "127.0.0.1", [CommitItem("1.2", "1.3")])
     replies.add("1.2.4", "OTHER", "127.0.0.1", [CommitItem("1.2", "1.3")])
     assert ReplySender(known, replies).step() == 0
+    told = [record.qa_fields for record in caplog.records if record.msg == "commitment_not_told"]
+    assert {line["calling_ae"]: line["reason"] for line in told} == {
+        "SCANNER": f"no connection to SCANNER at 127.0.0.1:{known.receive.peers[0].port}",
+        "OTHER": "receive.peers names no port of this peer",
+    }
     assert replies.due() == []
     assert [reply.attempts for reply in replies.pending("SCANNER") + replies.pending("OTHER")] == [1, 1]
     late = replies.pending("SCANNER")[0].created_at.replace(year=2100)
