@@ -326,7 +326,7 @@ class Outbox:
         # By target first, as the index of the undelivered has them.
         groups = (t.outbox.c.target, t.outbox.c.state)
         query = sa.select(*groups, sa.func.count()).where(sa.text(t.UNDELIVERED)).group_by(*groups)
-        found = {state: 0 for state in DeliveryState if state is not DeliveryState.DELIVERED}
+        found: dict[DeliveryState, int] = {s: 0 for s in DeliveryState if s is not DeliveryState.DELIVERED}
         with self._db.read() as connection:
             for _, state, number in connection.execute(query):
                 found[DeliveryState(state)] += int(number)

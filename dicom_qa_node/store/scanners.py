@@ -93,13 +93,14 @@ class Week:
 
 @dataclass(frozen=True, slots=True)
 class Alarm:
-    """A drift; open while ``ended_at`` is None."""
+    """A drift; open while ``ended_at`` is None. ``meaning`` is the quantity in words."""
 
     alarm_id: int
     group_id: int
     kind: str
     protocol: str
     quantity: str
+    meaning: str
     side: int
     shift_sigma: float
     began_at: dt.datetime
@@ -214,7 +215,10 @@ class Scanners:
     def alarms(self, scanner_id: int | None = None, *, only_open: bool = True, limit: int = 100) -> list[Alarm]:
         """Return drift alarms, the latest first."""
         join = s.alarms.join(s.groups, s.groups.c.group_id == s.alarms.c.group_id)
-        query = sa.select(s.alarms, s.groups.c.kind, s.groups.c.protocol).select_from(join)
+        join = join.outerjoin(s.quantities, s.quantities.c.name == s.alarms.c.quantity)
+        # The score is no measurement and has no row there.
+        words = sa.func.coalesce(s.quantities.c.meaning, s.alarms.c.quantity).label("meaning")
+        query = sa.select(s.alarms, s.groups.c.kind, s.groups.c.protocol, words).select_from(join)
         if scanner_id is not None:
             query = query.where(s.groups.c.scanner_id == scanner_id)
         if only_open:

@@ -29,8 +29,8 @@ def counts_by_state(connection: sa.Connection, column: sa.Column[str], states: S
     counted: dict[str, int] = {}
     large, bound = list(states), _FIRST_BOUND
     while len(large) > 1:
-        numbers = {state: _up_to(connection, column, state, bound) for state in large}
-        counted |= {state: number for state, number in numbers.items() if number < bound}
+        numbers = connection.execute(sa.select(*(_up_to(column, state, bound) for state in large))).one()
+        counted |= {state: int(number) for state, number in zip(large, numbers, strict=True) if number < bound}
         large, bound = [state for state in large if state not in counted], bound * _STEP
     for state in large:
         # The number of all rows is known to SQLite from the pages of an index, without a look at any row.
@@ -39,6 +39,6 @@ def counts_by_state(connection: sa.Connection, column: sa.Column[str], states: S
     return {state: counted[state] for state in states}
 
 
-def _up_to(connection: sa.Connection, column: sa.Column[str], state: str, bound: int) -> int:
-    some = sa.select(sa.literal(1)).where(column == state).limit(bound).subquery()
-    return int(connection.execute(sa.select(sa.func.count()).select_from(some)).scalar_one())
+def _up_to(column: sa.Column[str], state: str, bound: int) -> sa.ScalarSelect[int]:
+    some = sa.select(sa.literal_column("1")).where(column == state).limit(bound).subquery()
+    return sa.select(sa.func.count()).select_from(some).scalar_subquery()

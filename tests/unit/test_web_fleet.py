@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from dicom_qa_node.config import Config
-from dicom_qa_node.store import Alerts, Role, ServiceEvents
+from dicom_qa_node.store import Alerts, Outbox, Role, ServiceEvents, scanner_tables, tables
 from dicom_qa_node.store.alerts import AlertSubject, NewAlert
 from dicom_qa_node.store.audit import AuditFilter
 from dicom_qa_node.web.config_view import config_lines
@@ -205,6 +205,45 @@ def test_the_configuration_is_shown_without_secrets(tmp_path):
     assert lines["alerts.webhook[0].url"] == "https://hooks.example/(hidden)"
     assert lines["score.workers"] == "1"
     assert {path.split(".")[0].split("[")[0] for path in lines} == set(Config.model_fields)
+
+
+def test_a_drift_is_called_by_what_drifts(site):
+    at = {"began_at": START, "raised_at": START, "group_id": 1, "side": -1, "shift_sigma": -2.0}
+    with site.database.write() as connection:
+        for name in ("noise", "score"):
+            connection.execute(scanner_tables.alarms.insert().values(quantity=name, **at))
+    text = logged_in(site).get("/scanners/1").text
+    assert 'quantity=noise">Noise, CT' in text
+    assert text.count("<td>Noise</td>") == 1
+    assert "<td>score</td>" in text
+    assert "chooses a period. Centre" in " ".join(text.split())
+    found = logged_in(site).get("/api/v1/scanners/alarms").json()
+    assert {item["quantity"]: item["meaning"] for item in found} == {"noise": "Noise", "score": "score"}
+
+
+def test_every_dead_letter_is_retried_and_nothing_else(site):
+    uid, now = "1.2.900", START
+    with site.database.write() as connection:
+        row = {"series_instance_uid": uid, "state": "PARKED", "state_since": now, "expected": {}}
+        connection.execute(tables.series.insert().values(**row, first_received_at=now, last_received_at=now))
+        for number in range(60):
+            report = {"sop_class_uid": "1.2", "report_series_uid": "9", "series_instance_uid": uid, "created_at": now}
+            connection.execute(
+                tables.reports.insert().values(
+                    **report, sop_instance_uid=f"9.{number}", version=number + 1, path=f"r/{number}"
+                )
+            )
+            sent = {"report_uid": f"9.{number}", "series_instance_uid": uid, "target": "pacs", "created_at": now}
+            state, later = ("PENDING", START) if number == 59 else ("PARKED", now)
+            connection.execute(tables.outbox.insert().values(**sent, state=state, next_attempt_at=later))
+    client = logged_in(site)
+    page = client.get("/node").text
+    assert "Retry all 59" in page
+    assert page.count('<button class="small" aria-label="Retry delivery') == 50
+    assert "59 dead letters: dicom-qa-node outbox list --dead; 1 waiting" in page
+    answer = client.post("/node/deliveries/retry", data={"csrf": client.csrf})
+    assert answer.headers["location"] == "/node?retried=59#dead"
+    assert Outbox(site.database).undelivered() == {"PENDING": 60, "SENDING": 0, "PARKED": 0}
 
 
 def test_no_route_of_these_pages_changes_anything_by_get(site):

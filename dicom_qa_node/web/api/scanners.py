@@ -134,13 +134,17 @@ class FleetOut(BaseModel):
 
 
 class AlarmOut(_Out):
-    """A drift; open while ``ended_at`` is null. ``side`` is 1 above, -1 below the baseline."""
+    """A drift; open while ``ended_at`` is null. ``side`` is 1 above, -1 below the baseline.
+
+    ``meaning`` is the quantity in words.
+    """
 
     alarm_id: int
     group_id: int
     kind: str
     protocol: str
     quantity: str
+    meaning: str
     side: int
     shift_sigma: float
     began_at: dt.datetime
