@@ -23,6 +23,7 @@ from dicom_qa_node.config import Destination
 from dicom_qa_node.errors import Misconfigured
 from dicom_qa_node.log import log_event
 from dicom_qa_node.query.holdings import Holdings
+from dicom_qa_node.spool.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from dicom_qa_node.store.catalogue import HeldInstance
 from dicom_qa_node.tls import call_context
 
@@ -50,6 +51,8 @@ class Unreachable(Exception):
 def associate(destination: Destination, holdings: Holdings, instances: Sequence[HeldInstance]) -> Iterator[Association]:
     """Hold an association with a move destination, with contexts for the instances as they are stored."""
     ae = AE(holdings.ae_title)
+    ae.implementation_class_uid = UID(IMPLEMENTATION_CLASS_UID)
+    ae.implementation_version_name = IMPLEMENTATION_VERSION_NAME
     ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = ae.connection_timeout = holdings.timeout_s
     handlers: list[Any] = [(evt.EVT_CONN_OPEN, _opened, [holdings.timeout_s])]
     try:

@@ -6,21 +6,26 @@ import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydicom.uid import UID
 
 from dicom_qa_node import tls
+from dicom_qa_node.config import Receive
 from dicom_qa_node.deliver.targets import dicom
 from dicom_qa_node.query import status as query_status
 from dicom_qa_node.query.models import QUERY_CLASSES
+from dicom_qa_node.query.service import REPORT_CLASSES, QueryService
 from dicom_qa_node.receive import admit, contexts
+from dicom_qa_node.receive.commit_scp import CommitmentService
 from dicom_qa_node.receive.status import Status
 from dicom_qa_node.records import Code
 from dicom_qa_node.report import codes
 from dicom_qa_node.report.document import SOP_CLASS_UID
 from dicom_qa_node.search import attributes
 from dicom_qa_node.search.attributes import LEVELS, UNIQUE_KEYS
+from dicom_qa_node.spool import part10
 from dicom_qa_node.spool.commitment import CommitStatus
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "conformance.md"
@@ -76,7 +81,30 @@ def _suite_name(openssl_name: str) -> str:
     return "_".join(["TLS", exchange, signature, "WITH", *rest, *digest])
 
 
+def further_contexts() -> str:
+    """Return what the receiver accepts beside the storage of images."""
+    unused: Any = None
+    services = (QueryService(unused, images=False), CommitmentService(unused, unused, unused, committing=True))
+    accepted = contexts.supported_contexts(services)
+    rows = []
+    for context in accepted:
+        if context.abstract_syntax in contexts.STORAGE_CLASSES:
+            continue
+        syntaxes = ", ".join(UID(str(syntax)).name for syntax in context.transfer_syntax)
+        only = " (C-GET, the node sends)" if str(context.abstract_syntax) in map(str, REPORT_CLASSES) else ""
+        rows.append((UID(str(context.abstract_syntax)).name + only, syntaxes))
+    return table(("Name", "Transfer syntaxes"), rows)
+
+
 TABLES = {
+    "further-contexts": further_contexts,
+    "implementation": lambda: table(
+        ("Item", "Value"),
+        [
+            ("Implementation Class UID", part10.IMPLEMENTATION_CLASS_UID),
+            ("Implementation Version Name", part10.IMPLEMENTATION_VERSION_NAME),
+        ],
+    ),
     "query-classes": lambda: names(QUERY_CLASSES),
     "query-keys": query_keys,
     "storage-classes": lambda: names([*contexts.STORAGE_CLASSES, "1.2.840.10008.1.1"]),
@@ -102,6 +130,13 @@ def test_generated_table_is_what_the_code_says(name):
 def section(start: str, end: str) -> str:
     text = PAGE.read_text()
     return text[text.index(start) : text.index(end, text.index(start))]
+
+
+def test_limits_are_those_of_the_configuration():
+    text, defaults = PAGE.read_text(), Receive()
+    assert defaults.max_pdu_bytes == 2**20
+    assert "by default 1 MiB" in text
+    assert f"`receive.max_associations`, {defaults.max_associations})" in text
 
 
 def first_cells(text: str) -> set[str]:

@@ -25,6 +25,7 @@ from dicom_qa_node.errors import Misconfigured
 from dicom_qa_node.records import ReportRef
 from dicom_qa_node.report.build import build_report
 from dicom_qa_node.report.document import SOP_CLASS_UID, ReportRequest
+from dicom_qa_node.spool.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from tests.report_samples import T0, shipped, verdict, write_series
 
 pytestmark = [
@@ -136,6 +137,19 @@ def test_bytes_arrive_as_they_lie_in_the_file(archive, report):
     pacs(archive(keep)).send(shipped(path, reference))
     _, offset = split_dataset(path)
     assert received == [(reference.sop_instance_uid, path.read_bytes()[offset:])]
+
+
+def test_node_says_what_it_is(archive):
+    seen = []
+
+    def on_requested(event):
+        seen.append((event.assoc.requestor.implementation_class_uid, event.assoc.requestor.implementation_version_name))
+
+    port = archive(
+        prepare=lambda ae: ae.add_supported_context("1.2.840.10008.1.1"), handlers=((evt.EVT_REQUESTED, on_requested),)
+    )
+    pacs(port).check()
+    assert seen == [(IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME)]
 
 
 def test_archive_with_the_default_syntax_only_gets_the_same_report(archive, report):

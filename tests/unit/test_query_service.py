@@ -18,6 +18,7 @@ from pynetdicom.pdu_primitives import SOPClassExtendedNegotiation
 
 from dicom_qa_node.config import Config
 from dicom_qa_node.query.service import REPORT_CLASSES, open_query_service
+from dicom_qa_node.spool.part10 import IMPLEMENTATION_VERSION_NAME
 from dicom_qa_node.store import Database
 from tests.query_samples import CASES, PATIENT_FIND, STUDY_FIND, fill, identifier, images_of, serving
 
@@ -223,6 +224,7 @@ class Receiver:
         request: Any = event.request
         originator = (request.MoveOriginatorApplicationEntityTitle, request.MoveOriginatorMessageID)
         self.originators.append(originator)
+        self.implementation = event.assoc.requestor.implementation_version_name
         self.arrived.set()
         if self._hold is not None:
             self._hold.wait(10)
@@ -255,6 +257,7 @@ def test_move_counts_and_names_its_originator(filled):
     with receiver.listening(CTImageStorage, SR) as destination, node(filled, destinations=[destination]) as port:
         *pending, (final, failed) = move(port, of_study())
     assert receiver.originators == [("ASKER", 42)] * 9
+    assert receiver.implementation == IMPLEMENTATION_VERSION_NAME
     assert [status.NumberOfRemainingSuboperations for status, _ in pending] == [8, 7, 6, 5, 4, 3, 2, 1]
     assert (final.Status, final.NumberOfCompletedSuboperations, final.NumberOfFailedSuboperations) == (0, 9, 0)
     assert failed is None

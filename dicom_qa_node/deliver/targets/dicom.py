@@ -23,6 +23,7 @@ from pynetdicom.status import STORAGE_SERVICE_CLASS_STATUS
 from dicom_qa_node import config
 from dicom_qa_node.deliver.targets.base import Answer, Deferred, Refused, Shipment, classes_of
 from dicom_qa_node.errors import Misconfigured
+from dicom_qa_node.spool.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from dicom_qa_node.tls import CallContext, call_context
 
 __all__ = [
@@ -252,6 +253,8 @@ def _request(
 ) -> Association:
     connected: list[bool] = []
     ae = AE(peer.calling_ae)
+    ae.implementation_class_uid = UID(IMPLEMENTATION_CLASS_UID)
+    ae.implementation_version_name = IMPLEMENTATION_VERSION_NAME
     ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = ae.connection_timeout = peer.timeout_s
     handlers: list[Any] = [(evt.EVT_CONN_OPEN, _opened, [connected, peer.timeout_s])]
     secure = _secure(peer)
