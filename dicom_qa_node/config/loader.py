@@ -105,7 +105,8 @@ def _problems(error: ValidationError) -> Iterator[ConfigProblem]:
         location = [str(part) for part in item["loc"]]
         path = _dotted([part for part in location if part not in KINDS])
         hide = item["type"] in ("missing", "extra_forbidden", "union_tag_not_found")
-        value = "" if hide else _shown(path, item["input"])
+        # What concerns several sections has no value of its own, but the whole file.
+        value = "" if hide or not path else _shown(path, item["input"])
         yield ConfigProblem(path=path or "(file)", value=value, message=_message(item, location))
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from dicom_qa_node.config.alerts import Alerts, Charts
 from dicom_qa_node.config.base import AeTitle, Section
-from dicom_qa_node.config.delivery import Deliver, Report
+from dicom_qa_node.config.delivery import Deliver, DicomTarget, Report
 from dicom_qa_node.config.querying import Query
 from dicom_qa_node.config.receiving import Complete, Receive, Spool
 from dicom_qa_node.config.scoring import Score
@@ -51,3 +51,16 @@ class Config(Section):
     charts: Charts = Field(default_factory=Charts, description="control charts and drift")
     alerts: Alerts = Field(default_factory=Alerts, description="alerts by e-mail and webhook")
     log: Log = Field(default_factory=Log, description="log output")
+
+    @model_validator(mode="after")
+    def _committing_targets_may_call(self) -> Config:
+        known = {peer.ae_title.strip() for peer in self.receive.peers}
+        for target in self.deliver.targets:
+            if not isinstance(target, DicomTarget) or not target.require_commitment:
+                continue
+            if not self.receive.allow_unknown_peers and target.ae_title.strip() not in known:
+                raise ValueError(
+                    f"target {target.name} is to commit to reports, but {target.ae_title} may not call the "
+                    "node with the result: list it in receive.peers"
+                )
+        return self

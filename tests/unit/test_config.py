@@ -119,3 +119,24 @@ def test_every_key_has_help():
         f"{s['title']}.{k}" for s in sections for k, field in s["properties"].items() if "description" not in field
     ]
     assert silent == []
+
+
+@pytest.mark.parametrize(
+    ("receive", "fits"),
+    [
+        ("{allow_unknown_peers: true}", True),
+        ("{allow_unknown_peers: false}", False),
+        ("{allow_unknown_peers: false, peers: [{ae_title: CT1}]}", False),
+        ("{allow_unknown_peers: false, peers: [{ae_title: CT1}, {ae_title: PACS1}]}", True),
+    ],
+)
+def test_an_archive_that_commits_must_be_let_in_with_its_answer(receive, fits):
+    target = "{kind: dicom, name: pacs, host: pacs.example, ae_title: PACS1, require_commitment: true}"
+    text = f"receive: {receive}\ndeliver:\n  targets:\n    - {target}\n"
+    if fits:
+        assert parse_config(text).deliver.targets[0].name == "pacs"
+        return
+    words = r"target pacs is to commit to reports, but PACS1 may not call the node.*: list it in receive\.peers$"
+    with pytest.raises(InvalidConfig, match=words):
+        parse_config(text)
+    assert parse_config(text.replace("require_commitment: true", "require_commitment: false"))
