@@ -89,7 +89,8 @@ def reconcile(
         if receipts:
             registry.record(receipts)
         added += len(receipts)
-        damaged += sum(isinstance(receipt, Quarantined) for receipt in receipts)
+        # What was refused on arrival lies in quarantine under its own name; what is damaged was moved there now.
+        damaged += sum(isinstance(receipt, Quarantined) and receipt.path not in by_path for receipt in receipts)
     result = Reconciled(files, added, parts, damaged)
     log_event(_LOGGER, logging.INFO, "reconciled", files=files, added=added, parts=parts, damaged=damaged)
     return result

@@ -72,8 +72,9 @@ def test_refused_objects_get_their_row_too(layout: SpoolLayout) -> None:
     incoming.write(b"nonsense")
     held = incoming.quarantine("nonsense")
     registry = Registry()
-    reconcile(layout, registry)
+    result = reconcile(layout, registry)
     assert registry.rows == {held.path: held}
+    assert (result.added, result.damaged) == (1, 0)
 
 
 @pytest.mark.parametrize(
