@@ -6,6 +6,7 @@ import datetime as dt
 import json
 import os
 import shutil
+import sqlite3
 import sys
 from contextlib import closing
 from pathlib import Path
@@ -234,6 +235,48 @@ def test_late_images_count_against_the_version_that_knew_them(node, config):
         node.score(uid_of(3))
         node.report()
         assert node.outbox.report(uid_of(3)).predecessor_uid == node.outbox.report(uid_of(3), 1).sop_instance_uid
+
+
+def test_a_late_image_is_late_when_the_clock_was_set_back(node, config):
+    (*_, late) = node.images(3, slices=4)
+    node.clock.now -= dt.timedelta(days=2)
+    node.receive([late], recorded=False)
+    node.database.close()
+    delete(config)
+    rebuild(config)
+    with closing(Database(config.database_url)) as database:
+        row = Registry(database).series(uid_of(3))
+        assert (row.state, row.version, row.received) == (S.RECEIVING, 2, 4)
+
+
+def test_an_empty_postgresql_is_filled_too(node, config, postgresql):
+    """A node may change its database this way; what is in files only is not put aside there."""
+    url = postgresql.create(migrated=False)
+    there = config.model_copy(update={"database_url": url})
+    with pytest.raises(Misconfigured, match="make an empty one"):
+        rebuild(there, new=True)
+    done = rebuild(there)
+    assert (done.added, done.restored, done.series) == (21, 4, 7)
+    assert rebuild(there).known == 4
+    with closing(Database(url)) as database:
+        assert states(database) == ["REPORTED"] * 4 + ["RECEIVING"] * 3
+        assert len(LogSearch(database).page(LogQuery(words="sally", patients=True)).rows) == 4
+        again = Carrier(there, database, node.work, node.clock)
+        assert set(again.deliver()) >= set(node.sent)
+        assert states(database)[:4] == ["DELIVERED"] * 4
+
+
+def test_a_locked_database_is_named_and_waited_for(node, config, qa, monkeypatch):
+    monkeypatch.setattr("dicom_qa_node.store.engine._BUSY_TIMEOUT_MS", 50)
+    node.database.close()
+    with closing(sqlite3.connect(file_of(config))) as other:
+        other.execute("BEGIN IMMEDIATE")
+        for command in (("db", "rebuild"), ("series", "park", uid_of(6), "--reason", "x")):
+            code, _, err = qa(*command)
+            assert code == 6, err
+            assert "locked" in err
+        assert qa("series", "list")[0] == 0
+    assert qa("db", "rebuild")[0] == 0
 
 
 def test_a_series_whose_images_have_left_is_kept_and_not_sent_again(node, config):
