@@ -19,7 +19,7 @@ __all__ = ["MOST_PATIENT_ROWS", "Filters", "filters_of"]
 MOST_PATIENT_ROWS = 20_000
 """Rows, the newest first, among which words of a patient's name are combined with other filters."""
 
-_RARE_ROWS = 20_000
+_RARE_ROWS = 50_000
 _FACETS = ("site", "scanner", "protocol", "modality", "kind", "body_part")
 
 
@@ -49,18 +49,20 @@ def filters_of(connection: sa.Connection, chosen: LogQuery) -> Filters:
         return Filters(nothing=True)
     if mask is not None:
         conditions.append(_bits(mask))
-    facets, rows = _facets(connection, chosen)
+    facets = _facets(connection, chosen)
     uids, words = _split(chosen.words)
     driver = _by_uid(uids) if uids else None
-    text, by_words, masks = _by_words(connection, words, chosen.patients)
-    conditions += by_words
-    if text is not None:
-        driver = text if driver is None else driver & text
+    found = _by_words(connection, words, chosen.patients)
+    conditions += found.conditions
+    for some in found.facets:
+        facets = some if facets is None else [number for number in facets if number in some]
+    if found.driver is not None:
+        driver = found.driver if driver is None else driver & found.driver
     if facets == []:
         return Filters(nothing=True)
-    if driver is None and facets is not None and rows <= _RARE_ROWS:
+    if driver is None and facets is not None and _rows_of(connection, facets) <= _RARE_ROWS:
         return Filters(conditions, facets, log_rows.c.facet_id.in_(facets))
-    driver = _rarest(connection, chosen, [*masks, *([mask] if mask else [])]) if driver is None else driver
+    driver = _rarest(connection, chosen, [*found.masks, *([mask] if mask else [])]) if driver is None else driver
     if driver is not None:
         return Filters([*conditions, *Filters(facets=facets).facet_conditions()], facets, driver)
     return Filters(conditions, facets)
@@ -98,20 +100,22 @@ def _count(connection: sa.Connection, rows: sa.Select[Any]) -> int:
 def _own_conditions(chosen: LogQuery) -> list[sa.ColumnElement[bool]]:
     r = log_rows.c
     found: list[sa.ColumnElement[bool]] = []
-    if not chosen.all_versions:
-        found.append(_plain(r.latest) == 1)
-    if chosen.grades:
-        found.append(_plain(r.grade).in_([GRADE_CODES[grade] for grade in chosen.grades]))
+    # The ones that few rows meet come first: a row that fails one is asked no more.
     if chosen.severity is not None:
         found.append(_plain(r.severity) >= SEVERITY_CODES[chosen.severity])
-    if chosen.delivery is not None:
-        found.append(_plain(r.delivery) == int(chosen.delivery))
+    if chosen.grades:
+        found.append(_plain(r.grade).in_([GRADE_CODES[grade] for grade in chosen.grades]))
     if chosen.review is not None:
         found.append(_plain(r.review) == int(chosen.review))
+    if chosen.delivery is not None:
+        found.append(_plain(r.delivery) == int(chosen.delivery))
     if chosen.since is not None:
         found.append(r.scored_at >= chosen.since)
     if chosen.until is not None:
         found.append(r.scored_at < chosen.until)
+    if not chosen.all_versions:
+        found.append(_plain(r.latest) == 1)
+    # Not in the index of the times: read from the rows that are left.
     if chosen.score_from is not None:
         found.append(r.score >= chosen.score_from)
     if chosen.score_to is not None:
@@ -135,13 +139,17 @@ def _finding_mask(connection: sa.Connection, key: str | None) -> int | None:
     return 0 if found is None else 1 << found
 
 
-def _facets(connection: sa.Connection, chosen: LogQuery) -> tuple[list[int] | None, int]:
+def _facets(connection: sa.Connection, chosen: LogQuery) -> list[int] | None:
     wanted = [(log_facets.c[name], getattr(chosen, name)) for name in _FACETS if getattr(chosen, name) is not None]
     if not wanted:
-        return None, 0
-    query = sa.select(log_facets.c.facet_id, log_facets.c.rows).where(*(column == value for column, value in wanted))
-    found = connection.execute(query).all()
-    return [row.facet_id for row in found], sum(row.rows for row in found)
+        return None
+    query = sa.select(log_facets.c.facet_id).where(*(column == value for column, value in wanted))
+    return list(connection.execute(query).scalars())
+
+
+def _rows_of(connection: sa.Connection, facets: Sequence[int]) -> int:
+    query = sa.select(sa.func.coalesce(sa.func.sum(log_facets.c.rows), 0)).where(log_facets.c.facet_id.in_(facets))
+    return int(connection.execute(query).scalar_one())
 
 
 def _split(text: str) -> tuple[list[str], list[str]]:
@@ -158,12 +166,23 @@ def _by_uid(uids: Sequence[str]) -> sa.ColumnElement[bool]:
     return own.in_(of_study.union(sa.select(s.series_instance_uid).where(s.series_instance_uid.in_(list(uids)))))
 
 
-def _by_words(
-    connection: sa.Connection, words: Sequence[str], patients: bool
-) -> tuple[sa.ColumnElement[bool] | None, list[sa.ColumnElement[bool]], list[int]]:
-    """Return what the patients' words select, the conditions of the others, and the findings of words of findings."""
+@dataclass(frozen=True)
+class _Words:
+    """What words ask for: ``driver`` what a patient's words select, ``conditions`` for each row.
+
+    ``facets`` holds a list for each word that only facets have, ``masks`` the bits for each that only findings have.
+    """
+
+    driver: sa.ColumnElement[bool] | None
+    conditions: list[sa.ColumnElement[bool]]
+    facets: list[list[int]]
+    masks: list[int]
+
+
+def _by_words(connection: sa.Connection, words: Sequence[str], patients: bool) -> _Words:
     of_patients: list[str] = []
     masks: list[int] = []
+    only_facets: list[list[int]] = []
     conditions: list[sa.ColumnElement[bool]] = []
     for word in words:
         facets, mask = _shared(connection, word)
@@ -171,7 +190,9 @@ def _by_words(
         of_patient = patients and (not shared or _names_somebody(connection, word))
         if mask and not facets and not of_patient:
             masks.append(mask)
-        if of_patient and not shared:
+        if facets and not mask and not of_patient:
+            only_facets.append(facets)
+        elif of_patient and not shared:
             of_patients.append(word)
         elif of_patient:
             named = log_rows.c.result_id.in_(matching(connection, [word], MOST_PATIENT_ROWS))
@@ -181,7 +202,7 @@ def _by_words(
     driver = None
     if of_patients:
         driver = log_rows.c.result_id.in_(matching(connection, of_patients, MOST_PATIENT_ROWS))
-    return driver, conditions, masks
+    return _Words(driver, conditions, only_facets, masks)
 
 
 def _names_somebody(connection: sa.Connection, word: str) -> bool:

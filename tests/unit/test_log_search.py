@@ -66,6 +66,15 @@ QUERIES = {
     "protocol word": (LogQuery(words="thorax"), lambda r: "thorax" in r.facts.study_description.lower()),
     "finding word": (LogQuery(words="starvation"), lambda r: "photon_starvation" in r.findings),
     "two words": (LogQuery(words="lung CT-C1"), lambda r: "Lung" in r.facts.protocol_name and r.scanner == "CT-C1"),
+    "words and filter of facets": (
+        LogQuery(words="thorax altair", scanner="CT-A2"),
+        lambda r: r.scanner == "CT-A2" and "thorax" in r.facts.study_description.lower(),
+    ),
+    "words of different facets": (LogQuery(words="shoulder whole"), lambda r: False),
+    "words of facets and of a finding": (
+        LogQuery(words="thorax motion"),
+        lambda r: "thorax" in r.facts.study_description.lower() and "motion" in r.findings,
+    ),
     "patient": (LogQuery(words="garcia", patients=True), lambda r: r.facts.patient_name.startswith("Garcia")),
     "patient in part": (LogQuery(words="o'nei", patients=True), lambda r: "O'Neill" in r.facts.patient_name),
     "umlaut": (LogQuery(words="MULLER", patients=True), lambda r: "Müller" in r.facts.patient_name),
