@@ -313,17 +313,17 @@ def test_revoked_certificates_are_refused_from_the_next_connection_on(
     publish(stranger.revoke())
     node = start_node(tls={"crl": str(lists)})
     assert not node.echoes(), "without a list of its CA nothing is known about a certificate"
-    assert node.said("tls_refused", "unable to get certificate CRL")
+    poll(lambda: node.said("tls_refused", "unable to get certificate CRL"), 10)
     lost, kept = node.hospital.issue("lost"), node.hospital.issue("kept")
     publish(stranger.revoke(), node.hospital.revoke())
     poll(lambda: node.echoes(show=lost), 20, "the list without entries is in force")
     publish(stranger.revoke(), node.hospital.revoke(lost))
     poll(lambda: not node.echoes(show=lost), 20, "the revocation is in force")
-    assert node.said("tls_refused", "certificate revoked")
+    poll(lambda: node.said("tls_refused", "certificate revoked"), 10)
     assert node.echoes(show=kept)
     publish(node.hospital.revoke(ends_days=-1))
     poll(lambda: not node.echoes(show=kept), 20, "an old list lets nobody in")
-    assert node.said("tls_refused", "CRL has expired")
+    poll(lambda: node.said("tls_refused", "CRL has expired"), 10)
 
 
 def serial(node: Node) -> str:
