@@ -193,7 +193,7 @@ def test_a_full_disk_at_every_operation_delays_and_loses_nothing(node, tmp_path,
     node.layout.create()
     operations, count, said = [], 0, []
     for number in itertools.count():
-        way = Way(node, node.images(number + 1, slices=2), target)
+        way = Way(node, node.images(number + 1, slices=1), target)
         disk = Disk(full_at=number)
         with monkeypatch.context() as patch:
             disk.watch(patch)
