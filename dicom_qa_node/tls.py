@@ -146,7 +146,8 @@ class RenewedContext:
 
     def _renew(self) -> None:
         stamps = self._read_stamps()
-        if stamps == self._stamps:
+        changed = [str(file) for file, stamp in stamps.items() if stamp != self._stamps[file]]
+        if not changed:
             return
         self._stamps = stamps
         try:
@@ -154,11 +155,11 @@ class RenewedContext:
         except Misconfigured as error:
             log_event(_LOGGER, logging.ERROR, "certificate_not_renewed", reason=f"{error}; the old one stays in use")
             return
-        log_event(_LOGGER, logging.INFO, "certificate_renewed", file=self._settings.certificate)
+        log_event(_LOGGER, logging.INFO, "certificate_renewed", files=", ".join(changed))
 
-    def _read_stamps(self) -> tuple[object, ...]:
+    def _read_stamps(self) -> dict[Path, object]:
         files = (self._settings.certificate, self._settings.key, self._settings.ca, self._settings.crl)
-        return tuple(_stamp(file) for file in files if file is not None)
+        return {file: _stamp(file) for file in files if file is not None}
 
 
 def call_context(settings: ClientTls) -> CallContext:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import logging
 import ssl
 
 import pytest
@@ -91,6 +92,21 @@ def test_an_old_revocation_list_is_told(hospital, tmp_path):
     assert concerns(config) == []
     (found,) = concerns(config, lambda: utc_now() + dt.timedelta(days=8))
     assert f"a revocation list in {lists} ended on" in found
+
+
+def test_the_log_names_the_file_that_changed(hospital, tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    lists, now = tmp_path / "lists.pem", [0.0]
+    lists.write_bytes(hospital.revoke())
+    pair = hospital.issue("watched")
+    renewed = RenewedContext(config_with(pair, hospital.ca, crl=lists).receive.tls, lambda: now[0])
+    first = renewed.current()
+    lists.write_bytes(hospital.revoke(pair))
+    now[0] += 2
+    assert renewed.current() is not first
+    assert [(record.msg, record.qa_fields) for record in caplog.records] == [
+        ("certificate_renewed", {"files": str(lists)})
+    ]
 
 
 def test_a_new_certificate_is_taken_and_a_broken_one_is_not(hospital, caplog):
