@@ -44,6 +44,8 @@ QUESTIONS = {
     "score between, one scanner, by time": "score_from=1.99&score_to=2.0&scanner=CT-A1&finding=streaks",
     "word of a protocol": "q=thorax",
     "word of a finding": "q=motion+lung",
+    "words of a finding, a protocol and a maker": "q=thorax+altair+motion+noise",
+    "five common filters": "q=thorax+altair&grade=diagnostic&severity=warning&review=none&score_from=3.4",
     "common name": "q=garcia",
     "common name by score": "q=garcia&sort=score",
     "two names": "q=garcia+anna",

@@ -20,6 +20,8 @@ MOST_PATIENT_ROWS = 20_000
 """Rows, the newest first, among which words of a patient's name are combined with other filters."""
 
 _RARE_ROWS = 50_000
+# The rows of a scanner and protocol lie far apart, and there are enough of them on every stretch of an order.
+_RARE_OF_FACETS = 20_000
 _FACETS = ("site", "scanner", "protocol", "modality", "kind", "body_part")
 
 
@@ -60,7 +62,7 @@ def filters_of(connection: sa.Connection, chosen: LogQuery) -> Filters:
         driver = found.driver if driver is None else driver & found.driver
     if facets == []:
         return Filters(nothing=True)
-    if driver is None and facets is not None and _rows_of(connection, facets) <= _RARE_ROWS:
+    if driver is None and facets is not None and _rows_of(connection, facets) <= _RARE_OF_FACETS:
         return Filters(conditions, facets, log_rows.c.facet_id.in_(facets))
     driver = _rarest(connection, chosen, [*found.masks, *([mask] if mask else [])]) if driver is None else driver
     if driver is not None:

@@ -161,20 +161,28 @@ def _ordered_query(
     conditions = [*filters.conditions]
     if chosen.order is not LogOrder.TIME:
         conditions.append(key.is_(None) if keyless else key.is_not(None))
-    if cursor is not None:
-        here = sa.tuple_(r.result_id) if keyless else sa.tuple_(key, r.result_id)
-        number = max(0, min(cursor.result_id, _LAST_ID))  # a foreign cursor may name any
-        value = (number,) if keyless else (_typed(chosen.order, cursor.key), number)
-        there = sa.tuple_(*value, types=[column.type for column in here.clauses])
-        conditions.append(here < there if down else here > there)
     if filters.driver is not None:
         rare = sa.select(key.label("key"), r.result_id).where(filters.driver, *conditions)
         part = rare.cte("rare").prefix_with("MATERIALIZED")
-        order = [part.c.key, part.c.result_id]
-        return sa.select(part.c.result_id).order_by(*(c.desc() if down else c.asc() for c in order))
-    query = sa.select(r.result_id).where(*conditions, *filters.facet_conditions())
-    order = [r.result_id] if keyless else [key, r.result_id]
+        # The place is looked for among these few, or it would draw SQLite to the index of the order.
+        order = [part.c.result_id] if keyless else [part.c.key, part.c.result_id]
+        query = sa.select(part.c.result_id)
+    else:
+        order = [r.result_id] if keyless else [key, r.result_id]
+        query = sa.select(r.result_id).where(*conditions, *filters.facet_conditions())
+    if cursor is not None:
+        query = query.where(_beyond(chosen, cursor, order, down=down))
     return query.order_by(*(c.desc() if down else c.asc() for c in order))
+
+
+def _beyond(
+    chosen: LogQuery, cursor: Cursor, order: Sequence[sa.ColumnElement[Any]], *, down: bool
+) -> sa.ColumnElement[bool]:
+    number = max(0, min(cursor.result_id, _LAST_ID))  # a foreign cursor may name any
+    value = (number,) if len(order) == 1 else (_typed(chosen.order, cursor.key), number)
+    here = sa.tuple_(*order)
+    there = sa.tuple_(*value, types=[column.type for column in order])
+    return here < there if down else here > there
 
 
 def _typed(order: LogOrder, key: float | str | None) -> object:

@@ -146,7 +146,8 @@ def test_counting_ends_at_its_limit(filled, monkeypatch):
 def test_common_facets_are_walked_in_order(filled, monkeypatch):
     chosen = LogQuery(site="Northfield General", finding="metal", order=LogOrder.SCORE, descending=False)
     rare = every(LogSearch(filled), chosen)
-    monkeypatch.setattr("dicom_qa_node.store.log_filters._RARE_ROWS", -1)
+    for bound in ("_RARE_ROWS", "_RARE_OF_FACETS"):
+        monkeypatch.setattr(f"dicom_qa_node.store.log_filters.{bound}", -1)
     assert every(LogSearch(filled), chosen) == rare
     assert rare
 
