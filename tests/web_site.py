@@ -49,10 +49,18 @@ def _empty_database() -> Path:
     return folder / "quality.db"
 
 
-def open_site(folder: Path, clock: Any = None, actions: Actions | None = None, **web: Any) -> Site:
-    """Return a site over a new database with the accounts vera (viewer), rudi (reviewer) and ada (admin)."""
+def open_site(
+    folder: Path, clock: Any = None, actions: Actions | None = None, *, database_url: str = "", **web: Any
+) -> Site:
+    """Return a site over a new database with the accounts vera (viewer), rudi (reviewer) and ada (admin).
+
+    ``database_url`` names one with the newest schema; without it the site makes its own.
+    """
     config = web_config(folder, **web)
-    shutil.copy(_empty_database(), folder / "quality.db")
+    if database_url:
+        config = config.model_copy(update={"database_url": database_url})
+    else:
+        shutil.copy(_empty_database(), folder / "quality.db")
     database = Database(config.database_url)
     more = {"clock": clock} if clock else {}
     site = Site(config, database, LiveNode(config, database), actions or Actions(), **more)

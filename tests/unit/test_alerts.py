@@ -17,7 +17,7 @@ from dicom_qa_node.config.loader import InvalidConfig
 from dicom_qa_node.ops.alert_courier import SIGNATURE, AlertCourier, signature_of
 from dicom_qa_node.ops.alerts import Judge, Troubles, keep_charts, quiet_until
 from dicom_qa_node.ops.health import Check, HealthReport, Level
-from dicom_qa_node.store import Alerts, Database
+from dicom_qa_node.store import Alerts
 from dicom_qa_node.store import tables as t
 from dicom_qa_node.store.alerts import AlertSubject, MessageState, NewAlert, Send
 from tests.mail_server import Hook, MailServer
@@ -47,11 +47,8 @@ def clock():
 
 
 @pytest.fixture
-def database(tmp_path):
-    database = Database(f"sqlite:///{tmp_path}/q.db")
-    database.upgrade()
-    yield database
-    database.close()
+def database(any_database):
+    return any_database
 
 
 @pytest.fixture
