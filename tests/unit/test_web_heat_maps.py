@@ -216,7 +216,10 @@ def test_the_button_asks_and_the_page_follows(site, role):
     assert "Compute the missing heat maps" in page
     assert f'action="{path}"' in page
     assert client.post(path).status_code == 403, "without the token against forgery"
-    assert client.post(path, data={"csrf": client.csrf}).headers["location"].endswith("version=1#slices")
+    form = {"csrf": client.csrf, "slice": "3", "look": "lung"}
+    assert client.post(path, data=form).headers["location"].endswith("?version=1&slice=3&look=lung#slices")
+    form |= {"slice": "3&x=1", "look": "//evil"}
+    assert client.post(path, data=form).headers["location"].endswith("?version=1#slices")
     text = client.get(path).text
     assert 'data-heat-state="waiting"' in text
     assert "1 of 7 made" in text
@@ -229,7 +232,7 @@ def test_the_button_asks_and_the_page_follows(site, role):
     assert client.get(f"{path}/7.png").headers["content-type"] == "image/png"
     assert f'action="{path}"' not in client.get(f"/series/{site.uid}").text
     events = [(row.event, row.outcome.value, row.ident) for row in site.audit.entries() if "heat" in row.event]
-    assert events == [("series.heat_maps", "success", site.uid)]
+    assert events == [("series.heat_maps", "success", site.uid)] * 2
 
 
 def test_the_page_says_that_the_model_is_missing(site):

@@ -119,6 +119,12 @@
 
   // Maps that somebody asked for appear as the worker makes them.
   const group = document.querySelector("[data-heat-group]");
+  document.addEventListener("submit", (event) => {
+    const form = event.target;
+    if (!form.closest("[data-heat-state]") || !slices[at]) return;
+    form.elements.slice.value = slices[at].dataset.go;
+    form.elements.look.value = look;
+  });
   const takeOver = (state) => {
     const made = state.dataset.heatMade.split(" ").filter(Boolean);
     const fresh = slices.filter((item) => made.includes(item.dataset.go) && !item.dataset.heatSrc);

@@ -217,7 +217,11 @@ def _ask_heat(request: Request) -> Response:
         request, "series.heat_maps", kind="series", ident=uid, outcome=outcome,
         study_instance_uid=entry.facts.study_instance_uid, detail=f"v{entry.version} {said}".strip(),
     )  # fmt: skip
-    return redirect(request, f"/series/{uid}?version={entry.version}#slices")
+    form = form_of(request)
+    number, look = str(form.get("slice", "")), str(form.get("look", ""))
+    place = f"&slice={number}" if number.isascii() and number.isdecimal() and len(number) < 5 else ""
+    place += f"&look={look}" if look in set(Look) else ""
+    return redirect(request, f"/series/{uid}?version={entry.version}{place}#slices")
 
 
 def _results(site: Site, uid: str, versions: tuple[LogRow, ...]) -> list[LogEntry]:
