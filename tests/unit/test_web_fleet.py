@@ -241,6 +241,7 @@ def test_every_dead_letter_is_retried_and_nothing_else(site):
     assert "Retry all 59" in page
     assert page.count('<button class="small" aria-label="Retry delivery') == 50
     assert "59 dead letters: dicom-qa-node outbox list --dead; 1 waiting" in page
+    assert "<td>report</td>" in page
     answer = client.post("/node/deliveries/retry", data={"csrf": client.csrf})
     assert answer.headers["location"] == "/node?retried=59#dead"
     assert Outbox(site.database).undelivered() == {"PENDING": 60, "SENDING": 0, "PARKED": 0}
