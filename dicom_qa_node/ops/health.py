@@ -118,10 +118,10 @@ def gather(config: Config, database: Database, model: ModelCheck) -> Facts:
         "tls_concerns": tuple(concerns(config)),
     }
     try:
-        database.require_current()
+        revision = database.require_current()
         registry, outbox = Registry(database), Outbox(database)
         return Facts(
-            revision=database.revision()[0],
+            revision=revision,
             heartbeats=Liveness(database).all(),
             oldest_waiting=registry.oldest_waiting(),
             series=registry.counts(),

@@ -139,8 +139,8 @@ class Database:
         """Whether the database has tables of this software, of whatever revision."""
         return bool(self.revision()[0])
 
-    def require_current(self) -> None:
-        """Refuse to work without a database, or on an old or newer schema.
+    def require_current(self) -> str:
+        """Refuse to work without a database, or on an old or newer schema; return the revision.
 
         Raises
         ------
@@ -149,7 +149,7 @@ class Database:
         """
         current, head = self.revision()
         if current == head:
-            return
+            return current
         if self.absent_file is not None:
             raise Misconfigured(
                 f"there is no database at {self.absent_file} yet; start the node (serve) "

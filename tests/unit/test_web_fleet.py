@@ -213,7 +213,7 @@ def test_a_drift_is_called_by_what_drifts(site):
         for name in ("noise", "score"):
             connection.execute(scanner_tables.alarms.insert().values(quantity=name, **at))
     text = logged_in(site).get("/scanners/1").text
-    assert 'quantity=noise">Noise, CT' in text
+    assert 'quantity=noise">Noise</a>' in text
     assert text.count("<td>Noise</td>") == 1
     assert "<td>score</td>" in text
     assert "chooses a period. Centre" in " ".join(text.split())
