@@ -114,15 +114,17 @@ def _changed(crops: Picture, smooth: Picture, place: _Place) -> Picture:
 
 
 def _drawn(places: list[_Place], gains: list[float], plan: tuple[Crop, ...], shape: tuple[int, ...]) -> Picture:
-    """Interpolate between the centres of the cells; where crops overlap the mean counts."""
+    """Interpolate between the centres of the cells; crops fade into each other, so that their edges are not seen."""
     total, covered = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
+    ramp = np.minimum(np.arange(1, _SIDE + 1), np.arange(_SIDE, 0, -1)).astype(np.float32)
+    fade = np.outer(ramp, ramp)
     cells = np.zeros((len(plan), _SIDE // CELL, _SIDE // CELL), np.float32)
     for place, gain in zip(places, gains, strict=True):
         cells[place.crop, place.row // CELL, place.column // CELL] = max(gain, 0.0)
     for crop, grid in zip(plan, cells, strict=True):
         window = (slice(crop.row, crop.row + _SIDE), slice(crop.column, crop.column + _SIDE))
-        total[window] += np.asarray(Image.fromarray(grid).resize((_SIDE, _SIDE), Image.Resampling.BILINEAR))
-        covered[window] += 1
-    heat = total / np.maximum(covered, 1)
+        total[window] += fade * np.asarray(Image.fromarray(grid).resize((_SIDE, _SIDE), Image.Resampling.BILINEAR))
+        covered[window] += fade
+    heat = ndimage.gaussian_filter(total / np.maximum(covered, 1), CELL / 4)
     drawn: Picture = np.rint(heat / max(FULL_GAIN, float(heat.max())) * 255).astype(np.uint8)
     return drawn
