@@ -1,10 +1,13 @@
-"""Write the generated part of ``docs/models.md`` from the cards: ``python -m training.document docs/models.md``.
+"""Write the generated parts of ``docs/models.md``: ``python -m training.document docs/models.md``.
 
-Everything between the two markers is replaced; the prose around them is written by hand. A test compares.
+The cards come from the registry, the comparison of networks from ``training/results/networks.csv``. Everything between
+a pair of markers is replaced; the prose around them is written by hand. A test compares.
 """
 
 from __future__ import annotations
 
+import csv
+import math
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,10 +15,21 @@ from pathlib import Path
 from dicom_qa_node.models.card import ModelCard
 from dicom_qa_node.models.registry import all_cards
 
-__all__ = ["render", "replace_generated"]
+__all__ = ["render", "render_comparison", "replace_generated"]
 
-BEGIN = "<!-- generated from the model cards: begin -->"
-END = "<!-- generated from the model cards: end -->"
+RESULTS = Path(__file__).parent / "results" / "networks.csv"
+
+_COMPARED = {
+    "petct_plcc": "PET/CT PLCC",
+    "petct_srocc": "SROCC",
+    "petct_krocc": "KROCC",
+    "ct_abdomen_srocc": "abdomen SROCC",
+    "ct_brain_srocc": "brain SROCC",
+    "ct_dose_spearman": "CT dose",
+    "ct_views_spearman": "CT views",
+    "ct_blur_spearman": "CT blur",
+    "petct_counts_spearman": "PET/CT counts",
+}
 
 
 def render() -> str:
@@ -23,11 +37,40 @@ def render() -> str:
     return "\n".join(line for _, card in sorted(all_cards().items()) for line in _card(card))
 
 
+def _compared_networks() -> set[str]:
+    with RESULTS.open(newline="") as stream:
+        return {row["network"] for row in csv.DictReader(stream)}
+
+
+def render_comparison() -> str:
+    """Return the table of networks, each figure with its 95 % interval, as Markdown."""
+    runs: dict[tuple[str, str, str], dict[str, str]] = {}
+    with RESULTS.open(newline="") as stream:
+        for row in csv.DictReader(stream):
+            runs.setdefault((row["run"], row["steps"], row["folds"]), {})[row["figure"]] = _cell(row)
+    lines = [
+        f"| run | steps | folds | {' | '.join(_COMPARED.values())} |",
+        f"|---|---|---|{'---|' * len(_COMPARED)}",
+    ]
+    for (run, steps, folds), figures in runs.items():
+        lines.append(f"| {run} | {steps} | {folds} | {' | '.join(figures.get(key, '–') for key in _COMPARED)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _cell(row: dict[str, str]) -> str:
+    """Return a figure with its interval; a constant score has no correlation."""
+    value, low, high = (float(row[key]) for key in ("value", "low", "high"))
+    return "constant" if math.isnan(value) else f"{value:.2f} ({low:.2f} to {high:.2f})"
+
+
 def replace_generated(text: str) -> str:
-    """Return ``text`` with the part between the markers replaced by the cards of today."""
-    before, rest = text.split(BEGIN)
-    _, after = rest.split(END)
-    return f"{before}{BEGIN}\n\n{render()}\n{END}{after}"
+    """Return ``text`` with what is between markers replaced by the cards and results of today."""
+    for name, fresh in (("the model cards", render()), ("training/results/networks.csv", render_comparison())):
+        begin, end = f"<!-- generated from {name}: begin -->", f"<!-- generated from {name}: end -->"
+        before, rest = text.split(begin)
+        _, after = rest.split(end)
+        text = f"{before}{begin}\n\n{fresh}\n{end}{after}"
+    return text
 
 
 def _card(card: ModelCard) -> Iterator[str]:
@@ -54,7 +97,7 @@ def _card(card: ModelCard) -> Iterator[str]:
     if card.measured:
         yield from _measured(card)
     else:
-        yield "- Figures: not trained here"
+        yield f"- Figures: {'see the comparison' if card.name in _compared_networks() else 'not trained here'}"
     for title, entries in (("Not validated for", card.not_validated_for), ("Known failures", card.failure_modes)):
         if entries:
             yield f"- {title}: {'; '.join(entries)}"
