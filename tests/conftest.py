@@ -54,9 +54,8 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 def _tool(name: str) -> str:
-    # pynetdicom installs programs of DCMTK's names beside the interpreter; they are no peers.
-    folders = [f for f in os.get_exec_path() if Path(f).resolve() != Path(sys.executable).parent.resolve()]
-    path = shutil.which(name, path=os.pathsep.join([*folders, "/usr/sbin", "/sbin"]))
+    found = [shutil.which(name, path=folder) for folder in [*os.get_exec_path(), "/usr/sbin", "/sbin"]]
+    path = next((item for item in found if item is not None and not _of_pynetdicom(item)), None)
     if name.startswith("/") and Path(name).exists():
         return name
     if path is None:
@@ -65,6 +64,12 @@ def _tool(name: str) -> str:
             pytest.fail(reason, pytrace=False)
         pytest.skip(reason)
     return path
+
+
+def _of_pynetdicom(program: str) -> bool:
+    """Return whether this is one of the Python scripts of DCMTK's names that pynetdicom installs; they are no peers."""
+    with Path(program).open("rb") as file:
+        return b"python" in file.readline(200)
 
 
 @pytest.fixture(autouse=True)
