@@ -98,4 +98,4 @@ class Complete(Section):
     )
     pair_wait_s: float = Field(900, ge=0, le=86400, description="how long a PET series waits for its CT")
     force_age_s: float = Field(3600, gt=0, le=604800, description="age at which a series is scored whatever is missing")
-    sweep_s: float = Field(0.5, ge=0.05, le=60, description="time between two looks at the series in RECEIVING")
+    sweep_s: float = Field(0.2, ge=0.05, le=60, description="time between two looks at the series in RECEIVING")

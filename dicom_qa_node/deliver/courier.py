@@ -29,7 +29,7 @@ from dicom_qa_node.store import Database, Outbox
 __all__ = ["Lane", "backoff_s", "run_courier"]
 
 _LOGGER = logging.getLogger(__name__)
-_LOOK_S = 0.2
+_LOOK_S = 0.1
 _PAUSE_S = 5.0
 _JITTER = 0.25
 

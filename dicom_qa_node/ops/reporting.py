@@ -12,7 +12,7 @@ from dicom_qa_node.log import log_event
 __all__ = ["Reporter"]
 
 _LOGGER = logging.getLogger(__name__)
-_LOOK_S = 0.2
+_LOOK_S = 0.1
 _PAUSE_S = 5.0
 
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
@@ -59,6 +61,7 @@ _COLUMNS = 4
 _GAP = 16
 _TILE = (_WIDTH - 2 * _MARGIN - (_COLUMNS - 1) * _GAP) // _COLUMNS
 _CAPTION = 76
+_MOST_THREADS = 4
 
 
 def write_pictures(verdict: SeriesVerdict, folder: Path, grades: Grades) -> list[Path]:
@@ -70,14 +73,19 @@ def write_pictures(verdict: SeriesVerdict, folder: Path, grades: Grades) -> list
         The files, the sheet first.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    written = [_write(contact_sheet(verdict.result, verdict.pictures, grades), folder / SHEET, 3)]
-    for number, picture in enumerate(verdict.pictures, start=1):
-        written.append(_write(Image.fromarray(picture), folder / display_name(number), 3))
+    files = [
+        _File(display_name(number), Image.fromarray(picture), 3)
+        for number, picture in enumerate(verdict.pictures, start=1)
+    ]
     gallery = Gallery(verdict.result.kind.value, ())
     if verdict.exhibit is not None:
-        shown = [_write_slice(item, number, folder, written) for number, item in enumerate(verdict.exhibit.slices, 1)]
-        gallery = Gallery(verdict.result.kind.value, tuple(shown), _write_overview(verdict.exhibit, folder, written))
-    written.append(_write_bytes(gallery_to_json(gallery), folder / INDEX))
+        shown = [_shown(item, number, files) for number, item in enumerate(verdict.exhibit.slices, 1)]
+        gallery = Gallery(verdict.result.kind.value, tuple(shown), _overview(verdict.exhibit, files))
+    # Packing PNG does not hold Python's lock.
+    with ThreadPoolExecutor(min(len(os.sched_getaffinity(0)), _MOST_THREADS)) as pool:
+        sheet = pool.submit(_write_sheet, verdict, folder / SHEET, grades)
+        rest = list(pool.map(lambda file: _write(file.image, folder / file.name, file.level), files))
+    written = [sheet.result(), *rest, _write_bytes(gallery_to_json(gallery), folder / INDEX)]
     sync_folder(folder)
     return written
 
@@ -108,11 +116,24 @@ def contact_sheet(result: SeriesResult, pictures: Pictures, grades: Grades) -> I
     return sheet
 
 
-def _write_slice(item: ExhibitedSlice, number: int, folder: Path, written: list[Path]) -> ShownSlice:
+@dataclass(frozen=True, slots=True)
+class _File:
+    """A picture to be written, with its level of compression."""
+
+    name: str
+    image: Image.Image
+    level: int
+
+
+def _write_sheet(verdict: SeriesVerdict, path: Path, grades: Grades) -> Path:
+    return _write(contact_sheet(verdict.result, verdict.pictures, grades), path, 3)
+
+
+def _shown(item: ExhibitedSlice, number: int, files: list[_File]) -> ShownSlice:
     layers = []
     for name, layer in zip((slice_name(number), pt_name(number)), item.layers, strict=False):
         # Noise hardly compresses: the quickest level is a few per cent larger than the best.
-        written.append(_write(Image.fromarray(layer.pixels), folder / name, 1))
+        files.append(_File(name, Image.fromarray(layer.pixels), 1))
         layers.append(_stored(layer, name))
     rows, columns = item.layers[0].pixels.shape
     return ShownSlice(
@@ -133,8 +154,8 @@ def _stored(layer: Layer, name: str) -> StoredLayer:
     return StoredLayer(name, layer.unit, layer.scale, layer.offset, layer.step, layer.low, layer.high, layer.inverted)
 
 
-def _write_overview(exhibit: Exhibit, folder: Path, written: list[Path]) -> Overview:
-    written.append(_write(Image.fromarray(exhibit.overview), folder / OVERVIEW, 3))
+def _overview(exhibit: Exhibit, files: list[_File]) -> Overview:
+    files.append(_File(OVERVIEW, Image.fromarray(exhibit.overview), 3))
     rows, columns = exhibit.overview.shape
     return Overview(OVERVIEW, rows, columns, exhibit.pixel_mm, exhibit.marks)
 

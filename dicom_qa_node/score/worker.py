@@ -34,7 +34,7 @@ from dicom_qa_node.store import Database, Jobs, Registry
 __all__ = ["run_worker"]
 
 _LOGGER = logging.getLogger(__name__)
-_IDLE_S = 0.2
+_IDLE_S = 0.1
 _MODEL_RECHECK_S = 15.0
 _DATABASE_PAUSE_S = 2.0
 _MB = 1 << 20

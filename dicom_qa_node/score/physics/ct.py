@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from concurrent.futures import ThreadPoolExecutor
+
 from dicom_qa_node.records import Measurement
 from dicom_qa_node.score.physics.ct_artefacts import artefact_measurements
 from dicom_qa_node.score.physics.ct_motion import contour_jump
@@ -17,22 +20,27 @@ from dicom_qa_node.score.volume import Volume
 
 __all__ = ["ct_measurements"]
 
+_MOST_THREADS = 4
+
 
 def ct_measurements(volume: Volume) -> tuple[Measurement, ...]:
     """Measure a CT volume on up to 16 slices; where the values are no HU only the header speaks."""
     if volume.unit != "HU":
         return _without_hu(volume)
-    return (*_from_slices(view_ct(volume)), contour_jump(volume))
+    with ThreadPoolExecutor(min(len(os.sched_getaffinity(0)), _MOST_THREADS)) as pool:
+        motion = pool.submit(contour_jump, volume)
+        return (*_from_slices(view_ct(volume, apply=pool.map), pool), motion.result())
 
 
-def _from_slices(view: CtView) -> tuple[Measurement, ...]:
-    locals_ = tuple(local_noise(part, view.contrast) for part in view.slices)
-    edges = tuple(skin_edge(part) for part in view.slices)
+def _from_slices(view: CtView, pool: ThreadPoolExecutor) -> tuple[Measurement, ...]:
+    edges = pool.map(skin_edge, view.slices)
+    locals_ = tuple(pool.map(lambda part: local_noise(part, view.contrast), view.slices))
+    artefacts = pool.submit(artefact_measurements, view, locals_)
     return (
         *noise_measurements(view, locals_),
-        *edge_measurements(view, edges),
+        *edge_measurements(view, tuple(edges)),
         *spectrum_measurements(view, locals_),
-        *artefact_measurements(view, locals_),
+        *artefacts.result(),
         *scale_measurements(view, locals_),
         *dose_measurements(view),
         *protocol_measurements(view.volume.header, view.sharp_kernel),
