@@ -37,7 +37,7 @@ FloatArray = npt.NDArray[np.float32]
 Codes = npt.NDArray[np.int64]
 
 _FIRST_BATCH = 128
-_CPU_BATCH = 4
+_CPU_BATCH = 7
 _CPU_WORKERS = 4
 
 
