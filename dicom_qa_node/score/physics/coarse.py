@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from dicom_qa_node.score.physics.ct_slices import BODY_HU, BoolArray
+from dicom_qa_node.score.physics.ct_slices import BODY_HU, BoolArray, block_mean
 from dicom_qa_node.score.volume import FloatArray, Volume
 
 __all__ = ["PatientGrid", "body_of", "patient_grid"]
@@ -129,9 +129,7 @@ def _reduce(volume: Volume, step_mm: float) -> _Reduced:
 
 def _plane(volume: Volume, index: int, by_row: int, by_column: int, rows: int, columns: int) -> FloatArray:
     plane = np.asarray(volume.voxels[index][: rows * by_row, : columns * by_column], np.float32)
-    if by_row == by_column == 1:
-        return plane
-    return np.asarray(plane.reshape(rows, by_row, columns, by_column).mean(axis=(1, 3)), np.float32)
+    return block_mean(plane, (by_row, by_column))
 
 
 def _resampled(ct: Volume, pet: Volume, grid: _Reduced) -> FloatArray:

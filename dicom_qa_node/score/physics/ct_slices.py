@@ -125,7 +125,7 @@ def ct_slice(volume: Volume, index: int) -> CtSlice:
     field = _field(hu, valid)
     factor = max(1, int(_MASK_PIXEL_MM / min(pixel_mm)))
     step_mm = factor * min(pixel_mm)
-    small = block_mean(np.where(field, hu, np.float32(-1000.0)), factor)
+    small = block_mean(np.where(field, hu, np.float32(-1000.0)), (factor, factor))
     body = _body(small, step_mm)
     near_something = grown(ndimage.uniform_filter(small, 3) > -880.0, _AIR_MARGIN_MM / step_mm)
     skin = grown(body, _SKIN_REACH_MM / step_mm) & ~shrunk(body, _SKIN_REACH_MM / step_mm)
@@ -229,16 +229,17 @@ def _outer_air(small: FloatArray, empty: npt.NDArray[np.int32], count: int) -> n
     return np.flatnonzero(outer)
 
 
-def block_mean(image: npt.NDArray[np.float32], factor: int) -> FloatArray:
-    """Average squares of ``factor`` pixels; rows and columns that fill no square are dropped."""
-    if factor == 1:
+def block_mean(image: npt.NDArray[np.float32], factors: tuple[int, int]) -> FloatArray:
+    """Average blocks of ``factors`` (rows, columns) pixels; rows and columns that fill no block are dropped."""
+    if factors == (1, 1):
         return np.asarray(image, np.float32)
-    rows, columns = (n // factor * factor for n in image.shape)
+    down, across = factors
+    rows, columns = image.shape[0] // down * down, image.shape[1] // across * across
     # A sum of strided pictures: ten times as fast as the mean over two axes of blocks.
-    total = np.zeros((rows // factor, columns // factor), np.float32)
-    for row, column in np.ndindex(factor, factor):
-        total += image[row:rows:factor, column:columns:factor]
-    return np.asarray(total / np.float32(factor * factor), np.float32)
+    total = np.zeros((rows // down, columns // across), np.float32)
+    for row, column in np.ndindex(down, across):
+        total += image[row:rows:down, column:columns:across]
+    return np.asarray(total / np.float32(down * across), np.float32)
 
 
 def _enlarged(mask: BoolArray, factor: int, shape: tuple[int, ...]) -> BoolArray:
