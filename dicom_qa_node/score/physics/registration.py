@@ -199,8 +199,8 @@ def _least_squares(
     moved = _shifted(solid, way)
     inside = _shifted(seen.astype(np.float32), way, outside=0.0) > 0.9
     # numpy's own numbers would make float64 of the volume
-    back, left = np.gradient(moved, *spacing.tolist(), axis=(1, 2))
-    slope: FloatArray = np.hypot(back, left)
+    back, left = (np.asarray(part, np.float32) for part in np.gradient(moved, *spacing.tolist(), axis=(1, 2)))
+    slope = np.hypot(back, left)
     edge = (slope > 0.2 * slope.max()) & inside
     edge[:, :2], edge[:, -2:], edge[:, :, :2], edge[:, :, -2:] = False, False, False, False
     if np.count_nonzero(edge) < 200:
