@@ -15,7 +15,7 @@ def write_series(folder: Path, count: int, seed: int) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(seed)
     noise = rng.normal(1040, 25, (512, 512)).astype("<i2")
-    dataset = _header(seed)
+    dataset = header(seed)
     for number in range(1, count + 1):
         uid = generate_uid()
         dataset.SOPInstanceUID = uid
@@ -35,7 +35,8 @@ def _file_meta(uid: str) -> FileMetaDataset:
     return meta
 
 
-def _header(seed: int) -> Dataset:
+def header(seed: int) -> Dataset:
+    """Return the header of a generated CT image, without what differs from image to image."""
     ds = Dataset()
     ds.SpecificCharacterSet = "ISO_IR 100"
     ds.ImageType = ["ORIGINAL", "PRIMARY", "AXIAL"]

@@ -10,6 +10,7 @@ import struct
 from dataclasses import dataclass
 
 from dicom_qa_node.receive.status import Answer
+from dicom_qa_node.spool.header import default_text
 from dicom_qa_node.spool.layout import is_uid
 
 __all__ = [
@@ -113,7 +114,7 @@ def _unsigned_short(elements: dict[int, bytes], number: int) -> int:
 
 
 def _uid(elements: dict[int, bytes], number: int) -> str:
-    return elements.get(number, b"").decode("ascii", "replace").strip(" \0")
+    return default_text(elements.get(number, b""))
 
 
 def _echoed(number: int, uid: str) -> bytes:

@@ -174,4 +174,6 @@ def _check_content(data: mmap.mmap, start: int, seal: Seal | None) -> None:
 def _quarantined(layout: SpoolLayout, path: Path) -> Quarantined:
     notice = json.loads(path.with_suffix(".json").read_bytes())
     at = dt.datetime.fromisoformat(notice["at"])
-    return Quarantined(layout.relative(path), notice["reason"], notice["calling_ae"], notice["sop_instance_uid"], at)
+    # Earlier versions wrote what the peer called the object as it was, and PostgreSQL takes no NUL.
+    uid = notice["sop_instance_uid"].replace("\0", "\N{REPLACEMENT CHARACTER}")
+    return Quarantined(layout.relative(path), notice["reason"], notice["calling_ae"], uid, at)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from dicom_qa_node.errors import Permanent
 
-__all__ = ["BrokenDataSet", "Encoding", "Header", "encoding_of", "scan"]
+__all__ = ["BrokenDataSet", "Encoding", "Header", "default_text", "encoding_of", "scan"]
 
 Buffer = bytes | bytearray | memoryview | mmap.mmap
 
@@ -62,6 +62,14 @@ def encoding_of(transfer_syntax_uid: str) -> Encoding:
     )
 
 
+def default_text(value: bytes) -> str:
+    """Return a value of the default character repertoire (PS3.5 6.1.1) without its padding.
+
+    What does not belong to it becomes U+FFFD, NUL included: no database of the node must have to take that.
+    """
+    return value.decode("ascii", "replace").strip(" \0").replace("\0", "\N{REPLACEMENT CHARACTER}")
+
+
 @dataclass(frozen=True, slots=True)
 class Header:
     """The raw values found, by tag, and whether pixel data follows them."""
@@ -72,7 +80,7 @@ class Header:
 
     def text(self, tag: int) -> str:
         """Return a value of the default character repertoire without its padding, "" where it is absent."""
-        return self.values.get(tag, b"").decode("ascii", "replace").strip(" \0")
+        return default_text(self.values.get(tag, b""))
 
     def integer(self, tag: int) -> int | None:
         """Return a value of VR IS (32 bits, PS3.5 6.2), None where it is absent or no such number."""

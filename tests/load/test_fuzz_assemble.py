@@ -1,7 +1,11 @@
-"""Thousands of damaged real files: assembly ends with a volume or a plain refusal, never a crash, a hang or a flood."""
+"""Thousands of damaged real files: assembly ends with a volume or a plain refusal, never a crash, a hang or a flood.
+
+``QA_FUZZ_SEED`` chooses other damage, ``QA_FUZZ_FILES`` how many files.
+"""
 
 from __future__ import annotations
 
+import os
 import random
 import time
 
@@ -16,13 +20,13 @@ from tests.load.mutations import damaged
 
 pytestmark = [pytest.mark.load, pytest.mark.realdata]
 
-FILES = 5000
+FILES = int(os.environ.get("QA_FUZZ_FILES", "5000"))
 LONGEST_S = 30.0
 MOST_MB = 2500
 
 
 def test_damaged_files_end_with_a_volume_or_a_refusal(shared_data, tmp_path):
-    rng = random.Random(20260105)
+    rng = random.Random(int(os.environ.get("QA_FUZZ_SEED", "20260105")))
     files = sorted((shared_data / "dicom").rglob("*.dcm"))
     compressed = sorted((shared_data / "dicom" / "transfer_syntaxes").glob("*.dcm"))
     path, process, outcomes = tmp_path / "x.dcm", psutil.Process(), {"volume": 0, "refused": 0}

@@ -2,7 +2,8 @@
 
 Every file is damaged after it was encoded and sent byte for byte. What the node answers with Success must be in
 its spool with those bytes; what it refuses, in quarantine; and every series must come to rest with a report or
-with a reason that an operator can read.
+with a reason that an operator can read. ``QA_FUZZ_SEED`` chooses other damage, ``QA_FUZZ_FILES`` how many files
+``-m load`` sends.
 """
 
 from __future__ import annotations
@@ -267,7 +268,10 @@ def node(tmp_path, node_config) -> Iterator[FuzzedNode]:
                 child.kill()
 
 
-@pytest.mark.parametrize("files", [150, pytest.param(5000, marks=pytest.mark.load)])
+LOAD = int(os.environ.get("QA_FUZZ_FILES", "5000"))
+
+
+@pytest.mark.parametrize("files", [150, pytest.param(LOAD, marks=pytest.mark.load, id="load")])
 def test_damaged_images_cost_no_series_and_no_process(node, shared_data, tmp_path, poll, listening, monkeypatch, files):
     monkeypatch.setattr(_config, "STORE_SEND_CHUNKED_DATASET", True)
     seed = int(os.environ.get("QA_FUZZ_SEED", "20260105"))

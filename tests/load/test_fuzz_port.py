@@ -1,6 +1,7 @@
 """Damaged association dialogues on both ports of a running receiver cost no other association anything.
 
-``QA_FUZZ_SEED`` chooses other damage; 200 dialogues belong to every test run, 2,000 to ``-m load``.
+``QA_FUZZ_SEED`` chooses other damage; 200 dialogues belong to every test run, 2,000 to ``-m load``, or as many as
+``QA_FUZZ_DIALOGUES`` says.
 """
 
 from __future__ import annotations
@@ -180,7 +181,10 @@ def measures(worker: psutil.Process) -> tuple[int, int, float]:
     return worker.num_threads(), worker.num_fds() - pool, worker.memory_info().rss / 2**20
 
 
-@pytest.mark.parametrize("count", [200, pytest.param(2000, marks=pytest.mark.load)])
+LOAD = int(os.environ.get("QA_FUZZ_DIALOGUES", "2000"))
+
+
+@pytest.mark.parametrize("count", [200, pytest.param(LOAD, marks=pytest.mark.load, id="load")])
 def test_damaged_dialogues_harm_nobody(node: Node, poll: Any, tmp_path: Path, run_tool: Any, count: int) -> None:
     seed = int(os.environ.get("QA_FUZZ_SEED", "20261121"))
     chance = random.Random(seed)

@@ -68,6 +68,11 @@ def test_what_is_no_uid_is_not_sent_back() -> None:
     assert set(command.decode(data)) == {0x0000, 0x0100, 0x0120, 0x0800, 0x0900}
 
 
+def test_a_nul_inside_what_a_peer_calls_an_object_goes_no_further() -> None:
+    elements = command.decode(store_rq()) | {0x1000: b"1.2\x003\0"}
+    assert command.store_request(elements).sop_instance_uid == "1.2\ufffd3"
+
+
 @given(st.binary(max_size=200))
 def test_garbage_is_malformed_or_read(data: bytes) -> None:
     try:

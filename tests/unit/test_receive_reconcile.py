@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -75,6 +76,15 @@ def test_refused_objects_get_their_row_too(layout: SpoolLayout) -> None:
     result = reconcile(layout, registry)
     assert registry.rows == {held.path: held}
     assert (result.added, result.damaged) == (1, 0)
+
+
+def test_a_notice_with_a_nul_can_be_recorded(layout: SpoolLayout) -> None:
+    incoming = SpoolWriter(layout).begin(Origin("1.2", "1.2\x003", EXPLICIT, "CT1", "QA", "d" * 32))
+    incoming.write(b"nonsense")
+    held = incoming.quarantine("nonsense")
+    registry = Registry()
+    reconcile(layout, registry)
+    assert registry.rows == {held.path: dataclasses.replace(held, sop_instance_uid="1.2\ufffd3")}
 
 
 @pytest.mark.parametrize(

@@ -46,6 +46,23 @@ def test_a_nul_in_a_text_does_not_reach_the_database() -> None:
     assert read_facts(data, 0, EXPLICIT).series().station_name == "CT1"
 
 
+@pytest.mark.parametrize(("keyword", "vr", "value"), [("Modality", "CS", "CTXY"), ("AcquisitionNumber", "IS", "1234")])
+def test_a_nul_in_a_code_or_a_number_does_not_reach_the_database(keyword: str, vr: str, value: str) -> None:
+    ds = ct(ImagesInAcquisition=30, **{keyword: value})
+    head = vr.encode() + b"\4\0"
+    data = encoded(ds).replace(head + value.encode(), head + value[:1].encode() + b"\0" + value[2:].encode())
+    facts = read_facts(data, 0, EXPLICIT)
+    assert "\0" not in facts.expected_group + facts.series().modality
+    assert "\ufffd" in facts.expected_group + facts.series().modality
+
+
+def test_a_uid_with_a_nul_inside_is_none() -> None:
+    uid = b"1.2.826.0.1.99"
+    data = encoded(ct(StudyInstanceUID=uid.decode())).replace(uid, b"1.2.826.0.\0.99")
+    with pytest.raises(InvalidUid):
+        read_facts(data, 0, EXPLICIT)
+
+
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
