@@ -157,11 +157,12 @@ class RunningNode:
 
     config_path: Path
     log: Path
+    program: str = "dicom_qa_node"
     process: subprocess.Popen[bytes] | None = None
     killed: list[str] = field(default_factory=list)
 
     def start(self) -> None:
-        command = [sys.executable, "-m", "dicom_qa_node", "--config", str(self.config_path), "serve"]
+        command = [sys.executable, "-m", self.program, "--config", str(self.config_path), "serve"]
         with self.log.open("ab") as sink:
             self.process = subprocess.Popen(command, stdout=sink, stderr=sink, cwd=ROOT)
 
@@ -273,14 +274,33 @@ class KillRun:
         poll_until(lambda: self.node.check() and reached(), 120, f"the moment to kill {role}")
         self._kill_after(role, longest_s)
 
-    def kill_any(self, longest_s: float) -> None:
-        """Kill a role that runs, if possible while it works on some series, after ``longest_s`` in any case."""
-        running = [role for role in AT_WORK if self.node.processes(role)]
-        role = self.chance.choice(running)
-        states, deadline = AT_WORK[role][1], time.monotonic() + longest_s
-        while self.node.check() and time.monotonic() < deadline and not self.registry.list_series(states, limit=1):
-            threading.Event().wait(0.02)
+    def kill_any(self, weights: Mapping[str, int], longest_s: float) -> None:
+        """Kill a role that runs, if possible while it works on some series, after ``longest_s`` in any case.
+
+        The supervisor only when all that it looks after runs again: a node that never comes up has nothing to lose.
+        Then the node gets ``longest_s`` to do something.
+        """
+        role = poll_until(lambda: self._any_role(weights), 90, "a role that runs")
+        states = AT_WORK[role][1]
+        self._wait(lambda: self.registry.list_series(states, limit=1), longest_s)
         self._kill_after(role, AT_WORK[role][2])
+        before = self._progress()
+        self._wait(lambda: self._progress() != before, longest_s)
+
+    def _any_role(self, weights: Mapping[str, int]) -> str:
+        self.node.check()
+        running = [role for role in weights if self.node.processes(role)]
+        if len(running) < len(weights):
+            running.remove("serve")
+        return self.chance.choices(running, [weights[role] for role in running])[0] if running else ""
+
+    def _progress(self) -> tuple[object, ...]:
+        return self.registry.counts(), len(self.scanner.acknowledged), self.archive.arrived.total()
+
+    def _wait(self, until: Callable[[], object], longest_s: float) -> None:
+        deadline = time.monotonic() + longest_s
+        while self.node.check() and time.monotonic() < deadline and not until():
+            threading.Event().wait(0.05)
 
     def _kill_after(self, role: str, longest_s: float) -> None:
         threading.Event().wait(self.chance.uniform(0, longest_s))
@@ -353,18 +373,23 @@ class KillRun:
 
 @contextmanager
 def kill_run(
-    folder: Path, settings: Config, free_port: Callable[[], int], seed: int, changes: Mapping[str, Any]
+    folder: Path,
+    settings: Config,
+    free_port: Callable[[], int],
+    seed: int,
+    changes: Mapping[str, Any] | None = None,
+    program: str = "dicom_qa_node",
 ) -> Iterator[KillRun]:
     """Start a node, an archive and a scanner in ``folder``; nothing of them is left at the end.
 
-    ``changes`` are sections of the configuration that this run sets otherwise.
+    ``changes`` are sections of the configuration that this run sets otherwise, ``program`` the module that serves.
     """
     port = free_port()
     path = folder / "config.yaml"
-    path.write_text(yaml.safe_dump(_settings(settings, port) | changes))
+    path.write_text(yaml.safe_dump(_settings(settings, port) | (changes or {})))
     config = load_config(path)
     archive, scanner = Archive(port), Scanner(config.receive.port)
-    node = RunningNode(path, folder / "node.log")
+    node = RunningNode(path, folder / "node.log", program)
     database = Database(config.database_url)
     try:
         node.start()

@@ -179,7 +179,8 @@ def _model(facts: Facts) -> Check:
 def _role(role: str, heartbeats: Sequence[Heartbeat], now: dt.datetime) -> Check:
     bad = Level.FAILED if role == "receive" else Level.DEGRADED
     beats = [beat for beat in heartbeats if beat.role == role]
-    alive = [beat for beat in beats if (now - beat.seen_at).total_seconds() <= _SILENT_S]
+    # A beat of the future was left behind when the clock of the host was set back; whoever lives beats again soon.
+    alive = [beat for beat in beats if abs((now - beat.seen_at).total_seconds()) <= _SILENT_S]
     if not alive:
         since = f"silent since {max(beat.seen_at for beat in beats):%Y-%m-%d %H:%M:%S} UTC" if beats else "never seen"
         return Check(f"role {role}", bad, f"{since}; is it running?")

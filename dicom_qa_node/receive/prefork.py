@@ -66,7 +66,7 @@ class Master:
         self._admission = Admission(config.receive, config.ae_title, self._seats, self._gauge)
         self._slots = [_Slot(number) for number in range(config.receive.processes)]
         self._reconciler = 0
-        self._reconciled_from = 0.0
+        self._reconciled_from: tuple[float, float] | None = None
         self._reconcile_due = True
 
     def run_in_child(self, started: int) -> None:
@@ -112,8 +112,16 @@ class Master:
                 slot.pid = self._fork(partial(self._serve, slot, child_serving))
         if self._reconcile_due and not self._reconciler:
             self._reconcile_due = False
-            since, self._reconciled_from = self._reconciled_from, time.time() - 1
+            since = self._changed_since()
+            self._reconciled_from = time.time(), time.monotonic()
             self._reconciler = self._fork(lambda: self._reconcile(since))
+
+    def _changed_since(self) -> float:
+        """Return from when on a file may not have been looked at; the wall clock may have been set either way."""
+        if self._reconciled_from is None:
+            return 0.0
+        wall, steady = self._reconciled_from
+        return min(wall, time.time() - (time.monotonic() - steady)) - 1
 
     def _reap(self) -> None:
         """Learn which processes ended; a receiver is replaced, later each time if it keeps dying."""

@@ -23,7 +23,7 @@ ROUNDS = 8
 def test_nothing_is_lost_and_nothing_is_sent_twice(tmp_path, node_config, free_port):
     seed = int(os.environ.get("QA_KILL9_SEED", random.SystemRandom().randrange(10**6)))
     print(f"QA_KILL9_SEED={seed}")
-    with kill_run(tmp_path, node_config, free_port, seed, {}) as run:
+    with kill_run(tmp_path, node_config, free_port, seed) as run:
         for _ in range(ROUNDS):
             run.kill_at_work(run.chance.choice(list(AT_WORK)), run.push())
         run.finish(120 + 10 * ROUNDS)
