@@ -336,11 +336,12 @@ class KillRun:
 
     def check(self) -> None:
         """Assert that every image is stored as it was sent, every series judged and reported once, and nothing told."""
-        self._check_images()
-        self._check_results()
+        self.check_images()
+        self.check_results()
         check_log(self.node.log)
 
-    def _check_images(self) -> None:
+    def check_images(self) -> None:
+        """Assert that every acknowledged image is stored as it was sent, once."""
         assert len(self.scanner.acknowledged) == SLICES * len(self.sent)
         for series, images in self.sent.items():
             stored = {item.sop_instance_uid: item for item in self.registry.instances(series)}
@@ -354,7 +355,8 @@ class KillRun:
                 assert kept.PatientName == NAME
         assert list((self.spool / "incoming").iterdir()) == []
 
-    def _check_results(self) -> None:
+    def check_results(self) -> None:
+        """Assert that every series has one verdict and one report, and that the archive has just these."""
         outbox = Outbox(self.database)
         expected = set()
         for series in self.sent:
