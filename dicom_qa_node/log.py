@@ -6,10 +6,12 @@ import json
 import logging
 import sys
 import threading
+import time
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any, TextIO
 
-__all__ = ["configure", "log_event"]
+__all__ = ["Seldom", "configure", "log_event"]
 
 _FORBIDDEN = ("patient", "accession", "birth")
 _TALKATIVE_LIBRARIES = (
@@ -51,6 +53,34 @@ def log_event(logger: logging.Logger, level: int, event: str, **fields: Any) -> 
         raise ValueError(f"patient data must not be logged: {', '.join(wrong)}")
     if logger.isEnabledFor(level):
         logger.log(level, event, extra={"qa_event": event, "qa_fields": fields})
+
+
+class Seldom:
+    """Tells what fails again and again: at once, and then once in ``every_s`` with the number of times since.
+
+    What fails in other words is told at once. Several threads may use it.
+    """
+
+    def __init__(
+        self, logger: logging.Logger, every_s: float = 60.0, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._logger, self._every_s, self._clock = logger, every_s, clock
+        self._lock = threading.Lock()
+        self._told: dict[tuple[str, str], tuple[float, int]] = {}
+
+    def log(self, level: int, event: str, *, reason: str, **fields: Any) -> None:
+        """Write a line as `log_event` does, unless the same event has had the same reason lately."""
+        key, now = (event, reason), self._clock()
+        with self._lock:
+            at, left_out = self._told.get(key, (float("-inf"), 0))
+            if now - at < self._every_s:
+                self._told[key] = at, left_out + 1
+                return
+            # Reasons may hold what changes with each try; nobody needs to know the old ones.
+            self._told = {old: seen for old, seen in self._told.items() if now - seen[0] < self._every_s}
+            self._told[key] = now, 0
+        more = {"repeated": left_out} if left_out else {}
+        log_event(self._logger, level, event, **fields, reason=reason, **more)
 
 
 def _crashed(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

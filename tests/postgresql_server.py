@@ -32,8 +32,23 @@ def programs() -> Path | None:
 class PostgresqlServer:
     """A running server; every test gets a database of its own, copied from one that has the schema."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, bin_folder: Path, folder: Path) -> None:
         self._port, self._numbers = port, count(1)
+        self._bin_folder, self._folder = bin_folder, folder
+
+    def start(self) -> None:
+        """Start the server and wait until it answers."""
+        options = f"-p {self._port} -c listen_addresses=127.0.0.1 -c fsync=off -k {self._folder / 'run'}"
+        more = ("-l", self._folder / "log", "-o", f"{options} -c max_connections=100", "start")
+        self._control("-w", "-t", "60", *more)
+
+    def stop(self) -> None:
+        """Stop the server as a crash does; what was committed is there when it starts again."""
+        self._control("-m", "immediate", "stop")
+
+    def _control(self, *arguments: object) -> None:
+        program, data = self._bin_folder / "pg_ctl", self._folder / "data"
+        _as_server(program, "-D", data, *arguments, cwd=self._folder)
 
     def url(self, database: str) -> str:
         """Return the address of a database."""
@@ -74,13 +89,12 @@ def running_server(bin_folder: Path) -> Iterator[PostgresqlServer]:
         for path in (folder, socket_folder):
             os.chown(path, owner.pw_uid, owner.pw_gid)
     _as_server(bin_folder / "initdb", "-D", data, "-U", "qa", "-A", "trust", "-E", "UTF8", "--no-sync", cwd=folder)
-    options = f"-p {port} -c listen_addresses=127.0.0.1 -c fsync=off -k {socket_folder} -c max_connections=100"
-    log = folder / "log"
-    _as_server(bin_folder / "pg_ctl", "-D", data, "-w", "-t", "60", "-l", log, "-o", options, "start", cwd=folder)
+    server = PostgresqlServer(port, bin_folder, folder)
+    server.start()
     try:
-        yield PostgresqlServer(port)
+        yield server
     finally:
-        _as_server(bin_folder / "pg_ctl", "-D", data, "-m", "immediate", "stop", cwd=folder)
+        server.stop()
         shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import logging
 
+from dicom_qa_node.complete.ages import Ages
 from dicom_qa_node.complete.rules import Fragment, Ready, decide
 from dicom_qa_node.config import Complete
 from dicom_qa_node.log import log_event
@@ -16,13 +17,15 @@ __all__ = ["sweep"]
 _LOGGER = logging.getLogger(__name__)
 
 
-def sweep(registry: Registry, rules: Complete, now: dt.datetime) -> int:
+def sweep(registry: Registry, rules: Complete, now: dt.datetime, ages: Ages | None = None) -> int:
     """Move every series that is complete at ``now`` to COMPLETE with its job queued; return how many.
 
-    A series that grew between the look and the move is left for the next sweep.
+    A series that grew between the look and the move is left for the next sweep. ``ages`` keeps the waits right when the
+    wall clock is set between two sweeps.
     """
     moved = 0
-    for progress in registry.receiving():
+    receiving = registry.receiving()
+    for progress in receiving if ages is None else ages.corrected(receiving, now):
         decision = decide(progress, rules, now)
         if isinstance(decision, Fragment):
             _park(registry, progress, decision.reason, now)

@@ -22,7 +22,7 @@ from dicom_qa_node.deliver.commitment import require_commitment
 from dicom_qa_node.deliver.targets import open_target
 from dicom_qa_node.deliver.targets.base import Answer, Convert, Deferred, DeliveryTarget, Refused, Shipment
 from dicom_qa_node.errors import NodeError, Permanent, Transient
-from dicom_qa_node.log import log_event
+from dicom_qa_node.log import Seldom, log_event
 from dicom_qa_node.records import Delivery, utc_now
 from dicom_qa_node.store import Database, Outbox
 
@@ -101,6 +101,7 @@ class Lane:
         self._name, self._target, self._outbox = name, target, outbox
         self._settings, self._spool_dir, self._stop, self._clock = settings, spool_dir, stop, clock
         self._lock = threading.Lock()
+        self._told = Seldom(_LOGGER)
         self._sending: Delivery | None = None
         self._renew_at = 0.0
         # A target that never answers must not keep the process from ending.
@@ -147,7 +148,7 @@ class Lane:
                 wait_s = 0.0 if self.step() else _LOOK_S
             except NodeError as error:
                 wait_s = _PAUSE_S
-                log_event(_LOGGER, logging.WARNING, "delivery_postponed", target=self._name, reason=str(error))
+                self._told.log(logging.WARNING, "delivery_postponed", target=self._name, reason=str(error))
             except Exception:
                 wait_s = _PAUSE_S
                 _LOGGER.exception("delivery_failed")

@@ -15,7 +15,7 @@ from dicom_qa_node.deliver.courier import backoff_s
 from dicom_qa_node.deliver.targets.base import Deferred, Refused
 from dicom_qa_node.deliver.targets.dicom import Peer, associate
 from dicom_qa_node.errors import NodeError
-from dicom_qa_node.log import log_event
+from dicom_qa_node.log import Seldom, log_event
 from dicom_qa_node.records import utc_now
 from dicom_qa_node.spool.commitment import PUSH_MODEL, PUSH_MODEL_INSTANCE, report_of
 from dicom_qa_node.store.commitments import CommitReplies, CommitReply
@@ -37,6 +37,7 @@ class ReplySender:
         self._timeout_s = config.query.timeout_s
         self._replies = replies
         self._clock = clock
+        self._told = Seldom(_LOGGER)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="commitment-replies", daemon=True)
 
@@ -58,7 +59,7 @@ class ReplySender:
             try:
                 self.step()
             except NodeError as error:
-                log_event(_LOGGER, logging.WARNING, "commitment_replies_postponed", reason=str(error))
+                self._told.log(logging.WARNING, "commitment_replies_postponed", reason=str(error))
             except Exception:
                 _LOGGER.exception("commitment_replies_failed")
 

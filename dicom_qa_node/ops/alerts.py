@@ -7,6 +7,7 @@ Nothing here waits for a mail server: alerts and their messages are rows, writte
 from __future__ import annotations
 
 import datetime as dt
+import time
 from collections.abc import Callable, Iterator, Sequence
 from fnmatch import fnmatchcase
 from zoneinfo import ZoneInfo
@@ -115,19 +116,22 @@ class Troubles:
         health: Callable[[], HealthReport],
         judge: Judge,
         clock: Callable[[], dt.datetime] = utc_now,
+        steady: Callable[[], float] = time.monotonic,
     ) -> None:
+        self._steady = steady
         self._config, self._health, self._judge, self._clock = config.alerts, health, judge, clock
         self._alerts, self._facts = Alerts(database, clock=clock), NodeFacts(database)
         self._scanners = Scanners(database, clock=clock)
-        self._since: dict[str, dt.datetime] = {}
+        self._since: dict[str, float] = {}
 
     def look(self) -> int:
         """Begin the alerts of troubles that have lasted, end those of troubles that are over; return how many began."""
         now = self._clock()
         found = dict([*self._checks(), *self._silent(now), *self._undelivered(now)])
-        self._since = {key: self._since.get(key, now) for key in found}
-        patience = dt.timedelta(minutes=self._config.trouble_minutes)
-        lasting = [(key, words) for key, words in found.items() if now - self._since[key] >= patience]
+        # How long a trouble lasts is no matter of the wall clock, which may be set.
+        at, patience_s = self._steady(), 60 * self._config.trouble_minutes
+        self._since = {key: self._since.get(key, at) for key in found}
+        lasting = [(key, words) for key, words in found.items() if at - self._since[key] >= patience_s]
         return len(self._alerts.settle_troubles(self._judge.troubles(lasting)))
 
     def _checks(self) -> Iterator[tuple[str, str]]:

@@ -120,6 +120,10 @@ class Child:
         if seen_at is not None and seen_at != self._seen_at:
             self._seen_at, self._heard = seen_at, self._clock()
 
+    def excuse(self) -> None:
+        """Take it as heard: while the database is away nobody can be, and there is a time to speak up afterwards."""
+        self._heard = self._clock()
+
     def silent_s(self) -> float:
         """Return for how long the running process has not been heard of, 0 when it is down."""
         return 0.0 if self._process is None else self._clock() - self._heard

@@ -13,8 +13,8 @@ import threading
 import time
 from collections.abc import Callable
 
-from dicom_qa_node.errors import Transient
-from dicom_qa_node.log import log_event
+from dicom_qa_node.errors import NodeError
+from dicom_qa_node.log import Seldom, log_event
 from dicom_qa_node.ops.notify import Notifier
 from dicom_qa_node.store import Database, Liveness
 
@@ -64,6 +64,7 @@ class Pulse:
         self.detail, self._parent_pid = detail, parent_pid
         self._notifier = notifier or Notifier({})
         self._orphaned_at = 0.0
+        self._told = Seldom(_LOGGER)
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="pulse", daemon=True)
 
@@ -106,5 +107,5 @@ class Pulse:
     def _guarded(self, call: Callable[[], None]) -> None:
         try:
             call()
-        except Transient as error:
-            log_event(_LOGGER, logging.WARNING, "heartbeat_failed", role=self._role, reason=str(error))
+        except NodeError as error:
+            self._told.log(logging.WARNING, "heartbeat_failed", role=self._role, reason=str(error))

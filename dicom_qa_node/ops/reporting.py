@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable
 
 from dicom_qa_node.errors import NodeError
-from dicom_qa_node.log import log_event
+from dicom_qa_node.log import Seldom
 
 __all__ = ["Reporter"]
 
@@ -31,6 +31,7 @@ class Reporter:
         self._report_pending, self._pause_s = report_pending, pause_s
         self._stop = threading.Event()
         self._failure = ""
+        self._told = Seldom(_LOGGER)
         self._thread = threading.Thread(target=self._run, name="reporter")
 
     def start(self) -> None:
@@ -55,7 +56,7 @@ class Reporter:
             except NodeError as error:
                 wait_s = self._pause_s
                 self._failure = str(error)
-                log_event(_LOGGER, logging.WARNING, "reporting_postponed", reason=str(error))
+                self._told.log(logging.WARNING, "reporting_postponed", reason=str(error))
             except Exception as error:
                 wait_s = self._pause_s
                 self._failure = type(error).__name__

@@ -14,10 +14,12 @@ from collections.abc import Callable, Sequence
 
 from apscheduler.executors.pool import ThreadPoolExecutor
 from apscheduler.schedulers.background import BackgroundScheduler
+from apscheduler.triggers.base import BaseTrigger
 
 from dicom_qa_node.config import Config
 from dicom_qa_node.errors import NodeError
 from dicom_qa_node.log import log_event
+from dicom_qa_node.ops.clock import ClockWatch
 from dicom_qa_node.ops.pulse import Pulse
 from dicom_qa_node.ops.tasks import Task, tasks_of
 from dicom_qa_node.records import utc_now
@@ -30,6 +32,7 @@ _LOGGER = logging.getLogger(__name__)
 _MISFIRE_GRACE_S = 30
 _THREADS = 6
 _TELL_S = 10.0
+_CLOCK_LOOK_S = 1.0
 
 
 class TaskRunner:
@@ -41,10 +44,19 @@ class TaskRunner:
         What to run.
     clock
         Returns the current UTC time.
+    watch
+        Tells when the wall clock was set; APScheduler plans by it, so the tasks are planned anew then.
     """
 
-    def __init__(self, tasks: Sequence[Task], clock: Callable[[], dt.datetime] = utc_now) -> None:
-        self._clock = clock
+    def __init__(
+        self,
+        tasks: Sequence[Task],
+        clock: Callable[[], dt.datetime] = utc_now,
+        watch: ClockWatch | None = None,
+    ) -> None:
+        self._clock, self._watch = clock, watch or ClockWatch()
+        self._ended = threading.Event()
+        self._watcher = threading.Thread(target=self._mind_clock, name="clock", daemon=True)
         self._failing: dict[str, str] = {}
         self._tasks = {task.name: task for task in tasks}
         self._ran: dict[str, tuple[dt.datetime, float]] = {}
@@ -57,16 +69,17 @@ class TaskRunner:
         logging.getLogger("apscheduler").setLevel(logging.ERROR)
         for task in tasks:
             first = clock() + dt.timedelta(seconds=task.first_after_s)
-            self._scheduler.add_job(
-                self._run, "interval", args=[task], id=task.name, seconds=task.every_s, next_run_time=first
-            )
+            self._scheduler.add_job(self._run, _Every(task.every_s), args=[task], id=task.name, next_run_time=first)
 
     def start(self) -> None:
         """Begin to run the tasks in threads."""
         self._scheduler.start()
+        self._watcher.start()
 
     def end(self) -> None:
         """Let the running tasks finish and run no more."""
+        self._ended.set()
+        self._watcher.join()
         self._scheduler.shutdown(wait=True)
 
     def failing(self) -> dict[str, str]:
@@ -81,6 +94,24 @@ class TaskRunner:
     def detail(self) -> str:
         """Return one line for the heartbeat: empty when every task works."""
         return "; ".join(f"{name} fails: {error}" for name, error in sorted(self.failing().items()))
+
+    def _mind_clock(self) -> None:
+        while not self._ended.wait(_CLOCK_LOOK_S):
+            self.look_at_clock()
+
+    def look_at_clock(self) -> bool:
+        """Plan every task anew if the wall clock was set since the last look; return whether it was."""
+        by_s = self._watch.look()
+        if not by_s:
+            return False
+        log_event(_LOGGER, logging.WARNING, "clock_set", by_s=round(by_s, 1))
+        now = self._clock()
+        for task in self._tasks.values():
+            # A task that was to run in a moment or missed its time runs now, none later than its interval from now.
+            planned = self._scheduler.get_job(task.name).next_run_time + dt.timedelta(seconds=by_s)
+            latest = now + dt.timedelta(seconds=task.every_s)
+            self._scheduler.modify_job(task.name, next_run_time=min(max(planned, now), latest))
+        return True
 
     def _stands(self, task: Task, next_at: dt.datetime | None) -> TaskRun:
         last_at, took_s = self._ran.get(task.name, (None, None))
@@ -108,12 +139,27 @@ class TaskRunner:
         self._failing[task.name] = text
 
 
+class _Every(BaseTrigger):  # type: ignore[misc]
+    """Fires ``every_s`` after the scheduler asks.
+
+    The interval of APScheduler counts every time that went by: millions when the clock is set forwards by a year.
+    """
+
+    def __init__(self, every_s: float) -> None:
+        self._every = dt.timedelta(seconds=every_s)
+
+    def get_next_fire_time(self, _previous_fire_time: dt.datetime | None, now: dt.datetime) -> dt.datetime:
+        """Return the next time."""
+        return now + self._every
+
+
 def run_schedule(config: Config, database: Database, stop: threading.Event, pulse: Pulse) -> None:
     """Run the periodic tasks of a node until ``stop`` is set."""
     facts = NodeFacts(database)
     # The task that tells how the tasks stand is one of them.
     told = Task("bookkeeping", _TELL_S, lambda _now: facts.note_task_runs(runner.runs()), first_after_s=1)
-    runner = TaskRunner([*tasks_of(config, database), told])
+    watch = ClockWatch()
+    runner = TaskRunner([*tasks_of(config, database, watch), told], watch=watch)
     pulse.detail = runner.detail
     runner.start()
     try:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import datetime as dt
 import logging
+import os
 import signal
 import threading
 import time
@@ -17,12 +18,12 @@ from pathlib import Path
 
 from dicom_qa_node import log
 from dicom_qa_node.config import Config
-from dicom_qa_node.errors import Transient
-from dicom_qa_node.log import log_event
+from dicom_qa_node.errors import NodeError
+from dicom_qa_node.log import Seldom, log_event
 from dicom_qa_node.ops.children import Child, specs_of
 from dicom_qa_node.ops.lock import hold_spool
 from dicom_qa_node.ops.notify import Notifier
-from dicom_qa_node.ops.pulse import Pulse, pulse_name
+from dicom_qa_node.ops.pulse import BEAT_S, Pulse, pulse_name
 from dicom_qa_node.ops.roles import STOP_ORDER, Exit, stop_on_signals
 from dicom_qa_node.store import Database, Liveness
 
@@ -30,6 +31,8 @@ __all__ = ["Limits", "Supervisor", "serve"]
 
 _TICK_S = 0.2
 _LISTEN_S = 1.0
+# While the supervisor's own heartbeat does not arrive, nobody else's is missed.
+_OWN_BEAT_S = 3 * BEAT_S
 _LOGGER = logging.getLogger(__name__)
 
 
@@ -109,7 +112,9 @@ class Supervisor:
                 self._ended(child, code)
             elif child.due:
                 child.start()
-            elif beats is not None:
+            elif beats is None:
+                child.excuse()
+            else:
                 self._kill_if_silent(child)
         self._tell_systemd()
 
@@ -163,11 +168,16 @@ class Supervisor:
 
 
 class _Ears:
-    """Reads the heartbeats in a thread of its own, so that a stuck database never stops the supervisor."""
+    """Reads the heartbeats in a thread of its own, so that a stuck database never stops the supervisor.
+
+    A database that can be read may still take no heartbeat: locked, read-only, full. The supervisor's own tells.
+    """
 
     def __init__(self, database: Database) -> None:
         self._liveness = Liveness(database)
         self._latest: tuple[float, dict[int, dt.datetime]] | None = None
+        self._own: tuple[float, dt.datetime | None] = (0.0, None)
+        self._told = Seldom(_LOGGER)
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="ears", daemon=True)
 
@@ -179,8 +189,9 @@ class _Ears:
         self._thread.join(5)
 
     def beats(self) -> dict[int, dt.datetime] | None:
-        """Return the last heartbeats by process id, None when the database does not answer: then nobody is judged."""
-        if self._latest is None or time.monotonic() - self._latest[0] > 5 * _LISTEN_S:
+        """Return the last heartbeats by process id, None when the database does not work: then nobody is judged."""
+        now = time.monotonic()
+        if self._latest is None or now - self._latest[0] > 5 * _LISTEN_S or now - self._own[0] > _OWN_BEAT_S:
             return None
         return self._latest[1]
 
@@ -188,7 +199,10 @@ class _Ears:
         while not self._ended.wait(_LISTEN_S):
             try:
                 found = {beat.pid: beat.seen_at for beat in self._liveness.all()}
-            except Transient as error:
-                log_event(_LOGGER, logging.WARNING, "heartbeats_unread", reason=str(error))
+            except NodeError as error:
+                self._told.log(logging.WARNING, "heartbeats_unread", reason=str(error))
                 continue
-            self._latest = (time.monotonic(), found)
+            own = found.get(os.getpid())
+            if own is not None and own != self._own[1]:
+                self._own = time.monotonic(), own
+            self._latest = time.monotonic(), found

@@ -7,19 +7,20 @@ import logging
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
-from dicom_qa_node.complete import sweep
+from dicom_qa_node.complete import Ages, sweep
 from dicom_qa_node.config import Config
 from dicom_qa_node.log import log_event
 from dicom_qa_node.ops.alert_courier import AlertCourier
 from dicom_qa_node.ops.alerts import Judge, Troubles, keep_charts
 from dicom_qa_node.ops.audit_syslog import SyslogSender
+from dicom_qa_node.ops.clock import ClockWatch
 from dicom_qa_node.ops.health import HealthReport, ModelCheck, assess, gather
 from dicom_qa_node.receive.reconcile import reconcile
 from dicom_qa_node.records import utc_now
 from dicom_qa_node.spool.gallery import read_gallery
 from dicom_qa_node.spool.layout import SpoolLayout
 from dicom_qa_node.spool.retain import DiskGauge, delete_files
-from dicom_qa_node.store import Database, Liveness, Registry, Retention
+from dicom_qa_node.store import Database, Liveness, Registry, Retention, recall_from_future
 
 __all__ = ["Task", "close_orphans", "retain", "tasks_of"]
 
@@ -27,6 +28,10 @@ _LOGGER = logging.getLogger(__name__)
 _BATCH = 500
 _RECONCILE_S = 1800.0
 _RECEIVER_SILENT_S = 120.0
+# A receiver that lives has beaten again by then.
+_BEATEN_AGAIN_S = 30.0
+# By then somebody has seen that the clock is wrong, or the time service has put it right.
+_RETENTION_WAITS_S = 86400.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,21 +47,28 @@ class Task:
     first_after_s: float = 0.0
 
 
-def tasks_of(config: Config, database: Database) -> list[Task]:
-    """Return the tasks of a node."""
+def tasks_of(config: Config, database: Database, watch: ClockWatch | None = None) -> list[Task]:
+    """Return the tasks of a node; ``watch`` knows whether the wall clock was set lately."""
+    watch = watch or ClockWatch()
     registry, layout = Registry(database), SpoolLayout(config.spool_dir)
     layout.create()
-    disk = DiskWatch(config)
+    disk, ages = DiskWatch(config), Ages()
 
     def look_for_lost_rows(now: dt.datetime) -> None:
-        reconcile(layout, registry, changed_since=now.timestamp() - 2 * _RECONCILE_S)
+        lately = now.timestamp() - 2 * _RECONCILE_S
+        reconcile(layout, registry, changed_since=lately if watch.settled(2 * _RECONCILE_S) else 0.0)
+
+    def close(now: dt.datetime) -> None:
+        if watch.settled(_BEATEN_AGAIN_S):
+            close_orphans(database, now)
 
     return [
-        Task("sweep", config.complete.sweep_s, lambda now: sweep(registry, config.complete, now)),
+        Task("sweep", config.complete.sweep_s, lambda now: sweep(registry, config.complete, now, ages)),
         Task("disk", 10, disk.look),
-        Task("associations", 30, lambda now: close_orphans(database, now), first_after_s=_RECEIVER_SILENT_S),
+        Task("clock", 30, lambda now: recall(config, database, now)),
+        Task("associations", 30, close, first_after_s=_RECEIVER_SILENT_S),
         Task("reconcile", _RECONCILE_S, look_for_lost_rows, first_after_s=_RECONCILE_S),
-        Task("retention", 3600, lambda now: retain(config, database, now)),
+        Task("retention", 3600, lambda now: retain(config, database, now, watch)),
         *_watching(config, database),
         Task("checkpoint", 600, lambda _now: database.checkpoint()),
         *_audit_tasks(config, database),
@@ -84,13 +96,21 @@ def _audit_tasks(config: Config, database: Database) -> list[Task]:
     return [Task("audit syslog", 5, lambda _now: sender.send())]
 
 
+def recall(config: Config, database: Database, now: dt.datetime) -> int:
+    """Bring back what waits for a time far ahead since the clock was set back; return how many rows that were."""
+    recalled = recall_from_future(database, config, now)
+    if recalled:
+        log_event(_LOGGER, logging.WARNING, "recalled_from_future", rows=recalled)
+    return recalled
+
+
 def close_orphans(database: Database, now: dt.datetime) -> int:
     """Close the associations of receivers that are gone, so that their series do not wait for the age limit.
 
     A receiver that is started again closes its own; this is for one that does not come back.
     """
-    receivers = [beat.seen_at for beat in Liveness(database).all() if beat.role == "receive"]
-    if receivers and (now - max(receivers)).total_seconds() < _RECEIVER_SILENT_S:
+    ages_s = [abs((now - beat.seen_at).total_seconds()) for beat in Liveness(database).all() if beat.role == "receive"]
+    if ages_s and min(ages_s) < _RECEIVER_SILENT_S:
         return 0
     closed = Registry(database).end_associations(None, now)
     if closed:
@@ -98,12 +118,16 @@ def close_orphans(database: Database, now: dt.datetime) -> int:
     return closed
 
 
-def retain(config: Config, database: Database, now: dt.datetime) -> int:
+def retain(config: Config, database: Database, now: dt.datetime, watch: ClockWatch | None = None) -> int:
     """Delete the images of finished series whose time is over, file by file; return how many went.
 
     The 16-bit copies of their slices go with them; the small pictures stay for the pages. A file goes first and its row
-    after: what a crash leaves is a row without a file, which the next run removes.
+    after: what a crash leaves is a row without a file, which the next run removes. For a day after the wall clock was
+    set nothing goes: were it wrong, everything would be old.
     """
+    if watch is not None and not watch.settled(_RETENTION_WAITS_S):
+        log_event(_LOGGER, logging.WARNING, "retention_waits", reason="the clock of this host was set")
+        return 0
     layout, retention = SpoolLayout(config.spool_dir), Retention(database)
     delivered_before = now - dt.timedelta(days=config.spool.keep_delivered_days)
     parked_before = now - dt.timedelta(days=config.spool.keep_parked_days)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from dicom_qa_node.config import Config
-from dicom_qa_node.errors import Transient
+from dicom_qa_node.errors import NodeError
 from dicom_qa_node.log import log_event
 from dicom_qa_node.receive.admit import Admission, Seats
 from dicom_qa_node.receive.ae import Listener
@@ -36,7 +36,6 @@ GRACE_S = 20.0
 _LOOK_S = 0.25
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 10.0
 _MOST_PROCESSES = 32
-_RECONCILE_RETRIES = 10
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)
 
 
@@ -66,8 +65,11 @@ class Master:
         self._admission = Admission(config.receive, config.ae_title, self._seats, self._gauge)
         self._slots = [_Slot(number) for number in range(config.receive.processes)]
         self._reconciler = 0
-        self._reconciled_from = 0.0
         self._reconcile_due = True
+        self._reconcile_at, self._reconcile_pause_s = 0.0, _FIRST_PAUSE_S
+        # When the last reconciling that succeeded began, by the wall clock and by the steady one.
+        self._reconciled_from: tuple[float, float] | None = None
+        self._reconcile_began = (0.0, 0.0)
 
     def run_in_child(self, started: int) -> None:
         """Run as a forked process; write one byte to ``started`` when every receiver process serves. Never returns."""
@@ -110,10 +112,18 @@ class Master:
             if not slot.pid and now >= slot.start_at:
                 slot.started_at = now
                 slot.pid = self._fork(partial(self._serve, slot, child_serving))
-        if self._reconcile_due and not self._reconciler:
+        if self._reconcile_due and not self._reconciler and now >= self._reconcile_at:
             self._reconcile_due = False
-            since, self._reconciled_from = self._reconciled_from, time.time() - 1
+            since = self._changed_since()
+            self._reconcile_began = time.time(), now
             self._reconciler = self._fork(lambda: self._reconcile(since))
+
+    def _changed_since(self) -> float:
+        """Return from when on a file may not have been looked at; the wall clock may have been set either way."""
+        if self._reconciled_from is None:
+            return 0.0
+        wall, steady = self._reconciled_from
+        return min(wall, time.time() - (time.monotonic() - steady)) - 1
 
     def _reap(self) -> None:
         """Learn which processes ended; a receiver is replaced, later each time if it keeps dying."""
@@ -125,12 +135,21 @@ class Master:
             if not pid:
                 return
             if pid == self._reconciler:
-                self._reconciler = 0
-                self._reconcile_due |= status != 0
+                self._reconciled(status)
                 continue
             for slot in self._slots:
                 if slot.pid == pid:
                     self._bury(slot, status)
+
+    def _reconciled(self, status: int) -> None:
+        """Note the end of a reconciler; after one that failed another looks as far back, later each time."""
+        self._reconciler = 0
+        if status == 0:
+            self._reconciled_from, self._reconcile_pause_s = self._reconcile_began, _FIRST_PAUSE_S
+            return
+        self._reconcile_due = True
+        self._reconcile_pause_s = min(self._reconcile_pause_s * 2, _LONGEST_PAUSE_S)
+        self._reconcile_at = time.monotonic() + self._reconcile_pause_s
 
     def _bury(self, slot: _Slot, status: int) -> None:
         log_event(_LOGGER, logging.ERROR, "receiver_died", pid=slot.pid, status=status, slot=slot.number)
@@ -172,7 +191,7 @@ class Master:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
             body()
             code = 0
-        except Transient as error:
+        except NodeError as error:
             log_event(_LOGGER, logging.ERROR, "receiver_failed", reason=str(error))
         except BaseException:
             _LOGGER.exception("receiver_failed")

@@ -12,8 +12,8 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
-from dicom_qa_node.errors import Transient
-from dicom_qa_node.log import log_event
+from dicom_qa_node.errors import NodeError
+from dicom_qa_node.log import Seldom
 from dicom_qa_node.records import AssociationEnd, Receipt
 
 __all__ = ["Record", "Recorder"]
@@ -40,6 +40,7 @@ class Recorder:
         self._record = record
         self._prepare = prepare
         self._waiting: queue.Queue[Receipt | None] = queue.Queue(_MOST_WAITING)
+        self._told = Seldom(_LOGGER)
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="recorder", daemon=True)
         self.missed = False
@@ -107,8 +108,9 @@ class Recorder:
         while True:
             try:
                 call()
-            except Transient as error:
-                log_event(_LOGGER, logging.ERROR, "record_postponed", reason=str(error))
+            except NodeError as error:
+                # Also of a damaged database: it may be put right, and the spool has it all in any case.
+                self._told.log(logging.ERROR, "record_postponed", reason=str(error))
                 if self._stopping.wait(_RETRY_S):
                     self.missed = True
                     return True

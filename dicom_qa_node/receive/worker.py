@@ -12,8 +12,8 @@ from collections.abc import Callable, Sequence
 from types import FrameType
 
 from dicom_qa_node.config import Config
-from dicom_qa_node.errors import Transient
-from dicom_qa_node.log import log_event
+from dicom_qa_node.errors import NodeError
+from dicom_qa_node.log import Seldom, log_event
 from dicom_qa_node.receive.admit import Admission, Seats
 from dicom_qa_node.receive.ae import Listener, ReceiveServer, Services, make_server
 from dicom_qa_node.receive.commit_scp import CommitmentService
@@ -98,14 +98,15 @@ def _catch_up(
 ) -> None:
     """Prepare the further services; have the spool reconciled once receipts were dropped and the database is back."""
     prepare(further)
+    told = Seldom(_LOGGER)
     while not stop.wait(1.0):
         if recorder.missed and recorder.idle:
             recorder.missed = False
             try:
                 reconcile(layout, registry)
-            except Transient as error:
+            except NodeError as error:
                 recorder.missed = True
-                log_event(_LOGGER, logging.ERROR, "reconcile_postponed", reason=str(error))
+                told.log(logging.ERROR, "reconcile_postponed", reason=str(error))
 
 
 def _finish(server: ReceiveServer, grace_s: float) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from dicom_qa_node.errors import Permanent, Transient
-from dicom_qa_node.log import log_event
+from dicom_qa_node.log import Seldom, log_event
 from dicom_qa_node.records import SeriesKind
 from dicom_qa_node.score.heat_map import heat_map_steps
 from dicom_qa_node.score.pictures import write_heat_map
@@ -49,6 +49,7 @@ class AskedMaps:
         self._layout, self._scorer = SpoolLayout(spool_dir), scorer
         self._work: _Work | None = None
         self._looked = -_LOOK_S
+        self._told = Seldom(_LOGGER)
 
     def step(self) -> bool:
         """Do a fraction of a second's work; False when there is none."""
@@ -59,7 +60,7 @@ class AskedMaps:
             return work is not None
         except Transient as error:
             # The claim runs out by itself, and the request is taken again.
-            log_event(_LOGGER, logging.WARNING, "heat_maps_interrupted", reason=str(error))
+            self._told.log(logging.WARNING, "heat_maps_interrupted", reason=str(error))
             self._work = None
             return False
 

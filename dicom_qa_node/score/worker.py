@@ -12,7 +12,7 @@ import re
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 
@@ -20,7 +20,7 @@ import psutil
 
 from dicom_qa_node.config import Config
 from dicom_qa_node.errors import Misconfigured, NodeError, Permanent, Transient
-from dicom_qa_node.log import log_event
+from dicom_qa_node.log import Seldom, log_event
 from dicom_qa_node.records import Job, SeriesKind
 from dicom_qa_node.score.afterwork import Afterwork
 from dicom_qa_node.score.asked_maps import AskedMaps
@@ -107,6 +107,7 @@ class _Worker:
     say: Callable[[str], None]
     afterwork: Afterwork | None = None
     asked: AskedMaps | None = None
+    told: Seldom = field(default_factory=lambda: Seldom(_LOGGER))
 
     def wait_for_model(self, open_scorer: OpenScorer) -> Judge | None:
         """Return the network as soon as it can be opened; None if told to stop before."""
@@ -157,7 +158,7 @@ class _Worker:
         try:
             job = jobs.claim(self.name)
         except Transient as error:
-            log_event(_LOGGER, logging.WARNING, "claim_failed", worker=self.name, reason=str(error))
+            self.told.log(logging.WARNING, "claim_failed", worker=self.name, reason=str(error))
             self.stop.wait(_DATABASE_PAUSE_S)
             return None
         if job is None and not self._beside():

@@ -26,6 +26,7 @@ from dicom_qa_node.store.reviews import Reviews
 from dicom_qa_node.store.scanners import Scanners
 from dicom_qa_node.store.service_events import ServiceEvents
 from dicom_qa_node.store.sessions import Sessions
+from dicom_qa_node.store.set_back import recall_from_future
 
 __all__ = [
     "Accounts",
@@ -53,4 +54,5 @@ __all__ = [
     "Scanners",
     "ServiceEvents",
     "Sessions",
+    "recall_from_future",
 ]

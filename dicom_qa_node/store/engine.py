@@ -17,7 +17,7 @@ from alembic.config import Config as AlembicConfig
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import DBAPIError, InternalError, OperationalError
 
 from dicom_qa_node.errors import Misconfigured, Permanent, Transient
 
@@ -25,6 +25,14 @@ __all__ = ["DamagedDatabase", "Database", "insert_ignore", "insert_new_paths"]
 
 _MIGRATIONS = Path(__file__).parent / "migrations"
 _BUSY_TIMEOUT_MS = 30_000
+# A server that vanished from the network is noticed within a minute or two (libpq: connection parameters).
+_POSTGRESQL = {
+    "connect_timeout": 10,
+    "keepalives_idle": 30,
+    "keepalives_interval": 10,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 60_000,
+}
 # SQLITE_NOTADB and SQLITE_CORRUPT (sqlite.org/rescode.html).
 _DAMAGED = ("not a database", "malformed")
 _REPAIR = "stop the node, then restore a backup, or make a new database from the spool: dicom-qa-node db rebuild --new"
@@ -46,7 +54,7 @@ class Database:
     def __init__(self, url: str) -> None:
         self.url = sa.make_url(url)
         try:
-            self.engine = sa.create_engine(self.url)
+            self.engine = sa.create_engine(self.url, connect_args={} if self.is_sqlite else _POSTGRESQL)
         except ModuleNotFoundError as error:
             needed = f"database_url needs the Python package {error.name}; install it beside the node (pip install)"
             raise Misconfigured(needed) from error
@@ -324,7 +332,8 @@ def _begin(connection: sa.Connection) -> None:
 def _translated() -> Iterator[None]:
     try:
         yield
-    except OperationalError as error:
+    # PostgreSQL's word for a server that is read-only for now, as while another takes over, is an internal error.
+    except (OperationalError, InternalError) as error:
         raise Transient(f"database: {error.orig}") from error
     except DBAPIError as error:
         if error.connection_invalidated:

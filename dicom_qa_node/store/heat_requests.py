@@ -18,6 +18,9 @@ from dicom_qa_node.store.tables import metadata
 
 __all__ = ["HeatRequest", "HeatRequests", "heat_requests"]
 
+#: Seconds of silence after which a claim is void.
+LEASE_S = 600.0
+
 MAX_ATTEMPTS = 3
 
 heat_requests = sa.Table(
@@ -62,7 +65,9 @@ class HeatRequests:
         Seconds of silence after which a claim is void; a worker is silent while it scores a series, which goes first.
     """
 
-    def __init__(self, database: Database, *, lease_s: float = 600, clock: Callable[[], dt.datetime] = utc_now) -> None:
+    def __init__(
+        self, database: Database, *, lease_s: float = LEASE_S, clock: Callable[[], dt.datetime] = utc_now
+    ) -> None:
         self._db = database
         self._lease = dt.timedelta(seconds=lease_s)
         self._clock = clock

@@ -19,9 +19,11 @@ from dicom_qa_node.store.log_rows import add_log_row, scanner_name
 from dicom_qa_node.store.registry import facts_of
 from dicom_qa_node.store.transition import move
 
-__all__ = ["Jobs", "scanner_name"]
+__all__ = ["LONGEST_PAUSE_S", "Jobs", "scanner_name"]
 
 _RETRY_FIRST_S = 5.0
+#: The longest wait between two tries of a job.
+LONGEST_PAUSE_S = 600.0
 
 
 class Jobs:
@@ -106,7 +108,7 @@ class Jobs:
         with self._db.write() as connection:
             if permanent or job.attempt >= self._max_attempts:
                 return _end(connection, job, "DEAD", reason) and _park(connection, job, reason, now)
-            pause = dt.timedelta(seconds=_RETRY_FIRST_S * 2 ** (job.attempt - 1))
+            pause = dt.timedelta(seconds=min(LONGEST_PAUSE_S, _RETRY_FIRST_S * 2 ** (job.attempt - 1)))
             return self._give_back(connection, job, reason, now, now + pause)
 
     def release(self, job: Job) -> bool:

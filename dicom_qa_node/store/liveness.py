@@ -55,6 +55,17 @@ class Liveness:
                 started = {} if known == os.getpid() else {"started_at": now}
                 connection.execute(t.heartbeats.update().where(same).values(**row, **started))
 
+    def require_writable(self) -> None:
+        """Write nothing, as one writes: a database that can only be read says so.
+
+        Raises
+        ------
+        Transient
+            It is read-only, locked or full.
+        """
+        with self._db.write() as connection:
+            connection.execute(t.heartbeats.update().where(t.heartbeats.c.name == "").values(detail=""))
+
     def gone(self, name: str) -> None:
         """Forget a process that stopped in order."""
         with self._db.write() as connection:

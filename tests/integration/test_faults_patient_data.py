@@ -26,7 +26,7 @@ from dicom_qa_node.store import Accounts, Alerts, Database, Registry, Role
 from dicom_qa_node.web.auth.forgery import FIELD
 from tests.conftest import ROOT
 from tests.integration.receive_peer import association, store_bytes
-from tests.integration.test_kill9 import Archive
+from tests.killed_node import Archive
 from tests.mail_server import Hook
 from tests.unit.received_images import encoded
 

@@ -252,7 +252,7 @@ def test_trouble_is_told_once_when_it_lasts_and_ends(tmp_path, database, clock):
     def health():
         return HealthReport(Level.FAILED, tuple(checks), clock())
 
-    troubles = Troubles(config, database, health, Judge(config, clock), clock)
+    troubles = Troubles(config, database, health, Judge(config, clock), clock, lambda: clock().timestamp())
     alerts = Alerts(database, clock=clock)
     assert troubles.look() == 0
     clock.pass_(minutes=6)
