@@ -41,10 +41,17 @@ class TaskRunner:
         What to run.
     clock
         Returns the current UTC time.
+    skew
+        Returns what to add to it for the time that all hosts share, which the tasks are told.
     """
 
-    def __init__(self, tasks: Sequence[Task], clock: Callable[[], dt.datetime] = utc_now) -> None:
-        self._clock = clock
+    def __init__(
+        self,
+        tasks: Sequence[Task],
+        clock: Callable[[], dt.datetime] = utc_now,
+        skew: Callable[[], dt.timedelta] = dt.timedelta,
+    ) -> None:
+        self._clock, self._skew = clock, skew
         self._failing: dict[str, str] = {}
         self._tasks = {task.name: task for task in tasks}
         self._ran: dict[str, tuple[dt.datetime, float]] = {}
@@ -89,7 +96,7 @@ class TaskRunner:
     def _run(self, task: Task) -> None:
         begun, started = self._clock(), time.monotonic()
         try:
-            task.run(begun)
+            task.run(begun + self._skew())
         except Exception as error:  # noqa: BLE001 - the edge of the periodic tasks: one must not stop the others
             self._failed(task, error)
         else:
@@ -113,7 +120,7 @@ def run_schedule(config: Config, database: Database, stop: threading.Event, puls
     facts = NodeFacts(database)
     # The task that tells how the tasks stand is one of them.
     told = Task("bookkeeping", _TELL_S, lambda _now: facts.note_task_runs(runner.runs()), first_after_s=1)
-    runner = TaskRunner([*tasks_of(config, database), told])
+    runner = TaskRunner([*tasks_of(config, database), told], skew=database.skew)
     pulse.detail = runner.detail
     runner.start()
     try:

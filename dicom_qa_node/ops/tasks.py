@@ -6,9 +6,11 @@ import datetime as dt
 import logging
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 from dicom_qa_node.complete import sweep
 from dicom_qa_node.config import Config
+from dicom_qa_node.config.priority import priority_of
 from dicom_qa_node.log import log_event
 from dicom_qa_node.ops.alert_courier import AlertCourier
 from dicom_qa_node.ops.alerts import Judge, Troubles, keep_charts
@@ -44,7 +46,8 @@ class Task:
 
 def tasks_of(config: Config, database: Database) -> list[Task]:
     """Return the tasks of a node."""
-    registry, layout = Registry(database), SpoolLayout(config.spool_dir)
+    urgency = partial(priority_of, config.score.priority)
+    registry, layout = Registry(database, priority_of=urgency), SpoolLayout(config.spool_dir)
     layout.create()
     disk = DiskWatch(config)
 
