@@ -47,7 +47,7 @@ class Task:
 def tasks_of(config: Config, database: Database) -> list[Task]:
     """Return the tasks of a node."""
     urgency = partial(priority_of, config.score.priority)
-    registry, layout = Registry(database, priority_of=urgency), SpoolLayout(config.spool_dir)
+    registry, layout = Registry(database, site=config.receive.site, priority_of=urgency), SpoolLayout(config.spool_dir)
     layout.create()
     disk = DiskWatch(config)
 
@@ -88,14 +88,18 @@ def _audit_tasks(config: Config, database: Database) -> list[Task]:
 
 
 def close_orphans(database: Database, now: dt.datetime) -> int:
-    """Close the associations of receivers that are gone, so that their series do not wait for the age limit.
+    """Close the associations of hosts whose receiver is gone, so that their series do not wait for the age limit.
 
     A receiver that is started again closes its own; this is for one that does not come back.
     """
-    receivers = [beat.seen_at for beat in Liveness(database).all() if beat.role == "receive"]
-    if receivers and (now - max(receivers)).total_seconds() < _RECEIVER_SILENT_S:
-        return 0
-    closed = Registry(database).end_associations(None, now)
+    registry = Registry(database)
+    alive = {
+        beat.host
+        for beat in Liveness(database).all()
+        if beat.role == "receive" and (now - beat.seen_at).total_seconds() < _RECEIVER_SILENT_S
+    }
+    gone = [name for name in registry.open_receivers() if name.rpartition("@")[2] not in alive]
+    closed = sum(registry.end_associations(name, now) for name in gone)
     if closed:
         log_event(_LOGGER, logging.WARNING, "orphaned_associations_closed", associations=closed)
     return closed

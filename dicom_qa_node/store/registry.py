@@ -94,6 +94,12 @@ class Registry:
             update = t.associations.update().where(condition).values(closed_at=at or self._db.now(), aborted=True)
             return connection.execute(update).rowcount
 
+    def open_receivers(self) -> list[str]:
+        """Return the receivers that have associations open, such as ``receive-0@host``."""
+        query = sa.select(t.associations.c.receiver).where(t.associations.c.closed_at.is_(None)).distinct()
+        with self._db.read() as connection:
+            return sorted(connection.execute(query).scalars())
+
     def known_paths(self, paths: Iterable[str]) -> set[str]:
         """Return which of these spool paths have a row, as instance or in quarantine."""
         wanted = list(paths)
