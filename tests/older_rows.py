@@ -27,6 +27,7 @@ from dicom_qa_node.records import (
     Severity,
     result_to_json,
 )
+from dicom_qa_node.store.queue import queue_of
 
 __all__ = ["IMAGES", "PATIENT", "SERIES", "STATES", "T0", "fill", "rows_of", "tables_of"]
 
@@ -38,7 +39,7 @@ STATES = ("RECEIVING", "COMPLETE", "SCORED", "REPORTED", "DELIVERED", "DELIVERED
 SERIES = tuple(f"1.2.826.0.1.{number}" for number in range(1, len(STATES) + 1))
 _MODEL = ModelRef("ms_iqa_small", "1.0", "ab" * 32)
 _MADE_UP = 3
-_SKIPPED = ("alembic_version", "log_text")
+_SKIPPED = ("alembic_version", "log_text", "procrastinate_")
 
 Row = dict[str, Any]
 
@@ -60,6 +61,8 @@ def fill(connection: sa.Connection) -> dict[str, int]:
             connection.execute(table.insert().values(_complete(connection, table, row, number)))
     if sa.inspect(connection).has_table("log_text"):
         _index_words(connection)
+    if sa.inspect(connection).has_table("procrastinate_jobs"):
+        _queue_waiting(connection)
     return {table.name: len(rows_of(connection, table)) for table in tables_of(connection)}
 
 
@@ -113,6 +116,12 @@ def _index_words(connection: sa.Connection) -> None:
     statement = sa.text(f"INSERT INTO log_text ({key}, words) VALUES (:number, :words)")
     words = [{"number": number, "words": f"mustermann erika pat {number}"} for number, _, _ in _scored()]
     connection.execute(statement, words)
+
+
+def _queue_waiting(connection: sa.Connection) -> None:
+    waiting = "SELECT job_id, series_instance_uid FROM jobs WHERE state = 'READY' ORDER BY job_id"
+    for job_id, uid in connection.execute(sa.text(waiting)).all():
+        queue_of(connection).put(job_id, uid, "default", 0)
 
 
 def _at(minutes: float) -> dt.datetime:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
-__all__ = ["AeTitle", "ListenPort", "Name", "Port", "Section"]
+__all__ = ["AeTitle", "ListenPort", "Name", "Port", "Section", "Site"]
 
 AeTitle = Annotated[
     str,
@@ -23,6 +23,16 @@ Name = Annotated[
     Field(
         pattern=r"^[A-Za-z0-9_.-]{1,64}$",
         json_schema_extra={"allowed": "1 to 64 letters, digits, dots, dashes or underscores"},
+    ),
+]
+
+
+# PostgreSQL announces jobs under names of 63 characters at most, of which this is a part.
+Site = Annotated[
+    str,
+    Field(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,31}$",
+        json_schema_extra={"allowed": "1 to 32 letters, digits, dots, dashes or underscores"},
     ),
 ]
 

@@ -6,7 +6,7 @@ import ipaddress
 
 from pydantic import Field, field_validator, model_validator
 
-from dicom_qa_node.config.base import AeTitle, ListenPort, Section
+from dicom_qa_node.config.base import AeTitle, ListenPort, Section, Site
 from dicom_qa_node.config.tls import ClientTls, Fingerprint, ServerTls
 
 __all__ = ["Complete", "Peer", "Receive", "Spool"]
@@ -45,6 +45,9 @@ class Receive(Section):
     host: str = Field("0.0.0.0", description="address to listen on")
     port: ListenPort = Field(11112, description="TCP port to listen on; 0 picks a free one")
     processes: int = Field(2, ge=1, le=32, description="receiver processes that share the listening socket")
+    site: Site = Field(
+        "default", description="queue in which the series received here wait; scorers may take from some sites only"
+    )
     max_associations: int = Field(64, ge=1, le=1000, description="associations at once, over all processes")
     max_pdu_bytes: int = Field(1048576, ge=4096, le=16777216, description="largest P-DATA-TF PDU the node accepts")
     acse_timeout_s: float = Field(30, gt=0, le=600, description="longest wait for association messages")

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from typing import Literal, Protocol
 
 from pydantic import Field, field_validator
 
 from dicom_qa_node.config.base import Section
+from dicom_qa_node.config.patterns import SHELL, any_matches, checked_patterns
 from dicom_qa_node.config.receiving import Peer
 from dicom_qa_node.records import SeriesFacts, SeriesResult
 
@@ -18,44 +18,37 @@ __all__ = ["NO_GRADE", "Decision", "Route", "Traits", "decide", "traits_of"]
 NO_GRADE = "none"
 """What a rule calls the grade of a series that was not rated."""
 
-_SHELL = "shell patterns: *, ?, [abc]"
-
 
 class Route(Section):
     """Which reports a target gets: each list that is given must have an entry that matches."""
 
-    modalities: list[str] = Field(default_factory=list, description=f"modality of the scored series; {_SHELL}")
+    modalities: list[str] = Field(default_factory=list, description=f"modality of the scored series; {SHELL}")
     kinds: list[Literal["ct", "pt", "petct"]] = Field(
         default_factory=list, description="kind of picture that was scored"
     )
-    calling_aes: list[str] = Field(default_factory=list, description=f"AE title that sent the images; {_SHELL}")
-    stations: list[str] = Field(default_factory=list, description=f"Station Name of the images; {_SHELL}")
+    calling_aes: list[str] = Field(default_factory=list, description=f"AE title that sent the images; {SHELL}")
+    stations: list[str] = Field(default_factory=list, description=f"Station Name of the images; {SHELL}")
     scanners: list[str] = Field(
-        default_factory=list, description=f"scanner as the log names it: Station Name, else AE title; {_SHELL}"
+        default_factory=list, description=f"scanner as the log names it: Station Name, else AE title; {SHELL}"
     )
-    institutions: list[str] = Field(default_factory=list, description=f"Institution Name of the images; {_SHELL}")
+    institutions: list[str] = Field(default_factory=list, description=f"Institution Name of the images; {SHELL}")
     grades: list[Literal["diagnostic", "limited", "non-diagnostic", "none"]] = Field(
         default_factory=list, description="grade of the series; none: not rated"
     )
     findings: list[str] = Field(
-        default_factory=list, description=f"keys of findings, of which the series has one at least; {_SHELL}"
+        default_factory=list, description=f"keys of findings, of which the series has one at least; {SHELL}"
     )
 
     @field_validator("*")
     @classmethod
     def _whole(cls, patterns: list[str]) -> list[str]:
-        for pattern in patterns:
-            if pattern.count("[") > pattern.count("]"):
-                raise ValueError(f"{pattern!r} has a [ that is not closed")
-            if not pattern or pattern != pattern.strip():
-                raise ValueError(f"{pattern!r} is empty, or begins or ends with a space: it never matches")
-        return patterns
+        return checked_patterns(patterns)
 
     def mismatch(self, traits: Traits) -> str:
         """Return the first rule that keeps a report from the target, in words; empty when it may go there."""
         for name, found in traits.by_rule():
             patterns = getattr(self, name)
-            if patterns and not any(fnmatchcase(value, pattern) for value in found for pattern in patterns):
+            if patterns and not any_matches(found, patterns):
                 return f"{name}: {', '.join(found) or 'nothing'} is none of {', '.join(patterns)}"
         return ""
 

@@ -7,7 +7,8 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from dicom_qa_node.config.base import Section
+from dicom_qa_node.config.base import Section, Site
+from dicom_qa_node.config.priority import PriorityRule
 
 __all__ = ["Grades", "Score"]
 
@@ -41,6 +42,12 @@ class Score(Section):
     model: str = Field("ms_iqa_small", min_length=1, description="name of an installed model (models list)")
     models_dir: Path | None = Field(
         None, strict=False, description="folder of site-trained weights; empty: those shipped"
+    )
+    sites: list[Site] = Field(
+        default_factory=list, description="score only what was received at these sites (receive.site); empty: at all"
+    )
+    priority: list[PriorityRule] = Field(
+        default_factory=list, description="which series go first; the first rule that fits counts, else routine"
     )
     slices: int = Field(7, ge=1, le=64, description="salient slices per series")
     slice_rule: Literal["salient", "positional"] = Field(

@@ -22,8 +22,10 @@ from typing import NoReturn
 from dicom_qa_node import log
 from dicom_qa_node.config import Config
 from dicom_qa_node.errors import Misconfigured
+from dicom_qa_node.log import log_event
 from dicom_qa_node.ops.notify import Notifier
 from dicom_qa_node.ops.pulse import Pulse, pulse_name
+from dicom_qa_node.spool.check import check_spool
 from dicom_qa_node.store import Database
 
 __all__ = [
@@ -37,6 +39,9 @@ __all__ = [
     "stop_on_signals",
 ]
 
+_LOGGER = logging.getLogger(__name__)
+#: The roles that write files to the spool.
+_WRITERS = frozenset({"receive", "schedule", "score", "deliver"})
 #: Set by the supervisor for its children: the child's name, and the supervisor's process id.
 NAME_VARIABLE = "DICOM_QA_NODE_PROCESS"
 PARENT_VARIABLE = "DICOM_QA_NODE_PARENT"
@@ -67,7 +72,8 @@ def run_role(role: str, config: Config, environment: Mapping[str, str] | None = 
     Raises
     ------
     Misconfigured
-        There is no such role, the schema is not current, or a setting of the role cannot be used.
+        There is no such role, the schema is not current, the file system of the spool breaks a rule, or a setting of
+        the role cannot be used.
     """
     if role not in _BODIES:
         raise Misconfigured(f"there is no role {role!r}; known are {', '.join(ROLES)}")
@@ -78,6 +84,8 @@ def run_role(role: str, config: Config, environment: Mapping[str, str] | None = 
     database = Database(config.database_url)
     try:
         database.require_current()
+        if role in _WRITERS:
+            _check_spool(config)
         name = pulse_name(values.get(NAME_VARIABLE, role))
         parent = values.get(PARENT_VARIABLE, "")
         parent_pid = int(parent) if parent.isdigit() else None
@@ -91,6 +99,11 @@ def run_role(role: str, config: Config, environment: Mapping[str, str] | None = 
     if parent_pid is not None:
         _leave(code)
     return code
+
+
+def _check_spool(config: Config) -> None:
+    for concern in check_spool(config.spool_dir):
+        log_event(_LOGGER, logging.WARNING, "spool_unsafe", spool=str(config.spool_dir), concern=concern)
 
 
 def _leave(code: int) -> NoReturn:

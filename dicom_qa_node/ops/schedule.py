@@ -46,6 +46,8 @@ class TaskRunner:
         Returns the current UTC time.
     watch
         Tells when the wall clock was set; APScheduler plans by it, so the tasks are planned anew then.
+    skew
+        Returns what to add to it for the time that all hosts share, which the tasks are told.
     """
 
     def __init__(
@@ -53,8 +55,9 @@ class TaskRunner:
         tasks: Sequence[Task],
         clock: Callable[[], dt.datetime] = utc_now,
         watch: ClockWatch | None = None,
+        skew: Callable[[], dt.timedelta] = dt.timedelta,
     ) -> None:
-        self._clock, self._watch = clock, watch or ClockWatch()
+        self._clock, self._watch, self._skew = clock, watch or ClockWatch(), skew
         self._ended = threading.Event()
         self._watcher = threading.Thread(target=self._mind_clock, name="clock", daemon=True)
         self._failing: dict[str, str] = {}
@@ -120,7 +123,7 @@ class TaskRunner:
     def _run(self, task: Task) -> None:
         begun, started = self._clock(), time.monotonic()
         try:
-            task.run(begun)
+            task.run(begun + self._skew())
         except Exception as error:  # noqa: BLE001 - the edge of the periodic tasks: one must not stop the others
             self._failed(task, error)
         else:
@@ -159,7 +162,7 @@ def run_schedule(config: Config, database: Database, stop: threading.Event, puls
     # The task that tells how the tasks stand is one of them.
     told = Task("bookkeeping", _TELL_S, lambda _now: facts.note_task_runs(runner.runs()), first_after_s=1)
     watch = ClockWatch()
-    runner = TaskRunner([*tasks_of(config, database, watch), told], watch=watch)
+    runner = TaskRunner([*tasks_of(config, database, watch), told], watch=watch, skew=database.skew)
     pulse.detail = runner.detail
     runner.start()
     try:

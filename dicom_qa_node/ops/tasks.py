@@ -6,9 +6,11 @@ import datetime as dt
 import logging
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 from dicom_qa_node.complete import Ages, sweep
 from dicom_qa_node.config import Config
+from dicom_qa_node.config.priority import priority_of
 from dicom_qa_node.log import log_event
 from dicom_qa_node.ops.alert_courier import AlertCourier
 from dicom_qa_node.ops.alerts import Judge, Troubles, keep_charts
@@ -50,7 +52,8 @@ class Task:
 def tasks_of(config: Config, database: Database, watch: ClockWatch | None = None) -> list[Task]:
     """Return the tasks of a node; ``watch`` knows whether the wall clock was set lately."""
     watch = watch or ClockWatch()
-    registry, layout = Registry(database), SpoolLayout(config.spool_dir)
+    urgency = partial(priority_of, config.score.priority)
+    registry, layout = Registry(database, site=config.receive.site, priority_of=urgency), SpoolLayout(config.spool_dir)
     layout.create()
     disk, ages = DiskWatch(config), Ages()
 
@@ -105,14 +108,18 @@ def recall(config: Config, database: Database, now: dt.datetime) -> int:
 
 
 def close_orphans(database: Database, now: dt.datetime) -> int:
-    """Close the associations of receivers that are gone, so that their series do not wait for the age limit.
+    """Close the associations of hosts whose receiver is gone, so that their series do not wait for the age limit.
 
     A receiver that is started again closes its own; this is for one that does not come back.
     """
-    ages_s = [abs((now - beat.seen_at).total_seconds()) for beat in Liveness(database).all() if beat.role == "receive"]
-    if ages_s and min(ages_s) < _RECEIVER_SILENT_S:
-        return 0
-    closed = Registry(database).end_associations(None, now)
+    registry = Registry(database)
+    alive = {
+        beat.host
+        for beat in Liveness(database).all()
+        if beat.role == "receive" and abs((now - beat.seen_at).total_seconds()) < _RECEIVER_SILENT_S
+    }
+    gone = [name for name in registry.open_receivers() if name.rpartition("@")[2] not in alive]
+    closed = sum(registry.end_associations(name, now) for name in gone)
     if closed:
         log_event(_LOGGER, logging.WARNING, "orphaned_associations_closed", associations=closed)
     return closed

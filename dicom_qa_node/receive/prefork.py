@@ -216,7 +216,7 @@ class Master:
     def _reconcile(self, since: float) -> None:
         self.close_listeners()
         database = Database(self.config.database_url)
-        registry = Registry(database)
+        registry = Registry(database, site=self.config.receive.site)
         for number in range(len(self._slots), _MOST_PROCESSES):
             registry.end_associations(receiver_name(number))
         reconcile(self._layout, registry, since)

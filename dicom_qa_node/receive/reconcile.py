@@ -108,7 +108,8 @@ def _delete_abandoned_parts(layout: SpoolLayout) -> int:
         try:
             if time.time() - path.stat().st_mtime < _PART_AGE_S and not _settled(path):
                 continue
-            with path.open("rb") as file:
+            # Open for writing: over NFS an exclusive lock needs that.
+            with path.open("r+b") as file:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 path.unlink()
                 deleted += 1

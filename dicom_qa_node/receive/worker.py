@@ -62,7 +62,7 @@ def serve(
     name = receiver_name(number)
     layout = SpoolLayout(config.spool_dir)
     database = Database(config.database_url)
-    registry = Registry(database)
+    registry = Registry(database, site=config.receive.site)
     recorder = Recorder(registry.record, prepare=lambda: registry.end_associations(name))
     recorder.start()
     intake = Intake(SpoolWriter(layout), gauge, recorder.report)

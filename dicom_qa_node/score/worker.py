@@ -30,11 +30,13 @@ from dicom_qa_node.score.pipeline import Options, SeriesVerdict, score_series
 from dicom_qa_node.score.verdict import Judge
 from dicom_qa_node.spool.layout import SpoolLayout
 from dicom_qa_node.store import Database, Jobs, Registry
+from dicom_qa_node.store.queue import Waiter
 
 __all__ = ["run_worker"]
 
 _LOGGER = logging.getLogger(__name__)
 _IDLE_S = 0.1
+_LOOK_S = 1.0
 _MODEL_RECHECK_S = 15.0
 _DATABASE_PAUSE_S = 2.0
 _MB = 1 << 20
@@ -108,6 +110,7 @@ class _Worker:
     afterwork: Afterwork | None = None
     asked: AskedMaps | None = None
     told: Seldom = field(default_factory=lambda: Seldom(_LOGGER))
+    waiter: Waiter | None = None
 
     def wait_for_model(self, open_scorer: OpenScorer) -> Judge | None:
         """Return the network as soon as it can be opened; None if told to stop before."""
@@ -130,13 +133,15 @@ class _Worker:
     def work(self, scorer: Judge, decoders: Decoders) -> bool:
         """Claim and score until stopped (False) or due to be replaced (True)."""
         settings = self.config.score
-        jobs = Jobs(self.database, lease_s=settings.lease_s, max_attempts=settings.max_attempts)
+        jobs = Jobs(self.database, lease_s=settings.lease_s, max_attempts=settings.max_attempts, sites=settings.sites)
+        self.waiter = jobs.waiter(_IDLE_S)
         self.afterwork = Afterwork(scorer)
         self.asked = AskedMaps(self.database, self.config.spool_dir, scorer)
         self.say("idle")
         try:
             return self._go_round(jobs, scorer, decoders)
         finally:
+            self.waiter.close()
             self.asked.give_back()
 
     def _go_round(self, jobs: Jobs, scorer: Judge, decoders: Decoders) -> bool:
@@ -161,8 +166,8 @@ class _Worker:
             self.told.log(logging.WARNING, "claim_failed", worker=self.name, reason=str(error))
             self.stop.wait(_DATABASE_PAUSE_S)
             return None
-        if job is None and not self._beside():
-            self.stop.wait(_IDLE_S)
+        if job is None and not self._beside() and self.waiter is not None:
+            self.waiter.wait(self.stop)
         return job
 
     def _beside(self) -> bool:
@@ -179,8 +184,7 @@ class _Worker:
             self._finish(jobs, job, verdict)
         except _Abandoned:
             log_event(_LOGGER, logging.INFO, "series_given_back", series=job.series_instance_uid, version=job.version)
-            if not lease.lost:
-                _ended(jobs.release, job)
+            _ended(jobs.release, job)
         except NodeError as error:
             self._fail(jobs, job, str(error), permanent=isinstance(error, Permanent))
         except Exception as error:
@@ -273,10 +277,12 @@ class _Lease:
 
     def _renew(self) -> None:
         renewed = time.monotonic()
-        while not self._ended.wait(self._lease_s / 4):
+        while not self._ended.wait(min(_LOOK_S, self._lease_s / 4)):
+            due = time.monotonic() - renewed >= self._lease_s / 4
             try:
-                self.lost = not self._jobs.heartbeat(self._job)
-                renewed = time.monotonic()
+                # To look is cheap and to renew is a write; whoever cancels a series does not wait for the next one.
+                self.lost = not (self._jobs.heartbeat(self._job) if due else self._jobs.held(self._job))
+                renewed = time.monotonic() if due else renewed
             except Transient as error:
                 log_event(_LOGGER, logging.WARNING, "lease_not_renewed", **_fields(self._job), reason=str(error))
                 self.lost = time.monotonic() - renewed > self._lease_s

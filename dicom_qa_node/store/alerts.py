@@ -15,7 +15,6 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from dicom_qa_node.records import utc_now
 from dicom_qa_node.store import alert_tables as a
 from dicom_qa_node.store.engine import Database
 
@@ -115,8 +114,11 @@ def add_alerts(connection: sa.Connection, alerts: Sequence[NewAlert], at: dt.dat
 class Alerts:
     """Reads and settles alerts and messages; ``clock`` returns the current UTC time."""
 
-    def __init__(self, database: Database, *, lease_s: float = 120, clock: Callable[[], dt.datetime] = utc_now) -> None:
-        self._db, self._lease, self._clock = database, dt.timedelta(seconds=lease_s), clock
+    def __init__(
+        self, database: Database, *, lease_s: float = 120, clock: Callable[[], dt.datetime] | None = None
+    ) -> None:
+        self._db, self._lease = database, dt.timedelta(seconds=lease_s)
+        self._clock = clock or database.now
 
     def add(self, alerts: Sequence[NewAlert]) -> list[int]:
         """Write alerts that are new; return their numbers."""

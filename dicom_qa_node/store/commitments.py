@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
-from dicom_qa_node.records import DeliveryState, utc_now
+from dicom_qa_node.records import DeliveryState
 from dicom_qa_node.spool.commitment import CommitItem
 from dicom_qa_node.store import tables as t
 from dicom_qa_node.store.engine import Database
@@ -47,9 +47,9 @@ class CommitRequest:
 class CommitReplies:
     """The node as the one that commits (SCP); ``clock`` returns the current UTC time."""
 
-    def __init__(self, database: Database, clock: Callable[[], dt.datetime] = utc_now) -> None:
+    def __init__(self, database: Database, clock: Callable[[], dt.datetime] | None = None) -> None:
         self._db = database
-        self._clock = clock
+        self._clock = clock or database.now
 
     def add(
         self, transaction_uid: str, calling_ae: str, host: str, items: Sequence[CommitItem], wait_s: float = 0
@@ -107,9 +107,9 @@ class CommitReplies:
 class CommitRequests:
     """The node as the one that asks (SCU); ``clock`` returns the current UTC time."""
 
-    def __init__(self, database: Database, clock: Callable[[], dt.datetime] = utc_now) -> None:
+    def __init__(self, database: Database, clock: Callable[[], dt.datetime] | None = None) -> None:
         self._db = database
-        self._clock = clock
+        self._clock = clock or database.now
 
     def begin(self, transaction_uid: str, report_uid: str, target: str, sop_instance_uid: str = "") -> None:
         """Keep a request before it is sent: its answer may come at once, to another process.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import importlib.util
 import os
 import sqlite3
 from collections.abc import Iterator, Sequence
@@ -20,6 +21,8 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DBAPIError, InternalError, OperationalError
 
 from dicom_qa_node.errors import Misconfigured, Permanent, Transient
+from dicom_qa_node.records import utc_now
+from dicom_qa_node.store.shared_clock import SharedClock
 
 __all__ = ["DamagedDatabase", "Database", "insert_ignore", "insert_new_paths"]
 
@@ -33,6 +36,7 @@ _POSTGRESQL = {
     "keepalives_count": 3,
     "tcp_user_timeout": 60_000,
 }
+_CLOCKS_AGREE = dt.timedelta(seconds=2)
 # SQLITE_NOTADB and SQLITE_CORRUPT (sqlite.org/rescode.html).
 _DAMAGED = ("not a database", "malformed")
 _REPAIR = "stop the node, then restore a backup, or make a new database from the spool: dicom-qa-node db rebuild --new"
@@ -60,9 +64,12 @@ class Database:
             raise Misconfigured(needed) from error
         except sa.exc.ArgumentError as error:
             raise Misconfigured(f"database_url cannot be used: {error}") from error
+        if not self.is_sqlite and importlib.util.find_spec("procrastinate") is None:
+            raise Misconfigured("database_url needs Procrastinate: pip install 'dicom-qa-node[postgresql]'")
         if self.is_sqlite:
             sa.event.listen(self.engine, "connect", _prepare_sqlite)
             sa.event.listen(self.engine, "begin", _begin)
+        self._shared_clock = SharedClock(self._server_time)
 
     @property
     def is_sqlite(self) -> bool:
@@ -76,6 +83,26 @@ class Database:
         if not self.is_sqlite or name in (None, "", ":memory:") or Path(str(name)).exists():
             return None
         return Path(str(name))
+
+    def now(self) -> dt.datetime:
+        """Return the time that every host on this database shares, in UTC: the server's, or this host's for SQLite.
+
+        Raises
+        ------
+        Transient
+            The server was never asked before, and is out of reach.
+        """
+        return utc_now() if self.is_sqlite else self._shared_clock()
+
+    def skew(self) -> dt.timedelta:
+        """Return what to add to a time of this host's clock; nothing where the clocks agree within seconds."""
+        ahead = dt.timedelta(0) if self.is_sqlite else self._shared_clock() - utc_now()
+        return ahead if abs(ahead) > _CLOCKS_AGREE else dt.timedelta(0)
+
+    def _server_time(self) -> dt.datetime:
+        with self.read() as connection:
+            found: dt.datetime = connection.execute(sa.select(sa.func.clock_timestamp())).scalar_one()
+        return found.astimezone(dt.UTC)
 
     @contextmanager
     def write(self) -> Iterator[sa.Connection]:

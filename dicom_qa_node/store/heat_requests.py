@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
-from dicom_qa_node.records import utc_now
 from dicom_qa_node.store.engine import Database, UtcDateTime
 from dicom_qa_node.store.tables import metadata
 
@@ -66,11 +65,11 @@ class HeatRequests:
     """
 
     def __init__(
-        self, database: Database, *, lease_s: float = LEASE_S, clock: Callable[[], dt.datetime] = utc_now
+        self, database: Database, *, lease_s: float = LEASE_S, clock: Callable[[], dt.datetime] | None = None
     ) -> None:
         self._db = database
         self._lease = dt.timedelta(seconds=lease_s)
-        self._clock = clock
+        self._clock = clock or database.now
 
     def ask(self, series_instance_uid: str, version: int, *, by: str) -> bool:
         """Ask for the maps of a version that is in the log; False if they have been asked for and are not made yet."""

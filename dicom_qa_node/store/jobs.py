@@ -1,21 +1,23 @@
-"""The work queue: a job is claimed by lease and heartbeat, never by deleting it.
+"""The jobs of scoring: claimed by lease and heartbeat, never by deleting them.
 
-A worker that dies loses its lease; the next claim takes the job over. Every call of the holder proves its claim
-with the lease token, so that a worker that was only slow cannot write over its successor.
+A worker that dies loses its lease; the next claim, of whatever worker, makes the job wait again. Every call of the
+holder proves its claim with the lease token, in the transaction that writes, so that a worker that was only slow cannot
+write over its successor. Which job goes next, and who is silent, is decided in `store.queue`.
 """
 
 from __future__ import annotations
 
 import datetime as dt
-import uuid
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 
 import sqlalchemy as sa
 
-from dicom_qa_node.records import Job, SeriesFacts, SeriesResult, SeriesState, result_to_json, utc_now
+from dicom_qa_node.records import Job, SeriesFacts, SeriesResult, SeriesState, result_to_json
 from dicom_qa_node.store import tables as t
 from dicom_qa_node.store.engine import Database
 from dicom_qa_node.store.log_rows import add_log_row, scanner_name
+from dicom_qa_node.store.queue import Taken, Waiter, lock_series, queue_of, waiter_of
 from dicom_qa_node.store.registry import facts_of
 from dicom_qa_node.store.transition import move
 
@@ -24,10 +26,12 @@ __all__ = ["LONGEST_PAUSE_S", "Jobs", "scanner_name"]
 _RETRY_FIRST_S = 5.0
 #: The longest wait between two tries of a job.
 LONGEST_PAUSE_S = 600.0
+_NO_PAUSE = dt.timedelta(0)
+_BUSY_TRIES, _BUSY_PAUSE_S = 20, 0.02
 
 
 class Jobs:
-    """The queue of series to score.
+    """The jobs of scoring.
 
     Parameters
     ----------
@@ -37,8 +41,11 @@ class Jobs:
         Seconds of silence after which a claim is void.
     max_attempts
         Claims after which a job that never finished parks its series.
+    sites
+        Only jobs of series that were received there are claimed; none: of all.
     clock
-        Returns the current UTC time; injected by tests.
+        Returns the current UTC time; by default the one that all hosts share. Injected by tests; on PostgreSQL it dates
+        the history only, and leases and pauses follow the server's clock.
     """
 
     def __init__(
@@ -47,42 +54,64 @@ class Jobs:
         *,
         lease_s: float = 60,
         max_attempts: int = 3,
-        clock: Callable[[], dt.datetime] = utc_now,
+        sites: Sequence[str] = (),
+        clock: Callable[[], dt.datetime] | None = None,
     ) -> None:
         self._db = database
         self._lease = dt.timedelta(seconds=lease_s)
         self._max_attempts = max_attempts
-        self._clock = clock
+        self._sites = tuple(sites)
+        self._clock = clock or database.now
+
+    def waiter(self, idle_s: float) -> Waiter:
+        """Return what a worker without a job waits with; it looks again after ``idle_s`` where no job is announced."""
+        return waiter_of(self._db, self._sites, idle_s)
 
     def claim(self, owner: str) -> Job | None:
-        """Take the oldest job that is ready or whose holder fell silent; None if there is none."""
+        """Take the most urgent job that is ready or whose holder fell silent; None if there is none."""
         now = self._clock()
-        self._park_poison(now)
-        due = ((t.jobs.c.state == "READY") & (t.jobs.c.available_at <= now)) | (
-            (t.jobs.c.state == "RUNNING") & (t.jobs.c.lease_until < now)
-        )
+        self._take_back_silent(now)
+        for _ in range(_BUSY_TRIES):
+            with self._db.read() as connection:
+                ready = sa.select(t.jobs.c.job_id).where(t.jobs.c.state == "READY")
+                if connection.execute(ready.limit(1)).first() is None:
+                    return None
+            with self._db.write() as connection:
+                taken = queue_of(connection).take(self._sites, now, self._lease)
+                if taken is None:
+                    connection.rollback()
+                    return None
+                series = self._series_of(connection, taken)
+                if series is not None:
+                    return self._take(connection, taken, series, owner, now)
+                # Somebody changes this series, and may wait for its job: let go of that first.
+                connection.rollback()
+            time.sleep(_BUSY_PAUSE_S)
+        return None
+
+    def held(self, job: Job) -> bool:
+        """Whether the claim still stands; without renewing it."""
         with self._db.read() as connection:
-            if connection.execute(sa.select(t.jobs.c.job_id).where(due).limit(1)).first() is None:
-                return None
-        query = sa.select(t.jobs).where(due).order_by(t.jobs.c.available_at, t.jobs.c.job_id).limit(1)
-        with self._db.write() as connection:
-            row = connection.execute(query.with_for_update(skip_locked=True)).one_or_none()
-            return None if row is None else self._take(connection, row, owner, now)
+            return connection.execute(sa.select(t.jobs.c.job_id).where(_held(job))).first() is not None
 
     def heartbeat(self, job: Job) -> bool:
         """Renew the lease; False means the job was lost (late image, park, takeover): stop working on it."""
-        values = {"lease_until": self._clock() + self._lease}
         with self._db.write() as connection:
-            return bool(connection.execute(t.jobs.update().where(_held(job)).values(**values)).rowcount)
+            locked = sa.select(t.jobs.c.job_id).where(_held(job)).with_for_update()
+            if connection.execute(locked).first() is None:
+                return False
+            queue_of(connection).beat(job.lease_token, self._clock(), self._lease)
+            return True
 
     def finish(self, job: Job, result: SeriesResult) -> bool:
         """Write the result, end the job and move the series to SCORED, in one transaction.
 
-        Returns False, and writes nothing, when the claim is void or the series has a newer version.
+        Returns False, and writes no result, when the claim is void or the series has a newer version.
         """
         now = self._clock()
         with self._db.write() as connection:
-            if not _end(connection, job, "DONE", ""):
+            row = lock_series(connection, job.series_instance_uid)
+            if row is None or not _end(connection, job, "DONE", ""):
                 return False
             model = f"{result.model.name} {result.model.version}"
             moved = move(
@@ -92,9 +121,6 @@ class Jobs:
             if not moved:
                 connection.rollback()
                 return False
-            row = connection.execute(
-                sa.select(t.series).where(t.series.c.series_instance_uid == job.series_instance_uid)
-            ).one()
             facts = facts_of(row)
             values = result_row(job.series_instance_uid, job.version, result, facts, now)
             new = t.results.insert().values(**values).returning(t.results.c.result_id)
@@ -106,17 +132,21 @@ class Jobs:
         """Give the job up: to be tried again after a pause, or (``permanent`` or too often) park its series."""
         now = self._clock()
         with self._db.write() as connection:
+            lock_series(connection, job.series_instance_uid)
             if permanent or job.attempt >= self._max_attempts:
                 return _end(connection, job, "DEAD", reason) and _park(connection, job, reason, now)
             pause = dt.timedelta(seconds=min(LONGEST_PAUSE_S, _RETRY_FIRST_S * 2 ** (job.attempt - 1)))
-            return self._give_back(connection, job, reason, now, now + pause)
+            return _give_back(connection, job, reason, now, pause, attempts=job.attempt)
 
     def release(self, job: Job) -> bool:
-        """Give the job back untouched, as a worker does that was told to stop; it does not count as a try."""
+        """Give the job back untouched, as a worker does that was told to stop; it does not count as a try.
+
+        A claim that is void is forgotten: a worker calls this too when it leaves a job that it lost.
+        """
         now = self._clock()
         with self._db.write() as connection:
-            held = connection.execute(t.jobs.update().where(_held(job)).values(attempts=t.jobs.c.attempts - 1)).rowcount
-            return bool(held) and self._give_back(connection, job, "worker stopped", now, now)
+            lock_series(connection, job.series_instance_uid)
+            return _give_back(connection, job, "worker stopped", now, _NO_PAUSE, attempts=job.attempt - 1)
 
     def waiting(self) -> int:
         """Return how many jobs are ready."""
@@ -124,54 +154,63 @@ class Jobs:
             query = sa.select(sa.func.count()).select_from(t.jobs).where(t.jobs.c.state == "READY")
             return int(connection.execute(query).scalar_one())
 
+    def _series_of(self, connection: sa.Connection, taken: Taken) -> sa.Row[tuple[object, ...]] | None:
+        uid = sa.select(t.jobs.c.series_instance_uid).where(t.jobs.c.job_id == taken.job_id)
+        return lock_series(connection, connection.execute(uid).scalar_one(), skip_locked=True)
+
     def _take(
-        self, connection: sa.Connection, row: sa.Row[tuple[object, ...]], owner: str, now: dt.datetime
+        self,
+        connection: sa.Connection,
+        taken: Taken,
+        series: sa.Row[tuple[object, ...]],
+        owner: str,
+        now: dt.datetime,
     ) -> Job | None:
-        token = uuid.uuid4().hex
-        states = [SeriesState.COMPLETE, SeriesState.SCORING]
+        row = connection.execute(sa.select(t.jobs).where(t.jobs.c.job_id == taken.job_id)).one()
+        job = Job(
+            row.job_id, row.kind, row.series_instance_uid, row.version, row.attempts + 1, taken.token,
+            series.pair_series_uid,
+        )  # fmt: skip
         moved = move(
-            connection, row.series_instance_uid, states, SeriesState.SCORING,
-            version=row.version, reason=f"attempt {row.attempts + 1}", actor=owner, at=now,
+            connection, job.series_instance_uid, [SeriesState.COMPLETE, SeriesState.SCORING], SeriesState.SCORING,
+            version=job.version, reason=f"attempt {job.attempt}", actor=owner, at=now,
         )  # fmt: skip
+        values = {"state": "RUNNING", "attempts": job.attempt, "lease_owner": owner, "lease_token": taken.token}
+        connection.execute(t.jobs.update().where(t.jobs.c.job_id == row.job_id).values(**values))
         if not moved:
-            connection.execute(t.jobs.update().where(t.jobs.c.job_id == row.job_id).values(state="SUPERSEDED"))
+            _end(connection, job, "SUPERSEDED", row.last_error)
             return None
-        values = {
-            "state": "RUNNING",
-            "attempts": row.attempts + 1,
-            "lease_owner": owner,
-            "lease_token": token,
-        }
-        update = t.jobs.update().where(t.jobs.c.job_id == row.job_id)
-        connection.execute(update.values(**values, lease_until=now + self._lease))
-        pair = connection.execute(
-            sa.select(t.series.c.pair_series_uid).where(t.series.c.series_instance_uid == row.series_instance_uid)
-        ).scalar_one()
-        return Job(row.job_id, row.kind, row.series_instance_uid, row.version, row.attempts + 1, token, pair)
+        return job
 
-    def _give_back(
-        self, connection: sa.Connection, job: Job, reason: str, now: dt.datetime, available_at: dt.datetime
-    ) -> bool:
-        values = {"state": "READY", "lease_token": None, "lease_until": None, "last_error": reason}
-        update = t.jobs.update().where(_held(job)).values(**values, available_at=available_at)
-        if not connection.execute(update).rowcount:
-            return False
-        return move(
-            connection, job.series_instance_uid, [SeriesState.SCORING], SeriesState.COMPLETE,
-            version=job.version, reason=reason, actor="score", at=now,
-        )  # fmt: skip
-
-    def _park_poison(self, now: dt.datetime) -> None:
-        stuck = (t.jobs.c.state == "RUNNING") & (t.jobs.c.lease_until < now) & (t.jobs.c.attempts >= self._max_attempts)
+    def _take_back_silent(self, now: dt.datetime) -> None:
+        """Let the jobs of silent workers wait again, and park the series whose workers died too often."""
         with self._db.read() as connection:
-            if connection.execute(sa.select(t.jobs.c.job_id).where(stuck).limit(1)).first() is None:
-                return
-        with self._db.write() as connection:
-            for row in connection.execute(sa.select(t.jobs).where(stuck)).all():
-                reason = f"the worker died {row.attempts} times while scoring this series; release it to try again"
-                job = Job(row.job_id, row.kind, row.series_instance_uid, row.version, row.attempts, row.lease_token)
-                if _end(connection, job, "DEAD", reason):
-                    _park(connection, job, reason, now)
+            silent = queue_of(connection).silent(now, self._lease)
+        for claim in silent:
+            with self._db.write() as connection:
+                # Whoever takes or ends a job holds its series: who is silent now stays so until the commit.
+                locked = self._series_of(connection, claim)
+                if locked is not None and claim in queue_of(connection).silent(now, self._lease):
+                    self._take_back(connection, claim, now)
+
+    def _take_back(self, connection: sa.Connection, claim: Taken, now: dt.datetime) -> None:
+        row = connection.execute(sa.select(t.jobs).where(t.jobs.c.job_id == claim.job_id)).one()
+        job = Job(row.job_id, row.kind, row.series_instance_uid, row.version, row.attempts, row.lease_token)
+        if row.state != "RUNNING":
+            queue_of(connection).end(claim)
+        elif row.attempts >= self._max_attempts:
+            reason = f"the worker died {row.attempts} times while scoring this series; release it to try again"
+            _end(connection, job, "DEAD", reason)
+            queue_of(connection).end(claim)
+            _park(connection, job, reason, now)
+        else:
+            waiting = {"state": "READY", "lease_token": None, "lease_until": None}
+            connection.execute(t.jobs.update().where(t.jobs.c.job_id == claim.job_id).values(**waiting))
+            queue_of(connection).give_back(claim, _NO_PAUSE)
+
+
+def _claim(job: Job) -> Taken:
+    return Taken(job.job_id, job.lease_token)
 
 
 def _held(job: Job) -> sa.ColumnElement[bool]:
@@ -179,8 +218,29 @@ def _held(job: Job) -> sa.ColumnElement[bool]:
 
 
 def _end(connection: sa.Connection, job: Job, state: str, reason: str) -> bool:
+    """End the job if its claim stands; in any case the queue forgets the claim."""
     values = {"state": state, "lease_token": None, "lease_until": None, "last_error": reason}
-    return bool(connection.execute(t.jobs.update().where(_held(job)).values(**values)).rowcount)
+    ended = connection.execute(t.jobs.update().where(_held(job)).values(**values)).rowcount
+    queue_of(connection).end(_claim(job))
+    return bool(ended)
+
+
+def _give_back(
+    connection: sa.Connection, job: Job, reason: str, now: dt.datetime, pause: dt.timedelta, *, attempts: int
+) -> bool:
+    values = {
+        "state": "READY", "attempts": attempts, "available_at": now + pause, "lease_token": None, "lease_until": None,
+        "last_error": reason,
+    }  # fmt: skip
+    held = t.jobs.update().where(_held(job)).values(**values)
+    if not connection.execute(held).rowcount:
+        queue_of(connection).end(_claim(job))
+        return False
+    queue_of(connection).give_back(_claim(job), pause)
+    return move(
+        connection, job.series_instance_uid, [SeriesState.SCORING], SeriesState.COMPLETE,
+        version=job.version, reason=reason, actor="score", at=now,
+    )  # fmt: skip
 
 
 def _park(connection: sa.Connection, job: Job, reason: str, at: dt.datetime) -> bool:

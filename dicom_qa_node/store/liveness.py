@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
-from dicom_qa_node.records import utc_now
 from dicom_qa_node.store import tables as t
 from dicom_qa_node.store.engine import Database
 
@@ -37,7 +36,7 @@ class Liveness:
 
     def beat(self, role: str, name: str | None = None, detail: str = "", at: dt.datetime | None = None) -> None:
         """Say that this process is alive; the first call of a process marks its start."""
-        now = at or utc_now()
+        now = at or self._db.now()
         key = name or f"{role}@{socket.gethostname()}"
         row = {
             "role": role,

@@ -20,7 +20,6 @@ from dicom_qa_node.records import (
     SeriesResult,
     SeriesState,
     result_from_json,
-    utc_now,
 )
 from dicom_qa_node.store import tables as t
 from dicom_qa_node.store.due import first_of, is_abandoned, is_ready, joined, sender_host
@@ -74,10 +73,12 @@ class OutboxRow:
 class Outbox:
     """Reports to build and to deliver; ``clock`` returns the current UTC time."""
 
-    def __init__(self, database: Database, *, lease_s: float = 120, clock: Callable[[], dt.datetime] = utc_now) -> None:
+    def __init__(
+        self, database: Database, *, lease_s: float = 120, clock: Callable[[], dt.datetime] | None = None
+    ) -> None:
         self._db = database
         self._lease = dt.timedelta(seconds=lease_s)
-        self._clock = clock
+        self._clock = clock or database.now
 
     # -- SCORED -> REPORTED ------------------------------------------------------------------------------
 

@@ -14,7 +14,7 @@ from dicom_qa_node.store import tables as t
 from dicom_qa_node.store.engine import Database, insert_ignore
 from dicom_qa_node.store.jobs import result_row
 from dicom_qa_node.store.log_rows import add_log_row
-from dicom_qa_node.store.registry import cancel_jobs
+from dicom_qa_node.store.queue import cancel_jobs
 from dicom_qa_node.store.transition import move
 
 __all__ = ["Rebuild", "Restored"]

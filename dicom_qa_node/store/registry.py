@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -19,17 +19,21 @@ from dicom_qa_node.records import (
     SeriesProgress,
     SeriesState,
     StoredInstance,
-    utc_now,
 )
 from dicom_qa_node.store import tables as t
 from dicom_qa_node.store.engine import Database, insert_ignore, insert_new_paths
 from dicom_qa_node.store.pairing import candidates, has_images, scored_alone, settled_pair
+from dicom_qa_node.store.queue import cancel_jobs, enqueue, lock_series
 from dicom_qa_node.store.state_counts import counts_by_state
 from dicom_qa_node.store.transition import move
 
 __all__ = ["Registry", "SeriesRow"]
 
 _ANY = tuple(SeriesState)
+DEFAULT_SITE = "default"
+
+PriorityOf = Callable[[SeriesFacts, str], int]
+"""Says how urgent a series is, by its facts and the AE that sent it; a greater number goes first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +61,9 @@ class SeriesRow:
 class Registry:
     """Series and instances; see the module's sentence."""
 
-    def __init__(self, database: Database) -> None:
-        self._db = database
+    def __init__(self, database: Database, *, site: str = DEFAULT_SITE, priority_of: PriorityOf | None = None) -> None:
+        """Open the view; ``site`` is where new series arrive, ``priority_of`` how urgent a complete one is."""
+        self._db, self._site, self._priority_of = database, site, priority_of
 
     # -- written by the receiver ------------------------------------------------------------------
 
@@ -70,11 +75,12 @@ class Registry:
         by_kind: dict[type, list[Any]] = {}
         for receipt in receipts:
             by_kind.setdefault(type(receipt), []).append(receipt)
+        skew = self._db.skew()
         with self._db.write() as connection:
             # An association ends only after its last instance is counted, whatever the order in the batch.
             for start in by_kind.get(AssociationStart, []):
                 _open_association(connection, start)
-            _record_instances(connection, by_kind.get(StoredInstance, []))
+            _record_instances(connection, by_kind.get(StoredInstance, []), self._site, skew)
             insert_ignore(connection, t.quarantine, [asdict(item) for item in by_kind.get(Quarantined, [])])
             for end in by_kind.get(AssociationEnd, []):
                 _close_association(connection, end)
@@ -85,8 +91,14 @@ class Registry:
         if receiver is not None:
             condition &= t.associations.c.receiver == receiver
         with self._db.write() as connection:
-            update = t.associations.update().where(condition).values(closed_at=at or utc_now(), aborted=True)
+            update = t.associations.update().where(condition).values(closed_at=at or self._db.now(), aborted=True)
             return connection.execute(update).rowcount
+
+    def open_receivers(self) -> list[str]:
+        """Return the receivers that have associations open, such as ``receive-0@host``."""
+        query = sa.select(t.associations.c.receiver).where(t.associations.c.closed_at.is_(None)).distinct()
+        with self._db.read() as connection:
+            return sorted(connection.execute(query).scalars())
 
     def known_paths(self, paths: Iterable[str]) -> set[str]:
         """Return which of these spool paths have a row, as instance or in quarantine."""
@@ -118,21 +130,21 @@ class Registry:
         A PET series that was scored without its CT is queued again when that CT is complete.
         Returns False, and changes nothing, when something arrived since ``progress`` was read.
         """
-        now = at or utc_now()
+        now = at or self._db.now()
         uid, version = progress.series_instance_uid, progress.version
-        values = {"complete_reason": reason, "pair_series_uid": pair_series_uid, "forgotten": 0}
+        values: dict[str, Any] = {"complete_reason": reason, "pair_series_uid": pair_series_uid, "forgotten": 0}
         with self._db.write() as connection:
-            received = connection.execute(
-                sa.select(t.series.c.received).where(t.series.c.series_instance_uid == uid)
-            ).scalar_one_or_none()
-            if received != progress.received:
+            row = lock_series(connection, uid)
+            if row is None or row.received != progress.received:
                 return False
+            if self._priority_of is not None:
+                values["priority"] = self._priority_of(facts_of(row), row.calling_ae)
             done = move(
                 connection, uid, [SeriesState.RECEIVING], SeriesState.COMPLETE,
                 version=version, reason=reason, actor="complete", at=now, values=values,
             )  # fmt: skip
             if done:
-                _queue(connection, uid, version, now)
+                enqueue(connection, uid, version, now)
                 _pair_late(connection, uid, now)
             return done
 
@@ -207,19 +219,19 @@ class Registry:
         Permanent
             Retention has removed its images.
         """
-        now = at or utc_now()
+        now = at or self._db.now()
         allowed = [SeriesState.SCORED, SeriesState.REPORTED, SeriesState.DELIVERED, SeriesState.PARKED]
         return self._requeue(series_instance_uid, allowed, "re-score requested", actor, now, new_version=True)
 
     def release(self, series_instance_uid: str, *, actor: str, at: dt.datetime | None = None) -> bool:
         """Let a parked series be tried again, or a receiving one be scored with what is there."""
-        now = at or utc_now()
+        now = at or self._db.now()
         allowed = [SeriesState.PARKED, SeriesState.RECEIVING]
         return self._requeue(series_instance_uid, allowed, "released by operator", actor, now, new_version=False)
 
     def park(self, series_instance_uid: str, reason: str, *, actor: str, at: dt.datetime | None = None) -> bool:
         """Take a series out of the flow with a reason; its images stay in the spool."""
-        now = at or utc_now()
+        now = at or self._db.now()
         allowed = [state for state in SeriesState if state is not SeriesState.PARKED]
         with self._db.write() as connection:
             done = move(
@@ -241,7 +253,7 @@ class Registry:
         new_version: bool,
     ) -> bool:
         with self._db.write() as connection:
-            row = connection.execute(sa.select(t.series).where(t.series.c.series_instance_uid == uid)).one_or_none()
+            row = lock_series(connection, uid)
             if row is None or row.state not in allowed:
                 return False
             if not has_images(connection, uid):
@@ -265,23 +277,26 @@ def _back_to_complete(
         version=row.version, reason=reason, actor=actor, at=at, values=values,
     )  # fmt: skip
     if done:
-        _queue(connection, uid, version, at)
+        enqueue(connection, uid, version, at)
     return done
 
 
-def _record_instances(connection: sa.Connection, items: Sequence[StoredInstance]) -> None:
+def _record_instances(
+    connection: sa.Connection, items: Sequence[StoredInstance], site: str, skew: dt.timedelta
+) -> None:
     by_series: dict[str, list[StoredInstance]] = {}
     for item in items:
         by_series.setdefault(item.series.series_instance_uid, []).append(item)
-    for uid, group in by_series.items():
-        insert_ignore(connection, t.series, [_new_series(group[0])])
+    # In one order, so that two receivers with images of the same series do not wait for each other.
+    for uid, group in sorted(by_series.items()):
+        insert_ignore(connection, t.series, [_new_series(group[0], skew) | {"site": site}])
         new = insert_new_paths(connection, t.instances, [_instance_row(uid, item) for item in group])
         fresh = [item for item in group if item.path in new]
         links = {item.association_id for item in fresh}
         ends = [{"series_instance_uid": uid, "association_id": link} for link in sorted(links)]
         insert_ignore(connection, t.series_associations, ends)
         if fresh:
-            _count_in(connection, uid, fresh)
+            _count_in(connection, uid, fresh, skew)
 
 
 def _instance_row(uid: str, item: StoredInstance) -> dict[str, Any]:
@@ -289,19 +304,20 @@ def _instance_row(uid: str, item: StoredInstance) -> dict[str, Any]:
     return row | {"series_instance_uid": uid}
 
 
-def _new_series(item: StoredInstance) -> dict[str, Any]:
+def _new_series(item: StoredInstance, skew: dt.timedelta) -> dict[str, Any]:
+    at = item.received_at + skew
     return asdict(item.series) | {
         "state": SeriesState.RECEIVING.value,
-        "state_since": item.received_at,
+        "state_since": at,
         "received": 0,
         "expected": {},
-        "first_received_at": item.received_at,
-        "last_received_at": item.received_at,
+        "first_received_at": at,
+        "last_received_at": at,
         "calling_ae": item.calling_ae,
     }
 
 
-def _count_in(connection: sa.Connection, uid: str, fresh: Sequence[StoredInstance]) -> None:
+def _count_in(connection: sa.Connection, uid: str, fresh: Sequence[StoredInstance], skew: dt.timedelta) -> None:
     same = t.series.c.series_instance_uid == uid
     row = connection.execute(sa.select(t.series).where(same).with_for_update()).one()
     counted = [item for item in fresh if not item.conflict]
@@ -311,7 +327,7 @@ def _count_in(connection: sa.Connection, uid: str, fresh: Sequence[StoredInstanc
         for item in counted:
             if item.expected is not None:
                 expected[item.expected_group] = max(item.expected, expected.get(item.expected_group, 0))
-        latest = max(item.received_at for item in counted)
+        latest = max(item.received_at for item in counted) + skew
         changes |= {
             "received": row.received + len(counted),
             "expected": expected,
@@ -319,17 +335,17 @@ def _count_in(connection: sa.Connection, uid: str, fresh: Sequence[StoredInstanc
             "calling_ae": counted[-1].calling_ae,
         }
         if row.state != SeriesState.RECEIVING:
-            _reopen(connection, row, counted[0])
+            _reopen(connection, row, counted[0], skew)
     connection.execute(t.series.update().where(same).values(**changes))
 
 
-def _reopen(connection: sa.Connection, row: sa.Row[Any], item: StoredInstance) -> None:
+def _reopen(connection: sa.Connection, row: sa.Row[Any], item: StoredInstance, skew: dt.timedelta) -> None:
     # Nobody has looked at the images of a series that only waits in COMPLETE: it keeps its version.
     version = row.version if row.state == SeriesState.COMPLETE else row.version + 1
     cancel_jobs(connection, row.series_instance_uid)
     move(
         connection, row.series_instance_uid, _ANY, SeriesState.RECEIVING,
-        version=None, reason="late image", actor=f"receive {item.calling_ae}", at=item.received_at,
+        version=None, reason="late image", actor=f"receive {item.calling_ae}", at=item.received_at + skew,
         values={"version": version},
     )  # fmt: skip
 
@@ -351,20 +367,6 @@ def _pair_late(connection: sa.Connection, uid: str, at: dt.datetime) -> None:
     for pet_uid in scored_alone(connection, ct):
         pet = connection.execute(of.where(t.series.c.series_instance_uid == pet_uid)).one()
         _back_to_complete(connection, pet, pet.version + 1, "its CT came late", "complete", at)
-
-
-def _queue(connection: sa.Connection, uid: str, version: int, at: dt.datetime) -> None:
-    same = (t.jobs.c.kind == "score") & (t.jobs.c.series_instance_uid == uid) & (t.jobs.c.version == version)
-    values = {"state": "READY", "attempts": 0, "available_at": at, "lease_token": None, "lease_until": None}
-    if not connection.execute(t.jobs.update().where(same).values(**values)).rowcount:
-        row = {"kind": "score", "series_instance_uid": uid, "version": version, "created_at": at}
-        connection.execute(t.jobs.insert().values(**row, **values))
-
-
-def cancel_jobs(connection: sa.Connection, uid: str) -> None:
-    """Take back what is waiting or running for a series, in the caller's transaction."""
-    waiting = (t.jobs.c.series_instance_uid == uid) & t.jobs.c.state.in_(["READY", "RUNNING"])
-    connection.execute(t.jobs.update().where(waiting).values(state="SUPERSEDED", lease_token=None))
 
 
 def _open_associations(connection: sa.Connection) -> dict[str, int]:

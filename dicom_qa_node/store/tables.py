@@ -70,6 +70,8 @@ series = sa.Table(
     sa.Column("complete_reason", sa.Text, nullable=False, server_default=""),
     sa.Column("parked_reason", sa.Text, nullable=False, server_default=""),
     sa.Column("conflicts", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("site", sa.Text, nullable=False, server_default="default"),
+    sa.Column("priority", sa.Integer, nullable=False, server_default="0"),
     sa.Index("ix_series_state", "state", "state_since"),
     sa.Index("ix_series_study_instance_uid", "study_instance_uid"),
     sa.Index("ix_series_last_received_at", "last_received_at"),

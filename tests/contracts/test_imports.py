@@ -135,6 +135,7 @@ DOORS = {
     "highdicom": ("report/",),
     "httpx": ("deliver/targets/dicomweb.py", "ops/alert_courier.py"),
     "jinja2": ("web/", "ops/alert_words.py"),
+    "procrastinate": ("store/procrastinate_queue.py",),
     "prometheus_client": ("ops/metrics.py",),
     "pynetdicom": (
         "receive/",

@@ -16,8 +16,9 @@ from dicom_qa_node.store import tables as t
 from dicom_qa_node.store.log_rows import LAST_BIT, SHARED_KEY, Bits, deviation_from
 from dicom_qa_node.store.log_words import words_of
 from dicom_qa_node.store.review_tables import DeliveryMark, ReviewMark, log_found, log_rows, reviews
+from tests.passing_time import PassingTime
 from tests.realistic_log import fill
-from tests.unit.test_store_flow import SERIES, T0, Clock, instance, result
+from tests.unit.test_store_flow import SERIES, T0, instance, result
 
 END = dt.datetime(2026, 3, 1, 12, 0, tzinfo=dt.UTC)
 
@@ -160,7 +161,7 @@ def test_a_foreign_cursor_gives_a_page_and_no_error(filled):
 def scored(database, number: int = 1, score: float = 3.0, findings: tuple[Finding, ...] = ()) -> str:
     """Carry one series to SCORED by the store's own steps."""
     facts = replace(SERIES, series_instance_uid=f"1.2.3.{number}", protocol_name="Chest")
-    registry, jobs = Registry(database), Jobs(database, clock=Clock())
+    registry, jobs = Registry(database), Jobs(database, clock=PassingTime(T0, database))
     registry.record([instance(1, facts)])
     assert registry.complete(registry.receiving()[0], reason="test", at=T0)
     job = jobs.claim("w")
@@ -172,7 +173,7 @@ def scored(database, number: int = 1, score: float = 3.0, findings: tuple[Findin
 def test_a_result_brings_its_row_and_a_delivery_its_mark(database):
     finding = Finding("noise_high", Severity.WARNING, "s")
     uid = scored(database, findings=(finding, replace(finding, key="motion", severity=Severity.ERROR)))
-    search, outbox = LogSearch(database), Outbox(database, clock=Clock())
+    search, outbox = LogSearch(database), Outbox(database, clock=PassingTime(T0, database))
     (row,) = search.versions(uid)
     assert (row.findings, row.severity, row.delivery) == (("noise_high", "motion"), Severity.ERROR, DeliveryMark.NONE)
     report = ReportRef("2.25.1", "1.2.840", "2.25.9", uid, 1, "r/1", T0, None)
@@ -187,7 +188,7 @@ def test_a_result_brings_its_row_and_a_delivery_its_mark(database):
 def test_only_the_last_version_is_the_latest(database):
     uid = scored(database)
     assert Registry(database).rescore(uid, actor="test", at=T0)
-    jobs = Jobs(database, clock=Clock())
+    jobs = Jobs(database, clock=PassingTime(T0, database))
     assert jobs.finish(jobs.claim("w"), replace(result(2.0), series_instance_uid=uid))
     assert [(row.version, row.latest) for row in LogSearch(database).versions(uid)] == [(2, True), (1, False)]
     assert [row.version for row in LogSearch(database).page(LogQuery()).rows] == [2]
@@ -253,7 +254,7 @@ def test_words_are_cut_in_any_script(text, words):
 
 def test_reviews_are_signed_counted_by_their_last_word_and_never_changed(database):
     uid = scored(database)
-    kept = Reviews(database, clock=Clock())
+    kept = Reviews(database, clock=PassingTime(T0, database))
     search = LogSearch(database)
     kept.add(uid, 1, reviewer="ada", agrees=True)
     assert search.versions(uid)[0].review is ReviewMark.AGREED

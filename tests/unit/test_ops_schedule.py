@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import socket
 import threading
 import time
 
@@ -145,9 +146,13 @@ def test_retention_goes_on_after_a_crash_between_file_and_row(node_config, datab
 
 def test_associations_of_a_receiver_that_is_gone_are_closed(database):
     registry, liveness = Registry(database), Liveness(database)
-    registry.record([AssociationStart("a1", "SCANNER", "127.0.0.1", "receive-1@qa", T0)])
+    here = socket.gethostname()
+    registry.record([AssociationStart("a1", "SCANNER", "127.0.0.1", f"receive-1@{here}", T0)])
     liveness.beat("receive", at=T0)
     assert close_orphans(database, T0 + dt.timedelta(seconds=119)) == 0
+    registry.record([AssociationStart("a2", "SCANNER", "127.0.0.1", "receive-0@elsewhere", T0)])
+    assert close_orphans(database, T0 + dt.timedelta(seconds=119)) == 1
+    assert registry.open_receivers() == [f"receive-1@{here}"]
     assert close_orphans(database, T0 + dt.timedelta(seconds=121)) == 1
     assert close_orphans(database, T0 + dt.timedelta(seconds=122)) == 0
 

@@ -1,0 +1,296 @@
+"""The queue of jobs, alike on both databases: order, sites, claims that lapse, and cancellation."""
+
+from __future__ import annotations
+
+import datetime as dt
+import subprocess
+import sys
+import threading
+from dataclasses import replace
+from functools import partial
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from alembic import command
+from alembic.config import Config as AlembicConfig
+
+import dicom_qa_node.store
+from dicom_qa_node.config.priority import PriorityRule, priority_of
+from dicom_qa_node.errors import Transient
+from dicom_qa_node.records import ModelRef, SeriesFacts, SeriesKind, SeriesResult, SeriesState, StoredInstance
+from dicom_qa_node.store import Database, Jobs, QualityLog, Registry
+from dicom_qa_node.store.shared_clock import SharedClock
+from tests.passing_time import PassingTime
+
+T0 = dt.datetime(2026, 1, 5, 8, 0, tzinfo=dt.UTC)
+RULES = [
+    PriorityRule(calling_aes=["ER*"]),
+    PriorityRule(priority="high", stations=["CT7"]),
+    PriorityRule(priority="low", modalities=["PT"], institutions=["Research"]),
+]
+S = SeriesState
+
+
+@pytest.fixture
+def database(any_database):
+    return any_database
+
+
+@pytest.fixture
+def clock(database) -> PassingTime:
+    return PassingTime(T0, database)
+
+
+def facts(uid: str, **changes: str) -> SeriesFacts:
+    return SeriesFacts(uid, f"{uid}.0", changes.pop("modality", "CT"), **changes)
+
+
+def image(series: SeriesFacts, number: int = 1, calling_ae: str = "CT1") -> StoredInstance:
+    uid = f"{series.series_instance_uid}.{number}"
+    return StoredInstance(
+        uid, "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.1.2.1", f"i/{uid}", "0" * 64, 1, T0, calling_ae, "a", series
+    )
+
+
+def complete(database: Database, images: list[StoredInstance], site: str = "default") -> Registry:
+    Registry(database, site=site).record(images)
+    registry = Registry(database, priority_of=partial(priority_of, RULES))
+    for progress in registry.receiving():
+        assert registry.complete(progress, reason="count", at=T0)
+    return registry
+
+
+def verdict(uid: str) -> SeriesResult:
+    return SeriesResult(uid, "CT", SeriesKind.CT, 3.0, (2.5, 3.5), None, (), (), (), ModelRef("m", "1", "f" * 64), 1)
+
+
+def score_all(jobs: Jobs) -> list[str]:
+    done = []
+    while job := jobs.claim("w"):
+        assert jobs.finish(job, verdict(job.series_instance_uid))
+        done.append(job.series_instance_uid)
+    return done
+
+
+def left_in_the_queue(database: Database) -> int:
+    """Return how many rows Procrastinate holds; the embedded queue has none besides the jobs themselves."""
+    if database.is_sqlite:
+        return 0
+    with database.read() as connection:
+        counts = [
+            connection.execute(sa.text(f"SELECT count(*) FROM procrastinate_{table}")).scalar_one()
+            for table in ("jobs", "workers", "events")
+        ]
+    return sum(counts)
+
+
+def test_urgent_series_go_first(database, clock):
+    complete(database, [image(facts("1.1", modality="PT", institution_name="Research"))])
+    complete(database, [image(facts("1.2"))])
+    complete(database, [image(facts("1.3", station_name="CT7"))])
+    complete(database, [image(facts("1.4"), calling_ae="ER2")])
+    complete(database, [image(facts("1.5"))])
+    assert score_all(Jobs(database, clock=clock)) == ["1.4", "1.3", "1.2", "1.5", "1.1"]
+    assert left_in_the_queue(database) == 0
+
+
+def test_a_rule_of_priority_needs_something_to_look_at():
+    with pytest.raises(ValueError, match="would fit every series"):
+        PriorityRule(priority="high")
+    with pytest.raises(ValueError, match="never matches"):
+        PriorityRule(stations=[" CT"])
+
+
+def test_scorers_take_from_their_sites_only(database, clock):
+    complete(database, [image(facts("1.1"))], site="north")
+    complete(database, [image(facts("1.2"))], site="south")
+    complete(database, [image(facts("1.3"))], site="west")
+    assert score_all(Jobs(database, sites=["south", "west"], clock=clock)) == ["1.2", "1.3"]
+    assert Jobs(database, sites=["south"], clock=clock).claim("w") is None
+    assert score_all(Jobs(database, clock=clock)) == ["1.1"]
+
+
+def test_cancelling_a_running_job_voids_its_claim_and_frees_the_series(database, clock):
+    registry = complete(database, [image(facts("1.1"))])
+    jobs = Jobs(database, clock=clock)
+    job = jobs.claim("w1")
+    assert jobs.held(job)
+    assert registry.park("1.1", "not wanted", actor="admin", at=T0)
+    assert not jobs.held(job)
+    assert registry.release("1.1", actor="admin", at=T0)
+    assert not jobs.release(job)
+    again = jobs.claim("w2")
+    assert (again.series_instance_uid, again.attempt) == ("1.1", 1)
+    assert not jobs.finish(job, verdict("1.1"))
+    assert jobs.finish(again, verdict("1.1"))
+    assert registry.series("1.1").state is S.SCORED
+    assert left_in_the_queue(database) == 0
+
+
+def test_cancelling_a_waiting_job_takes_it_out_of_the_queue(database, clock):
+    registry = complete(database, [image(facts("1.1"))])
+    assert registry.park("1.1", "not wanted", actor="admin", at=T0)
+    assert Jobs(database, clock=clock).claim("w") is None
+    assert left_in_the_queue(database) == 0
+
+
+def test_late_images_leave_one_job_and_one_result(database, clock):
+    registry, jobs = complete(database, [image(facts("1.1"))]), Jobs(database, lease_s=10, clock=clock)
+    stale = jobs.claim("w1")
+    complete(database, [image(facts("1.1"), 2)])
+    # The worker of the version before died: the lock of the series is free when its lease is over.
+    clock.advance(11)
+    job = jobs.claim("w2")
+    assert (job.version, job.attempt) == (2, 1)
+    for ended in (jobs.finish(stale, verdict("1.1")), jobs.fail(stale, "late", permanent=True), jobs.release(stale)):
+        assert not ended
+    assert jobs.finish(job, verdict("1.1"))
+    assert registry.series("1.1").version == 2
+    assert QualityLog(database).count() == 1
+    assert left_in_the_queue(database) == 0
+
+
+def test_every_worker_takes_over_what_a_silent_one_held(database, clock):
+    complete(database, [image(facts(f"1.{number}")) for number in range(3)])
+    slow = Jobs(database, lease_s=10, clock=clock)
+    held = [slow.claim("slow") for _ in range(3)]
+    clock.advance(6)
+    assert slow.heartbeat(held[2])
+    clock.advance(6)
+    others = [Jobs(database, lease_s=10, clock=clock) for _ in range(2)]
+    taken = [jobs.claim(f"w{number}") for number, jobs in enumerate(others)]
+    assert [job.series_instance_uid for job in taken] == [job.series_instance_uid for job in held[:2]]
+    assert others[0].claim("w0") is None
+    assert [slow.heartbeat(job) for job in held] == [False, False, True]
+    assert not slow.finish(held[0], verdict(held[0].series_instance_uid))
+    assert slow.finish(held[2], verdict(held[2].series_instance_uid))
+    for jobs, job in zip(others, taken, strict=True):
+        assert job.attempt == 2
+        assert jobs.finish(job, verdict(job.series_instance_uid))
+    assert left_in_the_queue(database) == 0
+
+
+def test_a_job_that_failed_for_good_or_too_often_leaves_the_queue(database, clock):
+    registry = complete(database, [image(facts("1.1")), image(facts("1.2"))])
+    jobs = Jobs(database, max_attempts=2, clock=clock)
+    assert jobs.fail(jobs.claim("w"), "no pixel data", permanent=True)
+    assert jobs.fail(jobs.claim("w"), "out of memory", permanent=False)
+    assert jobs.claim("w") is None
+    clock.advance(6)
+    assert jobs.fail(jobs.claim("w"), "out of memory", permanent=False)
+    assert registry.counts()[S.PARKED] == 2
+    assert left_in_the_queue(database) == 0
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+def test_a_series_that_somebody_changes_is_left_to_them(database, clock, monkeypatch):
+    monkeypatch.setattr("dicom_qa_node.store.jobs._BUSY_PAUSE_S", 0.0)
+    complete(database, [image(facts("1.1"))])
+    jobs = Jobs(database, clock=clock)
+    with database.write() as connection:
+        connection.execute(sa.text("SELECT 1 FROM series FOR UPDATE"))
+        assert jobs.claim("w") is None
+    assert jobs.claim("w").attempt == 1
+
+
+def test_a_waiting_worker_hears_of_a_new_job(any_database, poll):
+    waiter, stop, heard = Jobs(any_database, sites=["north"]).waiter(0.01), threading.Event(), threading.Event()
+
+    def listen() -> None:
+        while not stop.is_set():
+            waiter.wait(stop)
+            if Jobs(any_database).waiting():
+                heard.set()
+                return
+
+    thread = threading.Thread(target=listen)
+    thread.start()
+    complete(any_database, [image(facts("1.1"))], site="north")
+    poll(heard.is_set)
+    stop.set()
+    thread.join(10)
+    waiter.close()
+    assert not thread.is_alive()
+
+
+def test_hosts_agree_on_the_time_of_the_server():
+    now, elapsed, asked = T0, [100.0], []
+
+    def ask() -> dt.datetime:
+        if len(asked) == 1:
+            raise Transient("database: out of reach")
+        asked.append(elapsed[0])
+        return now + dt.timedelta(seconds=elapsed[0] - 100)
+
+    clock = SharedClock(ask, lambda: elapsed[0])
+    assert clock() == T0
+    elapsed[0] = 110.0
+    assert clock() == T0 + dt.timedelta(seconds=10)
+    elapsed[0] = 500.0
+    assert clock() == T0 + dt.timedelta(seconds=400)
+    assert asked == [100.0]
+
+    def never() -> dt.datetime:
+        raise Transient("database: out of reach")
+
+    with pytest.raises(Transient):
+        SharedClock(never)()
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+def test_a_receiver_whose_clock_is_wrong_does_not_make_its_series_old(database, monkeypatch):
+    behind = dt.timedelta(minutes=7)
+    monkeypatch.setattr("dicom_qa_node.store.engine.utc_now", lambda: dt.datetime.now(dt.UTC) - behind)
+    at = dt.datetime.now(dt.UTC)
+    Registry(database).record([replace(image(facts("1.1")), received_at=at - behind)])
+    (progress,) = Registry(database).receiving()
+    assert abs(progress.last_received_at - at) < dt.timedelta(minutes=1)
+
+
+def test_the_embedded_database_loads_no_procrastinate(tmp_path):
+    script = (
+        "import sys; from dicom_qa_node.store import Database, Jobs; from dicom_qa_node.score import worker;"
+        f"d = Database('sqlite:///{tmp_path}/q.db'); d.upgrade(); assert Jobs(d).claim('w') is None;"
+        "print(*[name for name in ('procrastinate', 'psycopg') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=True)
+    assert done.stdout.strip() == ""
+
+
+def _alembic(database: Database, step: str, revision: str) -> None:
+    config = AlembicConfig()
+    config.set_main_option("script_location", str(Path(dicom_qa_node.store.__file__).parent / "migrations"))
+    with database._migrating() as connection:
+        config.attributes["connection"] = connection
+        getattr(command, step)(config, revision)
+
+
+def test_an_upgrade_moves_what_waits_into_the_queue_and_a_downgrade_leaves_nothing(database, clock):
+    registry = complete(database, [image(facts("1.1")), image(facts("1.2")), image(facts("1.3"))])
+    held = Jobs(database, clock=clock).claim("w")
+    _alembic(database, "downgrade", "0010")
+    with database.read() as connection:
+        tables = sa.inspect(connection).get_table_names()
+        assert not [name for name in tables if "procrastinate" in name]
+        assert "site" not in {column["name"] for column in sa.inspect(connection).get_columns("series")}
+    if not database.is_sqlite:
+        with database.read() as connection:
+            for catalogue, name in (("pg_proc", "proname"), ("pg_type", "typname")):
+                query = sa.text(f"SELECT count(*) FROM {catalogue} WHERE {name} LIKE 'procrastinate%'")
+                assert connection.execute(query).scalar_one() == 0
+    database.upgrade()
+    clock.advance(3600)
+    assert sorted(score_all(Jobs(database, clock=clock))) == ["1.1", "1.2", "1.3"]
+    assert not Jobs(database, clock=clock).finish(held, verdict("1.1"))
+    assert registry.counts()[S.SCORED] == 3
+    assert left_in_the_queue(database) == 0
+
+
+def test_a_revision_makes_every_step_of_the_installed_procrastinate():
+    from procrastinate.schema import SchemaManager
+
+    revision = import_module("dicom_qa_node.store.migrations.versions.0011_many_hosts")
+    newest = max(path.stem for path in Path(SchemaManager.get_migrations_path()).glob("*.sql"))
+    assert newest == revision.PROCRASTINATE_STEP
