@@ -8,7 +8,7 @@ import sqlalchemy as sa
 
 from dicom_qa_node.store import Database
 
-__all__ = ["PassingTime"]
+__all__ = ["PassingTime", "pass_on_server"]
 
 
 class PassingTime:
@@ -22,9 +22,14 @@ class PassingTime:
 
     def advance(self, seconds: float) -> None:
         self.now += dt.timedelta(seconds=seconds)
-        if self._database.is_sqlite:
-            return
-        back = {"back": dt.timedelta(seconds=seconds)}
-        with self._database.write() as connection:
-            for table, column in (("workers", "last_heartbeat"), ("jobs", "scheduled_at")):
-                connection.execute(sa.text(f"UPDATE procrastinate_{table} SET {column} = {column} - :back"), back)
+        pass_on_server(self._database, seconds)
+
+
+def pass_on_server(database: Database, seconds: float) -> None:
+    """Let the time of the queue on a PostgreSQL server go on."""
+    if database.is_sqlite:
+        return
+    back = {"back": dt.timedelta(seconds=seconds)}
+    with database.write() as connection:
+        for table, column in (("workers", "last_heartbeat"), ("jobs", "scheduled_at")):
+            connection.execute(sa.text(f"UPDATE procrastinate_{table} SET {column} = {column} - :back"), back)

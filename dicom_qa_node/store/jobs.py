@@ -204,7 +204,9 @@ class Jobs:
             queue_of(connection).end(claim)
             _park(connection, job, reason, now)
         else:
-            waiting = {"state": "READY", "lease_token": None, "lease_until": None}
+            # It keeps its place, but not a time ahead: the clock may have been set back since.
+            due = min(row.available_at, now)
+            waiting = {"state": "READY", "available_at": due, "lease_token": None, "lease_until": None}
             connection.execute(t.jobs.update().where(t.jobs.c.job_id == claim.job_id).values(**waiting))
             queue_of(connection).give_back(claim, _NO_PAUSE)
 

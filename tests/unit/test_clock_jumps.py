@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import socket
 import threading
 from collections import Counter
 
@@ -39,13 +40,13 @@ S = SeriesState
 
 
 @pytest.fixture
-def host() -> Host:
-    return Host()
+def database(any_database: Database) -> Database:
+    return any_database
 
 
 @pytest.fixture
-def database(any_database: Database) -> Database:
-    return any_database
+def host(database: Database) -> Host:
+    return Host(database)
 
 
 @pytest.fixture
@@ -143,7 +144,9 @@ def test_a_leased_job_is_ended_by_one_worker_only(database, config, host, by_s):
     written = [job is not None and jobs.finish(job, held) for job in (first, second)]
     print(f"set by {by_s:g} s: taken over {second is not None}, results written {sum(written)}")
     # Set back, the holder keeps what it has; set forwards, another may take it, and then the first writes nothing.
-    assert written == ([True, False] if by_s < 0 else [False, True])
+    # On a server its clock counts, and nobody set that.
+    kept = by_s < 0 or not database.is_sqlite
+    assert written == ([True, False] if kept else [False, True])
     assert results(database) == QualityLog(database).count() == 1
     assert Registry(database).series("1.2.3").state is S.SCORED
 
@@ -264,22 +267,20 @@ def test_retention_waits_and_never_deletes_what_is_not_delivered(database, confi
 def test_associations_of_living_receivers_are_left_open(database, config, host, by_s):
     registry, liveness, watch = Registry(database), Liveness(database), ClockWatch(host, host.steady)
     close = next(task for task in tasks_of(config, database, watch) if task.name == "associations")
-    registry.record([AssociationStart("a1", "SC", "127.0.0.1", "r", host()), image(host, 1)])
+    receiver = f"receive-0@{socket.gethostname()}"
+    registry.record([AssociationStart("a1", "SC", "127.0.0.1", receiver, host()), image(host, 1)])
     liveness.beat("receive", at=host())
     host.set_clock(by_s)
     close.run(host())
-    with database.read() as connection:
-        still_open = sa.select(sa.func.count()).where(t.associations.c.closed_at.is_(None))
-        assert connection.execute(still_open).scalar_one() == 1
-        watch.look()
-        host.pass_(31)
-        liveness.beat("receive", at=host())
-        close.run(host())
-        assert connection.execute(still_open).scalar_one() == 1
+    assert registry.open_receivers() == [receiver]
+    watch.look()
+    host.pass_(31)
+    liveness.beat("receive", at=host())
+    close.run(host())
+    assert registry.open_receivers() == [receiver]
     host.pass_(121)
     close.run(host())
-    with database.read() as connection:
-        assert connection.execute(still_open).scalar_one() == 0
+    assert registry.open_receivers() == []
 
 
 def test_a_beat_of_the_future_is_no_sign_of_life(database, config, host):
