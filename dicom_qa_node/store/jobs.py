@@ -56,15 +56,11 @@ class Jobs:
         """Take the oldest job that is ready or whose holder fell silent; None if there is none."""
         now = self._clock()
         self._park_poison(now)
-        due = ((t.jobs.c.state == "READY") & (t.jobs.c.available_at <= now)) | (
-            (t.jobs.c.state == "RUNNING") & (t.jobs.c.lease_until < now)
-        )
         with self._db.read() as connection:
-            if connection.execute(sa.select(t.jobs.c.job_id).where(due).limit(1)).first() is None:
+            if _oldest_due(connection, now, lock=False) is None:
                 return None
-        query = sa.select(t.jobs).where(due).order_by(t.jobs.c.available_at, t.jobs.c.job_id).limit(1)
         with self._db.write() as connection:
-            row = connection.execute(query.with_for_update(skip_locked=True)).one_or_none()
+            row = _oldest_due(connection, now, lock=True)
             return None if row is None else self._take(connection, row, owner, now)
 
     def heartbeat(self, job: Job) -> bool:
@@ -170,6 +166,21 @@ class Jobs:
                 job = Job(row.job_id, row.kind, row.series_instance_uid, row.version, row.attempts, row.lease_token)
                 if _end(connection, job, "DEAD", reason):
                     _park(connection, job, reason, now)
+
+
+def _oldest_due(connection: sa.Connection, now: dt.datetime, *, lock: bool) -> sa.Row[tuple[object, ...]] | None:
+    """Return the oldest job that is ready or whose lease is void.
+
+    Each kind is asked for by itself, so that the index gives its first row however many wait behind it.
+    """
+    row = t.jobs.c
+    ready = (row.state == "READY") & (row.available_at <= now)
+    void = (row.state == "RUNNING") & (row.lease_until < now)
+    found = []
+    for due in (ready, void):
+        query = sa.select(t.jobs).where(due).order_by(row.available_at, row.job_id).limit(1)
+        found += connection.execute(query.with_for_update(skip_locked=True) if lock else query).all()
+    return min(found, key=lambda item: (item.available_at, item.job_id), default=None)
 
 
 def _held(job: Job) -> sa.ColumnElement[bool]:
