@@ -6,6 +6,7 @@
 The roles receive and schedule run as processes on embedded SQLite; nothing scores, so the queue grows as well. Ctrl-C
 or SIGTERM ends the sending and goes on to the count. Exit code 1: what was acknowledged, what the registry has and what
 lies in the spool are not the same images, or a well-behaved peer was turned away, or a process was replaced.
+A folder that was used before is gone on with; what lies there counts as acknowledged.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ import sqlalchemy as sa
 import yaml
 
 from benchmarks.soak_figure import draw
-from benchmarks.soak_peer import TITLE, Report, Sender
+from benchmarks.soak_peer import TITLE, Report, Sender, sender_of
 from benchmarks.targets import free_port
 from dicom_qa_node.config import Config
 from dicom_qa_node.store import Database
@@ -200,8 +201,10 @@ def _size(path: Path) -> int:
 
 def send(node: Node, clients: int, images: int, per_series: int, every_s: float, stop: threading.Event) -> Sampler:
     """Let the clients send, sample meanwhile, and return the samples; ``stop`` ends the sending early."""
-    totals = Totals()
+    before = in_registry(node.config)
+    totals = Totals(before.count, before.fingerprint, refused=refused(node.config)[0])
     sampler = Sampler(node, totals)
+    first = _unused_sender(node.config)
     context = multiprocessing.get_context("spawn")
     told: Queue[Report] = context.Queue()
     ended = context.Event()
@@ -209,7 +212,7 @@ def send(node: Node, clients: int, images: int, per_series: int, every_s: float,
     shares = [images // clients + (number < images % clients) for number in range(clients)]
     senders = [
         context.Process(target=_run_sender, args=(port, number, share, per_series, told, ended))
-        for number, share in enumerate(shares)
+        for number, share in enumerate(shares, first)
     ]
     for sender in senders:
         sender.start()
@@ -226,6 +229,15 @@ def send(node: Node, clients: int, images: int, per_series: int, every_s: float,
         sender.join()
     _tell(sampler.take())
     return sampler
+
+
+def _unused_sender(config: Config) -> int:
+    """Return the number after those whose images an earlier run left in the folder."""
+    database = Database(config.database_url)
+    with database.read() as connection:
+        latest = connection.execute(sa.select(sa.func.max(t.series.c.series_instance_uid))).scalar_one()
+    database.close()
+    return sender_of(latest) + 1 if latest else 0
 
 
 def _run_sender(port: int, number: int, images: int, per_series: int, told: Queue[Report], ended: Event) -> None:
@@ -289,7 +301,9 @@ def settle(node: Node, images: int, wait_s: float = _SETTLE_S) -> Held:
 
 def growth_mb(rows: Sequence[dict[str, float]], name: str) -> float:
     """Return by how many MB per 100,000 images a process grows after the warm-up (slope of the regression)."""
-    late = [row for row in rows if row["images"] >= rows[-1]["images"] * WARM_UP and row[f"{name} rss_mb"]]
+    first, last = rows[0]["images"], rows[-1]["images"]
+    warm = first + (last - first) * WARM_UP
+    late = [row for row in rows if row["images"] >= warm and row[f"{name} rss_mb"]]
     if len({row["images"] for row in late}) < 2:
         return 0.0
     fit = statistics.linear_regression([row["images"] for row in late], [row[f"{name} rss_mb"] for row in late])
@@ -298,12 +312,13 @@ def growth_mb(rows: Sequence[dict[str, float]], name: str) -> float:
 
 def tenths(rows: Sequence[dict[str, float]], key: str) -> tuple[float, float]:
     """Return the median of a figure over the first and the last tenth of the images; not a number without any."""
-    end = rows[-1]["images"]
+    begin, end = rows[0]["images"], rows[-1]["images"]
+    tenth = (end - begin) * 0.1
     sent = [row for row in rows if row["median_ms"]]
     if not sent:
         return math.nan, math.nan
-    first = [row[key] for row in sent if row["images"] <= end * 0.1] or [sent[0][key]]
-    last = [row[key] for row in sent if row["images"] >= end * 0.9] or [sent[-1][key]]
+    first = [row[key] for row in sent if row["images"] <= begin + tenth] or [sent[0][key]]
+    last = [row[key] for row in sent if row["images"] >= end - tenth] or [sent[-1][key]]
     return statistics.median(first), statistics.median(last)
 
 

@@ -25,7 +25,7 @@ from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 from benchmarks.images import header
 from dicom_qa_node.spool.layout import uid_key
 
-__all__ = ["TITLE", "Report", "Sender"]
+__all__ = ["TITLE", "Report", "Sender", "sender_of"]
 
 TITLE = "SOAKNODE"
 _VERIFICATION = "1.2.840.10008.1.1"
@@ -89,15 +89,20 @@ class Sender:
         self._tell(report)
 
     def _send_series(self, series: int, count: int, stopped: Callable[[], bool]) -> None:
-        """Store every image of a series, over as many associations as it takes."""
+        """Store every image of a series, over as many associations as it takes.
+
+        It is finished even when ``stopped``, since what was sent without waiting for the answer has none yet.
+        """
         waiting = list(range(1, count + 1))
-        while waiting and not stopped():
+        while waiting:
             try:
                 with _Association(self._port, "SOAKSCANNER", TITLE) as assoc:
                     self._report.associations += 1
                     waiting = self._store(assoc, series, waiting)
             except (OSError, Broken) as error:
                 self._report.failures.append(f"sender {self._number}, series {series}: {error!r}")
+                if stopped():
+                    return
                 time.sleep(1.0)
 
     def _store(self, assoc: _Association, series: int, numbers: list[int]) -> list[int]:
@@ -218,6 +223,11 @@ class _Template:
 def _uid(word: str, sender: int, series: int, number: int) -> str:
     kind = {"study": 1, "series": 2, "instance": 3}[word]
     return f"1.2.826.0.1.3680043.10.77.9.{kind}.1{sender:03d}.1{series:07d}.1{number:05d}"
+
+
+def sender_of(uid: str) -> int:
+    """Return the number of the sender that made a UID."""
+    return int(uid.split(".")[-3]) - 1000
 
 
 def _encoded(ds: Dataset) -> bytes:

@@ -53,7 +53,7 @@ class Target:
             self.command(scratch, port), stdout=subprocess.DEVNULL, stderr=(scratch / "stderr.log").open("wb")
         )
         try:
-            _wait_for(port, process)
+            wait_for(port, process)
             yield Server(port, process.pid)
         finally:
             process.terminate()
@@ -67,12 +67,19 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
+def wait_for(port: int, process: subprocess.Popen[bytes], title: str = "ANY-SCP") -> None:
+    """Return when a C-ECHO to ``title`` is answered.
+
+    Raises
+    ------
+    RuntimeError, TimeoutError
+        The process ended, or did not answer in time.
+    """
     deadline = time.monotonic() + _READY_S
     while time.monotonic() < deadline:
         if process.poll() is not None:
             raise RuntimeError(f"the receiver ended with {process.returncode}")
-        answer = subprocess.run(["echoscu", "127.0.0.1", str(port)], capture_output=True, check=False)
+        answer = subprocess.run(["echoscu", "-aec", title, "127.0.0.1", str(port)], capture_output=True, check=False)
         if answer.returncode == 0:
             return
         time.sleep(0.05)

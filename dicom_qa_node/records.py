@@ -194,7 +194,10 @@ class AssociationEnd:
 
 @dataclass(frozen=True, slots=True)
 class Quarantined:
-    """An object that could not be accepted; its bytes lie at ``path`` (relative to the spool)."""
+    """An object that could not be accepted; its bytes lie at ``path`` (relative to the spool).
+
+    ``calling_ae`` is empty for what was accepted and found damaged in the spool later.
+    """
 
     path: str
     reason: str

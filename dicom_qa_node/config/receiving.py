@@ -85,6 +85,9 @@ class Spool(Section):
     resume_free_mb: int = Field(3072, ge=0, description="receiving resumes above this free space")
     keep_delivered_days: float = Field(7, ge=0, description="days the images of a delivered series stay in the spool")
     keep_parked_days: float = Field(90, ge=0, description="days the images of a parked series stay in the spool")
+    keep_quarantine_days: float = Field(
+        30, ge=0, description="days objects that were refused on receiving stay in quarantine"
+    )
 
     @model_validator(mode="after")
     def _resume_above_minimum(self) -> Spool:

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from pathlib import PurePosixPath
 
 from dicom_qa_node.complete import Ages, sweep
 from dicom_qa_node.config import Config
@@ -24,7 +25,7 @@ from dicom_qa_node.spool.layout import SpoolLayout
 from dicom_qa_node.spool.retain import DiskGauge, delete_files
 from dicom_qa_node.store import Database, Liveness, Registry, Retention, recall_from_future
 
-__all__ = ["Task", "close_orphans", "retain", "tasks_of"]
+__all__ = ["Task", "clear_quarantine", "close_orphans", "retain", "tasks_of"]
 
 _LOGGER = logging.getLogger(__name__)
 _BATCH = 500
@@ -72,6 +73,7 @@ def tasks_of(config: Config, database: Database, watch: ClockWatch | None = None
         Task("associations", 30, close, first_after_s=_RECEIVER_SILENT_S),
         Task("reconcile", _RECONCILE_S, look_for_lost_rows, first_after_s=_RECONCILE_S),
         Task("retention", 3600, lambda now: retain(config, database, now, watch)),
+        Task("quarantine", 3600, lambda now: clear_quarantine(config, database, now)),
         *_watching(config, database),
         Task("checkpoint", 600, lambda _now: database.checkpoint()),
         *_audit_tasks(config, database),
@@ -149,6 +151,27 @@ def retain(config: Config, database: Database, now: dt.datetime, watch: ClockWat
             break
     if total:
         log_event(_LOGGER, logging.INFO, "retention", files=total)
+    return total
+
+
+def clear_quarantine(config: Config, database: Database, now: dt.datetime) -> int:
+    """Delete the objects that were refused long enough ago, each with its notice; return how many went.
+
+    Files go first and rows after, as in `retain`. Stored images that were found damaged stay.
+    """
+    layout, retention = SpoolLayout(config.spool_dir), Retention(database)
+    before = now - dt.timedelta(days=config.spool.keep_quarantine_days)
+    total = 0
+    while paths := retention.refused(before, _BATCH):
+        notices = {path: str(PurePosixPath(path).with_suffix(".json")) for path in paths}
+        failed = delete_files(layout, [*paths, *notices.values()]).failed
+        gone = [path for path, notice in notices.items() if path not in failed and notice not in failed]
+        total += retention.forget_refused(gone)
+        if failed:
+            log_event(_LOGGER, logging.ERROR, "retention_failed", files=len(failed), first=failed[0])
+            break
+    if total:
+        log_event(_LOGGER, logging.INFO, "quarantine_cleared", objects=total)
     return total
 
 

@@ -288,6 +288,7 @@ class ReceivedAssociation(StreamingAssociation):
     def _end(self, assoc: Association) -> None:
         # pynetdicom leaves a socket open when the peer was the first to go.
         self._connection.close()
+        self._transport.forget()
         self.services.seats.leave(self.seat)
         if self.admitted:
             end = AssociationEnd(self.association_id, utc_now(), aborted=not self.is_released)

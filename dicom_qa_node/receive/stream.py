@@ -99,6 +99,16 @@ class BufferedSocket(AssociationSocket):
         pdu_type, _, length = PDU_HEAD.unpack_from(self._buffer, self._start)
         return pdu_type, length
 
+    def forget(self) -> None:
+        """Give the buffer back once the connection is closed; whoever still reads finds the peer gone.
+
+        Otherwise it would stay until the garbage collector comes for the association, which refers to itself, and each
+        allocator arena of the process would grow by the buffers of many.
+        """
+        self._start = self._end = 0
+        self._buffer = bytearray()
+        self._view = memoryview(self._buffer)
+
     def _has_record(self, connection: ssl.SSLSocket) -> bool:
         """Read ahead if a whole TLS record with data is there: the bytes may be part of one, or of another kind."""
         try:

@@ -77,3 +77,19 @@ class Retention:
                     .values(received=series.received - gone, forgotten=series.forgotten + gone)
                 )
             return connection.execute(t.instances.delete().where(wanted)).rowcount
+
+    def refused(self, before: dt.datetime, limit: int = 1000) -> list[str]:
+        """Return the spool paths of objects that were refused on receiving before this time, the oldest first.
+
+        What was acknowledged and found damaged later lies in quarantine as well, without a sender: it stays.
+        """
+        item = t.quarantine.c
+        query = sa.select(item.path).where(item.at < before, item.calling_ae != "")
+        with self._db.read() as connection:
+            return list(connection.execute(query.order_by(item.at).limit(limit)).scalars())
+
+    def forget_refused(self, paths: Sequence[str]) -> int:
+        """Remove the rows of refused objects whose files were deleted; return how many."""
+        with self._db.write() as connection:
+            gone = t.quarantine.delete().where(t.quarantine.c.path.in_(list(paths)))
+            return connection.execute(gone).rowcount

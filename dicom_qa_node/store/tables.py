@@ -129,6 +129,7 @@ quarantine = sa.Table(
     sa.Column("calling_ae", sa.Text, nullable=False),
     sa.Column("sop_instance_uid", sa.Text, nullable=False),
     sa.Column("at", UtcDateTime, nullable=False),
+    sa.Index("ix_quarantine_at", "at"),
 )
 
 jobs = sa.Table(

@@ -8,9 +8,11 @@ import pytest
 
 from dicom_qa_node.complete import sweep
 from dicom_qa_node.config import Complete, Config
-from dicom_qa_node.ops.tasks import retain
+from dicom_qa_node.ops.tasks import clear_quarantine, retain
+from dicom_qa_node.receive.reconcile import reconcile
 from dicom_qa_node.records import (
     ModelRef,
+    Quarantined,
     ReportRef,
     SeriesFacts,
     SeriesKind,
@@ -20,6 +22,8 @@ from dicom_qa_node.records import (
 )
 from dicom_qa_node.spool.gallery import INDEX, Gallery, ShownSlice, StoredLayer, gallery_to_json
 from dicom_qa_node.spool.layout import SpoolLayout
+from dicom_qa_node.spool.part10 import Origin
+from dicom_qa_node.spool.write import SpoolWriter, move_to_quarantine
 from dicom_qa_node.store import Database, Jobs, Outbox, Registry, Retention
 
 T0 = dt.datetime(2026, 1, 5, 8, 0, tzinfo=dt.UTC)
@@ -138,3 +142,71 @@ def test_the_large_copies_of_the_slices_go_with_the_images(database, tmp_path):
     assert retain(config, database, T0 + dt.timedelta(days=30)) == 2
     assert sorted(path.name for path in folder.iterdir()) == ["display_1.png", INDEX, "sheet.png"]
     assert not (tmp_path / "a" / "1.dcm").exists()
+
+
+@pytest.fixture
+def layout(tmp_path):
+    layout = SpoolLayout(tmp_path / "spool")
+    layout.create()
+    return layout
+
+
+def refuse(layout: SpoolLayout, database: Database, at: dt.datetime) -> Quarantined:
+    """Put an object in quarantine as the receiver does."""
+    incoming = SpoolWriter(layout, lambda: at).begin(Origin("1.2", "x", "1.2", "CT1", "QA", "d" * 32))
+    incoming.write(b"nonsense")
+    held = incoming.quarantine("not a data set")
+    Registry(database).record([held])
+    return held
+
+
+def in_quarantine(layout: SpoolLayout) -> set[str]:
+    return {layout.relative(path.with_suffix(".dcm")) for path in layout.quarantine.iterdir()}
+
+
+def test_refused_objects_leave_quarantine_after_their_time(database, layout):
+    old = [refuse(layout, database, T0) for _ in range(3)]
+    young = refuse(layout, database, T0 + dt.timedelta(days=20))
+    config = Config.model_validate({"spool_dir": layout.root})
+    assert config.spool.keep_quarantine_days == 30
+    assert clear_quarantine(config, database, T0 + dt.timedelta(days=29)) == 0
+    assert in_quarantine(layout) == {item.path for item in (*old, young)}
+    assert clear_quarantine(config, database, T0 + dt.timedelta(days=31)) == 3
+    assert in_quarantine(layout) == {young.path}
+    assert Registry(database).quarantined() == [young]
+    # Nothing is left of them that a later look at the spool would find.
+    assert reconcile(layout, Registry(database)).added == 0
+
+
+def test_a_stored_image_that_was_found_damaged_stays_in_quarantine(database, layout):
+    path = layout.instance("1.2.3")
+    path.write_bytes(b"damaged")
+    held = move_to_quarantine(layout, path, "damaged in the spool: cut off", at=T0)
+    Registry(database).record([held])
+    config = Config.model_validate({"spool_dir": layout.root, "spool": {"keep_quarantine_days": 0}})
+    assert clear_quarantine(config, database, LATER) == 0
+    assert in_quarantine(layout) == {held.path}
+
+
+def test_what_cannot_be_deleted_keeps_its_row(database, layout):
+    stuck, other = refuse(layout, database, T0), refuse(layout, database, T0)
+    notice = layout.absolute(stuck.path).with_suffix(".json")
+    notice.unlink()
+    notice.mkdir()
+    config = Config.model_validate({"spool_dir": layout.root})
+    assert clear_quarantine(config, database, T0 + dt.timedelta(days=31)) == 1
+    assert [item.path for item in Registry(database).quarantined()] == [stuck.path]
+    notice.rmdir()
+    assert clear_quarantine(config, database, T0 + dt.timedelta(days=31)) == 1
+    assert Registry(database).quarantined() == []
+    assert in_quarantine(layout) == set()
+    assert not layout.absolute(other.path).exists()
+
+
+def test_more_refused_objects_than_one_batch_leave(database, layout, monkeypatch):
+    monkeypatch.setattr("dicom_qa_node.ops.tasks._BATCH", 4)
+    for _ in range(10):
+        refuse(layout, database, T0)
+    config = Config.model_validate({"spool_dir": layout.root})
+    assert clear_quarantine(config, database, T0 + dt.timedelta(days=31)) == 10
+    assert in_quarantine(layout) == set()

@@ -3,6 +3,7 @@ from __future__ import annotations
 import itertools
 import socket
 import struct
+import sys
 import threading
 from collections.abc import Iterator, Mapping
 from types import SimpleNamespace
@@ -229,3 +230,17 @@ def test_a_peer_that_leaves_inside_a_pdu_is_noticed_and_its_object_dropped(wire:
     wire.receiver.abandon()
     assert [sink.ended for sink in wire.sinks] in ([], ["abandoned"])
     assert bool(wire.sinks) == (length > 250)
+
+
+def test_an_ended_connection_gives_its_read_ahead_buffer_back(wire: Wire) -> None:
+    wire.peer.sendall(b"four")
+    assert wire.stream.take(1) == b"f"
+    assert sys.getsizeof(wire.stream._buffer) > 100_000
+    wire.stream.forget()
+    assert sys.getsizeof(wire.stream._buffer) < 1000
+    # Whoever still reads finds the peer gone, though more is there.
+    wire.peer.sendall(b"more")
+    assert wire.stream.buffered == 0
+    assert wire.stream.peek_pdu_head() is None
+    with pytest.raises(PeerGone):
+        wire.stream.take(4)
