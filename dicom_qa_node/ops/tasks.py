@@ -73,7 +73,7 @@ def tasks_of(config: Config, database: Database, watch: ClockWatch | None = None
         Task("associations", 30, close, first_after_s=_RECEIVER_SILENT_S),
         Task("reconcile", _RECONCILE_S, look_for_lost_rows, first_after_s=_RECONCILE_S),
         Task("retention", 3600, lambda now: retain(config, database, now, watch)),
-        Task("quarantine", 3600, lambda now: clear_quarantine(config, database, now)),
+        Task("quarantine", 3600, lambda now: clear_quarantine(config, database, now, watch)),
         *_watching(config, database),
         Task("checkpoint", 600, lambda _now: database.checkpoint()),
         *_audit_tasks(config, database),
@@ -134,8 +134,7 @@ def retain(config: Config, database: Database, now: dt.datetime, watch: ClockWat
     after: what a crash leaves is a row without a file, which the next run removes. For a day after the wall clock was
     set nothing goes: were it wrong, everything would be old.
     """
-    if watch is not None and not watch.settled(_RETENTION_WAITS_S):
-        log_event(_LOGGER, logging.WARNING, "retention_waits", reason="the clock of this host was set")
+    if _must_wait(watch):
         return 0
     layout, retention = SpoolLayout(config.spool_dir), Retention(database)
     delivered_before = now - dt.timedelta(days=config.spool.keep_delivered_days)
@@ -154,11 +153,14 @@ def retain(config: Config, database: Database, now: dt.datetime, watch: ClockWat
     return total
 
 
-def clear_quarantine(config: Config, database: Database, now: dt.datetime) -> int:
+def clear_quarantine(config: Config, database: Database, now: dt.datetime, watch: ClockWatch | None = None) -> int:
     """Delete the objects that were refused long enough ago, each with its notice; return how many went.
 
-    Files go first and rows after, as in `retain`. Stored images that were found damaged stay.
+    Files go first and rows after, and nothing goes after the clock was set, as in `retain`. Stored images that were
+    found damaged stay.
     """
+    if _must_wait(watch):
+        return 0
     layout, retention = SpoolLayout(config.spool_dir), Retention(database)
     before = now - dt.timedelta(days=config.spool.keep_quarantine_days)
     total = 0
@@ -173,6 +175,13 @@ def clear_quarantine(config: Config, database: Database, now: dt.datetime) -> in
     if total:
         log_event(_LOGGER, logging.INFO, "quarantine_cleared", objects=total)
     return total
+
+
+def _must_wait(watch: ClockWatch | None) -> bool:
+    if watch is None or watch.settled(_RETENTION_WAITS_S):
+        return False
+    log_event(_LOGGER, logging.WARNING, "retention_waits", reason="the clock of this host was set")
+    return True
 
 
 def _copies(layout: SpoolLayout, versions: Iterable[tuple[str, int]]) -> Iterator[str]:

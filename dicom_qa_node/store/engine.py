@@ -28,14 +28,11 @@ __all__ = ["DamagedDatabase", "Database", "insert_ignore", "insert_new_paths"]
 
 _MIGRATIONS = Path(__file__).parent / "migrations"
 _BUSY_TIMEOUT_MS = 30_000
-# A server that vanished from the network is noticed within a minute or two (libpq: connection parameters).
-_POSTGRESQL = {
-    "connect_timeout": 10,
-    "keepalives_idle": 30,
-    "keepalives_interval": 10,
-    "keepalives_count": 3,
-    "tcp_user_timeout": 60_000,
-}
+# Seconds, the last in ms (connection parameters of libpq); without them a host that is cut off waits for minutes.
+_LOST_AFTER = {
+    "connect_timeout": 10, "keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3,
+    "tcp_user_timeout": 30_000,
+}  # fmt: skip
 _CLOCKS_AGREE = dt.timedelta(seconds=2)
 # SQLITE_NOTADB and SQLITE_CORRUPT (sqlite.org/rescode.html).
 _DAMAGED = ("not a database", "malformed")
@@ -58,7 +55,7 @@ class Database:
     def __init__(self, url: str) -> None:
         self.url = sa.make_url(url)
         try:
-            self.engine = sa.create_engine(self.url, connect_args={} if self.is_sqlite else _POSTGRESQL)
+            self.engine = sa.create_engine(self.url, connect_args={} if self.is_sqlite else _missed(self.url))
         except ModuleNotFoundError as error:
             needed = f"database_url needs the Python package {error.name}; install it beside the node (pip install)"
             raise Misconfigured(needed) from error
@@ -316,6 +313,11 @@ class UtcDateTime(sa.TypeDecorator[dt.datetime]):
 def _newest() -> str:
     # Health asks every few seconds, and Alembic compiles every revision to answer.
     return ScriptDirectory(str(_MIGRATIONS)).get_current_head() or ""
+
+
+def _missed(url: sa.URL) -> dict[str, int]:
+    """Return how soon a connection over the network counts as lost, where the address does not say it."""
+    return {name: value for name, value in _LOST_AFTER.items() if name not in url.query}
 
 
 def _make_file(database: Path) -> None:

@@ -84,13 +84,11 @@ class TableQueue:
 
     def take(self, sites: Sequence[str], now: dt.datetime, lease: dt.timedelta) -> Taken | None:
         """See `Queue.take`."""
-        query = sa.select(t.jobs.c.job_id).join(
-            t.series, t.series.c.series_instance_uid == t.jobs.c.series_instance_uid
-        )
-        query = query.where(t.jobs.c.state == "READY", t.jobs.c.available_at <= now)
+        query = sa.select(t.jobs.c.job_id).where(t.jobs.c.state == "READY", t.jobs.c.available_at <= now)
         if sites:
-            query = query.where(t.series.c.site.in_(sites))
-        order = (t.series.c.priority.desc(), t.jobs.c.available_at, t.jobs.c.job_id)
+            query = query.where(t.jobs.c.site.in_(sites))
+        # The order of ix_jobs_due: its first row that is due, however many wait behind it.
+        order = (t.jobs.c.priority.desc(), t.jobs.c.available_at, t.jobs.c.job_id)
         job_id = self._connection.execute(query.order_by(*order).limit(1)).scalar_one_or_none()
         if job_id is None:
             return None
@@ -162,14 +160,17 @@ def lock_series(connection: sa.Connection, uid: str, *, skip_locked: bool = Fals
 def enqueue(connection: sa.Connection, uid: str, version: int, at: dt.datetime) -> None:
     """Queue a version of a series to be scored, in the caller's transaction, which holds the series."""
     same = (t.jobs.c.kind == "score") & (t.jobs.c.series_instance_uid == uid) & (t.jobs.c.version == version)
-    values = {"state": "READY", "attempts": 0, "available_at": at, "lease_token": None, "lease_until": None}
+    place = sa.select(t.series.c.site, t.series.c.priority).where(t.series.c.series_instance_uid == uid)
+    site, priority = connection.execute(place).one()
+    values = {
+        "state": "READY", "attempts": 0, "available_at": at, "lease_token": None, "lease_until": None,
+        "site": site, "priority": priority,
+    }  # fmt: skip
     update = t.jobs.update().where(same).values(**values).returning(t.jobs.c.job_id)
     job_id = connection.execute(update).scalar_one_or_none()
     if job_id is None:
         row = {"kind": "score", "series_instance_uid": uid, "version": version, "created_at": at}
         job_id = connection.execute(t.jobs.insert().values(**row, **values).returning(t.jobs.c.job_id)).scalar_one()
-    place = sa.select(t.series.c.site, t.series.c.priority).where(t.series.c.series_instance_uid == uid)
-    site, priority = connection.execute(place).one()
     queue_of(connection).put(job_id, uid, site, priority)
 
 

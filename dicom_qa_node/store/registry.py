@@ -56,6 +56,8 @@ class SeriesRow:
     parked_reason: str
     conflicts: int
     calling_ae: str
+    site: str
+    priority: int
 
 
 class Registry:
@@ -417,6 +419,8 @@ def _series_row(row: sa.Row[Any]) -> SeriesRow:
         parked_reason=row.parked_reason,
         conflicts=row.conflicts,
         calling_ae=row.calling_ae,
+        site=row.site,
+        priority=row.priority,
     )
 
 

@@ -16,9 +16,10 @@ _LIVE = "('READY', 'RUNNING')"
 
 
 def upgrade() -> None:
-    with op.batch_alter_table("series") as batch:
-        batch.add_column(sa.Column("site", sa.Text, nullable=False, server_default="default"))
-        batch.add_column(sa.Column("priority", sa.Integer, nullable=False, server_default="0"))
+    for table in ("series", "jobs"):
+        op.add_column(table, sa.Column("site", sa.Text, nullable=False, server_default="default"))
+        op.add_column(table, sa.Column("priority", sa.Integer, nullable=False, server_default="0"))
+    op.create_index("ix_jobs_due", "jobs", ["state", sa.text("priority DESC"), "available_at", "job_id"])
     if op.get_bind().dialect.name == "postgresql":
         from dicom_qa_node.store.procrastinate_queue import install
 
@@ -31,9 +32,11 @@ def downgrade() -> None:
         # No worker runs during a downgrade; whoever is on a job there has no lease that could lapse.
         op.execute(sa.text("UPDATE jobs SET state = 'READY', lease_token = NULL WHERE state = 'RUNNING'"))
         _remove()
-    with op.batch_alter_table("series") as batch:
-        batch.drop_column("priority")
-        batch.drop_column("site")
+    op.drop_index("ix_jobs_due", "jobs")
+    for table in ("jobs", "series"):
+        with op.batch_alter_table(table) as batch:
+            batch.drop_column("priority")
+            batch.drop_column("site")
 
 
 def _move_in() -> None:
