@@ -88,7 +88,7 @@ class TableQueue:
         if sites:
             query = query.where(t.jobs.c.site.in_(sites))
         # The order of ix_jobs_due: its first row that is due, however many wait behind it.
-        order = (t.jobs.c.priority.desc(), t.jobs.c.available_at, t.jobs.c.job_id)
+        order = (t.jobs.c.rank, t.jobs.c.available_at, t.jobs.c.job_id)
         job_id = self._connection.execute(query.order_by(*order).limit(1)).scalar_one_or_none()
         if job_id is None:
             return None
@@ -164,7 +164,7 @@ def enqueue(connection: sa.Connection, uid: str, version: int, at: dt.datetime) 
     site, priority = connection.execute(place).one()
     values = {
         "state": "READY", "attempts": 0, "available_at": at, "lease_token": None, "lease_until": None,
-        "site": site, "priority": priority,
+        "site": site, "rank": -priority,
     }  # fmt: skip
     update = t.jobs.update().where(same).values(**values).returning(t.jobs.c.job_id)
     job_id = connection.execute(update).scalar_one_or_none()

@@ -148,10 +148,11 @@ jobs = sa.Table(
     sa.Column("lease_until", UtcDateTime),
     sa.Column("last_error", sa.Text, nullable=False, server_default=""),
     sa.Column("site", sa.Text, nullable=False, server_default="default"),
-    sa.Column("priority", sa.Integer, nullable=False, server_default="0"),
+    # Minus the priority of the series, so that one index in rising order gives the next job.
+    sa.Column("rank", sa.Integer, nullable=False, server_default="0"),
     sa.UniqueConstraint("kind", "series_instance_uid", "version"),
     sa.Index("ix_jobs_state", "state", "available_at"),
-    sa.Index("ix_jobs_due", "state", sa.text("priority DESC"), "available_at", "job_id"),
+    sa.Index("ix_jobs_due", "state", "rank", "available_at", "job_id"),
 )
 
 results = sa.Table(

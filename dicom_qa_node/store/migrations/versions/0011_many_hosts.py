@@ -16,10 +16,10 @@ _LIVE = "('READY', 'RUNNING')"
 
 
 def upgrade() -> None:
-    for table in ("series", "jobs"):
+    for table, column in (("series", "priority"), ("jobs", "rank")):
         op.add_column(table, sa.Column("site", sa.Text, nullable=False, server_default="default"))
-        op.add_column(table, sa.Column("priority", sa.Integer, nullable=False, server_default="0"))
-    op.create_index("ix_jobs_due", "jobs", ["state", sa.text("priority DESC"), "available_at", "job_id"])
+        op.add_column(table, sa.Column(column, sa.Integer, nullable=False, server_default="0"))
+    op.create_index("ix_jobs_due", "jobs", ["state", "rank", "available_at", "job_id"])
     if op.get_bind().dialect.name == "postgresql":
         from dicom_qa_node.store.procrastinate_queue import install
 
@@ -33,9 +33,9 @@ def downgrade() -> None:
         op.execute(sa.text("UPDATE jobs SET state = 'READY', lease_token = NULL WHERE state = 'RUNNING'"))
         _remove()
     op.drop_index("ix_jobs_due", "jobs")
-    for table in ("jobs", "series"):
+    for table, column in (("jobs", "rank"), ("series", "priority")):
         with op.batch_alter_table(table) as batch:
-            batch.drop_column("priority")
+            batch.drop_column(column)
             batch.drop_column("site")
 
 
