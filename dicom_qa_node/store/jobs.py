@@ -176,7 +176,7 @@ def _oldest_due(connection: sa.Connection, now: dt.datetime, *, lock: bool) -> s
     row = t.jobs.c
     ready = (row.state == "READY") & (row.available_at <= now)
     void = (row.state == "RUNNING") & (row.lease_until < now)
-    found = []
+    found: list[sa.Row[tuple[object, ...]]] = []
     for due in (ready, void):
         query = sa.select(t.jobs).where(due).order_by(row.available_at, row.job_id).limit(1)
         found += connection.execute(query.with_for_update(skip_locked=True) if lock else query).all()
