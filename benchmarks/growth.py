@@ -79,7 +79,7 @@ def measured(what: str, size: int, act: Callable[[], object], rounds: int = _ROU
     return cost
 
 
-def command(what: str, size: int, config: Path, words: Sequence[str], rounds: int = 3) -> Cost:
+def command(what: str, size: int, config: Path, words: Sequence[str], rounds: int) -> Cost:
     """Return what a command of the operator costs, with the start of its process."""
     busy, times = [], []
     for _ in range(rounds):
@@ -174,7 +174,7 @@ def _job_row(number: int, began: dt.datetime, *, waits: bool) -> dict[str, objec
 # -- series in the log ------------------------------------------------------------------------------
 
 
-def log(sizes: Sequence[int], folder: Path) -> list[Cost]:
+def log(sizes: Sequence[int], folder: Path, rounds: int) -> list[Cost]:
     """Measure commands and tasks over generated logs of these sizes; they are filled once and stay in ``folder``."""
     from tests.realistic_log import fill
 
@@ -186,17 +186,17 @@ def log(sizes: Sequence[int], folder: Path) -> list[Cost]:
         with opened(place) as (config, database):
             if fresh:
                 fill(database, size, light=size > 100_000)
-            costs += commands(size, place / "config.yaml", database)
+            costs += commands(size, place / "config.yaml", database, rounds)
             costs += tasks(size, config, database)
     return costs
 
 
-def commands(size: int, config: Path, database: Database) -> list[Cost]:
+def commands(size: int, config: Path, database: Database, rounds: int) -> list[Cost]:
     """Measure every command of `COMMANDS`, and ``show`` for one series; ``--version`` is the start of the process."""
     with database.read() as connection:
         uid = connection.execute(sa.select(t.series.c.series_instance_uid).limit(1)).scalar_one()
     known = {"--version": ("--version",), **COMMANDS, "show": ("show", uid)}
-    return [command(what, size, config, words) for what, words in known.items()]
+    return [command(what, size, config, words, rounds) for what, words in known.items()]
 
 
 def tasks(size: int, config: Config, database: Database) -> list[Cost]:
@@ -216,7 +216,7 @@ def tasks(size: int, config: Config, database: Database) -> list[Cost]:
 # -- files in the spool -----------------------------------------------------------------------------
 
 
-def spool(folder: Path) -> list[Cost]:
+def spool(folder: Path, rounds: int) -> list[Cost]:
     """Measure a node's folder as it is; the node must not run."""
     path = folder / "config.yaml"
     config = load_config(path)
@@ -226,7 +226,7 @@ def spool(folder: Path) -> list[Cost]:
     with database.read() as connection:
         size = int(connection.execute(sa.select(sa.func.count()).select_from(t.instances)).scalar_one())
     target = folder / "copy.db"
-    costs = commands(size, path, database) + tasks(size, config, database)
+    costs = commands(size, path, database, rounds) + tasks(size, config, database)
     costs += [
         measured("db backup", size, lambda: back_up(database, target), 1),
         measured("reconcile, the last hour", size, lambda: reconcile(layout, registry, time.time() - 3600), 1),
@@ -277,16 +277,18 @@ def main() -> None:
     parser.add_argument("what", choices=["queue", "log", "spool"])
     parser.add_argument("--sizes", type=int, nargs="+")
     parser.add_argument("--folder", type=Path)
+    parser.add_argument("--rounds", type=int, default=3, help="how often each command is started")
     parser.add_argument("--csv", type=Path)
     chosen = parser.parse_args()
     if chosen.what == "queue":
         costs = queue(chosen.sizes or [100, 1000, 10_000, 100_000])
     elif chosen.what == "log":
-        costs = log(chosen.sizes or [1000, 10_000, 100_000], chosen.folder or Path(tempfile.gettempdir()) / "qa-growth")
+        folder = chosen.folder or Path(tempfile.gettempdir()) / "qa-growth"
+        costs = log(chosen.sizes or [1000, 10_000, 100_000], folder, chosen.rounds)
     else:
         if chosen.folder is None:
             parser.error("spool needs --folder")
-        costs = spool(chosen.folder)
+        costs = spool(chosen.folder, chosen.rounds)
     tell_ratios(costs)
     if chosen.csv:
         save(costs, chosen.csv)

@@ -30,11 +30,12 @@ def draw(rows: Sequence[dict[str, float]], processes: Sequence[str], path: Path)
     for key, label in (("median_ms", "median"), ("p95_ms", "95th percentile")):
         latency.plot([row["images"] / 1000 for row in sent], [row[key] for row in sent], label=label)
     latency.set_title("answer to a C-STORE, ms")
+    latency.set_yscale("log")
     disk.plot(images, [row["database_mb"] for row in rows], label="database")
     disk.plot(images, [row["wal_mb"] for row in rows], label="write-ahead log")
     disk.set_title("database, MB")
     for panel in panels.flat:
-        panel.set_ylim(bottom=0)
+        panel.set_ylim(bottom=1 if panel is latency else 0)
         panel.legend(fontsize=7, framealpha=0.6)
         panel.grid(alpha=0.3)
     for panel in panels[1]:

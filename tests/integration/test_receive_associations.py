@@ -224,3 +224,19 @@ def test_a_peer_that_breaks_off_while_it_is_answered_leaves_no_trace(
     (worker,) = receiver.workers()
     poll(lambda: worker.num_threads() <= 5)
     assert "Traceback" not in receiver.log.read_text()
+
+
+def arenas(process: psutil.Process) -> int:
+    """Return how many arenas glibc has mapped for a process beside its heap: they begin at multiples of 64 MiB."""
+    found = [line.split() for line in Path(f"/proc/{process.pid}/maps").read_text().splitlines()]
+    return sum(len(line) == 5 and line[1] == "rw-p" and int(line[0].split("-")[0], 16) % 2**26 == 0 for line in found)
+
+
+def test_many_associations_share_few_arenas_of_the_allocator(make_receiver: MakeReceiver) -> None:
+    receiver = make_receiver(processes=1)
+    with ExitStack() as stack:
+        for _ in range(12):
+            assert store(stack.enter_context(association(receiver)), ct()).Status == SUCCESS
+        (worker,) = receiver.workers()
+        assert worker.num_threads() > 12
+        assert arenas(worker) <= 2

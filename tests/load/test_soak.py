@@ -19,7 +19,7 @@ from dicom_qa_node.config import load_config
 pytestmark = pytest.mark.integration
 
 #: A process that reaches its size late in the first tens of thousands of images must still not pass for a leak.
-MOST_GROWTH_MB = 10
+MOST_GROWTH_MB = 20
 
 
 def arguments(folder: Path, images: int) -> argparse.Namespace:

@@ -59,6 +59,35 @@ def test_four_workers_score_every_series_once(database):
     assert QualityLog(database).count() == 24
 
 
+def test_a_job_whose_worker_fell_silent_goes_before_younger_ones(database):
+    queue(database, 3)
+    now = [T0]
+    jobs = Jobs(database, lease_s=60, clock=lambda: now[0])
+    lost = jobs.claim("dead")
+    assert jobs.claim("living").series_instance_uid != lost.series_instance_uid
+    now[0] += dt.timedelta(seconds=61)
+    found = jobs.claim("living")
+    assert (found.series_instance_uid, found.attempt) == (lost.series_instance_uid, 2)
+
+
+def test_the_oldest_job_comes_from_an_index_however_many_wait(tmp_path):
+    database = Database(f"sqlite:///{tmp_path}/q.db")
+    database.upgrade()
+    queue(database, 5)
+    asked: list[tuple[str, tuple[object, ...]]] = []
+    sa.event.listen(
+        database.engine, "before_cursor_execute", lambda c, cursor, text, values, *_: asked.append((text, values))
+    )
+    assert Jobs(database).claim("w") is not None
+    questions = [(text, values) for text, values in asked if text.startswith("SELECT jobs.")]
+    assert len(questions) >= 2
+    with database.read() as connection:
+        for text, values in questions:
+            plan = [row[3] for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {text}", values)]
+            assert "USE TEMP B-TREE" not in " ".join(plan), plan
+    database.close()
+
+
 def test_locked_database_is_transient(tmp_path, monkeypatch):
     Database(f"sqlite:///{tmp_path}/q.db").upgrade()
     monkeypatch.setattr("dicom_qa_node.store.engine._BUSY_TIMEOUT_MS", 50)
