@@ -10,6 +10,7 @@ from __future__ import annotations
 import datetime as dt
 import logging
 import signal
+import socket
 import threading
 import time
 from collections.abc import Sequence
@@ -187,7 +188,8 @@ class _Ears:
     def _run(self) -> None:
         while not self._ended.wait(_LISTEN_S):
             try:
-                found = {beat.pid: beat.seen_at for beat in self._liveness.all()}
+                here = socket.gethostname()
+                found = {beat.pid: beat.seen_at for beat in self._liveness.all() if beat.host == here}
             except Transient as error:
                 log_event(_LOGGER, logging.WARNING, "heartbeats_unread", reason=str(error))
                 continue
