@@ -1,4 +1,4 @@
-"""How much faster series are scored with 1, 2 and 3 scorers on one PostgreSQL, as ratios within one run.
+"""Speed and work per series of 1, 2 and 3 scorers on one PostgreSQL, as ratios within one run.
 
 Each scorer is a process with one thread. It has no network: it reads, measures and draws generated series as in
 service, which is work of the processor alone, and scores by mean grey. When all are up, the series are queued.
@@ -59,8 +59,8 @@ def main(arguments: Sequence[str]) -> int:
                 runs.append(_run(server, place, scorers, number, options.series))
                 print(runs[-1], flush=True)
     for scorers in options.scorers:
-        speed, efficiency = _ratios(runs, scorers, options.scorers[0])
-        print(f"{scorers} scorers: {speed:.2f} times as fast, {efficiency:.2f} per scorer")
+        speed, work = _ratios(runs, scorers, options.scorers[0])
+        print(f"{scorers} scorers: {speed:.2f} times as fast, {work:.2f} of the work per series")
     if options.csv:
         _write(options.csv, runs)
     return 0
@@ -134,13 +134,15 @@ def _processor_s(processes: Sequence[subprocess.Popen[bytes]]) -> float:
 
 
 def _ratios(runs: Sequence[Run], scorers: int, base: int) -> tuple[float, float]:
-    """Return how many times as fast ``scorers`` are as ``base``, and that per scorer; medians of the rounds."""
+    """Return how many times as fast ``scorers`` are as ``base``, and how much more the processor does for a series.
 
-    def clock(count: int) -> float:
-        return statistics.median(run.clock_s / run.series for run in runs if run.scorers == count)
+    Medians of the rounds. Where other work has the cores, the first says how they were shared out; the second stands.
+    """
 
-    speed = clock(base) / clock(scorers)
-    return speed, speed * base / scorers
+    def each(count: int, name: str) -> float:
+        return statistics.median(getattr(run, name) / run.series for run in runs if run.scorers == count)
+
+    return each(base, "clock_s") / each(scorers, "clock_s"), each(scorers, "processor_s") / each(base, "processor_s")
 
 
 def _until(condition: Callable[[], bool]) -> None:

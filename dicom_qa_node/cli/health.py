@@ -9,7 +9,6 @@ import typer
 from dicom_qa_node.cli.context import config_of
 from dicom_qa_node.cli.exit_codes import ExitCode
 from dicom_qa_node.cli.present import AsJson, say, show_json, show_rows
-from dicom_qa_node.records import utc_now
 
 __all__ = ["register"]
 
@@ -21,13 +20,14 @@ def register(app: typer.Typer) -> None:
 
 def health(context: typer.Context, as_json: AsJson = False) -> None:
     """Check database, spool, disk, model, every role, queue and deliveries; exit code 1 unless all is ok."""
-    from dicom_qa_node.ops.health import Level, ModelCheck, assess, gather
+    from dicom_qa_node.ops.health import Level, ModelCheck, assess, gather, time_of
     from dicom_qa_node.store import Database
 
     config = config_of(context)
     database = Database(config.database_url)
     try:
-        report = assess(gather(config, database, ModelCheck(config)), config, utc_now())
+        facts = gather(config, database, ModelCheck(config))
+        report = assess(facts, config, time_of(facts, database))
     finally:
         database.close()
     if as_json:

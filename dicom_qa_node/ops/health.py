@@ -17,13 +17,13 @@ from dicom_qa_node.config import Config
 from dicom_qa_node.errors import Misconfigured, NodeError, Transient
 from dicom_qa_node.models.registry import card_of
 from dicom_qa_node.models.weights import verify, weights_path
-from dicom_qa_node.records import DeliveryState, SeriesState
+from dicom_qa_node.records import DeliveryState, SeriesState, utc_now
 from dicom_qa_node.spool.retain import DiskUsage, disk_usage
 from dicom_qa_node.store import Database, Liveness, Outbox, Registry
 from dicom_qa_node.store.liveness import Heartbeat
 from dicom_qa_node.tls import concerns
 
-__all__ = ["Check", "Facts", "HealthReport", "Level", "ModelCheck", "assess", "gather"]
+__all__ = ["Check", "Facts", "HealthReport", "Level", "ModelCheck", "assess", "gather", "time_of"]
 
 _SILENT_S = 30.0
 _QUEUE_OLD_S = 900.0
@@ -134,6 +134,11 @@ def gather(config: Config, database: Database, model: ModelCheck) -> Facts:
         return Facts(database_problem=f"{error}; {_MEANWHILE}", **common)  # type: ignore[arg-type]
     except NodeError as error:
         return Facts(database_problem=str(error), **common)  # type: ignore[arg-type]
+
+
+def time_of(facts: Facts, database: Database) -> dt.datetime:
+    """Return the time to judge facts by: the one that all hosts share, or this host's where the database is away."""
+    return utc_now() if facts.database_problem else database.now()
 
 
 def assess(facts: Facts, config: Config, now: dt.datetime) -> HealthReport:

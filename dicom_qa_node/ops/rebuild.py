@@ -118,7 +118,7 @@ def _require_stopped(database: Database) -> None:
     """Refuse while a role runs, perhaps on another machine: one that runs by itself does not hold the spool."""
     if not database.has_schema():
         return
-    alive = [beat for beat in Liveness(database).all() if abs(utc_now() - beat.seen_at) < _ALIVE]
+    alive = [beat for beat in Liveness(database).all() if abs(database.now() - beat.seen_at) < _ALIVE]
     if alive:
         names = ", ".join(f"{beat.name} (process {beat.pid} on {beat.host})" for beat in alive)
         raise Misconfigured(f"the node is running, or was killed less than a minute ago: {names}; stop it first")

@@ -11,6 +11,7 @@ import datetime as dt
 import logging
 import os
 import signal
+import socket
 import threading
 import time
 from collections.abc import Sequence
@@ -198,7 +199,8 @@ class _Ears:
     def _run(self) -> None:
         while not self._ended.wait(_LISTEN_S):
             try:
-                found = {beat.pid: beat.seen_at for beat in self._liveness.all()}
+                here = socket.gethostname()
+                found = {beat.pid: beat.seen_at for beat in self._liveness.all() if beat.host == here}
             except NodeError as error:
                 self._told.log(logging.WARNING, "heartbeats_unread", reason=str(error))
                 continue

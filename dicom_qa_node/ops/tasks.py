@@ -17,9 +17,8 @@ from dicom_qa_node.ops.alert_courier import AlertCourier
 from dicom_qa_node.ops.alerts import Judge, Troubles, keep_charts
 from dicom_qa_node.ops.audit_syslog import SyslogSender
 from dicom_qa_node.ops.clock import ClockWatch
-from dicom_qa_node.ops.health import HealthReport, ModelCheck, assess, gather
+from dicom_qa_node.ops.health import HealthReport, ModelCheck, assess, gather, time_of
 from dicom_qa_node.receive.reconcile import reconcile
-from dicom_qa_node.records import utc_now
 from dicom_qa_node.spool.gallery import read_gallery
 from dicom_qa_node.spool.layout import SpoolLayout
 from dicom_qa_node.spool.retain import DiskGauge, delete_files
@@ -84,7 +83,8 @@ def _watching(config: Config, database: Database) -> list[Task]:
     judge, model = Judge(config), ModelCheck(config)
 
     def health() -> HealthReport:
-        return assess(gather(config, database, model), config, utc_now())
+        facts = gather(config, database, model)
+        return assess(facts, config, time_of(facts, database))
 
     troubles, courier = Troubles(config, database, health, judge), AlertCourier(config, database)
     return [

@@ -15,10 +15,9 @@ from dicom_qa_node.config import Config
 from dicom_qa_node.errors import Misconfigured, NodeError
 from dicom_qa_node.log import log_event
 from dicom_qa_node.ops.first_start import offer_setup_link
-from dicom_qa_node.ops.health import Facts, HealthReport, Level, ModelCheck, assess, gather
+from dicom_qa_node.ops.health import Facts, HealthReport, Level, ModelCheck, assess, gather, time_of
 from dicom_qa_node.ops.metrics import NodeCollector, exposition
 from dicom_qa_node.ops.pulse import Pulse
-from dicom_qa_node.records import utc_now
 from dicom_qa_node.store import Database
 from dicom_qa_node.web.app import create_app
 from dicom_qa_node.web.site import Actions, Site
@@ -40,7 +39,7 @@ class LiveNode:
     def look(self) -> tuple[Facts, HealthReport]:
         """Gather and judge now."""
         facts = gather(self._config, self._database, self._model)
-        return facts, assess(facts, self._config, utc_now())
+        return facts, assess(facts, self._config, time_of(facts, self._database))
 
     def health(self) -> HealthReport:
         """Return the state of the node."""

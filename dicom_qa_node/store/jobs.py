@@ -73,8 +73,7 @@ class Jobs:
         self._take_back_silent(now)
         for _ in range(_BUSY_TRIES):
             with self._db.read() as connection:
-                ready = sa.select(t.jobs.c.job_id).where(t.jobs.c.state == "READY")
-                if connection.execute(ready.limit(1)).first() is None:
+                if not queue_of(connection).waits(self._sites, now):
                     return None
             with self._db.write() as connection:
                 taken = queue_of(connection).take(self._sites, now, self._lease)

@@ -37,6 +37,11 @@ _NOBODY = ""
 _LOOK_S = 2.0
 _STOP_LOOK_S = 0.2
 _RECONNECT_S = 2.0
+_WAITING_ANYWHERE = sa.text(
+    "SELECT id FROM procrastinate_jobs "
+    "WHERE status = 'todo' AND (scheduled_at IS NULL OR scheduled_at <= now()) LIMIT 1"
+)
+_WAITING = sa.text(_WAITING_ANYWHERE.text.replace("LIMIT", "AND queue_name = ANY(:sites) LIMIT"))
 T = TypeVar("T")
 
 
@@ -62,6 +67,11 @@ class ProcrastinateQueue:
             self._remove_waiting(job_id)
         for job in self._manager.list_jobs(lock=series_instance_uid, status=Status.DOING.value):
             self._manager.cancel_job_by_id(_number(job), abort=True)
+
+    def waits(self, sites: Sequence[str], now: dt.datetime) -> bool:
+        """See `Queue.waits`."""
+        query = _WAITING if sites else _WAITING_ANYWHERE
+        return self._connection.execute(query, {"sites": list(sites)} if sites else {}).first() is not None
 
     def take(self, sites: Sequence[str], now: dt.datetime, lease: dt.timedelta) -> Taken | None:
         """See `Queue.take`; the caller's transaction must be undone when there is none."""

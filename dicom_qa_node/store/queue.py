@@ -13,7 +13,7 @@ import threading
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import sqlalchemy as sa
 
@@ -27,7 +27,7 @@ __all__ = ["Queue", "Taken", "Waiter", "cancel_jobs", "enqueue", "lock_series", 
 LIVE = ("READY", "RUNNING")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, order=True)
 class Taken:
     """A job that a worker got; ``token`` proves the claim."""
 
@@ -43,6 +43,9 @@ class Queue(Protocol):
 
     def withdraw(self, job_ids: Sequence[int], series_instance_uid: str) -> None:
         """Take back jobs of a series: one that waits is gone, one that runs is to end."""
+
+    def waits(self, sites: Sequence[str], now: dt.datetime) -> bool:
+        """Whether a job of these sites (none: of all) is due; cheaper than to take one."""
 
     def take(self, sites: Sequence[str], now: dt.datetime, lease: dt.timedelta) -> Taken | None:
         """Give the next job of these sites (none: of all) to the caller, the urgent ones first; None if none is due."""
@@ -82,14 +85,16 @@ class TableQueue:
     def withdraw(self, job_ids: Sequence[int], series_instance_uid: str) -> None:
         """Nothing to add: SUPERSEDED says it."""
 
+    def waits(self, sites: Sequence[str], now: dt.datetime) -> bool:
+        """See `Queue.waits`."""
+        return self._connection.execute(_due(sites, now).limit(1)).first() is not None
+
     def take(self, sites: Sequence[str], now: dt.datetime, lease: dt.timedelta) -> Taken | None:
         """See `Queue.take`."""
-        query = sa.select(t.jobs.c.job_id).where(t.jobs.c.state == "READY", t.jobs.c.available_at <= now)
-        if sites:
-            query = query.where(t.jobs.c.site.in_(sites))
         # The order of ix_jobs_due: its first row that is due, however many wait behind it.
         order = (t.jobs.c.rank, t.jobs.c.available_at, t.jobs.c.job_id)
-        job_id = self._connection.execute(query.order_by(*order).limit(1)).scalar_one_or_none()
+        query = _due(sites, now).order_by(*order).limit(1)
+        job_id = self._connection.execute(query).scalar_one_or_none()
         if job_id is None:
             return None
         taken = Taken(job_id, uuid.uuid4().hex)
@@ -99,8 +104,8 @@ class TableQueue:
     def silent(self, now: dt.datetime, lease: dt.timedelta) -> list[Taken]:
         """See `Queue.silent`."""
         lapsed = (t.jobs.c.state == "RUNNING") & (t.jobs.c.lease_until < now)
-        query = sa.select(t.jobs.c.job_id, t.jobs.c.lease_token).where(lapsed).order_by(t.jobs.c.job_id)
-        return [Taken(row.job_id, row.lease_token) for row in self._connection.execute(query)]
+        query = sa.select(t.jobs.c.job_id, t.jobs.c.lease_token).where(lapsed)
+        return sorted(Taken(row.job_id, row.lease_token) for row in self._connection.execute(query))
 
     def beat(self, token: str, now: dt.datetime, lease: dt.timedelta) -> None:
         """See `Queue.beat`."""
@@ -114,6 +119,11 @@ class TableQueue:
 
     def _set(self, wanted: sa.ColumnElement[bool], **values: object) -> None:
         self._connection.execute(t.jobs.update().where(wanted).values(**values))
+
+
+def _due(sites: Sequence[str], now: dt.datetime) -> sa.Select[Any]:
+    query = sa.select(t.jobs.c.job_id).where(t.jobs.c.state == "READY", t.jobs.c.available_at <= now)
+    return query.where(t.jobs.c.site.in_(sites)) if sites else query
 
 
 class _Pause:
