@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
-from dicom_qa_node.errors import NodeError
+from dicom_qa_node.errors import Misconfigured, Transient
 from dicom_qa_node.log import Seldom
 from dicom_qa_node.records import AssociationEnd, Receipt
 
@@ -108,7 +108,7 @@ class Recorder:
         while True:
             try:
                 call()
-            except NodeError as error:
+            except (Transient, Misconfigured) as error:
                 # Also of a damaged database: it may be put right, and the spool has it all in any case.
                 self._told.log(logging.ERROR, "record_postponed", reason=str(error))
                 if self._stopping.wait(_RETRY_S):

@@ -10,7 +10,7 @@ import warnings
 import pytest
 
 from dicom_qa_node import log
-from dicom_qa_node.log import log_event
+from dicom_qa_node.log import Seldom, log_event
 
 
 @pytest.fixture
@@ -87,3 +87,18 @@ def test_a_library_that_sets_its_own_level_later_stays_silent(stream, monkeypatc
     logger.warning("Unknown encoding 'Doe^Jane' - using default encoding instead")
     logging.getLogger("pydicom.filereader").error("Invalid value Doe^Jane")
     assert stream.getvalue() == ""
+
+
+def test_what_fails_again_and_again_is_told_once_a_minute(stream):
+    log.configure("info", "text", stream)
+    now = [0.0]
+    seldom = Seldom(logging.getLogger("x"), 60, lambda: now[0])
+    for second in range(125):
+        now[0] = float(second)
+        seldom.log(logging.WARNING, "claim_failed", reason="database is locked")
+    seldom.log(logging.WARNING, "claim_failed", reason="no space left")
+    lines = [line.split(" x ")[1] for line in stream.getvalue().splitlines()]
+    locked = 'event=claim_failed reason="database is locked"'
+    assert lines == [
+        locked, f"{locked} repeated=59", f"{locked} repeated=59", 'event=claim_failed reason="no space left"',
+    ]  # fmt: skip

@@ -10,6 +10,7 @@ from dicom_qa_node.errors import Transient
 from dicom_qa_node.receive import recorder as module
 from dicom_qa_node.receive.recorder import Recorder
 from dicom_qa_node.records import AssociationEnd, Quarantined, Receipt, utc_now
+from dicom_qa_node.store.engine import DamagedDatabase
 
 
 def receipt(number: int) -> Quarantined:
@@ -116,3 +117,20 @@ def test_preparation_comes_first_and_again_until_it_works() -> None:
     assert recorder.stop(5)
     assert calls == [0, 0, 0]
     assert registry.paths == ["quarantine/1.dcm"]
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("failure", [Transient("locked"), DamagedDatabase("malformed")])
+def test_a_database_that_fails_a_hundred_times_gets_it_all_and_is_told_of_once(
+    failure: Exception, poll: Callable[..., Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    registry = Registry()
+    registry.failures = [failure] * 100
+    recorder = Recorder(registry.record)
+    recorder.start()
+    for number in range(10):
+        recorder.report(receipt(number))
+    poll(lambda: len(registry.paths) == 10)
+    assert recorder.stop(5)
+    assert not recorder.missed
+    assert [record.message for record in caplog.records] == ["record_postponed"]

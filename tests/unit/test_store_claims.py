@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from dicom_qa_node.errors import Misconfigured, Transient
 from dicom_qa_node.records import ModelRef, SeriesFacts, SeriesKind, SeriesResult, StoredInstance
 from dicom_qa_node.store import Database, Jobs, QualityLog, Registry
+from tests.passing_time import PassingTime
 
 T0 = dt.datetime(2026, 1, 5, 8, 0, tzinfo=dt.UTC)
 MODEL = ModelRef("m", "1", "f" * 64)
@@ -61,11 +62,11 @@ def test_four_workers_score_every_series_once(database):
 
 def test_a_job_whose_worker_fell_silent_goes_before_younger_ones(database):
     queue(database, 3)
-    now = [T0]
-    jobs = Jobs(database, lease_s=60, clock=lambda: now[0])
+    clock = PassingTime(T0, database)
+    jobs = Jobs(database, lease_s=60, clock=clock)
     lost = jobs.claim("dead")
     assert jobs.claim("living").series_instance_uid != lost.series_instance_uid
-    now[0] += dt.timedelta(seconds=61)
+    clock.advance(61)
     found = jobs.claim("living")
     assert (found.series_instance_uid, found.attempt) == (lost.series_instance_uid, 2)
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import socket
+import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,8 @@ _NOT_NOW = {
     0x0213: "Resource limitation",
 }
 _OUT_OF_RESOURCES = range(0xA700, 0xA800)
+# How long an abort may take to be said.
+_LAST_WORDS_S = 1.0
 _CLASS_NOT_SUPPORTED = "0x0122"
 
 
@@ -191,14 +194,26 @@ def associate(
     Deferred
         There is no connection, the peer is busy, or it ends the talk.
     """
-    assoc = _request(peer, contexts, roles)
+    connections: list[socket.socket] = []
+    # The timeouts of a connection begin anew with each byte: a peer that trickles would hold the talk for hours.
+    with _cut_after(2 * peer.timeout_s, connections):
+        assoc = _request(peer, contexts, roles, connections)
+    kill = assoc.kill
+
+    def kill_soon() -> None:
+        with _cut_after(_LAST_WORDS_S, connections):
+            kill()
+
+    # It ends every abort, also pynetdicom's own when an answer does not come in time, and waits for its reader.
+    assoc.kill = kill_soon  # type: ignore[method-assign]
     try:
         yield assoc
     except BaseException:
         assoc.abort()
         raise
     if assoc.is_established:
-        assoc.release()
+        with _cut_after(2 * peer.timeout_s, connections):
+            assoc.release()
 
 
 def store(assoc: Association, path: Path, kind: FileKind) -> Answer:
@@ -248,10 +263,30 @@ def _failure_name(code: int) -> str:
     return "Cannot understand" if 0xC000 <= code <= 0xCFFF else "Failure"
 
 
+@contextmanager
+def _cut_after(seconds: float, connections: Sequence[socket.socket]) -> Iterator[None]:
+    """End the connections under whoever still reads from them when the block takes longer."""
+
+    def cut() -> None:
+        for connection in connections:
+            with suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+
+    timer = threading.Timer(seconds, cut)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
 def _request(
-    peer: Peer, contexts: Sequence[PresentationContext], roles: Sequence[SCP_SCU_RoleSelectionNegotiation]
+    peer: Peer,
+    contexts: Sequence[PresentationContext],
+    roles: Sequence[SCP_SCU_RoleSelectionNegotiation],
+    connected: list[socket.socket],
 ) -> Association:
-    connected: list[bool] = []
     ae = AE(peer.calling_ae)
     ae.implementation_class_uid = UID(IMPLEMENTATION_CLASS_UID)
     ae.implementation_version_name = IMPLEMENTATION_VERSION_NAME
@@ -286,10 +321,10 @@ def _secure(peer: Peer) -> CallContext | None:
         raise Deferred(f"no TLS with {peer}: {error}") from error
 
 
-def _opened(event: evt.Event, connected: list[bool], timeout_s: float) -> None:
-    connected.append(True)
+def _opened(event: evt.Event, connected: list[socket.socket], timeout_s: float) -> None:
     transport = event.assoc.dul.socket
     if transport is not None and transport.socket is not None:
+        connected.append(transport.socket)
         # A peer that falls silent inside a message must not hold the association for ever.
         transport.socket.settimeout(timeout_s)
         # With Nagle's algorithm a small message may wait 40 ms for the acknowledgement of the one before.
