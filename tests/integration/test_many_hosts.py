@@ -95,6 +95,10 @@ class Cluster:
     def says(self, name: str, event: str) -> bool:
         return f"event={event}" in self.log(name).read_text()
 
+    def gave_up(self, name: str) -> bool:
+        """Whether a scorer learned that its claim is void, before its verdict or with it."""
+        return self.says(name, "series_given_back") or self.says(name, "result_superseded")
+
     def history(self, uid: str) -> list[tuple[str, str]]:
         return [(event["new_state"], event["actor"]) for event in self.registry.history(uid)]
 
@@ -219,13 +223,13 @@ def test_a_scorer_that_was_away_does_not_write_over_its_successor(cluster, free_
             cluster.signal("away", signal.SIGSTOP)
         cluster.start("here", "score")
         poll(lambda: cluster.state(uid) is S.SCORED, PATIENCE_S, "the second scorer has scored it")
-        gate.touch()
         if how == "line cut":
             poll(lambda: cluster.says("away", "lease_not_renewed"), PATIENCE_S, "the first scorer misses the database")
             line.heal()
         else:
             cluster.signal("away", signal.SIGCONT)
-        poll(lambda: cluster.says("away", "series_given_back"), PATIENCE_S, "the first scorer gives up")
+        gate.touch()
+        poll(lambda: cluster.gave_up("away"), PATIENCE_S, "the first scorer gives up")
         other = cluster.put(2)
         cluster.kill("here")
         poll(lambda: cluster.state(other) is S.SCORED, PATIENCE_S, "the first scorer works again")
@@ -245,9 +249,7 @@ def test_a_series_is_taken_from_a_scorer_that_is_at_it(cluster, poll, tmp_path):
     poll(lambda: cluster.state(uid) is S.SCORING, PATIENCE_S)
     assert cluster.registry.park(uid, "not wanted", actor="admin")
     gate.touch()
-    # Whether the scorer notices before its verdict or with it.
-    given_up = ("series_given_back", "result_superseded")
-    poll(lambda: any(cluster.says("one", event) for event in given_up), PATIENCE_S, "the scorer gives the series up")
+    poll(lambda: cluster.gave_up("one"), PATIENCE_S, "the scorer gives the series up")
     assert cluster.state(uid) is S.PARKED
     assert QualityLog(cluster.database).count() == 0
     assert cluster.registry.release(uid, actor="admin")
