@@ -30,7 +30,7 @@ from dicom_qa_node.records import SeriesFacts, SeriesState, StoredInstance, utc_
 from dicom_qa_node.spool.layout import SpoolLayout
 from dicom_qa_node.store import Database, Jobs, Outbox, QualityLog, Registry
 from tests.cut_line import CutLine
-from tests.integration.test_kill9 import Archive, Scanner, series_of
+from tests.killed_node import Archive, Scanner, series_of
 
 # pynetdicom leaves the socket of a refused connection to the garbage collector.
 pytestmark = [pytest.mark.integration, pytest.mark.filterwarnings("ignore::ResourceWarning")]
