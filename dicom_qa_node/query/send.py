@@ -23,6 +23,7 @@ from dicom_qa_node.config import Destination
 from dicom_qa_node.errors import Misconfigured
 from dicom_qa_node.log import log_event
 from dicom_qa_node.query.holdings import Holdings
+from dicom_qa_node.reactor import pause_for_certain
 from dicom_qa_node.spool.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from dicom_qa_node.store.catalogue import HeldInstance
 from dicom_qa_node.tls import call_context
@@ -72,6 +73,7 @@ def associate(destination: Destination, holdings: Holdings, instances: Sequence[
     if not assoc.is_established:
         reason = "rejects the association" if assoc.is_rejected else "is not reached, or takes none of the objects"
         raise Unreachable(f"the destination {reason}")
+    pause_for_certain(assoc)
     try:
         yield assoc
     finally:

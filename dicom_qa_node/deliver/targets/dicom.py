@@ -24,6 +24,7 @@ from pynetdicom.status import STORAGE_SERVICE_CLASS_STATUS
 from dicom_qa_node import config
 from dicom_qa_node.deliver.targets.base import Answer, Deferred, Refused, Shipment, classes_of
 from dicom_qa_node.errors import Misconfigured
+from dicom_qa_node.reactor import pause_for_certain
 from dicom_qa_node.spool.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from dicom_qa_node.tls import CallContext, call_context
 
@@ -198,6 +199,7 @@ def associate(
     # The timeouts of a connection begin anew with each byte: a peer that trickles would hold the talk for hours.
     with _cut_after(2 * peer.timeout_s, connections):
         assoc = _request(peer, contexts, roles, connections)
+    pause_for_certain(assoc)
     kill = assoc.kill
 
     def kill_soon() -> None:
