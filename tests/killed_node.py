@@ -33,6 +33,7 @@ from dicom_qa_node.phantom import ct_series, phantom_uid
 from dicom_qa_node.records import SeriesState
 from dicom_qa_node.store import Database, Outbox, QualityLog, Registry
 from tests.conftest import poll_until
+from tests.processes import signal_all
 
 __all__ = ["AT_WORK", "SLICES", "Archive", "KillRun", "RunningNode", "Scanner", "kill_run"]
 
@@ -197,9 +198,7 @@ class RunningNode:
             children = psutil.Process(self.process.pid).children(recursive=True)
             self.process.kill()
             self.process.wait()
-            for child in children:
-                if child.is_running():
-                    child.kill()
+            signal_all(children)
 
 
 def _role(process: psutil.Process) -> str:

@@ -28,6 +28,7 @@ from dicom_qa_node.records import StoredInstance
 from dicom_qa_node.spool.layout import SpoolLayout
 from dicom_qa_node.store import Database, Registry
 from tests.conftest import ROOT, poll_until
+from tests.processes import listens, signal_all
 from tests.unit.received_images import EXPLICIT, encoded
 
 
@@ -68,8 +69,7 @@ class Receiver:
     def kill(self) -> None:
         """End every process of the receiver with SIGKILL."""
         assert self.process is not None
-        for process in self.tree():
-            process.kill()
+        signal_all(self.tree())
         self.process.kill()
         self.process.wait()
 
@@ -84,13 +84,7 @@ class Receiver:
         """Return the receiver processes, those that hold the listening port under the master."""
         master = psutil.Process(self.process.pid).children() if self.process else []
         found = [child for parent in master for child in parent.children()]
-        return [child for child in found if self._listens(child)]
-
-    def _listens(self, process: psutil.Process) -> bool:
-        try:
-            return any(c.laddr.port == self.port for c in process.net_connections("tcp"))
-        except psutil.NoSuchProcess:
-            return False
+        return [child for child in found if listens(child, self.port)]
 
     @contextmanager
     def registry(self) -> Iterator[Registry]:

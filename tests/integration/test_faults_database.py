@@ -31,6 +31,7 @@ from tests.integration.receive_peer import MakeReceiver, association, kill_hard,
 from tests.integration.test_supervisor import Node as SupervisedNode
 from tests.killed_node import ROOT, SLICES, KillRun, kill_run
 from tests.postgresql_server import PostgresqlServer, programs, running_server
+from tests.processes import processor_s
 from tests.unit.received_images import ct
 
 # pynetdicom leaves the socket of a refused connection to the garbage collector.
@@ -68,8 +69,7 @@ def watch(run: KillRun) -> Watched:
 
 def _processor_s(run: KillRun) -> float:
     (node,) = run.node.processes("serve")
-    times = [process.cpu_times() for process in [node, *node.children(recursive=True)]]
-    return sum(item.user + item.system for item in times)
+    return processor_s([node, *node.children(recursive=True)])
 
 
 def pids(run: KillRun) -> dict[str, int]:

@@ -31,6 +31,7 @@ from dicom_qa_node.spool.layout import SpoolLayout
 from dicom_qa_node.store import Database, Jobs, Outbox, QualityLog, Registry
 from tests.cut_line import CutLine
 from tests.killed_node import Archive, Scanner, series_of
+from tests.processes import signal_all
 
 # pynetdicom leaves the socket of a refused connection to the garbage collector.
 pytestmark = [pytest.mark.integration, pytest.mark.filterwarnings("ignore::ResourceWarning")]
@@ -82,8 +83,7 @@ class Cluster:
     def signal(self, name: str, number: int) -> None:
         """Send a signal to every process of a host."""
         main = psutil.Process(self.hosts[name][1].pid)
-        for process in (*main.children(recursive=True), main):
-            process.send_signal(number)
+        signal_all((*main.children(recursive=True), main), number)
 
     def kill(self, name: str) -> None:
         self.signal(name, signal.SIGKILL)
@@ -110,8 +110,7 @@ class Cluster:
         for _, process in self.hosts.values():
             if process.poll() is None:
                 children = psutil.Process(process.pid).children(recursive=True)
-                for one in (*children, psutil.Process(process.pid)):
-                    one.kill()
+                signal_all((*children, psutil.Process(process.pid)))
                 process.wait(30)
 
     def put(self, number: int, site: str = "default", priority: int = 0) -> str:

@@ -18,6 +18,7 @@ from dicom_qa_node.config import Config, load_config
 from dicom_qa_node.records import SeriesState
 from dicom_qa_node.report.build import report_pending
 from dicom_qa_node.store import Database, Jobs, Outbox, Registry
+from tests.processes import processor_s
 from tests.report_samples import verdict
 from tests.unit.received_images import ct
 
@@ -70,8 +71,7 @@ def test_a_storm_of_single_image_associations_makes_one_report(
 
 
 def _processor_s(pid: int) -> float:
-    processes = psutil.Process(pid).children(recursive=True)
-    return sum(process.cpu_times().user + process.cpu_times().system for process in processes)
+    return processor_s(psutil.Process(pid).children(recursive=True))
 
 
 def _series(folder: Path) -> tuple[list[Path], str]:

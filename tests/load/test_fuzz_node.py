@@ -38,6 +38,7 @@ from dicom_qa_node.config import load_config
 from dicom_qa_node.records import SeriesState
 from dicom_qa_node.store import Database, QualityLog, Registry
 from tests.load.mutations import KINDS, SECRETS, Image, mutated, read_image
+from tests.processes import signal_all
 
 # pynetdicom leaves the socket of an association that ends badly to the garbage collector.
 pytestmark = [
@@ -208,11 +209,15 @@ class Watch:
             for child in self.process.children(recursive=True):
                 try:
                     role, memory = child.cmdline()[-1], child.memory_info().rss >> 20
+                    kept = child.ppid() == self.process.pid
                 except (psutil.Error, IndexError):
                     continue
                 if role.endswith("decoders"):
                     # The decoding children of a scorer are replaced when a frame kills them; their memory is its own.
                     now["score"] += memory
+                    continue
+                if not kept and role != "receive":
+                    # The copy of a role that is about to become a program: the scorer starts its decoders so.
                     continue
                 self.pids[role].add(child.pid)
                 now[role] = now[role] + memory if role == "score" else max(now[role], memory)
@@ -263,9 +268,7 @@ def node(tmp_path, node_config) -> Iterator[FuzzedNode]:
         children = psutil.Process(process.pid).children(recursive=True)
         process.kill()
         process.wait()
-        for child in children:
-            if child.is_running():
-                child.kill()
+        signal_all(children)
 
 
 LOAD = int(os.environ.get("QA_FUZZ_FILES", "5000"))

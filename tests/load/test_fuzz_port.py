@@ -32,6 +32,7 @@ from dicom_qa_node.config import Config, load_config
 from dicom_qa_node.spool.commitment import PUSH_MODEL, PUSH_MODEL_INSTANCE, request_of
 from dicom_qa_node.store import Database
 from tests.load.dialogues import Dialogue, Ending, damaged, play, recorder
+from tests.processes import listens
 from tests.query_samples import CASES, STUDY_FIND, fill, identifier, images_of
 from tests.tls_files import Authority
 
@@ -96,14 +97,16 @@ def node(tmp_path: Path, free_port: Any, background: Any, poll: Any, listening: 
     context = ssl.create_default_context(cafile=str(hospital.ca))
     context.check_hostname = False
     context.load_cert_chain(scanner.certificate, scanner.key)
-    (worker,) = poll(lambda: _workers(process.pid), 60)
+    poll(lambda: "event=listening" in log.read_text(), 60, "the fork of the receiver process")
+    worker = poll(lambda: _worker(process.pid, config.receive.tls.port), 60)
     return Node(config, log, context, worker, ("+tls", scanner.key, scanner.certificate, "+cf", hospital.ca))
 
 
-def _workers(pid: int) -> list[psutil.Process]:
-    """Return the processes that accept associations: they listen, and so does the master above them."""
+def _worker(pid: int, port: int) -> psutil.Process | None:
+    """Return the process that accepts associations, once the reconciler beside it listens no more."""
     masters = psutil.Process(pid).children()
-    return [child for master in masters for child in master.children() if child.net_connections("tcp")]
+    found = [child for master in masters for child in master.children() if listens(child, port)]
+    return found[0] if len(found) == 1 else None
 
 
 def new_series() -> str:
