@@ -2,7 +2,7 @@
 
 The caller pauses the reactor by clearing an event, and takes its flag ``_is_paused`` for the proof. The reactor raises
 the flag before it waits and lowers it after: preempted in between, it holds a flag from before the pause, goes on, and
-reads the answer away. The caller then waits for its timeout. With every core busy that is one answer in some hundred.
+reads the answer away. The caller then waits for its timeout. It happens where every core is busy.
 """
 
 from __future__ import annotations

@@ -15,8 +15,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
+from pynetdicom import AE
+from pynetdicom.association import Association
 
 from dicom_qa_node.config import Config
+from dicom_qa_node.reactor import pause_for_certain
 from dicom_qa_node.store import Database
 from tests.postgresql_server import PostgresqlServer, programs, running_server
 
@@ -70,6 +73,19 @@ def _of_pynetdicom(program: str) -> bool:
     """Return whether this is one of the Python scripts of DCMTK's names that pynetdicom installs; they are no peers."""
     with Path(program).open("rb") as file:
         return b"python" in file.readline(200)
+
+
+@pytest.fixture(autouse=True)
+def _certain_peers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let no peer that a test plays lose an answer to its own reactor; the node's processes see to it themselves."""
+    associate = AE.associate
+
+    def certain(ae: AE, *args: Any, **options: Any) -> Association:
+        association = associate(ae, *args, **options)
+        pause_for_certain(association)
+        return association
+
+    monkeypatch.setattr(AE, "associate", certain)
 
 
 @pytest.fixture(autouse=True)

@@ -37,6 +37,12 @@ def test_import_contracts_hold():
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+def test_whoever_calls_a_peer_pauses_its_reactor_for_certain():
+    callers = [path for path in SOURCES if ".associate(" in path.read_text()]
+    assert len(callers) >= 2
+    assert [path for path in callers if "pause_for_certain(" not in path.read_text()] == []
+
+
 @pytest.mark.parametrize("process", TORCH_FREE)
 def test_no_process_but_the_scorer_loads_torch(process):
     module = TORCH_FREE[process]
