@@ -19,6 +19,7 @@ from dicom_qa_node.score.decoders import Decoders
 from dicom_qa_node.score.infer import Scorer
 from dicom_qa_node.score.pictures import write_pictures
 from dicom_qa_node.score.pipeline import Options, score_series
+from dicom_qa_node.score.threads import allow
 
 __all__ = ["score_found"]
 
@@ -39,6 +40,7 @@ def score_found(config: Config, paths: Sequence[Path], pictures: Path | None) ->
         raise NotFound(f"there is no DICOM file in {', '.join(map(str, paths))}")
     if pictures is not None:
         _make_folder(pictures)
+    allow(config.score.threads)
     scorer = Scorer.open(config.score.model, config.score.device, config.score.models_dir)
     entries = [failure("", "", reason) | {"file": str(path)} for path, reason in found.broken]
     with Decoders() as decoders, progress_bar() as progress:

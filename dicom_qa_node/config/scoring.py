@@ -38,7 +38,7 @@ class Score(Section):
         description="where the network runs; auto: the first GPU, else the CPU",
     )
     workers: int = Field(1, ge=1, le=64, description="scoring processes (on the CPU one is usually best)")
-    threads: int = Field(0, ge=0, le=256, description="CPU threads per worker; 0: one per core")
+    threads: int = Field(0, ge=0, le=256, description="CPU threads of each step; 0: one per core, four at most")
     model: str = Field("ms_iqa_small", min_length=1, description="name of an installed model (models list)")
     models_dir: Path | None = Field(
         None, strict=False, description="folder of site-trained weights; empty: those shipped"

@@ -22,6 +22,7 @@ from types import TracebackType
 from typing import IO, Any
 
 from dicom_qa_node.score.decode import BrokenPixels, Codestream, StoredArray, decode_codestream
+from dicom_qa_node.score.threads import allowed
 
 __all__ = ["Decoders", "in_order"]
 
@@ -35,13 +36,13 @@ class Decoders:
     Parameters
     ----------
     count
-        How many children and threads; 0 for one per core, four at most.
+        How many children and threads; 0 for as many as are allowed.
     timeout_s
         Time after which a child that decodes one frame is killed.
     """
 
     def __init__(self, count: int = 0, timeout_s: float = 20.0) -> None:
-        self.count = count or min(4, len(os.sched_getaffinity(0)))
+        self.count = count or allowed()
         self._timeout_s = timeout_s
         self._idle: deque[_Child] = deque()
 

@@ -6,7 +6,6 @@ The scorer process opens one `Scorer` and keeps it; nothing else in the node imp
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -28,6 +27,7 @@ from dicom_qa_node.models.prompts import Prompt
 from dicom_qa_node.models.registry import NetworkOption, build_network, card_of
 from dicom_qa_node.records import SeriesKind
 from dicom_qa_node.score import prepare
+from dicom_qa_node.score.threads import allowed
 
 __all__ = ["Predictions", "Scorer", "pick_device"]
 
@@ -38,7 +38,6 @@ Codes = npt.NDArray[np.int64]
 
 _FIRST_BATCH = 128
 _CPU_BATCH = 7
-_CPU_WORKERS = 4
 
 
 @dataclass(frozen=True)
@@ -77,7 +76,7 @@ def pick_device(wanted: str) -> torch.device:
 class Scorer:
     """A network in evaluation mode on one device.
 
-    ``workers`` threads share the crops; by default one on a GPU and one per core, four at most, on the CPU. There
+    ``workers`` threads share the crops; by default one on a GPU and as many as are allowed on the CPU. There
     torch is told to use one thread per operation, for the whole process: its own threads wait for each other
     at every operation, and on a busy machine that costs seconds.
     """
@@ -97,10 +96,8 @@ class Scorer:
         self.device = device
         self._network = network.to(device=device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
         self._batch = _FIRST_BATCH
-        cores = len(os.sched_getaffinity(0))
-        self._workers = workers or (1 if device.type == "cuda" else min(cores, _CPU_WORKERS))
-        if device.type == "cpu":
-            torch.set_num_threads(1)
+        self._workers = workers or (1 if device.type == "cuda" else allowed())
+        torch.set_num_threads(allowed() if device.type == "cuda" else 1)
 
     @classmethod
     def open(cls, model_name: str, device: str = "auto", weights_dir: Path | None = None) -> Scorer:

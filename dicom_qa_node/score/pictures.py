@@ -18,6 +18,7 @@ from dicom_qa_node.config import Grades
 from dicom_qa_node.records import Finding, Grade, ScoredSlice, SeriesResult, Severity
 from dicom_qa_node.score.exhibits import Exhibit, ExhibitedSlice, Layer
 from dicom_qa_node.score.pipeline import Pictures, SeriesVerdict
+from dicom_qa_node.score.threads import allowed
 from dicom_qa_node.score.verdict import grade_of
 from dicom_qa_node.spool.gallery import (
     INDEX,
@@ -61,7 +62,6 @@ _COLUMNS = 4
 _GAP = 16
 _TILE = (_WIDTH - 2 * _MARGIN - (_COLUMNS - 1) * _GAP) // _COLUMNS
 _CAPTION = 76
-_MOST_THREADS = 4
 
 
 def write_pictures(verdict: SeriesVerdict, folder: Path, grades: Grades) -> list[Path]:
@@ -82,7 +82,7 @@ def write_pictures(verdict: SeriesVerdict, folder: Path, grades: Grades) -> list
         shown = [_shown(item, number, files) for number, item in enumerate(verdict.exhibit.slices, 1)]
         gallery = Gallery(verdict.result.kind.value, tuple(shown), _overview(verdict.exhibit, files))
     # Packing PNG does not hold Python's lock.
-    with ThreadPoolExecutor(min(len(os.sched_getaffinity(0)), _MOST_THREADS)) as pool:
+    with ThreadPoolExecutor(allowed()) as pool:
         sheet = pool.submit(_write_sheet, verdict, folder / SHEET, grades)
         rest = list(pool.map(lambda file: _write(file.image, folder / file.name, file.level), files))
     written = [sheet.result(), *rest, _write_bytes(gallery_to_json(gallery), folder / INDEX)]

@@ -32,6 +32,7 @@ from dicom_qa_node.score.pairing import Pairing, pair
 from dicom_qa_node.score.parts import Part
 from dicom_qa_node.score.rules.case import coded
 from dicom_qa_node.score.slices import choose_slices
+from dicom_qa_node.score.threads import allowed
 from dicom_qa_node.score.verdict import Judge, Verdict, judge, model_ref, no_verdict, outside_domain
 from dicom_qa_node.score.volume import Volume
 
@@ -179,12 +180,15 @@ def _judge_part(
         indices = [item.index for item in picked]
         pictures = display_pictures(volume, indices, pairing.ct) if picked else _none()
         exhibit = exhibit_of(volume, indices, pairing.ct) if picked else None
-    # The network hardly holds Python's lock, nor do the filters of the measurements.
-    with ThreadPoolExecutor(1, thread_name_prefix="measure") as beside:
-        measuring = beside.submit(_measured, volume, pairing.ct, clock)
+
+    def judged() -> Verdict:
         with clock.step("network"):
-            verdict = no_verdict(reason) if reason else judge(pictures, volume, kind, picked, scorer, options.grades)
-        measurements = measuring.result()
+            return no_verdict(reason) if reason else judge(pictures, volume, kind, picked, scorer, options.grades)
+
+    # The network hardly holds Python's lock, nor do the filters of the measurements.
+    with ThreadPoolExecutor(min(allowed(), 2), thread_name_prefix="judge") as pool:
+        measuring, judging = pool.submit(_measured, volume, pairing.ct, clock), pool.submit(judged)
+        verdict, measurements = judging.result(), measuring.result()
     with clock.step("findings"):
         said = {finding.key for finding in (*paired.findings, *pairing.findings, *verdict.findings)}
         physics = findings.judge(volume, measurements, pairing.ct, findings.limits_of(volume, options.rules), said)

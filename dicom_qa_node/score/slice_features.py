@@ -18,6 +18,7 @@ from scipy import ndimage
 from dicom_qa_node.modalities import kind_of
 from dicom_qa_node.records import SeriesKind
 from dicom_qa_node.score.geometry import display_turn
+from dicom_qa_node.score.threads import allowed
 from dicom_qa_node.score.volume import BoolArray, FloatArray, Volume
 
 __all__ = ["SliceFeatures", "features_of"]
@@ -64,7 +65,7 @@ class _Grid:
     lateral: str
 
 
-def features_of(volume: Volume, threads: int = 2) -> SliceFeatures:
+def features_of(volume: Volume) -> SliceFeatures:
     """Return the features of every slice of a volume.
 
     A few slices at a time pass through all steps, in threads, while they are in the processor's cache.
@@ -72,7 +73,7 @@ def features_of(volume: Volume, threads: int = 2) -> SliceFeatures:
     grid = _grid(volume)
     slices = len(volume.positions_mm)
     chunks = [slice(first, min(first + _CHUNK, slices)) for first in range(0, slices, _CHUNK)]
-    with ThreadPoolExecutor(max(threads, 1)) as pool:
+    with ThreadPoolExecutor(allowed()) as pool:
         values = list(pool.map(lambda chunk: np.ascontiguousarray(volume.voxels[chunk, grid.row, grid.column]), chunks))
         above = _body_above(values, volume)
         thick = list(pool.map(lambda part: _opened(part > above), values))

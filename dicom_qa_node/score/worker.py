@@ -27,6 +27,7 @@ from dicom_qa_node.score.asked_maps import AskedMaps
 from dicom_qa_node.score.decoders import Decoders
 from dicom_qa_node.score.pictures import write_pictures
 from dicom_qa_node.score.pipeline import Options, SeriesVerdict, score_series
+from dicom_qa_node.score.threads import allow
 from dicom_qa_node.score.verdict import Judge
 from dicom_qa_node.spool.layout import SpoolLayout
 from dicom_qa_node.store import Database, Jobs, Registry
@@ -73,6 +74,7 @@ def run_worker(
     bool
         True if the process should be replaced by a fresh one: enough series, too much memory, or an unexpected error.
     """
+    allow(config.score.threads)
     worker = _Worker(config, database, stop, name, say)
     scorer = worker.wait_for_model(open_scorer or _open_installed)
     if scorer is None:
@@ -84,8 +86,6 @@ def run_worker(
 def _open_installed(config: Config, name: str) -> Judge:
     """Import torch, for the first time in this process, and open the configured model."""
     torch = importlib.import_module("torch")
-    if config.score.threads:
-        torch.set_num_threads(config.score.threads)
     infer = importlib.import_module("dicom_qa_node.score.infer")
     device = _own_device(config.score.device, name, torch.cuda.device_count())
     scorer: Judge = infer.Scorer.open(config.score.model, device, config.score.models_dir)

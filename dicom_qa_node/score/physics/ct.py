@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from concurrent.futures import ThreadPoolExecutor
 
 from dicom_qa_node.records import Measurement
@@ -16,18 +15,17 @@ from dicom_qa_node.score.physics.ct_scale import scale_measurements
 from dicom_qa_node.score.physics.ct_size_dose import dose_measurements
 from dicom_qa_node.score.physics.ct_slices import CtView, is_sharp, view_ct
 from dicom_qa_node.score.physics.ct_spectrum import spectrum_measurements
+from dicom_qa_node.score.threads import allowed
 from dicom_qa_node.score.volume import Volume
 
 __all__ = ["ct_measurements"]
-
-_MOST_THREADS = 4
 
 
 def ct_measurements(volume: Volume) -> tuple[Measurement, ...]:
     """Measure a CT volume on up to 16 slices; where the values are no HU only the header speaks."""
     if volume.unit != "HU":
         return _without_hu(volume)
-    with ThreadPoolExecutor(min(len(os.sched_getaffinity(0)), _MOST_THREADS)) as pool:
+    with ThreadPoolExecutor(allowed()) as pool:
         motion = pool.submit(contour_jump, volume)
         return (*_from_slices(view_ct(volume, apply=pool.map), pool), motion.result())
 

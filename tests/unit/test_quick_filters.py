@@ -1,0 +1,34 @@
+"""The quick filters of the measurements say what their plain counterparts say."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from dicom_qa_node.score.physics.ct_slices import block_mean
+from dicom_qa_node.score.physics.registration import _shifted
+
+
+@pytest.mark.parametrize("factors", [(1, 1), (1, 3), (2, 2), (4, 1), (3, 5), (7, 11)])
+def test_block_means_are_the_means_of_blocks(factors):
+    down, across = factors
+    image = np.random.default_rng(1).normal(40, 300, (61, 47)).astype(np.float32)
+    rows, columns = 61 // down, 47 // across
+    blocks = image[: rows * down, : columns * across].reshape(rows, down, columns, across)
+    means = block_mean(image, factors)
+    assert means.dtype == np.float32
+    np.testing.assert_allclose(means, blocks.mean(axis=(1, 3), dtype=np.float64), rtol=1e-5, atol=1e-3)
+
+
+@pytest.mark.parametrize("outside", [None, -7.0], ids=["last values", "constant"])
+@pytest.mark.parametrize("way", [(0.0, 0.0), (1.0, -2.0), (0.25, 0.75), (-3.4, 2.9), (40.0, -40.0)])
+def test_a_shift_in_planes_is_the_linear_shift_of_the_volume(way, outside):
+    values = np.random.default_rng(2).normal(0, 1, (4, 23, 31)).astype(np.float32)
+    before = values.copy()
+    mode, fill = ("nearest", 0.0) if outside is None else ("constant", outside)
+    expected = ndimage.shift(values, (0.0, *way), order=1, mode=mode, cval=fill)
+    moved = _shifted(values, np.asarray(way), outside)
+    assert moved.dtype == np.float32
+    np.testing.assert_allclose(moved, expected, atol=2e-6)
+    assert np.array_equal(values, before)
