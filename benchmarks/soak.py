@@ -23,10 +23,10 @@ import sys
 import tempfile
 import threading
 import time
-from collections import Counter
+from array import array
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from multiprocessing.queues import Queue
 from multiprocessing.synchronize import Event
 from pathlib import Path
@@ -51,33 +51,12 @@ _SETTLE_S = 120.0
 _MIB = 1024 * 1024
 
 
-@dataclass
-class Totals:
+class Totals(Report):
     """What all senders did so far; the latencies are those since the last sample."""
-
-    acknowledged: int = 0
-    fingerprint: int = 0
-    duplicates: int = 0
-    refused: int = 0
-    associations: int = 0
-    mischief: Counter[str] = field(default_factory=Counter)
-    failures: list[str] = field(default_factory=list)
-    latencies: list[float] = field(default_factory=list)
-
-    def add(self, report: Report) -> None:
-        """Take what one sender reports."""
-        self.acknowledged += report.acknowledged
-        self.fingerprint ^= report.fingerprint
-        self.duplicates += report.duplicates
-        self.refused += report.refused
-        self.associations += report.associations
-        self.mischief += report.mischief
-        self.failures += report.failures
-        self.latencies += report.latencies
 
     def latency_ms(self) -> tuple[float, float]:
         """Return median and 95th percentile since the last call, in milliseconds; zeros without any."""
-        taken, self.latencies = sorted(self.latencies), []
+        taken, self.latencies = sorted(self.latencies), array("f")
         if not taken:
             return 0.0, 0.0
         return statistics.median(taken) * 1000, taken[int(len(taken) * 0.95)] * 1000

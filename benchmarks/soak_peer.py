@@ -54,6 +54,17 @@ class Report:
     latencies: array[float] = field(default_factory=lambda: array("f"))
     failures: list[str] = field(default_factory=list)
 
+    def add(self, other: Report) -> None:
+        """Take what another report says to this one."""
+        self.acknowledged += other.acknowledged
+        self.fingerprint ^= other.fingerprint
+        self.duplicates += other.duplicates
+        self.refused += other.refused
+        self.associations += other.associations
+        self.mischief += other.mischief
+        self.latencies += other.latencies
+        self.failures += other.failures
+
 
 class Broken(Exception):
     """The node did not do what it owes a well-behaved peer."""
