@@ -112,7 +112,7 @@ def damaged(dialogue: Dialogue, chance: random.Random) -> Dialogue:
 
 
 def _with_pdu(dialogue: Dialogue, chance: random.Random, change: Callable[[bytes], list[bytes]]) -> Dialogue:
-    places = [(t, p) for t, turn in enumerate(dialogue.turns) for p in range(len(turn))]
+    places = [(t, p) for t, turn in enumerate(dialogue.turns) for p in range(len(turn)) if turn[p]]
     if not places:
         return dialogue
     chosen, at = chance.choice(places)
