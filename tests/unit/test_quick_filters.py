@@ -1,11 +1,14 @@
-"""The quick filters of the measurements say what their plain counterparts say."""
+"""The quick filters of the measurements and of the evidence maps say what their plain counterparts say."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from scipy import ndimage
+from torch.nn import functional
 
+from dicom_qa_node.models.layers import _high_pass, _pool
 from dicom_qa_node.score.physics.ct_slices import block_mean
 from dicom_qa_node.score.physics.registration import _shifted
 
@@ -32,3 +35,15 @@ def test_a_shift_in_planes_is_the_linear_shift_of_the_volume(way, outside):
     assert moved.dtype == np.float32
     np.testing.assert_allclose(moved, expected, atol=2e-6)
     assert np.array_equal(values, before)
+
+
+@pytest.mark.parametrize("size", [2, 4, 8])
+def test_pooled_blocks_are_the_means_of_blocks(size):
+    planes = torch.rand(2, 3, 48, 64, generator=torch.Generator().manual_seed(3))
+    torch.testing.assert_close(_pool(planes, size), functional.avg_pool2d(planes, size))
+
+
+def test_the_high_pass_leaves_what_the_mean_of_nine_does_not():
+    planes = torch.rand(2, 3, 48, 64, generator=torch.Generator().manual_seed(4))
+    around = functional.pad(planes, (1, 1, 1, 1), mode="replicate")
+    torch.testing.assert_close(_high_pass(planes), planes - functional.avg_pool2d(around, 3, stride=1))
