@@ -209,7 +209,8 @@ def _series(number: int) -> Row:
         "protocol_name": "Thorax", "body_part_examined": "CHEST", "station_name": "CT7", "institution_name": "Klinik",
         "manufacturer": "ACME", "manufacturer_model_name": "Scan 5", "device_serial_number": "55-1",
         "calling_ae": "CT1", "state": STATES[number], "state_since": _at(number), "version": 1 + (number == 5),
-        "received": IMAGES, "expected": {"": IMAGES}, "first_received_at": T0, "last_received_at": _at(number),
+        "received": IMAGES, "kept": IMAGES, "expected": {"": IMAGES}, "first_received_at": T0,
+        "last_received_at": _at(number),
         "parked_reason": "the archive refuses it" if STATES[number] == "PARKED" else "",
     }  # fmt: skip
 

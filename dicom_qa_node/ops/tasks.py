@@ -22,7 +22,7 @@ from dicom_qa_node.receive.reconcile import reconcile
 from dicom_qa_node.spool.gallery import read_gallery
 from dicom_qa_node.spool.layout import SpoolLayout
 from dicom_qa_node.spool.retain import DiskGauge, delete_files
-from dicom_qa_node.store import Database, Liveness, Registry, Retention, recall_from_future
+from dicom_qa_node.store import Database, Liveness, Registry, Retention, fold_counts, recall_from_future
 
 __all__ = ["Task", "clear_quarantine", "close_orphans", "retain", "tasks_of"]
 
@@ -75,6 +75,7 @@ def tasks_of(config: Config, database: Database, watch: ClockWatch | None = None
         Task("quarantine", 3600, lambda now: clear_quarantine(config, database, now, watch)),
         *_watching(config, database),
         Task("checkpoint", 600, lambda _now: database.checkpoint()),
+        Task("counts", 60, lambda _now: fold_counts(database)),
         *_audit_tasks(config, database),
     ]
 

@@ -27,6 +27,7 @@ from dicom_qa_node.store.scanners import Scanners
 from dicom_qa_node.store.service_events import ServiceEvents
 from dicom_qa_node.store.sessions import Sessions
 from dicom_qa_node.store.set_back import recall_from_future
+from dicom_qa_node.store.state_counts import fold_counts
 
 __all__ = [
     "Accounts",
@@ -54,5 +55,6 @@ __all__ = [
     "Scanners",
     "ServiceEvents",
     "Sessions",
+    "fold_counts",
     "recall_from_future",
 ]

@@ -296,7 +296,7 @@ class Outbox:
     def counts(self) -> dict[DeliveryState, int]:
         """Return how many deliveries are in each state."""
         with self._db.read() as connection:
-            found = counts_by_state(connection, t.outbox.c.state, [state.value for state in DeliveryState])
+            found = counts_by_state(connection, t.outbox, [state.value for state in DeliveryState])
         return {DeliveryState(state): number for state, number in found.items()}
 
     def row(self, delivery_id: int) -> OutboxRow | None:
@@ -323,7 +323,7 @@ class Outbox:
         return NOBODY if found is None else Sender(found.calling_ae.strip(), found.sender_host or "")
 
     def undelivered(self) -> dict[DeliveryState, int]:
-        """Return how many deliveries are in each state but DELIVERED; quicker than `counts`."""
+        """Return how many deliveries are in each state but DELIVERED."""
         # By target first, as the index of the undelivered has them.
         groups = (t.outbox.c.target, t.outbox.c.state)
         query = sa.select(*groups, sa.func.count()).where(sa.text(t.UNDELIVERED)).group_by(*groups)

@@ -189,7 +189,7 @@ class Registry:
     def counts(self) -> dict[SeriesState, int]:
         """Return how many series are in each state."""
         with self._db.read() as connection:
-            found = counts_by_state(connection, t.series.c.state, [state.value for state in SeriesState])
+            found = counts_by_state(connection, t.series, [state.value for state in SeriesState])
         return {SeriesState(state): number for state, number in found.items()}
 
     def oldest_waiting(self) -> dt.datetime | None:
@@ -323,7 +323,10 @@ def _count_in(connection: sa.Connection, uid: str, fresh: Sequence[StoredInstanc
     same = t.series.c.series_instance_uid == uid
     row = connection.execute(sa.select(t.series).where(same).with_for_update()).one()
     counted = [item for item in fresh if not item.conflict]
-    changes: dict[str, Any] = {"conflicts": row.conflicts + len(fresh) - len(counted)}
+    changes: dict[str, Any] = {
+        "kept": row.kept + len(fresh),
+        "conflicts": row.conflicts + len(fresh) - len(counted),
+    }
     if counted:
         expected = dict(row.expected)
         for item in counted:

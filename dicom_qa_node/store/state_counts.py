@@ -1,4 +1,9 @@
-"""How many rows are in each state, where nearly all of a million are in one: all but that one are counted."""
+"""How many rows are in each state, without a look at them: triggers count every change in its own transaction.
+
+The table ``state_counts`` holds numbers to be added up. On SQLite, which has one writer at a time, each state has one
+row. On PostgreSQL each transaction writes rows of its own, so that nobody waits for somebody else's count;
+`fold_counts` puts them together from time to time.
+"""
 
 from __future__ import annotations
 
@@ -6,39 +11,47 @@ from collections.abc import Sequence
 
 import sqlalchemy as sa
 
-__all__ = ["counts_by_state"]
+from dicom_qa_node.store.engine import Database
+from dicom_qa_node.store.tables import state_counts
 
-_FIRST_BOUND = 20_000
-_STEP = 10
+__all__ = ["counts_by_state", "fold_counts"]
+
+_MANY = 200
+_FOLD = sa.text(
+    "WITH gone AS (DELETE FROM state_counts RETURNING counted, state, number) "
+    "INSERT INTO state_counts (counted, state, entry, number) "
+    "SELECT counted, state, txid_current(), sum(number) FROM gone GROUP BY counted, state"
+)
 
 
-def counts_by_state(connection: sa.Connection, column: sa.Column[str], states: Sequence[str]) -> dict[str, int]:
+def counts_by_state(connection: sa.Connection, table: sa.Table, states: Sequence[str]) -> dict[str, int]:
     """Count the rows of each state, exactly, in the view of one transaction.
 
     Parameters
     ----------
-    column
-        The state, first in an index.
+    table
+        ``series`` or ``outbox``: what the triggers count.
     states
-        Every value that it can have.
+        Every value that the state can have.
     """
-    if connection.dialect.name != "sqlite":
-        grouped = sa.select(column, sa.func.count()).group_by(column)
-        found = {state: int(number) for state, number in connection.execute(grouped)}
-        return {state: found.get(state, 0) for state in states}
-    counted: dict[str, int] = {}
-    large, bound = list(states), _FIRST_BOUND
-    while len(large) > 1:
-        numbers = connection.execute(sa.select(*(_up_to(column, state, bound) for state in large))).one()
-        counted |= {state: int(number) for state, number in zip(large, numbers, strict=True) if number < bound}
-        large, bound = [state for state in large if state not in counted], bound * _STEP
-    for state in large:
-        # The number of all rows is known to SQLite from the pages of an index, without a look at any row.
-        everything = int(connection.execute(sa.select(sa.func.count()).select_from(column.table)).scalar_one())
-        counted[state] = everything - sum(counted.values())
-    return {state: counted[state] for state in states}
+    c = state_counts.c
+    query = sa.select(c.state, sa.func.sum(c.number)).where(c.counted == table.name).group_by(c.state)
+    found = {state: int(number) for state, number in connection.execute(query)}
+    return {state: found.get(state, 0) for state in states}
 
 
-def _up_to(column: sa.Column[str], state: str, bound: int) -> sa.ScalarSelect[int]:
-    some = sa.select(sa.literal_column("1")).where(column == state).limit(bound).subquery()
-    return sa.select(sa.func.count()).select_from(some).scalar_subquery()
+def fold_counts(database: Database) -> int:
+    """Put the rows that transactions have left together where there are many; return how many there were.
+
+    Who counts meanwhile sees either them or their sum.
+    """
+    entries = sa.select(sa.func.count()).select_from(state_counts)
+    if database.is_sqlite:
+        return 0
+    with database.read() as connection:
+        many = int(connection.execute(entries).scalar_one())
+    if many < _MANY:
+        return 0
+    with database.write() as connection:
+        connection.execute(_FOLD)
+    return many

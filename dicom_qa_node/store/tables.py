@@ -12,6 +12,7 @@ from dicom_qa_node.store.engine import UtcDateTime
 
 __all__ = [
     "FACT_COLUMNS",
+    "KEPT",
     "UNDELIVERED",
     "associations",
     "commit_replies",
@@ -29,6 +30,7 @@ __all__ = [
     "results",
     "series",
     "series_associations",
+    "state_counts",
     "unrouted",
 ]
 
@@ -47,6 +49,9 @@ _UID = sa.String(64)
 
 UNDELIVERED = "state <> 'DELIVERED'"
 """The condition of ``ix_outbox_undelivered``; a query that has it in these words is answered by that index."""
+
+KEPT = "kept > 0"
+"""The condition of ``ix_series_kept``: images of the series are still in the spool."""
 
 series = sa.Table(
     "series",
@@ -72,9 +77,23 @@ series = sa.Table(
     sa.Column("conflicts", sa.Integer, nullable=False, server_default="0"),
     sa.Column("site", sa.Text, nullable=False, server_default="default"),
     sa.Column("priority", sa.Integer, nullable=False, server_default="0"),
+    # Its rows in ``instances``, conflicting ones too.
+    sa.Column("kept", sa.Integer, nullable=False, server_default="0"),
     sa.Index("ix_series_state", "state", "state_since"),
     sa.Index("ix_series_study_instance_uid", "study_instance_uid"),
     sa.Index("ix_series_last_received_at", "last_received_at"),
+    # Of millions of series few have images: what retention looks through lies in an index of its own.
+    sa.Index("ix_series_kept", "state", "state_since", sqlite_where=sa.text(KEPT), postgresql_where=sa.text(KEPT)),
+)
+
+#: Written by triggers on ``series`` and ``outbox`` alone; see `store.state_counts`.
+state_counts = sa.Table(
+    "state_counts",
+    metadata,
+    sa.Column("counted", sa.String(16), primary_key=True),
+    sa.Column("state", sa.String(16), primary_key=True),
+    sa.Column("entry", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("number", sa.BigInteger, nullable=False),
 )
 
 instances = sa.Table(

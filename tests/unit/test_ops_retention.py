@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 
 import pytest
+import sqlalchemy as sa
 
 from dicom_qa_node.complete import sweep
 from dicom_qa_node.config import Complete, Config
@@ -25,6 +26,7 @@ from dicom_qa_node.spool.layout import SpoolLayout
 from dicom_qa_node.spool.part10 import Origin
 from dicom_qa_node.spool.write import SpoolWriter, move_to_quarantine
 from dicom_qa_node.store import Database, Jobs, Outbox, Registry, Retention
+from dicom_qa_node.store import tables as t
 
 T0 = dt.datetime(2026, 1, 5, 8, 0, tzinfo=dt.UTC)
 LATER = T0 + dt.timedelta(days=1)
@@ -79,6 +81,45 @@ def test_a_late_image_takes_the_series_off_the_list(database):
     late = StoredInstance("1.2.3.2", "1.2", "1.2", "a/2.dcm", "0" * 64, 9, T0, "SC", "a1", facts)
     Registry(database).record([late])
     assert Retention(database).expired(LATER, LATER) == []
+
+
+def test_conflicting_images_go_with_their_series_and_leave_nothing_to_look_at(database):
+    report(database, [])
+    facts = SeriesFacts("1.2.3", "1.2", "CT")
+    other = StoredInstance("1.2.3.1", "1.2", "1.2", "c/1.dcm", "1" * 64, 9, T0, "SC", "a1", facts, conflict=True)
+    Registry(database).record([other])
+    retention = Retention(database)
+    assert kept(database) == 2
+    (first,) = retention.expired(LATER, LATER, limit=1)
+    assert retention.forget([first]) == 1
+    assert kept(database) == 1
+    (second,) = retention.expired(LATER, LATER, limit=9)
+    assert {first, second} == {"a/1.dcm", "c/1.dcm"}
+    assert retention.forget([second]) == 1
+    assert kept(database) == 0
+    assert retention.expired(LATER, LATER) == []
+
+
+def kept(database: Database) -> int:
+    with database.read() as connection:
+        return int(connection.execute(sa.select(t.series.c.kept)).scalar_one())
+
+
+def test_only_series_with_images_are_looked_at(tmp_path):
+    database = Database(f"sqlite:///{tmp_path}/q.db")
+    database.upgrade()
+    asked: list[tuple[str, object]] = []
+    sa.event.listen(database.engine, "before_cursor_execute", lambda *call: asked.append(call[2:4]))
+    Retention(database).expired(LATER, LATER)
+    queries = [call for call in asked if "FROM instances" in call[0]]
+    assert len(queries) == 3
+    with database.read() as connection:
+        for query, values in queries:
+            plan = str(connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {query}", values).all())
+            assert "ix_series_kept" in plan, plan
+            assert "SCAN" not in plan, plan
+            assert "ORDER BY" not in plan, plan
+    database.close()
 
 
 def images(*numbers: int, at: dt.datetime = T0) -> list[StoredInstance]:

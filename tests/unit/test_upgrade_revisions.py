@@ -30,6 +30,7 @@ from dicom_qa_node.store import (
     Outbox,
     QualityLog,
     Registry,
+    Retention,
     Reviews,
     Scanners,
 )
@@ -119,6 +120,10 @@ def _read_through_the_store(database: Database, tables: set[str]) -> None:
     assert outbox.counts() == {
         DeliveryState.PENDING: 1, DeliveryState.SENDING: 0, DeliveryState.DELIVERED: 3, DeliveryState.PARKED: 1
     }  # fmt: skip
+    assert registry.counts() == {state: STATES.count(state.value) for state in SeriesState}
+    # Nothing waits to be delivered of those two and of the parked one.
+    gone = Retention(database).expired(NOW, NOW)
+    assert gone == [item.path for number in (4, 5, 6) for item in registry.instances(SERIES[number])]
     page = LogSearch(database).page(LogQuery(words="muster eri", patients=True))
     assert {row.facts.series_instance_uid for row in page.rows} == set(SERIES[2:])
     marks = {row.facts.series_instance_uid: row.delivery.name for row in page.rows}
