@@ -12,8 +12,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cache
+from typing import TYPE_CHECKING
 
-from pydantic import TypeAdapter
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
 
 __all__ = [
     "NOBODY",
@@ -32,6 +34,7 @@ __all__ = [
     "Quarantined",
     "Receipt",
     "ReportRef",
+    "Role",
     "ScoredSlice",
     "Sender",
     "SeriesFacts",
@@ -102,6 +105,19 @@ class Severity(StrEnum):
     INFO = "info"
     WARNING = "warning"
     ERROR = "error"
+
+
+class Role(StrEnum):
+    """What an account may do; each role may do what those before it may."""
+
+    VIEWER = "viewer"
+    REVIEWER = "reviewer"
+    ADMIN = "admin"
+
+    @property
+    def rank(self) -> int:
+        """Return the place in the order of roles."""
+        return list(Role).index(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -396,6 +412,8 @@ def derived_uid(*parts: str) -> str:
 
 @cache
 def _result_adapter() -> TypeAdapter[SeriesResult]:
+    from pydantic import TypeAdapter
+
     return TypeAdapter(SeriesResult)
 
 

@@ -16,14 +16,15 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
-
-from cryptography import x509
+from typing import TYPE_CHECKING, Any
 
 from dicom_qa_node.config import ClientTls, Config, DicomTarget, ServerTls
 from dicom_qa_node.errors import Misconfigured
 from dicom_qa_node.log import log_event
 from dicom_qa_node.records import utc_now
+
+if TYPE_CHECKING:
+    from cryptography import x509
 
 __all__ = ["CIPHERS", "CallContext", "RenewedContext", "SecureSocket", "call_context", "concerns", "reason_of"]
 
@@ -229,6 +230,8 @@ def _sections(config: Config) -> Iterator[ServerTls | ClientTls]:
 
 
 def _doubts(certificate: Path, key: Path | None, now: dt.datetime) -> Iterator[str]:
+    from cryptography import x509
+
     private = key or certificate
     if private.stat().st_mode & _OTHERS_MAY_READ:
         yield f"every user of this machine can read the private key {private}; chmod o= {private}"
@@ -304,6 +307,8 @@ def _load_crl(context: ssl.SSLContext, crl: Path) -> None:
 
 
 def _lists_in(crl: Path) -> list[x509.CertificateRevocationList]:
+    from cryptography import x509
+
     try:
         return [x509.load_pem_x509_crl(block) for block in _CRL.findall(crl.read_bytes())]
     except ValueError as error:

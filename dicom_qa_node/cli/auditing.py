@@ -10,8 +10,6 @@ import typer
 from dicom_qa_node.cli.context import config_of, open_database
 from dicom_qa_node.cli.present import AsJson, show_rows
 from dicom_qa_node.cli.quality import parse_since
-from dicom_qa_node.store import Audit
-from dicom_qa_node.store.audit import AuditFilter
 
 __all__ = ["register"]
 
@@ -31,6 +29,9 @@ def audit(
     as_json: AsJson = False,
 ) -> None:
     """Show the audit log: who did what, when, from where, and how it ended; patient identifiers only with --json."""
+    from dicom_qa_node.store import Audit
+    from dicom_qa_node.store.audit import AuditFilter
+
     chosen = AuditFilter(since=parse_since(since) if since else None, actor=actor, event=event, ident=ident)
     with open_database(config_of(context)) as database:
         rows = [asdict(entry) for entry in Audit(database).entries(chosen, limit)]

@@ -1,4 +1,7 @@
-"""What every command starts from: the configuration the operator chose, and the database it names."""
+"""What every command starts from: the configuration the operator chose, and the database it names.
+
+Commands import what they use when they run: each starts with what it needs, and `--help` with next to nothing.
+"""
 
 from __future__ import annotations
 
@@ -13,9 +16,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from dicom_qa_node.config import Config, load_config
-
 if TYPE_CHECKING:
+    from dicom_qa_node.config import Config
     from dicom_qa_node.store import Database
 
 __all__ = ["DEFAULT_CONFIG", "Invocation", "actor", "config_of", "invocation", "open_database"]
@@ -32,6 +34,8 @@ class Invocation:
     @cached_property
     def config(self) -> Config:
         """Read the configuration on first use: ``config check`` and ``--help`` work with a wrong file too."""
+        from dicom_qa_node.config import load_config
+
         return load_config(self.config_path)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,8 +12,9 @@ from dicom_qa_node.cli.context import config_of
 from dicom_qa_node.cli.exit_codes import ExitCode, NotFound
 from dicom_qa_node.cli.present import AsJson, show_rows
 from dicom_qa_node.errors import Misconfigured
-from dicom_qa_node.models.card import ModelCard
-from dicom_qa_node.models.registry import all_cards, card_of
+
+if TYPE_CHECKING:
+    from dicom_qa_node.models.card import ModelCard
 
 __all__ = ["app"]
 
@@ -25,6 +26,8 @@ app = typer.Typer(help="Networks and their weights.", no_args_is_help=True)
 @app.command("list")
 def list_models(context: typer.Context, as_json: AsJson = False) -> None:
     """List every network: what it scores, what it was trained on, and whether its weights are installed."""
+    from dicom_qa_node.models.registry import all_cards
+
     chosen = config_of(context).score.model
     rows = [_row(card, chosen) for card in sorted(all_cards().values(), key=lambda card: card.name)]
     if not as_json:
@@ -41,6 +44,8 @@ def verify(
     as_json: AsJson = False,
 ) -> None:
     """Check that weights files are there and have the checksum of their card; exit code 3 if one does not."""
+    from dicom_qa_node.models.registry import all_cards, card_of
+
     config = config_of(context)
     shipped = [card.name for card in all_cards().values() if card.measured is not None]
     unknown = [name for name in names or () if name not in all_cards()]

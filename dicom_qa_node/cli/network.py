@@ -10,9 +10,9 @@ import typer
 from dicom_qa_node.cli.context import config_of
 from dicom_qa_node.cli.exit_codes import ExitCode, NotFound
 from dicom_qa_node.cli.present import AsJson, progress_bar, say, show_json
-from dicom_qa_node.config import ClientTls
 
 if TYPE_CHECKING:
+    from dicom_qa_node.config import ClientTls
     from dicom_qa_node.deliver.send import SendSummary
 
 __all__ = ["register", "send_with_progress"]
@@ -79,6 +79,8 @@ def _tls_of(
         raise typer.BadParameter("--key needs --certificate")
     if not enabled:
         return None
+    from dicom_qa_node.config import ClientTls
+
     return ClientTls(enabled=True, ca=ca, certificate=certificate, key=key, check_host_name=check_host_name)
 
 

@@ -6,9 +6,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pydicom import Dataset, dcmread
+from pydicom import Dataset
 from pydicom.errors import InvalidDicomError
 
+from dicom_qa_node.charsets import dcmread
 from dicom_qa_node.cli.exit_codes import NotFound
 
 __all__ = ["Found", "SeriesFiles", "find_series"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -10,10 +10,11 @@ from dicom_qa_node.cli.context import actor, config_of, open_database
 from dicom_qa_node.cli.exit_codes import NotFound, WrongState
 from dicom_qa_node.cli.present import AsJson, say, show_json, show_rows
 from dicom_qa_node.cli.series import SeriesUid
-from dicom_qa_node.config.routing import decide, traits_of
 from dicom_qa_node.records import DeliveryState
-from dicom_qa_node.store import Outbox, QualityLog
-from dicom_qa_node.store.outbox import OutboxRow
+
+if TYPE_CHECKING:
+    from dicom_qa_node.store import Outbox
+    from dicom_qa_node.store.outbox import OutboxRow
 
 __all__ = ["app"]
 
@@ -33,6 +34,8 @@ def list_rows(
     as_json: AsJson = False,
 ) -> None:
     """List deliveries, the latest first, with the target's last answer."""
+    from dicom_qa_node.store import Outbox
+
     if dead and state:
         raise typer.BadParameter("give --dead or --state, not both")
     chosen = [DeliveryState.PARKED] if dead else (state or tuple(DeliveryState))
@@ -50,6 +53,8 @@ def retry(
     as_json: AsJson = False,
 ) -> None:
     """Send parked or waiting reports at once: one by its number, all for one target, or all."""
+    from dicom_qa_node.store import Outbox
+
     if [delivery is not None, target is not None, every].count(True) != 1:
         raise typer.BadParameter("give the number of a delivery, --target NAME or --all")
     with open_database(config_of(context)) as database:
@@ -75,6 +80,8 @@ def park(
     as_json: AsJson = False,
 ) -> None:
     """Stop trying to send a report; `outbox retry` takes it up again."""
+    from dicom_qa_node.store import Outbox
+
     with open_database(config_of(context)) as database:
         outbox = Outbox(database)
         before = _one(outbox, delivery)
@@ -86,6 +93,9 @@ def park(
 @app.command()
 def explain(context: typer.Context, series_uid: SeriesUid, as_json: AsJson = False) -> None:
     """Say which targets a series' latest report goes to, and why not to the others: then, and by the rules of now."""
+    from dicom_qa_node.config.routing import decide, traits_of
+    from dicom_qa_node.store import Outbox, QualityLog
+
     config = config_of(context)
     with open_database(config) as database:
         outbox, entry = Outbox(database), QualityLog(database).entry(series_uid)

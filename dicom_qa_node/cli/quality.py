@@ -6,7 +6,7 @@ import csv
 import datetime as dt
 import re
 import sys
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -16,9 +16,10 @@ from dicom_qa_node.cli.present import AsJson, score_text, show_json, show_rows
 from dicom_qa_node.cli.series import SeriesUid
 from dicom_qa_node.cli.series_page import as_document, print_page
 from dicom_qa_node.cli.verdict_json import verdict
-from dicom_qa_node.records import Grade, LogEntry, utc_now
-from dicom_qa_node.store import LogFilter, Outbox, QualityLog, Registry
-from dicom_qa_node.store.jobs import scanner_name
+from dicom_qa_node.records import Grade, utc_now
+
+if TYPE_CHECKING:
+    from dicom_qa_node.records import LogEntry
 
 __all__ = ["parse_since", "register"]
 
@@ -42,6 +43,8 @@ def log(
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV with one column per measurement.")] = False,
 ) -> None:
     """Show the quality log: every scored version of every series, without patient data."""
+    from dicom_qa_node.store import LogFilter, QualityLog
+
     if as_json and as_csv:
         raise typer.BadParameter("choose one of --json and --csv")
     chosen = LogFilter(
@@ -67,6 +70,8 @@ def show(
     as_json: AsJson = False,
 ) -> None:
     """Show everything about one series, patient included: state, history, score, measurements, findings, deliveries."""
+    from dicom_qa_node.store import Outbox, QualityLog, Registry
+
     config = config_of(context)
     with open_database(config) as database:
         registry = Registry(database)
@@ -97,13 +102,19 @@ def parse_since(text: str) -> dt.datetime:
     return moment.astimezone(dt.UTC)
 
 
+def _scanner(entry: LogEntry) -> str:
+    from dicom_qa_node.store.log_rows import scanner_name
+
+    return scanner_name(entry.facts)
+
+
 def _head(entry: LogEntry) -> dict[str, Any]:
     return {
         "scored_at": entry.scored_at,
         "state": entry.state,
         "version": entry.version,
         "study_instance_uid": entry.facts.study_instance_uid,
-        "scanner": scanner_name(entry.facts),
+        "scanner": _scanner(entry),
         "report_uid": entry.report_uid,
         "deliveries": [
             {"target": target, "state": state, "answer": answer} for target, state, answer in entry.deliveries
@@ -115,7 +126,7 @@ def _row(entry: LogEntry) -> dict[str, Any]:
     return {
         "scored": entry.scored_at,
         "series_instance_uid": entry.facts.series_instance_uid,
-        "scanner": scanner_name(entry.facts),
+        "scanner": _scanner(entry),
         "kind": entry.result.kind,
         "score": score_text(entry.result),
         "grade": entry.result.grade,
@@ -149,7 +160,7 @@ def _csv_row(entry: LogEntry) -> dict[str, Any]:
     low, high = result.interval or (None, None)
     values = (
         entry.scored_at.isoformat(), result.series_instance_uid, entry.facts.study_instance_uid, entry.version,
-        scanner_name(entry.facts), result.modality, result.kind.value, result.score, low, high, result.grade,
+        _scanner(entry), result.modality, result.kind.value, result.score, low, high, result.grade,
         " ".join(finding.key for finding in result.findings), f"{result.model.name} {result.model.version}",
         result.model.sha256, entry.state.value, entry.report_uid,
         " ".join(f"{target}={state}" for target, state, _ in entry.deliveries),

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from dicom_qa_node.cli.context import config_of, open_database
 from dicom_qa_node.cli.present import AsJson, say, show_rows
-from dicom_qa_node.store import Reviews
-from dicom_qa_node.store.reviews import Review
+
+if TYPE_CHECKING:
+    from dicom_qa_node.store.reviews import Review
 
 __all__ = ["app"]
 
@@ -24,6 +25,8 @@ def list_reviews(
     as_json: AsJson = False,
 ) -> None:
     """List reviews, the latest first."""
+    from dicom_qa_node.store import Reviews
+
     with open_database(config_of(context)) as database:
         found = Reviews(database).latest(limit)
     show_rows("Reviews", [_row(item) for item in found], as_json=as_json, empty="no reviews")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -11,8 +11,10 @@ from dicom_qa_node.cli.context import actor, config_of, open_database
 from dicom_qa_node.cli.exit_codes import NotFound, WrongState
 from dicom_qa_node.cli.present import AsJson, say, show_rows
 from dicom_qa_node.records import SeriesState
-from dicom_qa_node.store import Registry
-from dicom_qa_node.store.registry import SeriesRow
+
+if TYPE_CHECKING:
+    from dicom_qa_node.store import Registry
+    from dicom_qa_node.store.registry import SeriesRow
 
 __all__ = ["SeriesUid", "app"]
 
@@ -29,6 +31,8 @@ def list_series(
     as_json: AsJson = False,
 ) -> None:
     """List series, the latest arrival first, with their state and why they stand there."""
+    from dicom_qa_node.store import Registry
+
     with open_database(config_of(context)) as database:
         found = Registry(database).list_series(state or tuple(SeriesState), limit=limit)
     show_rows("Series", [_row(item) for item in found], as_json=as_json, empty="no series")
@@ -37,12 +41,16 @@ def list_series(
 @app.command()
 def rescore(context: typer.Context, series_uid: SeriesUid) -> None:
     """Score a series again as a new version; its new report names the old one as predecessor."""
+    from dicom_qa_node.store import Registry
+
     _command(context, series_uid, Registry.rescore, "queued to be scored again", "it is arriving or about to be scored")
 
 
 @app.command()
 def release(context: typer.Context, series_uid: SeriesUid) -> None:
     """Try a parked series again, or score a receiving one with the images that are there."""
+    from dicom_qa_node.store import Registry
+
     _command(context, series_uid, Registry.release, "released", "only a PARKED or RECEIVING series can be released")
 
 
@@ -61,6 +69,8 @@ def park(
 
 
 def _command(context: typer.Context, uid: str, act: Callable[..., bool], done: str, refused: str) -> None:
+    from dicom_qa_node.store import Registry
+
     with open_database(config_of(context)) as database:
         registry = Registry(database)
         row = registry.series(uid)

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dicom_qa_node.cli.present import coloured, console, score_text
 from dicom_qa_node.cli.verdict_json import verdict
-from dicom_qa_node.records import LogEntry
-from dicom_qa_node.spool.layout import SpoolLayout
-from dicom_qa_node.store.outbox import OutboxRow
-from dicom_qa_node.store.registry import SeriesRow
+
+if TYPE_CHECKING:
+    from dicom_qa_node.records import LogEntry
+    from dicom_qa_node.store.outbox import OutboxRow
+    from dicom_qa_node.store.registry import SeriesRow
 
 __all__ = ["as_document", "print_page", "sheet_of"]
 
@@ -52,6 +53,8 @@ _EVENT = ("at", "version", "old_state", "new_state", "reason", "actor")
 
 def sheet_of(spool_dir: Path, entry: LogEntry) -> Path | None:
     """Return the picture of the salient slices with their scores, None if the spool has it no more."""
+    from dicom_qa_node.spool.layout import SpoolLayout
+
     folder = SpoolLayout(spool_dir).pictures(entry.facts.series_instance_uid, entry.version)
     return folder / "sheet.png" if (folder / "sheet.png").is_file() else None
 

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-import yaml
 
-from dicom_qa_node.cli.config_reference import as_markdown, as_yaml
 from dicom_qa_node.cli.context import Invocation
 from dicom_qa_node.cli.exit_codes import ExitCode
 from dicom_qa_node.cli.present import AsJson, say, show_json
-from dicom_qa_node.config import Config, InvalidConfig
+
+if TYPE_CHECKING:
+    from dicom_qa_node.config import Config
 
 __all__ = ["app"]
 
@@ -22,6 +22,8 @@ app = typer.Typer(help="The configuration.", no_args_is_help=True)
 @app.command()
 def check(context: typer.Context, as_json: AsJson = False) -> None:
     """Check the configuration file and name every problem with its place, its value and what is allowed."""
+    from dicom_qa_node.config import InvalidConfig
+
     run: Invocation = context.obj
     try:
         config = run.config
@@ -41,6 +43,8 @@ def check(context: typer.Context, as_json: AsJson = False) -> None:
 @app.command()
 def show(context: typer.Context, as_json: AsJson = False) -> None:
     """Show every value that applies: those of the file and the defaults; a password is shown as ***."""
+    import yaml
+
     run: Invocation = context.obj
     values = run.config.model_dump(mode="json")
     values["database_url"] = _without_password(run.config.database_url)
@@ -57,6 +61,9 @@ def schema(
     as_json: Annotated[bool, typer.Option("--json", help="JSON Schema, for editors.")] = False,
 ) -> None:
     """Print every key with its default, what it allows and what it does."""
+    from dicom_qa_node.cli.config_reference import as_markdown, as_yaml
+    from dicom_qa_node.config import Config
+
     if yaml_file + markdown + as_json > 1:
         raise typer.BadParameter("choose one of --yaml, --markdown and --json")
     if as_json:

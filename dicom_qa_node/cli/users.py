@@ -5,18 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from dicom_qa_node.cli.context import actor, config_of, open_database
 from dicom_qa_node.cli.exit_codes import NotFound, WrongState
 from dicom_qa_node.cli.present import AsJson, say, show_json, show_rows
-from dicom_qa_node.config import Config
 from dicom_qa_node.errors import Permanent
-from dicom_qa_node.ops.first_start import address_of_pages, new_setup_link, setup_link_file
-from dicom_qa_node.store import Accounts, Audit, Role
-from dicom_qa_node.store.accounts import AccountRow
+from dicom_qa_node.records import Role
+
+if TYPE_CHECKING:
+    from dicom_qa_node.config import Config
+    from dicom_qa_node.store import Accounts, Audit
+    from dicom_qa_node.store.accounts import AccountRow
 
 __all__ = ["app"]
 
@@ -41,12 +43,16 @@ class _Desk:
         return row
 
     def link(self, row: AccountRow) -> str:
+        from dicom_qa_node.ops.first_start import address_of_pages
+
         secret = self.accounts.invite(row.account_id, self.config.web.setup_link_hours)
         return f"{address_of_pages(self.config)}/setup/{secret}"
 
 
 @contextmanager
 def _desk(context: typer.Context) -> Iterator[_Desk]:
+    from dicom_qa_node.store import Accounts, Audit
+
     config = config_of(context)
     with open_database(config) as database:
         yield _Desk(config, Accounts(database), Audit(database))
@@ -55,6 +61,8 @@ def _desk(context: typer.Context) -> Iterator[_Desk]:
 @app.command("setup-link")
 def setup_link(context: typer.Context) -> None:
     """Print a new one-time link with which the first administrator is made; the one before works no more."""
+    from dicom_qa_node.ops.first_start import new_setup_link, setup_link_file
+
     with _desk(context) as desk:
         if desk.accounts.any():
             raise WrongState("there are accounts already: `users add` makes more, `users reset` lets one in again")

@@ -1,4 +1,4 @@
-"""Mix a network's score with the worth of the degradations that it names; numpy only.
+"""Mix a network's score with the worth of the degradations that it names; numpy only, and only when it mixes.
 
 A network that names what was done to a picture says more than its score: the readers' mean for that is known.
 For a fused picture it is the expected score over the 27 cells of (JPEG, Gaussian noise, impulses), each cell weighted
@@ -11,19 +11,21 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import numpy as np
-import numpy.typing as npt
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    FloatArray = npt.NDArray[np.float32]
 
 __all__ = ["LEVELS_OF", "Coded"]
 
 LEVELS_OF: Mapping[str, tuple[int, ...]] = {"ct": (3, 4, 5), "pt": (6,), "petct": ()}
 """Which named levels (jpeg, gauss, impulse, dose, views, blur, counts) are severities of a kind of picture."""
 
-_CELLS = np.array(list(itertools.product(range(3), repeat=3)), np.float64)
+_CELLS = tuple(itertools.product((0.0, 1.0, 2.0), repeat=3))
 _LEAST = 0.02
-
-FloatArray = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,8 @@ class Coded:
 
     def mix(self, score: npt.ArrayLike, levels: npt.ArrayLike, kind: str) -> FloatArray:
         """Return the mixed score (n,) of scores (n,) and named levels (n, 7)."""
+        import numpy as np
+
         own = np.asarray(score, np.float64)
         trust = self.trust.get(kind, 0.0)
         if not trust:
@@ -52,9 +56,11 @@ class Coded:
 
     def worth(self, levels: npt.ArrayLike, kind: str) -> npt.NDArray[np.float64]:
         """Return the worth (n,) of what was named (n, 7)."""
+        import numpy as np
+
         named = np.asarray(levels, np.float64)
         if kind == "petct":
-            distance = np.square(named[:, None, :3] - _CELLS).sum(2)
+            distance = np.square(named[:, None, :3] - np.array(_CELLS)).sum(2)
             near = np.exp((distance.min(1, keepdims=True) - distance) / (2 * self.sigma**2))
             return np.asarray(near @ np.array(self.cells) / near.sum(1))
         worth = np.full(len(named), self.routine)
@@ -64,6 +70,8 @@ class Coded:
 
     def _share(self, level: npt.NDArray[np.float64], shares: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         """Read a curve; below zero its first piece goes on, so that better than routine stays in order."""
+        import numpy as np
+
         below = shares[0] + (shares[1] - shares[0]) / self.step * np.minimum(level, 0.0)
         read = np.interp(level, self.step * np.arange(shares.size), shares)
         return np.asarray(np.maximum(np.where(level < 0, below, read), _LEAST))

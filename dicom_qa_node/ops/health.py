@@ -18,7 +18,7 @@ from dicom_qa_node.errors import Misconfigured, NodeError, Transient
 from dicom_qa_node.models.registry import card_of
 from dicom_qa_node.models.weights import verify, weights_path
 from dicom_qa_node.records import DeliveryState, SeriesState, utc_now
-from dicom_qa_node.spool.retain import DiskUsage, disk_usage
+from dicom_qa_node.spool.disk import DiskUsage, disk_usage
 from dicom_qa_node.store import Database, Liveness, Outbox, Registry
 from dicom_qa_node.store.liveness import Heartbeat
 from dicom_qa_node.tls import concerns

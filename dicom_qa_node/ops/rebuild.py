@@ -13,10 +13,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pydicom import Dataset, dcmread
+from pydicom import Dataset
 from pydicom.errors import InvalidDicomError
 from pydicom.uid import Comprehensive3DSRStorage
 
+from dicom_qa_node.charsets import dcmread
 from dicom_qa_node.config import Config
 from dicom_qa_node.errors import Misconfigured, Permanent
 from dicom_qa_node.log import log_event

@@ -6,7 +6,7 @@ import re
 import warnings
 from collections.abc import Iterable, Sequence
 
-from pydicom.charset import convert_encodings, decode_bytes, encode_string, python_encoding
+from dicom_qa_node.charsets import convert_encodings, decode_bytes, encode_string, python_encoding
 
 __all__ = ["UnknownCharacterSet", "answer_character_set", "decoded", "encodings_of"]
 

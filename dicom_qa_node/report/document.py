@@ -15,13 +15,13 @@ from io import BytesIO
 from highdicom import ContributingEquipment
 from highdicom.sr import Comprehensive3DSR, MeasurementReport
 from pydicom import Dataset
-from pydicom.charset import convert_encodings, decode_bytes, encode_string
 from pydicom.config import RAISE, disable_value_validation, settings
 from pydicom.multival import MultiValue
 from pydicom.uid import UID, Comprehensive3DSRStorage, ExplicitVRLittleEndian
 from pydicom.valuerep import DA, DT, TM
 
 from dicom_qa_node import __version__
+from dicom_qa_node.charsets import convert_encodings, decode_bytes, encode_string
 from dicom_qa_node.config import Config
 from dicom_qa_node.records import ModelRef, ReportRef, SeriesResult, derived_uid
 from dicom_qa_node.report import codes

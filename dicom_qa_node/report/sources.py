@@ -14,13 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydicom import DataElement, Dataset, dcmread
+from pydicom import DataElement, Dataset
 from pydicom.datadict import dictionary_VM, dictionary_VR
 from pydicom.errors import InvalidDicomError
 from pydicom.multival import MultiValue
 from pydicom.tag import BaseTag
 from pydicom.valuerep import PersonName
 
+from dicom_qa_node.charsets import dcmread
 from dicom_qa_node.errors import Permanent
 from dicom_qa_node.records import SeriesResult, StoredInstance
 from dicom_qa_node.spool.layout import is_uid

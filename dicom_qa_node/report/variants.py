@@ -12,11 +12,12 @@ from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
 
-from pydicom import Dataset, FileDataset, dcmread
+from pydicom import Dataset, FileDataset
 from pydicom.config import disable_value_validation
 from pydicom.errors import InvalidDicomError
 from pydicom.uid import UID, ComprehensiveSRStorage, EnhancedSRStorage
 
+from dicom_qa_node.charsets import dcmread
 from dicom_qa_node.errors import Permanent
 from dicom_qa_node.records import ReportRef, derived_uid
 from dicom_qa_node.report.build import report_path, write_report

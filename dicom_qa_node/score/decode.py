@@ -12,10 +12,10 @@ from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
-from pydicom import dcmread
 from pydicom.encaps import encapsulate, generate_frames
 from pydicom.pixels.decoders.base import get_decoder
 
+from dicom_qa_node.charsets import dcmread
 from dicom_qa_node.score.attributes import BROKEN_VALUE, tolerant
 from dicom_qa_node.score.codestream import size_of
 from dicom_qa_node.score.headers import PixelFormat

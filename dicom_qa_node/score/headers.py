@@ -9,10 +9,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydicom import Dataset, dcmread
+from pydicom import Dataset
 from pydicom.errors import InvalidDicomError
 from pydicom.uid import UID
 
+from dicom_qa_node.charsets import dcmread
 from dicom_qa_node.modalities import Kind, kind_for
 from dicom_qa_node.score import attributes as at
 

@@ -7,11 +7,11 @@ import logging
 import threading
 from pathlib import Path
 
-from pydicom import dcmread
 from pydicom.dataset import FileDataset
 from pydicom.errors import InvalidDicomError
 from pydicom.multival import MultiValue
 
+from dicom_qa_node.charsets import dcmread
 from dicom_qa_node.errors import Permanent
 from dicom_qa_node.log import log_event
 from dicom_qa_node.records import ReportRef

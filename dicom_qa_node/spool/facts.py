@@ -6,8 +6,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from pydicom.charset import convert_encodings, decode_bytes
-
+from dicom_qa_node.charsets import convert_encodings, decode_bytes
 from dicom_qa_node.records import SeriesFacts
 from dicom_qa_node.spool.header import BrokenDataSet, Buffer, Header, encoding_of, scan
 from dicom_qa_node.spool.layout import check_uid, is_uid

@@ -2,33 +2,19 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from dicom_qa_node.spool.disk import DiskUsage, disk_usage
 from dicom_qa_node.spool.layout import SpoolLayout, sync_folder
 from dicom_qa_node.spool.write import SpoolFull
 
-__all__ = ["Deletion", "DiskGauge", "DiskUsage", "delete_files", "disk_usage"]
+__all__ = ["Deletion", "DiskGauge", "delete_files"]
 
 _MIB = 1024 * 1024
-
-
-@dataclass(frozen=True, slots=True)
-class DiskUsage:
-    """Space of the file system that holds the spool, in bytes."""
-
-    total_bytes: int
-    free_bytes: int
-
-
-def disk_usage(folder: Path) -> DiskUsage:
-    """Return the space that this process could use around ``folder``."""
-    found = os.statvfs(folder)
-    return DiskUsage(found.f_blocks * found.f_frsize, found.f_bavail * found.f_frsize)
 
 
 class DiskGauge:

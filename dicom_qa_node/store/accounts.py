@@ -12,13 +12,12 @@ import re
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
-from enum import StrEnum
 
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
 from dicom_qa_node.errors import Permanent
-from dicom_qa_node.records import utc_now
+from dicom_qa_node.records import Role, utc_now
 from dicom_qa_node.store import account_tables as t
 from dicom_qa_node.store.engine import Database
 
@@ -27,19 +26,6 @@ __all__ = ["AccountRow", "Accounts", "Invitation", "NameTaken", "Role", "Token",
 _NAME = re.compile(r"[a-z0-9][a-z0-9._@-]{0,63}")
 #: Marks our tokens, so that a scanner for leaked secrets can find them.
 _TOKEN_PREFIX = "qan_"
-
-
-class Role(StrEnum):
-    """What somebody may do; each role may do what those before it may."""
-
-    VIEWER = "viewer"
-    REVIEWER = "reviewer"
-    ADMIN = "admin"
-
-    @property
-    def rank(self) -> int:
-        """Return the place in the order of roles."""
-        return list(Role).index(self)
 
 
 class NameTaken(Permanent):

@@ -13,11 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
-from alembic import command
-from alembic.config import Config as AlembicConfig
-from alembic.migration import MigrationContext
-from alembic.script import ScriptDirectory
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.dialects.sqlite import insert as into_sqlite
 from sqlalchemy.exc import DBAPIError, InternalError, OperationalError
 
 from dicom_qa_node.errors import Misconfigured, Permanent, Transient
@@ -137,6 +133,10 @@ class Database:
         current, head = self.revision()
         if current == head:
             return head
+        # Here only: Alembic takes longer to load than a command that reads may take.
+        from alembic import command
+        from alembic.config import Config as AlembicConfig
+
         config = AlembicConfig()
         config.set_main_option("script_location", str(_MIGRATIONS))
         with self._migrating() as connection:
@@ -164,8 +164,8 @@ class Database:
         current = ""
         if self.absent_file is None:
             with self.read() as connection:
-                current = MigrationContext.configure(connection).get_current_revision() or ""
-        return current, _newest()
+                current = _current(connection)
+        return current, _known()[-1]
 
     def has_schema(self) -> bool:
         """Whether the database has tables of this software, of whatever revision."""
@@ -195,8 +195,7 @@ class Database:
 
     def _refuse_newer(self) -> None:
         current, head = self.revision()
-        known = {script.revision for script in ScriptDirectory(str(_MIGRATIONS)).walk_revisions()}
-        if current and current not in known:
+        if current and current not in _known():
             raise Misconfigured(
                 f"the database is at revision {current}, made by a newer version of this software; this one knows "
                 f"{head} at most: install the newer version, or restore a backup from before its upgrade"
@@ -286,8 +285,11 @@ def insert_new_paths(connection: sa.Connection, table: sa.Table, rows: Sequence[
 
 
 def _insert(connection: sa.Connection, table: sa.Table) -> Any:
-    dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
-    return dialect.insert(table)
+    if connection.dialect.name == "postgresql":
+        from sqlalchemy.dialects.postgresql import insert as into_postgresql
+
+        return into_postgresql(table)
+    return into_sqlite(table)
 
 
 class UtcDateTime(sa.TypeDecorator[dt.datetime]):
@@ -309,10 +311,17 @@ class UtcDateTime(sa.TypeDecorator[dt.datetime]):
         return None if value is None else value.replace(tzinfo=dt.UTC)
 
 
+def _current(connection: sa.Connection) -> str:
+    """Return the revision that Alembic noted in the database, "" where it never did."""
+    if not sa.inspect(connection).has_table("alembic_version"):
+        return ""
+    return connection.execute(sa.text("SELECT version_num FROM alembic_version")).scalar_one_or_none() or ""
+
+
 @cache
-def _newest() -> str:
-    # Health asks every few seconds, and Alembic compiles every revision to answer.
-    return ScriptDirectory(str(_MIGRATIONS)).get_current_head() or ""
+def _known() -> tuple[str, ...]:
+    """Return every revision of this version, the newest last: the numbers that the names of their files begin with."""
+    return tuple(sorted(path.name.split("_")[0] for path in (_MIGRATIONS / "versions").glob("[0-9]*_*.py")))
 
 
 def _missed(url: sa.URL) -> dict[str, int]:

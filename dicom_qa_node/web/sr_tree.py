@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydicom import Dataset, dcmread
+from pydicom import Dataset
 from pydicom.errors import InvalidDicomError
+
+from dicom_qa_node.charsets import dcmread
 
 __all__ = ["Node", "read_tree"]
 

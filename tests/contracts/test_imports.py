@@ -172,6 +172,24 @@ def test_a_library_has_one_door(library):
     assert [name for name in names if not name.startswith(DOORS[library])] == []
 
 
+def _from_pydicom(path: Path) -> set[str]:
+    """Return what a module takes from pydicom that reads a file or decodes its text."""
+    nodes = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ImportFrom)]
+    return {
+        f"{node.module}.{alias.name}"
+        for node in nodes
+        for alias in node.names
+        if node.module
+        and (node.module.startswith(("pydicom.charset", "pydicom.filereader")) or alias.name == "dcmread")
+    }
+
+
+def test_text_is_read_through_the_door_that_knows_every_character_set():
+    allowed = {"dicom_qa_node.charsets.dcmread", "pydicom.filereader.read_file_meta_info"}
+    found = {path.name: _from_pydicom(path) - allowed for path in SOURCES if path.name != "charsets.py"}
+    assert {name: taken for name, taken in found.items() if taken} == {}
+
+
 FOREIGN = re.compile(r"(?<![\w.])/(?:work|workspace|home/\w+|root)/")
 TEXT = {".py", ".md", ".yaml", ".yml", ".toml", ".html", ".service", ".conf", ".json", ".txt", ".sh", ".css", ".js", ""}
 

@@ -8,7 +8,8 @@ import pytest
 from dicom_qa_node.config import Peer, Receive
 from dicom_qa_node.receive import admit
 from dicom_qa_node.receive.admit import Admission, Applicant, Rejection, Seats
-from dicom_qa_node.spool.retain import DiskGauge, DiskUsage
+from dicom_qa_node.spool.disk import DiskUsage
+from dicom_qa_node.spool.retain import DiskGauge
 
 LISTED = [
     Peer(ae_title="CT1", hosts=["10.1.0.0/16", "127.0.0.1"], max_associations=2),

@@ -10,7 +10,7 @@ from dicom_qa_node.config import Config
 from dicom_qa_node.ops.health import Facts, Level, ModelCheck, assess, gather
 from dicom_qa_node.ops.metrics import NodeCollector, exposition
 from dicom_qa_node.records import DeliveryState, SeriesState, utc_now
-from dicom_qa_node.spool.retain import DiskUsage
+from dicom_qa_node.spool.disk import DiskUsage
 from dicom_qa_node.store import Database
 from dicom_qa_node.store.liveness import Heartbeat
 

@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 
 from dicom_qa_node.errors import Permanent
+from dicom_qa_node.spool.disk import DiskUsage, disk_usage
 from dicom_qa_node.spool.layout import SpoolLayout
-from dicom_qa_node.spool.retain import DiskGauge, DiskUsage, delete_files, disk_usage
+from dicom_qa_node.spool.retain import DiskGauge, delete_files
 from dicom_qa_node.spool.write import SpoolFull
 
 MIB = 1024 * 1024

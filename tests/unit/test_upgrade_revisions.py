@@ -44,6 +44,11 @@ NOW = dt.datetime(2026, 1, 5, tzinfo=dt.UTC)
 Held = dict[str, tuple[sa.Table, list[tuple[Any, ...]]]]
 
 
+def test_the_newest_revision_is_known_without_alembic(tmp_path):
+    with closing(Database(f"sqlite:///{tmp_path}/none.db")) as database:
+        assert database.revision() == ("", REVISIONS[-1])
+
+
 @pytest.fixture(params=REVISIONS)
 def revision(request: pytest.FixtureRequest) -> str:
     return str(request.param)

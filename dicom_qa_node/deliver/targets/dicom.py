@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydicom import Dataset, dcmread
+from pydicom import Dataset
 from pydicom.errors import InvalidDicomError
 from pydicom.filereader import read_file_meta_info
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ImplicitVRLittleEndian
@@ -22,6 +22,7 @@ from pynetdicom.presentation import PresentationContext, build_context
 from pynetdicom.status import STORAGE_SERVICE_CLASS_STATUS
 
 from dicom_qa_node import config
+from dicom_qa_node.charsets import dcmread
 from dicom_qa_node.deliver.targets.base import Answer, Deferred, Refused, Shipment, classes_of
 from dicom_qa_node.errors import Misconfigured
 from dicom_qa_node.reactor import pause_for_certain

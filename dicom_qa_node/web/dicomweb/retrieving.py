@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 
-from pydicom import Dataset, dcmread
+from pydicom import Dataset
 from pydicom.errors import InvalidDicomError
 from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from starlette.exceptions import HTTPException
 from starlette.responses import Response, StreamingResponse
 
+from dicom_qa_node.charsets import dcmread
 from dicom_qa_node.search.find import find_instances
 from dicom_qa_node.search.keys import Identifier
 from dicom_qa_node.spool.layout import SpoolLayout
