@@ -31,7 +31,8 @@ from dicom_qa_node.complete import sweep
 from dicom_qa_node.config import Config, load_config
 from dicom_qa_node.ops.backup import back_up
 from dicom_qa_node.ops.health import ModelCheck, assess, gather
-from dicom_qa_node.ops.tasks import clear_quarantine, close_orphans, retain
+from dicom_qa_node.ops.retention import clear_quarantine, retain
+from dicom_qa_node.ops.tasks import close_orphans
 from dicom_qa_node.receive.reconcile import reconcile
 from dicom_qa_node.records import SeriesState, utc_now
 from dicom_qa_node.spool.layout import SpoolLayout

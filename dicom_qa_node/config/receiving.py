@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -87,6 +88,16 @@ class Spool(Section):
     keep_parked_days: float = Field(90, ge=0, description="days the images of a parked series stay in the spool")
     keep_quarantine_days: float = Field(
         30, ge=0, description="days objects that were refused on receiving stay in quarantine"
+    )
+    keep_pictures_days: float = Field(
+        1095, ge=0, description="days the pictures of a scored version stay for the pages; its result stays for good"
+    )
+    await_review: list[Literal["diagnostic", "limited", "non-diagnostic"]] = Field(
+        ["non-diagnostic"],
+        description="images and pictures of a series with one of these grades stay until somebody has reviewed it",
+    )
+    leave_early: bool = Field(
+        True, description="below resume_free_mb images of delivered series leave before their time, the oldest first"
     )
 
     @model_validator(mode="after")

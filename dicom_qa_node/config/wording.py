@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import types
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import annotated_types as at
 from pydantic import BaseModel
@@ -36,6 +36,8 @@ def sections_of(annotation: Any) -> list[type[BaseModel]]:
 def _of_type(annotation: Any) -> str:
     if annotation is bool:
         return "true or false"
+    if get_origin(annotation) is Annotated:
+        return _of_annotated(*get_args(annotation))
     if get_origin(annotation) is Literal:
         choices = [str(choice) for choice in get_args(annotation)]
         return choices[0] if len(choices) == 1 else f"{', '.join(choices[:-1])} or {choices[-1]}"
@@ -47,6 +49,10 @@ def _of_type(annotation: Any) -> str:
     if sections_of(annotation):
         return "section"
     return _WORDS.get(annotation, str(annotation))
+
+
+def _of_annotated(annotation: Any, *notes: Any) -> str:
+    return next((allowed(note) for note in notes if isinstance(note, FieldInfo)), _of_type(annotation))
 
 
 def _bounds(metadata: list[Any]) -> str:

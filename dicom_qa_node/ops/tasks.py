@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import datetime as dt
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from pathlib import PurePosixPath
 
 from dicom_qa_node.complete import Ages, sweep
 from dicom_qa_node.config import Config
@@ -18,22 +17,19 @@ from dicom_qa_node.ops.alerts import Judge, Troubles, keep_charts
 from dicom_qa_node.ops.audit_syslog import SyslogSender
 from dicom_qa_node.ops.clock import ClockWatch
 from dicom_qa_node.ops.health import HealthReport, ModelCheck, assess, gather, time_of
+from dicom_qa_node.ops.retention import clear_pictures, clear_quarantine, make_room, retain
 from dicom_qa_node.receive.reconcile import reconcile
-from dicom_qa_node.spool.gallery import read_gallery
 from dicom_qa_node.spool.layout import SpoolLayout
-from dicom_qa_node.spool.retain import DiskGauge, delete_files
-from dicom_qa_node.store import Database, Liveness, Registry, Retention, fold_counts, recall_from_future
+from dicom_qa_node.spool.retain import DiskGauge
+from dicom_qa_node.store import Database, Liveness, Registry, fold_counts, recall_from_future
 
-__all__ = ["Task", "clear_quarantine", "close_orphans", "retain", "tasks_of"]
+__all__ = ["Task", "close_orphans", "tasks_of"]
 
 _LOGGER = logging.getLogger(__name__)
-_BATCH = 500
 _RECONCILE_S = 1800.0
 _RECEIVER_SILENT_S = 120.0
 # A receiver that lives has beaten again by then.
 _BEATEN_AGAIN_S = 30.0
-# By then somebody has seen that the clock is wrong, or the time service has put it right.
-_RETENTION_WAITS_S = 86400.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +69,8 @@ def tasks_of(config: Config, database: Database, watch: ClockWatch | None = None
         Task("reconcile", _RECONCILE_S, look_for_lost_rows, first_after_s=_RECONCILE_S),
         Task("retention", 3600, lambda now: retain(config, database, now, watch)),
         Task("quarantine", 3600, lambda now: clear_quarantine(config, database, now, watch)),
+        Task("pictures", 3600, lambda now: clear_pictures(config, database, now, watch)),
+        Task("room", 10, lambda now: make_room(config, database, now)),
         *_watching(config, database),
         Task("checkpoint", 600, lambda _now: database.checkpoint()),
         Task("counts", 60, lambda _now: fold_counts(database)),
@@ -126,72 +124,6 @@ def close_orphans(database: Database, now: dt.datetime) -> int:
     if closed:
         log_event(_LOGGER, logging.WARNING, "orphaned_associations_closed", associations=closed)
     return closed
-
-
-def retain(config: Config, database: Database, now: dt.datetime, watch: ClockWatch | None = None) -> int:
-    """Delete the images of finished series whose time is over, file by file; return how many went.
-
-    The 16-bit copies of their slices go with them; the small pictures stay for the pages. A file goes first and its row
-    after: what a crash leaves is a row without a file, which the next run removes. For a day after the wall clock was
-    set nothing goes: were it wrong, everything would be old.
-    """
-    if _must_wait(watch):
-        return 0
-    layout, retention = SpoolLayout(config.spool_dir), Retention(database)
-    delivered_before = now - dt.timedelta(days=config.spool.keep_delivered_days)
-    parked_before = now - dt.timedelta(days=config.spool.keep_parked_days)
-    total = 0
-    while paths := retention.expired(delivered_before, parked_before, _BATCH):
-        done = delete_files(layout, [*paths, *_copies(layout, retention.versions(paths))])
-        gone = [path for path in paths if path not in done.failed]
-        retention.forget(gone)
-        total += done.files
-        if done.failed:
-            log_event(_LOGGER, logging.ERROR, "retention_failed", files=len(done.failed), first=done.failed[0])
-            break
-    if total:
-        log_event(_LOGGER, logging.INFO, "retention", files=total)
-    return total
-
-
-def clear_quarantine(config: Config, database: Database, now: dt.datetime, watch: ClockWatch | None = None) -> int:
-    """Delete the objects that were refused long enough ago, each with its notice; return how many went.
-
-    Files go first and rows after, and nothing goes after the clock was set, as in `retain`. Stored images that were
-    found damaged stay.
-    """
-    if _must_wait(watch):
-        return 0
-    layout, retention = SpoolLayout(config.spool_dir), Retention(database)
-    before = now - dt.timedelta(days=config.spool.keep_quarantine_days)
-    total = 0
-    while paths := retention.refused(before, _BATCH):
-        notices = {path: str(PurePosixPath(path).with_suffix(".json")) for path in paths}
-        failed = delete_files(layout, [*paths, *notices.values()]).failed
-        gone = [path for path, notice in notices.items() if path not in failed and notice not in failed]
-        total += retention.forget_refused(gone)
-        if failed:
-            log_event(_LOGGER, logging.ERROR, "retention_failed", files=len(failed), first=failed[0])
-            break
-    if total:
-        log_event(_LOGGER, logging.INFO, "quarantine_cleared", objects=total)
-    return total
-
-
-def _must_wait(watch: ClockWatch | None) -> bool:
-    if watch is None or watch.settled(_RETENTION_WAITS_S):
-        return False
-    log_event(_LOGGER, logging.WARNING, "retention_waits", reason="the clock of this host was set")
-    return True
-
-
-def _copies(layout: SpoolLayout, versions: Iterable[tuple[str, int]]) -> Iterator[str]:
-    """Yield the 16-bit pictures of these versions."""
-    for uid, version in versions:
-        folder = layout.pictures(uid, version)
-        gallery = read_gallery(folder)
-        for name in gallery.stored_files() if gallery is not None else ():
-            yield layout.relative(folder / name)
 
 
 class DiskWatch:

@@ -7,43 +7,87 @@ from collections.abc import Sequence
 
 import sqlalchemy as sa
 
-from dicom_qa_node.records import DeliveryState, DocumentKind, SeriesState
+from dicom_qa_node.records import DeliveryState, DocumentKind, Grade, SeriesState
 from dicom_qa_node.store import tables as t
 from dicom_qa_node.store.engine import Database
+from dicom_qa_node.store.review_tables import GRADE_CODES, ReviewMark, log_rows
 
 __all__ = ["Retention"]
 
 _UNDELIVERED = (DeliveryState.PENDING.value, DeliveryState.SENDING.value, DeliveryState.PARKED.value)
+_ENDS = (SeriesState.DELIVERED.value, SeriesState.REPORTED.value, SeriesState.PARKED.value)
+_WAITING = sa.exists().where(
+    (t.outbox.c.series_instance_uid == t.series.c.series_instance_uid)
+    & t.outbox.c.state.in_(_UNDELIVERED)
+    & (t.outbox.c.kind == DocumentKind.REPORT)
+)
 
 
 class Retention:
     """Lists instances of finished series and forgets them once their files are gone.
 
     A series is finished when it is DELIVERED, or REPORTED with nothing left to deliver, or PARKED.
-    Its row, its results, reports and history stay.
+    Its row, its results, reports and history stay. A series whose latest version has one of the grades ``await_review``
+    is kept until somebody has reviewed that version.
     """
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, await_review: Sequence[str] = ()) -> None:
         self._db = database
+        self._unreviewed = _unreviewed([Grade(grade) for grade in await_review])
 
-    def expired(self, delivered_before: dt.datetime, parked_before: dt.datetime, limit: int = 1000) -> list[str]:
+    def expired(self, delivered_before: dt.datetime, parked_before: dt.datetime | None, limit: int = 1000) -> list[str]:
         """Return the spool paths of instances whose series was finished before these times, by state the oldest first.
 
-        Series without images are not looked at, so a call costs in proportion to what it returns.
+        ``parked_before`` None leaves parked series alone. Series without images are not looked at, so a call costs in
+        proportion to what it returns, and to the series with images that wait for a review.
         """
-        ends = (
-            (SeriesState.DELIVERED, delivered_before),
-            (SeriesState.REPORTED, delivered_before),
-            (SeriesState.PARKED, parked_before),
-        )
+        ends = [(SeriesState.DELIVERED, delivered_before), (SeriesState.REPORTED, delivered_before)]
+        if parked_before is not None:
+            ends.append((SeriesState.PARKED, parked_before))
         found: list[str] = []
         with self._db.read() as connection:
             for state, before in ends:
-                query = _finished(state, before).limit(limit - len(found))
-                found += connection.execute(query).scalars()
+                query = (
+                    sa.select(t.instances.c.path)
+                    .join(t.series, t.series.c.series_instance_uid == t.instances.c.series_instance_uid)
+                    .where(_finished(state, before), ~self._unreviewed)
+                    .order_by(t.series.c.state_since)
+                )
+                found += list(connection.execute(query.limit(limit - len(found))).scalars())
                 if len(found) == limit:
                     break
         return found
+
+    def awaiting_review(self, delivered_before: dt.datetime) -> int:
+        """Return how many series have images only because nobody has reviewed them."""
+        query = sa.select(sa.func.count()).select_from(t.series)
+        with self._db.read() as connection:
+            return sum(
+                int(connection.execute(query.where(_finished(state, delivered_before), self._unreviewed)).scalar_one())
+                for state in (SeriesState.DELIVERED, SeriesState.REPORTED)
+            )
+
+    def old_pictures(self, before: dt.datetime, limit: int = 1000) -> list[tuple[str, int]]:
+        """Return the finished versions (Series Instance UID, version) scored before this time that have pictures."""
+        series = t.series.c
+        query = (
+            sa.select(t.results.c.series_instance_uid, t.results.c.version)
+            .join(t.series, series.series_instance_uid == t.results.c.series_instance_uid)
+            .where(t.results.c.scored_at < before, sa.text(t.PICTURED), series.state.in_(_ENDS), ~_WAITING)
+            .where(~self._unreviewed)
+            .order_by(t.results.c.scored_at)
+        )
+        with self._db.read() as connection:
+            return [(uid, int(version)) for uid, version in connection.execute(query.limit(limit))]
+
+    def forget_pictures(self, versions: Sequence[tuple[str, int]]) -> int:
+        """Note that the pictures of these versions were deleted; return how many."""
+        result = t.results.c
+        with self._db.write() as connection:
+            for uid, version in versions:
+                this = (result.series_instance_uid == uid) & (result.version == version)
+                connection.execute(t.results.update().where(this).values(pictures=0))
+        return len(versions)
 
     def versions(self, paths: Sequence[str]) -> list[tuple[str, int]]:
         """Return every scored version of the series that these instances belong to."""
@@ -96,18 +140,22 @@ class Retention:
             return connection.execute(gone).rowcount
 
 
-def _finished(state: SeriesState, before: dt.datetime) -> sa.Select[tuple[str]]:
-    """Select the paths of the instances of series in this state since before this time, the oldest first."""
+def _finished(state: SeriesState, before: dt.datetime) -> sa.ColumnElement[bool]:
+    """Series with images that are in this state since before this time and have nothing to deliver any more."""
     series = t.series.c
-    waiting = sa.exists().where(
-        (t.outbox.c.series_instance_uid == series.series_instance_uid)
-        & t.outbox.c.state.in_(_UNDELIVERED)
-        & (t.outbox.c.kind == DocumentKind.REPORT)
+    finished = (series.state == state.value) & (series.state_since < before) & sa.text(t.KEPT)
+    return finished if state is SeriesState.PARKED else finished & ~_WAITING
+
+
+def _unreviewed(grades: Sequence[Grade]) -> sa.ColumnElement[bool]:
+    """Series whose latest version has one of these grades and no review."""
+    if not grades:
+        return sa.false()
+    row = log_rows.c
+    # A sum has no index: the one of the series is the right one, those of grade and review lead to millions of rows.
+    return sa.exists().where(
+        (row.series_instance_uid == t.series.c.series_instance_uid)
+        & (row.latest == 1)
+        & (row.grade + 0).in_([GRADE_CODES[grade] for grade in grades])
+        & (row.review + 0 == ReviewMark.NONE)
     )
-    query = (
-        sa.select(t.instances.c.path)
-        .join(t.series, series.series_instance_uid == t.instances.c.series_instance_uid)
-        .where(series.state == state.value, series.state_since < before, sa.text(t.KEPT))
-        .order_by(series.state_since)
-    )
-    return query if state is SeriesState.PARKED else query.where(~waiting)

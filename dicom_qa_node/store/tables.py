@@ -13,6 +13,7 @@ from dicom_qa_node.store.engine import UtcDateTime
 __all__ = [
     "FACT_COLUMNS",
     "KEPT",
+    "PICTURED",
     "UNDELIVERED",
     "associations",
     "commit_replies",
@@ -51,6 +52,7 @@ UNDELIVERED = "state <> 'DELIVERED'"
 """The condition of ``ix_outbox_undelivered``; a query that has it in these words is answered by that index."""
 
 KEPT = "kept > 0"
+PICTURED = "pictures > 0"
 """The condition of ``ix_series_kept``: images of the series are still in the spool."""
 
 series = sa.Table(
@@ -189,8 +191,11 @@ results = sa.Table(
     sa.Column("model", sa.Text, nullable=False),
     sa.Column("model_sha256", sa.String(64), nullable=False),
     sa.Column("payload", sa.Text, nullable=False),
+    # 0 once retention has removed the pictures of this version.
+    sa.Column("pictures", sa.SmallInteger, nullable=False, server_default="1"),
     sa.UniqueConstraint("series_instance_uid", "version"),
     sa.Index("ix_results_scored_at", "scored_at"),
+    sa.Index("ix_results_pictures", "scored_at", sqlite_where=sa.text(PICTURED), postgresql_where=sa.text(PICTURED)),
     sa.Index("ix_results_scanner", "scanner", "scored_at"),
     sa.Index("ix_results_grade", "grade", "scored_at"),
 )

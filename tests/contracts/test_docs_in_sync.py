@@ -40,6 +40,10 @@ def test_generated_file_is_current(file, text):
     assert (ROOT / file).read_text() == text(), f"{file} is not what the schema says; run: make docs"
 
 
+def test_what_a_key_may_hold_is_said_in_words():
+    assert [line for line in as_markdown().splitlines() if re.search(r"FieldInfo|Annotated|typing", line)] == []
+
+
 @pytest.mark.parametrize("state", SeriesState)
 def test_every_state_has_its_row_with_what_to_do(state):
     for page in (README, OPERATOR):

@@ -18,8 +18,9 @@ from dicom_qa_node.deliver.courier import Lane
 from dicom_qa_node.deliver.targets.base import Answer, Deferred
 from dicom_qa_node.ops.clock import ClockWatch
 from dicom_qa_node.ops.health import Facts, Level, assess
+from dicom_qa_node.ops.retention import retain
 from dicom_qa_node.ops.schedule import TaskRunner
-from dicom_qa_node.ops.tasks import Task, recall, retain, tasks_of
+from dicom_qa_node.ops.tasks import Task, recall, tasks_of
 from dicom_qa_node.receive import prefork
 from dicom_qa_node.records import (
     AssociationEnd,

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import datetime as dt
+import re
+from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
 
 from dicom_qa_node.complete import sweep
 from dicom_qa_node.config import Complete, Config
-from dicom_qa_node.ops.tasks import clear_quarantine, retain
+from dicom_qa_node.ops.retention import clear_pictures, clear_quarantine, make_room, retain
 from dicom_qa_node.receive.reconcile import reconcile
 from dicom_qa_node.records import (
+    Grade,
     ModelRef,
     Quarantined,
     ReportRef,
@@ -21,11 +25,12 @@ from dicom_qa_node.records import (
     SeriesState,
     StoredInstance,
 )
+from dicom_qa_node.spool.disk import DiskUsage
 from dicom_qa_node.spool.gallery import INDEX, Gallery, ShownSlice, StoredLayer, gallery_to_json
 from dicom_qa_node.spool.layout import SpoolLayout
 from dicom_qa_node.spool.part10 import Origin
 from dicom_qa_node.spool.write import SpoolWriter, move_to_quarantine
-from dicom_qa_node.store import Database, Jobs, Outbox, Registry, Retention
+from dicom_qa_node.store import Database, Jobs, Outbox, QualityLog, Registry, Retention, Reviews
 from dicom_qa_node.store import tables as t
 
 T0 = dt.datetime(2026, 1, 5, 8, 0, tzinfo=dt.UTC)
@@ -37,7 +42,7 @@ def database(any_database):
     return any_database
 
 
-def report(database: Database, targets: list[str]) -> Outbox:
+def report(database: Database, targets: list[str], grade: Grade | None = None) -> Outbox:
     registry = Registry(database)
     facts = SeriesFacts("1.2.3", "1.2", "CT")
     registry.record([StoredInstance("1.2.3.1", "1.2", "1.2", "a/1.dcm", "0" * 64, 9, T0, "SC", "a1", facts)])
@@ -45,7 +50,8 @@ def report(database: Database, targets: list[str]) -> Outbox:
     registry.complete(progress, reason="quiet", at=T0)
     jobs, outbox = Jobs(database, clock=lambda: T0), Outbox(database, clock=lambda: T0)
     model = ModelRef("m", "1", "f" * 64)
-    result = SeriesResult("1.2.3", "CT", SeriesKind.CT, None, None, None, (), (), (), model, 1)
+    score, interval = (None, None) if grade is None else (1.0, (0.5, 1.5))
+    result = SeriesResult("1.2.3", "CT", SeriesKind.CT, score, interval, grade, (), (), (), model, 1)
     assert jobs.finish(jobs.claim("w"), result)
     assert outbox.add_report(ReportRef("2.25.1", "1.2", "2.25.2", "1.2.3", 1, "r/1.dcm", T0), targets)
     return outbox
@@ -73,6 +79,144 @@ def test_images_stay_while_a_delivery_is_parked(database):
 def test_without_targets_a_reported_series_is_finished(database):
     report(database, [])
     assert Retention(database).expired(LATER, T0) == ["a/1.dcm"]
+
+
+AWAITED = [Grade.NON_DIAGNOSTIC]
+
+
+def test_images_stay_until_a_bad_series_was_reviewed(database):
+    report(database, [], Grade.NON_DIAGNOSTIC)
+    retention = Retention(database, AWAITED)
+    assert retention.expired(LATER, LATER) == []
+    assert retention.awaiting_review(LATER) == 1
+    assert retention.awaiting_review(T0) == 0
+    Reviews(database).add("1.2.3", 1, reviewer="kim", agrees=True)
+    assert retention.awaiting_review(LATER) == 0
+    assert retention.expired(LATER, LATER) == ["a/1.dcm"]
+
+
+@pytest.mark.parametrize(("grade", "awaited"), [(Grade.LIMITED, AWAITED), (None, AWAITED), (Grade.NON_DIAGNOSTIC, [])])
+def test_no_other_grade_waits_for_a_review(database, grade, awaited):
+    report(database, [], grade)
+    retention = Retention(database, awaited)
+    assert retention.awaiting_review(LATER) == 0
+    assert retention.expired(LATER, None) == ["a/1.dcm"]
+
+
+@dataclass
+class Disk:
+    """The free space that images of 1 MiB each leave."""
+
+    layout: SpoolLayout
+    images: int
+    free_when_full: int
+
+    def __call__(self, folder: Path) -> DiskUsage:
+        gone = self.images - sum(1 for _ in self.layout.instances.rglob("*.dcm"))
+        return DiskUsage(100 << 20, (self.free_when_full + gone) << 20)
+
+
+def delivered_series(database: Database, layout: SpoolLayout, count: int) -> list[Path]:
+    """Lay down series of one image each, delivered one hour after the other."""
+    registry, paths = Registry(database), []
+    for number in range(count):
+        at, uid = T0 + dt.timedelta(hours=number), f"1.2.3.{number}"
+        path = layout.instance(f"{uid}.1")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"image")
+        paths.append(path)
+        facts = SeriesFacts(uid, uid, "CT")
+        image = StoredInstance(f"{uid}.1", "1.2", "1.2", layout.relative(path), "0" * 64, 9, at, "SC", "a", facts)
+        registry.record([image])
+        (progress,) = registry.receiving()
+        registry.complete(progress, reason="quiet", at=at)
+        jobs = Jobs(database, clock=lambda at=at: at)
+        model = ModelRef("m", "1", "f" * 64)
+        result = SeriesResult(uid, "CT", SeriesKind.CT, None, None, None, (), (), (), model, 1)
+        assert jobs.finish(jobs.claim("w"), result)
+        outbox = Outbox(database, clock=lambda at=at: at)
+        assert outbox.add_report(ReportRef(f"2.25.{number}", "1.2", "2.25.2", uid, 1, f"r/{number}.dcm", at), [])
+    return paths
+
+
+def short_of(layout: SpoolLayout, **changes: object) -> Config:
+    spool = {"min_free_mb": 10, "resume_free_mb": 20} | changes
+    return Config.model_validate({"spool_dir": layout.root, "spool": spool})
+
+
+def test_a_short_disk_lets_the_oldest_delivered_images_leave_early(database, layout, monkeypatch):
+    monkeypatch.setattr("dicom_qa_node.ops.retention._BATCH", 2)
+    paths = delivered_series(database, layout, 9)
+    disk = Disk(layout, images=9, free_when_full=15)
+    assert make_room(short_of(layout, leave_early=False), database, LATER, disk) == 0
+    # Batches of two: the third brings more than the 20 MiB that are wanted.
+    assert make_room(short_of(layout), database, LATER, disk) == 6
+    assert [path.exists() for path in paths] == [False] * 6 + [True] * 3
+    assert make_room(short_of(layout), database, LATER, disk) == 0
+    assert [kept_of(database)[f"1.2.3.{number}"] for number in range(9)] == [0] * 6 + [1] * 3
+
+
+def test_a_short_disk_takes_no_image_that_waits_for_delivery_or_review_or_is_parked(database, layout):
+    delivered_series(database, layout, 1)
+    report(database, ["pacs"])
+    facts = SeriesFacts("1.2.9", "1.2", "CT")
+    registry = Registry(database)
+    registry.record([StoredInstance("1.2.9.1", "1.2", "1.2", "p/1.dcm", "0" * 64, 9, T0, "SC", "a1", facts)])
+    assert registry.park("1.2.9", "no slices", actor="score", at=T0)
+    full = Disk(layout, images=0, free_when_full=0)
+    assert make_room(short_of(layout), database, LATER, full) == 1
+    assert {uid: kept for uid, kept in kept_of(database).items() if kept} == {"1.2.3": 1, "1.2.9": 1}
+
+
+def kept_of(database: Database) -> dict[str, int]:
+    with database.read() as connection:
+        rows = connection.execute(sa.select(t.series.c.series_instance_uid, t.series.c.kept))
+        return {uid: int(kept) for uid, kept in rows}
+
+
+def pictured(layout: SpoolLayout, uid: str, version: int = 1) -> Path:
+    folder = layout.pictures(uid, version)
+    folder.mkdir(parents=True)
+    for name in ("sheet.png", "display_1.png", INDEX):
+        (folder / name).touch()
+    return folder
+
+
+def test_pictures_leave_after_their_time_and_the_result_stays(database, layout):
+    delivered_series(database, layout, 2)
+    old, young = (pictured(layout, f"1.2.3.{number}") for number in range(2))
+    config = Config.model_validate({"spool_dir": layout.root, "spool": {"keep_pictures_days": 30}})
+    at = T0 + dt.timedelta(days=30)
+    assert clear_pictures(config, database, at) == 0
+    assert clear_pictures(config, database, at + dt.timedelta(minutes=30)) == 1
+    assert not old.parent.exists()
+    assert len(list(young.iterdir())) == 3
+    assert QualityLog(database).count() == 2
+    assert clear_pictures(config, database, at + dt.timedelta(minutes=30)) == 0
+
+
+def test_pictures_of_what_waits_for_a_review_or_delivery_stay(database, layout):
+    report(database, ["pacs"], Grade.NON_DIAGNOSTIC)
+    folder = pictured(layout, "1.2.3")
+    config = Config.model_validate({"spool_dir": layout.root, "spool": {"keep_pictures_days": 0}})
+    assert clear_pictures(config, database, LATER) == 0
+    Reviews(database).add("1.2.3", 1, reviewer="kim", agrees=True)
+    assert clear_pictures(config, database, LATER) == 0
+    outbox = Outbox(database)
+    assert outbox.delivered(outbox.claim(["pacs"]), "0x0000")
+    assert clear_pictures(config, database, LATER) == 1
+    assert not folder.exists()
+
+
+def test_pictures_that_cannot_be_deleted_are_tried_again(database, layout):
+    delivered_series(database, layout, 1)
+    folder = pictured(layout, "1.2.3.0")
+    (folder / "stuck").mkdir()
+    config = Config.model_validate({"spool_dir": layout.root, "spool": {"keep_pictures_days": 0}})
+    assert clear_pictures(config, database, LATER) == 0
+    (folder / "stuck").rmdir()
+    assert clear_pictures(config, database, LATER) == 1
+    assert not folder.exists()
 
 
 def test_a_late_image_takes_the_series_off_the_list(database):
@@ -110,14 +254,15 @@ def test_only_series_with_images_are_looked_at(tmp_path):
     database.upgrade()
     asked: list[tuple[str, object]] = []
     sa.event.listen(database.engine, "before_cursor_execute", lambda *call: asked.append(call[2:4]))
-    Retention(database).expired(LATER, LATER)
+    Retention(database, [Grade.NON_DIAGNOSTIC]).expired(LATER, LATER)
     queries = [call for call in asked if "FROM instances" in call[0]]
     assert len(queries) == 3
     with database.read() as connection:
         for query, values in queries:
             plan = str(connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {query}", values).all())
             assert "ix_series_kept" in plan, plan
-            assert "SCAN" not in plan, plan
+            assert "SEARCH log_rows USING INDEX ix_log_rows_series_instance_uid" in plan, plan
+            assert not re.search("SCAN (series|instances|outbox|log_rows)", plan), plan
             assert "ORDER BY" not in plan, plan
     database.close()
 
@@ -245,7 +390,7 @@ def test_what_cannot_be_deleted_keeps_its_row(database, layout):
 
 
 def test_more_refused_objects_than_one_batch_leave(database, layout, monkeypatch):
-    monkeypatch.setattr("dicom_qa_node.ops.tasks._BATCH", 4)
+    monkeypatch.setattr("dicom_qa_node.ops.retention._BATCH", 4)
     for _ in range(10):
         refuse(layout, database, T0)
     config = Config.model_validate({"spool_dir": layout.root})

@@ -11,8 +11,9 @@ import pytest
 
 from dicom_qa_node.config import Config
 from dicom_qa_node.errors import Transient
+from dicom_qa_node.ops.retention import retain
 from dicom_qa_node.ops.schedule import TaskRunner
-from dicom_qa_node.ops.tasks import Task, close_orphans, retain, tasks_of
+from dicom_qa_node.ops.tasks import Task, close_orphans, tasks_of
 from dicom_qa_node.records import AssociationStart, SeriesFacts, SeriesState, StoredInstance, utc_now
 from dicom_qa_node.store import Database, Liveness, Registry
 
