@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from dicom_qa_node.cli.present import coloured, console, score_text
 from dicom_qa_node.cli.verdict_json import verdict
+from dicom_qa_node.config.priority import priority_name
 
 if TYPE_CHECKING:
     from dicom_qa_node.records import LogEntry
@@ -36,6 +37,8 @@ def as_document(
         "expected": row.expected,
         "conflicts": row.conflicts,
         "calling_ae": row.calling_ae,
+        "site": row.site,
+        "priority": priority_name(row.priority),
         "pair_series_uid": row.pair_series_uid,
         "facts": {key: value for key, value in asdict(row.facts).items() if value},
         "scored_version": None if entry is None else entry.version,
@@ -89,7 +92,7 @@ def print_page(document: dict[str, Any]) -> None:
 
 _HEAD = (
     "series_instance_uid", "state", "state_since", "reason", "version", "received", "expected", "conflicts",
-    "calling_ae", "pair_series_uid", "picture",
+    "calling_ae", "site", "priority", "pair_series_uid", "picture",
 )  # fmt: skip
 
 

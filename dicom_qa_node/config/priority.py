@@ -11,7 +11,7 @@ from dicom_qa_node.config.base import Section
 from dicom_qa_node.config.patterns import SHELL, any_matches, checked_patterns
 from dicom_qa_node.records import SeriesFacts
 
-__all__ = ["LEVELS", "PriorityRule", "priority_of"]
+__all__ = ["LEVELS", "PriorityRule", "priority_name", "priority_of"]
 
 LEVELS = {"stat": 20, "high": 10, "routine": 0, "low": -10}
 """What the words count in the queue, after those of Requested Procedure Priority (0040,1003)."""
@@ -53,3 +53,8 @@ class PriorityRule(Section):
 def priority_of(rules: Sequence[PriorityRule], facts: SeriesFacts, calling_ae: str) -> int:
     """Return how urgent a series is, by the first rule that fits; ROUTINE where none does."""
     return next((LEVELS[rule.priority] for rule in rules if rule.fits(facts, calling_ae)), LEVELS["routine"])
+
+
+def priority_name(level: int) -> str:
+    """Return the word of a level of `LEVELS`, or its number where another version of the node has set it."""
+    return next((name for name, known in LEVELS.items() if known == level), str(level))

@@ -158,6 +158,7 @@ def test_show_json_tells_the_whole_way(database, qa):
     page = json.loads(out)
     assert page["facts"]["patient_name"] == NAME
     assert page["verdict"]["score"] == 3.1
+    assert (page["site"], page["priority"]) == ("default", "routine")
     assert [event["new_state"] for event in page["history"]][:4] == ["COMPLETE", "SCORING", "SCORED", "REPORTED"]
     assert page["deliveries"][0]["file"] == "spool/reports/1.dcm"
 

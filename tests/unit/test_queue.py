@@ -17,7 +17,7 @@ from alembic import command
 from alembic.config import Config as AlembicConfig
 
 import dicom_qa_node.store
-from dicom_qa_node.config.priority import PriorityRule, priority_of
+from dicom_qa_node.config.priority import LEVELS, PriorityRule, priority_name, priority_of
 from dicom_qa_node.errors import Transient
 from dicom_qa_node.records import ModelRef, SeriesFacts, SeriesKind, SeriesResult, SeriesState, StoredInstance
 from dicom_qa_node.store import Database, Jobs, QualityLog, Registry
@@ -94,6 +94,11 @@ def test_urgent_series_go_first(database, clock):
     complete(database, [image(facts("1.5"))])
     assert score_all(Jobs(database, clock=clock)) == ["1.4", "1.3", "1.2", "1.5", "1.1"]
     assert left_in_the_queue(database) == 0
+
+
+def test_every_level_of_priority_has_its_word():
+    assert {name: priority_name(level) for name, level in LEVELS.items()} == {name: name for name in LEVELS}
+    assert priority_name(7) == "7"
 
 
 def test_a_rule_of_priority_needs_something_to_look_at():

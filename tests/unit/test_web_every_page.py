@@ -7,6 +7,7 @@ import re
 from dataclasses import fields, replace
 
 import pytest
+import sqlalchemy as sa
 from starlette.routing import Route
 
 from dicom_qa_node.records import (
@@ -21,6 +22,7 @@ from dicom_qa_node.records import (
     utc_now,
 )
 from dicom_qa_node.store import Jobs, Registry, Role
+from dicom_qa_node.store import tables as t
 from dicom_qa_node.web import app as web_app
 from tests.web_site import bearer, logged_in, open_site, stranger
 
@@ -141,6 +143,15 @@ def test_a_viewer_never_gets_a_patient(site):
             leaked = [word for word in WORDS if word.encode() in answer.content and word not in path]
             assert leaked == [], (path, leaked)
     assert "Doe" in logged_in(site, Role.REVIEWER).get(f"/series/{UID}").text, "the test can find what it looks for"
+
+
+def test_the_page_of_a_series_says_where_it_came_in_and_how_urgent_it_is(site):
+    series(site.database)
+    client = logged_in(site, Role.VIEWER)
+    assert "<dt>Received at</dt><dd>default</dd>" in client.get(f"/series/{UID}").text
+    with site.database.write() as connection:
+        connection.execute(sa.update(t.series).values(site="north", priority=20))
+    assert "<dt>Received at</dt><dd>north, stat</dd>" in client.get(f"/series/{UID}").text
 
 
 @pytest.mark.parametrize("role", [Role.VIEWER, Role.REVIEWER])

@@ -11,6 +11,7 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 from starlette.routing import BaseRoute, Route
 
+from dicom_qa_node.config.priority import priority_name
 from dicom_qa_node.errors import Permanent
 from dicom_qa_node.records import DeliveryState, LogEntry, ReportRef, SeriesState, Severity
 from dicom_qa_node.spool.gallery import Gallery
@@ -135,6 +136,7 @@ def _show(request: Request) -> Response:
         "said": request.query_params.get("done", ""),
         "labels": _ACTIONS,
         "plain_unit": plain_unit,
+        "priority": priority_name(row.priority),
     }
     return page(request, "series/series.html", **context, **_verdict(request, entry))
 
