@@ -170,7 +170,7 @@ class StreamingProvider(DULServiceProvider):
         try:
             pdu, event = super()._decode_pdu(bytestream)
             # The state machine does this, too, and where it fails there the peer would not be told.
-            pdu.to_primitive()
+            _require_syntaxes(pdu.to_primitive())
             return pdu, event
         except Exception:
             self._tell(f"a PDU of type {bytestream[0]:02X} cannot be decoded")
@@ -195,6 +195,16 @@ class StreamingProvider(DULServiceProvider):
     def _next_is_p_data(self) -> bool:
         head = self.stream.peek_pdu_head()
         return head is not None and head[0] == P_DATA_TF
+
+
+def _require_syntaxes(primitive: Any) -> None:
+    """Raise ValueError if a proposed context lacks its abstract syntax or every transfer syntax (PS3.8 table 9-13).
+
+    pynetdicom negotiates such a context and fails in doing so, without an answer to the peer.
+    """
+    proposed = getattr(primitive, "presentation_context_definition_list", ())
+    if any(not context.abstract_syntax or not context.transfer_syntax for context in proposed):
+        raise ValueError("a presentation context without a syntax")
 
 
 def _words_for(pdu_type: int, length: int) -> str:

@@ -12,6 +12,7 @@ import psutil
 import pytest
 from pydicom.uid import generate_uid
 from pynetdicom.pdu import A_ASSOCIATE_RQ
+from pynetdicom.pdu_items import AbstractSyntaxSubItem, TransferSyntaxSubItem
 
 from dicom_qa_node.config import Config, Peer
 from tests.integration.receive_peer import (
@@ -208,6 +209,33 @@ def test_a_peer_that_proposes_unknown_classes_is_told_of_in_the_log(
     poll(lambda: "event=nothing_in_common calling_ae=SCANNER proposed=2" in receiver.log.read_text())
     with association(receiver) as assoc:
         assert store(assoc, ct()).Status == SUCCESS
+
+
+def without(pdu: A_ASSOCIATE_RQ, part: type) -> bytes:
+    """Return the request with such sub-items missing from its first presentation context."""
+    context = pdu.presentation_context[0]
+    context.abstract_transfer_syntax_sub_items = [
+        item for item in context.abstract_transfer_syntax_sub_items if not isinstance(item, part)
+    ]
+    return pdu.encode()
+
+
+@pytest.mark.parametrize("part", [AbstractSyntaxSubItem, TransferSyntaxSubItem], ids=["abstract", "transfer"])
+def test_a_context_without_a_syntax_is_answered_and_ends_no_thread(make_receiver: MakeReceiver, part: type) -> None:
+    receiver = make_receiver()
+    with association(receiver) as assoc:
+        request = assoc.requestor.primitive
+    pdu = A_ASSOCIATE_RQ()
+    pdu.from_primitive(request)
+    with raw_connection(receiver) as peer:
+        peer.sendall(without(pdu, part))
+        # A-ABORT (PS3.8 9.3.8), not silence.
+        assert peer.recv(1) == b"\x07"
+    with association(receiver) as assoc:
+        assert store(assoc, ct()).Status == SUCCESS
+    text = receiver.log.read_text()
+    assert text.count("event=malformed") == 1
+    assert "where=" not in text
 
 
 def test_a_peer_that_breaks_off_while_it_is_answered_leaves_no_trace(
