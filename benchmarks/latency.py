@@ -45,7 +45,7 @@ def main(arguments: Sequence[str]) -> int:
     with tempfile.TemporaryDirectory(prefix="latency-") as folder:
         images = phantom.ct_series(1, slices=options.slices)
         with demo_node(Path(folder) / "node") as node:
-            _wait_for_scorer(node)
+            wait_for_scorer(node)
             runs = [_one(node, _copies(images, number, Path(folder))) for number in range(options.series + 1)][1:]
             memory = dict(_memory(node))
     _print(options.slices, runs, memory)
@@ -80,7 +80,7 @@ def _copies(images: Sequence[Dataset], number: int, folder: Path) -> list[Path]:
     return sorted(paths)
 
 
-def _wait_for_scorer(node: DemoNode) -> None:
+def wait_for_scorer(node: DemoNode) -> None:
     database = Database(node.config.database_url)
 
     def idle() -> bool:

@@ -22,7 +22,7 @@ from dicom_qa_node.records import (
     result_from_json,
 )
 from dicom_qa_node.store import tables as t
-from dicom_qa_node.store.due import first_of, is_abandoned, is_ready, joined, sender_host
+from dicom_qa_node.store.due import NEXT, joined, sender_host
 from dicom_qa_node.store.engine import Database
 from dicom_qa_node.store.registry import facts_of
 from dicom_qa_node.store.state_counts import counts_by_state
@@ -34,6 +34,19 @@ __all__ = ["Outbox", "OutboxRow", "Unreported"]
 _BATCH = 500
 _PENDING, _SENDING = DeliveryState.PENDING.value, DeliveryState.SENDING.value
 _DELIVERED, _PARKED = DeliveryState.DELIVERED.value, DeliveryState.PARKED.value
+_NEXT = [(query, query.with_for_update(skip_locked=True, of=t.outbox)) for query in NEXT]
+# As often asked, and put together once, as `due.NEXT`.
+_UNREPORTED = (
+    sa.select(t.series, t.results.c.payload, t.results.c.scored_at, sender_host().label("sender_host"))
+    .join(
+        t.results,
+        (t.results.c.series_instance_uid == t.series.c.series_instance_uid)
+        & (t.results.c.version == t.series.c.version),
+    )
+    .where(t.series.c.state == SeriesState.SCORED)
+    .order_by(t.series.c.state_since)
+    .limit(sa.bindparam("most", type_=sa.Integer))
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,17 +97,6 @@ class Outbox:
 
     def unreported(self, limit: int = 10) -> list[Unreported]:
         """Return series in SCORED with their result, the oldest first."""
-        query = (
-            sa.select(t.series, t.results.c.payload, t.results.c.scored_at, sender_host().label("sender_host"))
-            .join(
-                t.results,
-                (t.results.c.series_instance_uid == t.series.c.series_instance_uid)
-                & (t.results.c.version == t.series.c.version),
-            )
-            .where(t.series.c.state == SeriesState.SCORED)
-            .order_by(t.series.c.state_since)
-            .limit(limit)
-        )
         with self._db.read() as connection:
             return [
                 Unreported(
@@ -105,7 +107,7 @@ class Outbox:
                     row.scored_at,
                     Sender(row.calling_ae.strip(), row.sender_host or ""),
                 )
-                for row in connection.execute(query).all()
+                for row in connection.execute(_UNREPORTED, {"most": limit}).all()
             ]
 
     def trend(self, item: Unreported, limit: int) -> list[float]:
@@ -188,32 +190,28 @@ class Outbox:
         made, but one that waits for its next attempt holds no other series back.
         """
         now = self._clock()
-        # Apart, each is the head of an index; together the database would sort all that wait.
-        for due in (is_abandoned(t.outbox, now), is_ready(t.outbox, now)):
-            query = first_of(due, now).where(t.outbox.c.target.in_(list(targets))).limit(1)
-            delivery = self._claim_one(query, now)
-            if delivery is not None:
-                return delivery
+        asked = {"targets": list(targets), "now": now}
+        for look, take in _NEXT:
+            with self._db.read() as connection:
+                if connection.execute(look, asked).first() is None:
+                    continue
+            with self._db.write() as connection:
+                row = connection.execute(take, asked).one_or_none()
+                if row is not None:
+                    return self._taken(connection, row, now)
         return None
 
-    def _claim_one(self, query: sa.Select[tuple[object, ...]], now: dt.datetime) -> Delivery | None:
-        with self._db.read() as connection:
-            if connection.execute(query).first() is None:
-                return None
-        with self._db.write() as connection:
-            row = connection.execute(query.with_for_update(skip_locked=True, of=t.outbox)).one_or_none()
-            if row is None:
-                return None
-            token = uuid.uuid4().hex
-            values = {
-                "state": _SENDING,
-                "attempts": row.attempts + 1,
-                "lease_token": token,
-            }
-            update = t.outbox.update().where(t.outbox.c.delivery_id == row.delivery_id)
-            connection.execute(update.values(**values, lease_until=now + self._lease))
-            sender = Sender(row.sender_ae, row.sender_host)
-            return Delivery(row.delivery_id, row.target, _report(row), row.attempts + 1, token, sender)
+    def _taken(self, connection: sa.Connection, row: sa.Row[tuple[object, ...]], now: dt.datetime) -> Delivery:
+        token = uuid.uuid4().hex
+        values = {
+            "state": _SENDING,
+            "attempts": row.attempts + 1,
+            "lease_token": token,
+        }
+        update = t.outbox.update().where(t.outbox.c.delivery_id == row.delivery_id)
+        connection.execute(update.values(**values, lease_until=now + self._lease))
+        sender = Sender(row.sender_ae, row.sender_host)
+        return Delivery(row.delivery_id, row.target, _report(row), row.attempts + 1, token, sender)
 
     def heartbeat(self, delivery: Delivery) -> bool:
         """Renew the lease of a delivery; False when it was lost."""

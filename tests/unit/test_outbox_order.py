@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
 from dicom_qa_node.config import Config
 from dicom_qa_node.records import AssociationStart, DeliveryState, ReportRef, Sender, SeriesState
@@ -124,6 +128,69 @@ def test_after_an_outage_and_a_retry_of_all_the_order_is_that_of_making(database
         outbox.retry_later(outbox.claim(["pacs"]), "no connection", wait_s)
     assert outbox.retry(target="pacs", actor="admin") == 3
     assert sent(outbox, clock, set()) == ["2.25.11", "2.25.21", "2.25.12"]
+
+
+@contextmanager
+def watched(database: Database) -> Iterator[list[Any]]:
+    """Return the statements that are asked of a database until the block ends."""
+    asked: list[Any] = []
+
+    def note(_connection: sa.Connection, statement: Any, *_rest: object) -> None:
+        asked.append(statement)
+
+    sa.event.listen(database.engine, "before_execute", note)
+    yield asked
+    sa.event.remove(database.engine, "before_execute", note)
+
+
+def test_looks_in_vain_ask_the_same_few_statements_again(database, tmp_path, clock):
+    reported(database, tmp_path, clock, 1)
+    outbox = Outbox(database, clock=clock)
+    outbox.retry_later(outbox.claim(["pacs"]), "no connection", 900)
+    looks = []
+    for _ in range(2):
+        with watched(database) as asked:
+            assert outbox.claim(["pacs"]) is None
+            assert outbox.unreported() == []
+        looks.append(asked)
+        clock.advance(1)
+    assert len(looks[0]) == 3
+    assert all(first is again for first, again in zip(*looks, strict=True))
+
+
+def test_what_comes_up_after_looks_in_vain_is_found(database, database_url, tmp_path, clock):
+    mine, other = Outbox(database, lease_s=60, clock=clock), Database(database_url)
+
+    def finds(uid: str) -> bool:
+        delivery = mine.claim(["pacs"])
+        return delivery is not None and delivery.report.sop_instance_uid == uid
+
+    assert mine.claim(["pacs"]) is None
+    assert mine.unreported() == []
+    # Another process scores and reports.
+    reported(other, tmp_path, clock, 1)
+    assert finds("2.25.11")
+    # Whoever held it is gone, its lease runs out.
+    clock.advance(59)
+    assert mine.claim(["pacs"]) is None
+    clock.advance(2)
+    delivery = mine.claim(["pacs"])
+    # Its next attempt comes; the clock may be set past it, too.
+    mine.retry_later(delivery, "no connection", 900)
+    clock.advance(899)
+    assert mine.claim(["pacs"]) is None
+    clock.advance(86400)
+    assert finds("2.25.11")
+    # An operator takes up what was parked.
+    clock.advance(61)
+    mine.park(mine.claim(["pacs"]), "refused")
+    assert mine.claim(["pacs"]) is None
+    assert Outbox(other, clock=clock).retry(actor="admin") == 1
+    assert finds("2.25.11")
+    scored(other, tmp_path, 2)
+    (waiting,) = mine.unreported()
+    assert waiting.facts.series_instance_uid.endswith(".2")
+    other.close()
 
 
 def test_dead_letters_are_paged_found_and_retried(database, tmp_path, clock):
