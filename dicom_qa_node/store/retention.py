@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Sequence
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -96,7 +97,7 @@ class Retention:
             return connection.execute(gone).rowcount
 
 
-def _finished(state: SeriesState, before: dt.datetime) -> sa.Select[tuple[str]]:
+def _finished(state: SeriesState, before: dt.datetime) -> sa.Select[Any]:
     """Select the paths of the instances of series in this state since before this time, the oldest first."""
     series = t.series.c
     waiting = sa.exists().where(
