@@ -20,6 +20,8 @@ MOST_PATIENT_ROWS = 20_000
 """Rows, the newest first, among which words of a patient's name are combined with other filters."""
 
 _RARE_ROWS = 50_000
+# Of a longer log more are rare: to walk all of it takes as long as to look this share of its rows up.
+_RARE_PART = 100
 # The rows of a scanner and protocol lie far apart, and there are enough of them on every stretch of an order.
 _RARE_OF_FACETS = 20_000
 _FACETS = ("site", "scanner", "protocol", "modality", "kind", "body_part")
@@ -84,18 +86,23 @@ def _rarest(connection: sa.Connection, chosen: LogQuery, masks: Sequence[int]) -
         candidates.append(r.review == int(chosen.review))
     if chosen.since is not None and chosen.order is not LogOrder.TIME:
         candidates.append(r.scored_at >= chosen.since)
-    counted = [(_count(connection, sa.select(sa.literal(1)).where(one)), one) for one in candidates]
+    most = max(_RARE_ROWS, _newest(connection) // _RARE_PART)
+    counted = [(_count(connection, sa.select(sa.literal(1)).where(one), most), one) for one in candidates]
     for mask in masks:
         bits = [bit for bit in range(LAST_BIT + 1) if mask >> bit & 1]
         of_finding = sa.select(log_found.c.result_id).where(log_found.c.bit.in_(bits))
-        counted.append((_count(connection, of_finding), r.result_id.in_(of_finding)))
-    rare = [pair for pair in counted if pair[0] <= _RARE_ROWS]
+        counted.append((_count(connection, of_finding, most), r.result_id.in_(of_finding)))
+    rare = [pair for pair in counted if pair[0] <= most]
     return min(rare, key=lambda pair: pair[0])[1] if rare else None
 
 
-def _count(connection: sa.Connection, rows: sa.Select[Any]) -> int:
+def _newest(connection: sa.Connection) -> int:
+    return int(connection.execute(sa.select(sa.func.max(log_rows.c.result_id))).scalar_one() or 0)
+
+
+def _count(connection: sa.Connection, rows: sa.Select[Any], most: int) -> int:
     """Count, but no further than matters."""
-    few = rows.limit(_RARE_ROWS + 1).subquery()
+    few = rows.limit(most + 1).subquery()
     return int(connection.execute(sa.select(sa.func.count()).select_from(few)).scalar_one())
 
 

@@ -19,7 +19,7 @@ from dicom_qa_node.store.log_line import lines
 from dicom_qa_node.store.log_query import Cursor, LogChoices, LogOrder, LogPage, LogQuery, LogRow
 from dicom_qa_node.store.review_tables import log_facets, log_findings, log_rows
 
-__all__ = ["MOST_COUNTED", "LogSearch"]
+__all__ = ["MOST_COUNTED", "LogSearch", "result_ids"]
 
 MOST_COUNTED = 10_000
 _BATCH = 500
@@ -38,11 +38,13 @@ class LogSearch:
         with self._db.read() as connection:
             filters = filters_of(connection, chosen)
             wanted = limit + 1 if cursor else MOST_COUNTED + 1
-            found = _ids(connection, chosen, filters, cursor, wanted)
+            found = result_ids(connection, chosen, filters, cursor, wanted)
             count = len(found)
             if cursor:
                 counted = cursor.count
-                count = len(_ids(connection, chosen, filters, None, MOST_COUNTED + 1)) if counted is None else counted
+                count = (
+                    len(result_ids(connection, chosen, filters, None, MOST_COUNTED + 1)) if counted is None else counted
+                )
             shown = found[:limit]
             rows = _ordered(lines(connection, shown), shown)
         beyond = len(found) > limit
@@ -62,7 +64,7 @@ class LogSearch:
         while True:
             with self._db.read() as connection:
                 filters = filters_of(connection, chosen)
-                shown = _ids(connection, chosen, filters, cursor, _BATCH)
+                shown = result_ids(connection, chosen, filters, cursor, _BATCH)
                 rows = _ordered(lines(connection, shown), shown)
             yield from rows
             if len(shown) < _BATCH or not rows:
@@ -128,7 +130,9 @@ class LogSearch:
         return LogChoices(column(0), column(1), column(2), column(3), column(4), column(5), tuple(keys))
 
 
-def _ids(connection: sa.Connection, chosen: LogQuery, filters: Filters, cursor: Cursor | None, limit: int) -> list[int]:
+def result_ids(
+    connection: sa.Connection, chosen: LogQuery, filters: Filters, cursor: Cursor | None, limit: int
+) -> list[int]:
     """Return the numbers of the next rows in order; those without a key follow all that have one."""
     if filters.nothing:
         return []

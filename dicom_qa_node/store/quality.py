@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,9 +12,14 @@ import sqlalchemy as sa
 from dicom_qa_node.records import DeliveryState, DocumentKind, Grade, LogEntry, SeriesState, result_from_json
 from dicom_qa_node.store import tables as t
 from dicom_qa_node.store.engine import Database
+from dicom_qa_node.store.log_filters import filters_of
+from dicom_qa_node.store.log_query import LogQuery
+from dicom_qa_node.store.log_search import result_ids
 from dicom_qa_node.store.registry import facts_of
 
 __all__ = ["LogFilter", "QualityLog"]
+
+_BATCH = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +35,10 @@ class LogFilter:
     study_instance_uid: str | None = None
     version: int | None = None
 
+    def of_one(self) -> bool:
+        """Whether it names a series, a study or a version."""
+        return (self.series_instance_uid, self.study_instance_uid, self.version) != (None, None, None)
+
 
 class QualityLog:
     """Reads the quality log."""
@@ -39,27 +48,46 @@ class QualityLog:
 
     def entries(self, chosen: LogFilter | None = None, limit: int = 100, offset: int = 0) -> list[LogEntry]:
         """Return log rows, the latest score first."""
-        query = _query(chosen or LogFilter()).order_by(t.results.c.scored_at.desc(), t.results.c.result_id.desc())
+        chosen = chosen or LogFilter()
+        found: list[LogEntry] = []
         with self._db.read() as connection:
-            rows = connection.execute(query.limit(limit).offset(offset)).all()
-            deliveries = _deliveries(connection, [row.report_uid for row in rows if row.report_uid])
-        return [_entry(row, deliveries) for row in rows]
+            for query in _pages(connection, chosen, limit, offset):
+                rows = connection.execute(query).all()
+                deliveries = _deliveries(connection, [row.report_uid for row in rows if row.report_uid])
+                found += [_entry(row, deliveries) for row in rows]
+        return found
 
     def entry(self, series_instance_uid: str, version: int | None = None) -> LogEntry | None:
         """Return one scored version (None: the latest) or None."""
         found = self.entries(LogFilter(series_instance_uid=series_instance_uid, version=version), limit=1)
         return found[0] if found else None
 
-    def count(self, chosen: LogFilter | None = None) -> int:
-        """Return how many rows a filter matches."""
-        query = sa.select(sa.func.count()).select_from(_query(chosen or LogFilter()).subquery())
+    def count(self) -> int:
+        """Return how many rows the log has."""
         with self._db.read() as connection:
-            return int(connection.execute(query).scalar_one())
+            return int(connection.execute(sa.select(sa.func.count()).select_from(t.results)).scalar_one())
 
 
-def _query(chosen: LogFilter) -> sa.Select[tuple[Any, ...]]:
+def _pages(connection: sa.Connection, chosen: LogFilter, limit: int, offset: int) -> Iterator[sa.Select[Any]]:
+    """Yield the queries that together return what is wanted, in its order."""
     result = t.results.c
-    query = (
+    query = _query().order_by(result.scored_at.desc(), result.result_id.desc())
+    if chosen.of_one():
+        yield query.where(*_conditions(chosen)).limit(limit).offset(offset)
+        return
+    # Which rows these are, the narrow rows of the log page know: no mixture of filters reads the results themselves.
+    page = LogQuery(
+        since=chosen.since, until=chosen.until, scanner=chosen.scanner, modality=chosen.modality,
+        grades=() if chosen.grade is None else (chosen.grade,), all_versions=True,
+    )  # fmt: skip
+    shown = result_ids(connection, page, filters_of(connection, page), None, offset + limit)[offset:]
+    for start in range(0, len(shown), _BATCH):
+        yield query.where(result.result_id.in_(shown[start : start + _BATCH]))
+
+
+def _query() -> sa.Select[tuple[Any, ...]]:
+    result = t.results.c
+    return (
         sa.select(
             t.series,
             result.result_id,
@@ -76,7 +104,6 @@ def _query(chosen: LogFilter) -> sa.Select[tuple[Any, ...]]:
             & (t.reports.c.kind == DocumentKind.REPORT),
         )
     )
-    return query.where(*_conditions(chosen))
 
 
 def _conditions(chosen: LogFilter) -> list[sa.ColumnElement[bool]]:

@@ -181,10 +181,8 @@ class Registry:
 
     def list_series(self, states: Sequence[SeriesState] = _ANY, limit: int = 100, offset: int = 0) -> list[SeriesRow]:
         """Return the series in these states, the latest arrival first."""
-        query = sa.select(t.series).where(t.series.c.state.in_([state.value for state in states]))
-        query = query.order_by(t.series.c.last_received_at.desc()).limit(limit).offset(offset)
         with self._db.read() as connection:
-            return [_series_row(row) for row in connection.execute(query)]
+            return [_series_row(row) for row in connection.execute(_latest(set(states), limit, offset))]
 
     def counts(self) -> dict[SeriesState, int]:
         """Return how many series are in each state."""
@@ -262,6 +260,25 @@ class Registry:
                 raise Permanent(f"the images of series {uid} are no longer in the spool; send them again")
             version = row.version + 1 if new_version or _has_result(connection, row) else row.version
             return _back_to_complete(connection, row, version, reason, actor, at)
+
+
+def _latest(states: set[SeriesState], limit: int, offset: int) -> sa.Select[Any]:
+    series = t.series.c
+    query = sa.select(t.series).order_by(series.last_received_at.desc())
+    if states == set(SeriesState):
+        return query.limit(limit).offset(offset)
+    # Each state is the head of an index; asked for together, all series in them would be sorted.
+    heads = [
+        sa.select(
+            sa.select(series.series_instance_uid)
+            .where(series.state == state.value)
+            .order_by(series.last_received_at.desc())
+            .limit(limit + offset)
+            .subquery()
+        )
+        for state in sorted(states)
+    ]
+    return query.where(series.series_instance_uid.in_(sa.union_all(*heads))).limit(limit).offset(offset)
 
 
 def _has_result(connection: sa.Connection, row: sa.Row[Any]) -> bool:

@@ -84,6 +84,7 @@ series = sa.Table(
     sa.Index("ix_series_state", "state", "state_since"),
     sa.Index("ix_series_study_instance_uid", "study_instance_uid"),
     sa.Index("ix_series_last_received_at", "last_received_at"),
+    sa.Index("ix_series_state_last_received_at", "state", "last_received_at"),
     # Of millions of series few have images: what retention looks through lies in an index of its own.
     sa.Index("ix_series_kept", "state", "state_since", sqlite_where=sa.text(KEPT), postgresql_where=sa.text(KEPT)),
 )
@@ -259,6 +260,7 @@ outbox = sa.Table(
     sa.Index("ix_outbox_series_instance_uid", "series_instance_uid", "target"),
     sa.Index("ix_outbox_study_instance_uid", "study_instance_uid", "target"),
     sa.Index("ix_outbox_target", "target", "state", "next_attempt_at"),
+    sa.Index("ix_outbox_target_delivery_id", "target", "delivery_id"),
     # Of a million deliveries few are not done: what pages and metrics count lies in an index of its own.
     sa.Index(
         "ix_outbox_undelivered",

@@ -1,4 +1,4 @@
-"""Series and deliveries by state are counted as they change; how many images of a series are still in the spool."""
+"""For logs of ten million: counts by state that follow every change, series that have images, orders of lists."""
 
 from __future__ import annotations
 
@@ -12,6 +12,10 @@ depends_on = None
 
 _COUNTED = ("series", "outbox")
 _KEPT = sa.text("kept > 0")
+_LISTED = (
+    ("ix_series_state_last_received_at", "series", ["state", "last_received_at"]),
+    ("ix_outbox_target_delivery_id", "outbox", ["target", "delivery_id"]),
+)
 _ADD = (
     "INSERT INTO state_counts (counted, state, entry, number) VALUES ({table}, {row}.state, {entry}, {number}) "
     "ON CONFLICT (counted, state, entry) DO UPDATE SET number = state_counts.number + excluded.number;"
@@ -41,6 +45,8 @@ def upgrade() -> None:
         "WHERE series_instance_uid IN (SELECT series_instance_uid FROM instances)"
     )
     op.create_index("ix_series_kept", "series", ["state", "state_since"], sqlite_where=_KEPT, postgresql_where=_KEPT)
+    for name, table, columns in _LISTED:
+        op.create_index(name, table, columns)
 
 
 def _sqlite_triggers() -> None:
@@ -71,6 +77,8 @@ def _postgresql_triggers() -> None:
 
 
 def downgrade() -> None:
+    for name, table, _ in _LISTED:
+        op.drop_index(name, table)
     op.drop_index("ix_series_kept", "series")
     sqlite = op.get_bind().dialect.name == "sqlite"
     for table in _COUNTED:
