@@ -69,16 +69,17 @@ deb: dist
 
 sbom: $(VENV)/.installed-test
 	mkdir -p dist
-	$(BIN)/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible --of JSON -o dist/sbom.json $(BIN)/python
+	$(BIN)/python .ci/sbom dist/sbom.json
 
 lock: $(VENV)/.installed-test
 	$(BIN)/pip install --quiet --disable-pip-version-check pip-tools
 	$(BIN)/python .ci/lock > requirements.lock.new && mv requirements.lock.new requirements.lock
 
-# Not part of the tests: it sends the names and versions to the advisory database of the Python Package Index.
-audit: $(VENV)/.installed-test
-	$(BIN)/pip install --quiet --disable-pip-version-check pip-audit
-	$(BIN)/pip-audit --disable-pip --requirement requirements.lock
+# It sends the names and versions to the advisory database of the Python Package Index, and fails where that is out of reach.
+audit: | $(BIN)/python
+	$(BIN)/python -m venv $(VENV)/audit
+	$(VENV)/audit/bin/pip install --quiet --disable-pip-version-check pip-audit
+	PATH="$(abspath $(VENV))/audit/bin:$$PATH" .ci/audit --strict
 
 clean:
 	rm -rf $(VENV) demo build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

@@ -42,6 +42,7 @@ DEBIAN_PACKAGE = {
     "systemd-analyze": "systemd",
     "chromium": "chromium",
     "dh": "debhelper",
+    "ip": "iproute2",
     "lintian": "lintian",
 }
 T = TypeVar("T")

@@ -35,7 +35,7 @@ from dicom_qa_node.store import Database, Outbox, QualityLog, Registry
 from tests.conftest import poll_until
 from tests.processes import signal_all
 
-__all__ = ["AT_WORK", "SLICES", "Archive", "KillRun", "RunningNode", "Scanner", "kill_run"]
+__all__ = ["AT_WORK", "SLICES", "Archive", "KillRun", "RunningNode", "Scanner", "Sockets", "kill_run"]
 
 ROOT = Path(__file__).parents[1]
 NAME, PATIENT_ID, ACCESSION, BIRTH_DATE = "Zwirnhuber^Quirina", "PID-83412-X", "ACC-771144", "19310717"
@@ -72,14 +72,14 @@ class Sockets:
 class Archive:
     """A PACS that counts what arrives; a known SOP Instance UID is answered with 0x0111 (duplicate)."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, host: str = "127.0.0.1") -> None:
         self.arrived: Counter[str] = Counter()
         self.documents: dict[str, Dataset] = {}
         ae = AE("ARCHIVE")
         ae.add_supported_context(Comprehensive3DSRStorage, ExplicitVRLittleEndian)
         self._sockets = Sockets()
         handlers = [(evt.EVT_C_STORE, self._store), *self._sockets.handlers]
-        self._server = ae.start_server(("127.0.0.1", port), block=False, evt_handlers=handlers)
+        self._server = ae.start_server((host, port), block=False, evt_handlers=handlers)
 
     def _store(self, event: evt.Event) -> int:
         document = event.dataset

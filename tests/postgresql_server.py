@@ -9,13 +9,14 @@ import shutil
 import socket
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from itertools import count
 from pathlib import Path
 
 import psycopg
+import sqlalchemy as sa
 
 __all__ = ["PostgresqlServer", "programs", "running_server"]
 
@@ -32,13 +33,16 @@ def programs() -> Path | None:
 class PostgresqlServer:
     """A running server; every test gets a database of its own, copied from one that has the schema."""
 
-    def __init__(self, port: int, bin_folder: Path, folder: Path) -> None:
+    def __init__(
+        self, port: int, bin_folder: Path, folder: Path, host: str = "127.0.0.1", within: Sequence[str] = ()
+    ) -> None:
         self._port, self._numbers = port, count(1)
         self._bin_folder, self._folder = bin_folder, folder
+        self._host, self._within = host, within
 
     def start(self) -> None:
         """Start the server and wait until it answers."""
-        options = f"-p {self._port} -c listen_addresses=127.0.0.1 -c fsync=off -k {self._folder / 'run'}"
+        options = f"-p {self._port} -c listen_addresses={self._host} -c fsync=off -k {self._folder / 'run'}"
         more = ("-l", self._folder / "log", "-o", f"{options} -c max_connections=100", "start")
         self._control("-w", "-t", "60", *more)
 
@@ -48,11 +52,16 @@ class PostgresqlServer:
 
     def _control(self, *arguments: object) -> None:
         program, data = self._bin_folder / "pg_ctl", self._folder / "data"
-        _as_server(program, "-D", data, *arguments, cwd=self._folder)
+        _as_server(program, "-D", data, *arguments, cwd=self._folder, within=self._within)
 
     def url(self, database: str) -> str:
         """Return the address of a database."""
-        return f"postgresql+psycopg://qa@127.0.0.1:{self._port}/{database}"
+        return f"postgresql+psycopg://qa@{self._host}:{self._port}/{database}"
+
+    def local(self, url: str) -> str:
+        """Return an address of the same database that needs no network."""
+        query = {"host": str(self._folder / "run"), "port": str(self._port)}
+        return sa.make_url(url)._replace(host=None, port=None, query=query).render_as_string()
 
     def create(self, *, migrated: bool = True) -> str:
         """Make a database and return its address; ``migrated`` gives it the newest schema."""
@@ -66,7 +75,7 @@ class PostgresqlServer:
         from dicom_qa_node.store import Database
 
         self._run("CREATE DATABASE migrated")
-        database = Database(self.url("migrated"))
+        database = Database(self.local(self.url("migrated")))
         try:
             database.upgrade()
         finally:
@@ -74,13 +83,22 @@ class PostgresqlServer:
         return "migrated"
 
     def _run(self, statement: str) -> None:
-        with psycopg.connect(f"postgresql://qa@127.0.0.1:{self._port}/postgres", autocommit=True) as connection:
+        folder = str(self._folder / "run")
+        with psycopg.connect(host=folder, port=self._port, user="qa", dbname="postgres", autocommit=True) as connection:
             connection.execute(statement)
 
 
 @contextmanager
-def running_server(bin_folder: Path) -> Iterator[PostgresqlServer]:
-    """Start a server and stop it at the end; as root it runs as the user ``postgres``, as it must."""
+def running_server(bin_folder: Path, host: str = "127.0.0.1", within: Sequence[str] = ()) -> Iterator[PostgresqlServer]:
+    """Start a server and stop it at the end; as root it runs as the user ``postgres``, as it must.
+
+    Parameters
+    ----------
+    host
+        Address that it listens on.
+    within
+        Put before its command, such as what runs it in a network of its own.
+    """
     folder = Path(tempfile.mkdtemp(prefix="qa-postgresql-"))
     data, socket_folder, port = folder / "data", folder / "run", _free_port()
     socket_folder.mkdir()
@@ -89,7 +107,10 @@ def running_server(bin_folder: Path) -> Iterator[PostgresqlServer]:
         for path in (folder, socket_folder):
             os.chown(path, owner.pw_uid, owner.pw_gid)
     _as_server(bin_folder / "initdb", "-D", data, "-U", "qa", "-A", "trust", "-E", "UTF8", "--no-sync", cwd=folder)
-    server = PostgresqlServer(port, bin_folder, folder)
+    # The addresses of tests.separate_hosts; the server listens on nothing else but loopback.
+    with (data / "pg_hba.conf").open("a") as rules:
+        rules.write("host all qa 198.18.0.0/15 trust\n")
+    server = PostgresqlServer(port, bin_folder, folder, host, within)
     server.start()
     try:
         yield server
@@ -98,10 +119,11 @@ def running_server(bin_folder: Path) -> Iterator[PostgresqlServer]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _as_server(program: Path, *arguments: object, cwd: Path) -> None:
+def _as_server(program: Path, *arguments: object, cwd: Path, within: Sequence[str] = ()) -> None:
     command = [str(program), *map(str, arguments)]
     if os.geteuid() == 0:
         command = ["runuser", "-u", "postgres", "--", *command]
+    command = [*within, *command]
     # The server inherits the pipes of whoever starts it: with a pipe, this would wait for the server's end.
     with (cwd.parent / f"{cwd.name}.out").open("w+") as output:
         done = subprocess.run(command, cwd=cwd, stdout=output, stderr=output, stdin=subprocess.DEVNULL, timeout=120)

@@ -8,12 +8,13 @@ import os
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.sqlite import insert as into_sqlite
+from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import DBAPIError, InternalError, OperationalError
 
 from dicom_qa_node.errors import Misconfigured, Permanent, Transient
@@ -28,6 +29,12 @@ _BUSY_TIMEOUT_MS = 30_000
 _LOST_AFTER = {
     "connect_timeout": 10, "keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3,
     "tcp_user_timeout": 30_000,
+}  # fmt: skip
+# The same for the server's end. Its own default is two hours, for which a host that vanished in a transaction would
+# keep the rows that it had locked.
+_AT_THE_SERVER = {
+    "keepalives_idle": "tcp_keepalives_idle", "keepalives_interval": "tcp_keepalives_interval",
+    "keepalives_count": "tcp_keepalives_count", "tcp_user_timeout": "tcp_user_timeout",
 }  # fmt: skip
 _CLOCKS_AGREE = dt.timedelta(seconds=2)
 # SQLITE_NOTADB and SQLITE_CORRUPT (sqlite.org/rescode.html).
@@ -62,6 +69,8 @@ class Database:
         if self.is_sqlite:
             sa.event.listen(self.engine, "connect", _prepare_sqlite)
             sa.event.listen(self.engine, "begin", _begin)
+        else:
+            sa.event.listen(self.engine, "connect", partial(_tell_server, _server_settings(self.url)))
         self._shared_clock = SharedClock(self._server_time)
 
     @property
@@ -327,6 +336,20 @@ def _known() -> tuple[str, ...]:
 def _missed(url: sa.URL) -> dict[str, int]:
     """Return how soon a connection over the network counts as lost, where the address does not say it."""
     return {name: value for name, value in _LOST_AFTER.items() if name not in url.query}
+
+
+def _server_settings(url: sa.URL) -> dict[str, str]:
+    """Return the server's settings that make it give a lost connection up as soon as this end does."""
+    known = {**_LOST_AFTER, **url.query}
+    return {there: str(known[here]) for here, there in _AT_THE_SERVER.items()}
+
+
+def _tell_server(settings: dict[str, str], connection: DBAPIConnection, _record: object) -> None:
+    cursor = connection.cursor()
+    for name, value in settings.items():
+        cursor.execute("SELECT set_config(%s, %s, false)", (name, value))
+    cursor.close()
+    connection.commit()
 
 
 def _make_file(database: Path) -> None:

@@ -1,4 +1,4 @@
-"""What is shipped, built in folders of the tests: wheel, sdist, lock, bill of materials, Debian package, container."""
+"""What is shipped, built in folders of the tests: wheel, sdist, Debian package, container."""
 
 from __future__ import annotations
 
@@ -17,9 +17,6 @@ from pathlib import Path
 import pytest
 import yaml
 from compose_spec import PyCompose
-from packaging.requirements import Requirement
-from packaging.utils import canonicalize_name
-from packaging.version import Version
 
 from dicom_qa_node.config import load_config
 
@@ -89,7 +86,7 @@ def test_sdist_can_build_test_and_document(built):
         if path.suffix in {".py", ".md", ".yaml", ".csv", ".service", ".conf", ".postinst"}
     }
     wanted |= {"Makefile", "Containerfile", ".dockerignore", "compose.yaml", "requirements.lock", "CHANGELOG.md"}
-    wanted |= {".ci/run", "debian/control", "debian/rules"}
+    wanted |= {".ci/run", ".ci/audit", ".ci/sbom", "debian/control", "debian/rules"}
     assert wanted - names == set()
 
 
@@ -109,41 +106,6 @@ def test_installed_wheel_runs_in_an_empty_folder(built, tmp_path):
     assert "ok" in weights.values()
     qa("db", "upgrade")
     assert (empty / "var" / "dicom-qa-node" / "quality.db").stat().st_mode & 0o077 == 0
-
-
-PIN = re.compile(r"([a-z0-9-]+)==([A-Za-z0-9.+!]+)((?: --hash=sha256:[0-9a-f]{64})+)")
-
-
-def locked() -> dict[str, Version]:
-    """Return the pins; every line must be one with checksums, and so none names an index."""
-    lines = re.sub(r" *\\\n +", " ", (ROOT / "requirements.lock").read_text()).splitlines()
-    found = [PIN.fullmatch(line) for line in lines if not line.startswith("#")]
-    assert None not in found
-    return {pin[1]: Version(pin[2]) for pin in found if pin is not None}
-
-
-def test_lock_has_a_fitting_version_of_every_dependency():
-    pins = locked()
-    optional = PROJECT["optional-dependencies"]["postgresql"]
-    for requirement in map(Requirement, [*PROJECT["dependencies"], *optional]):
-        name = canonicalize_name(requirement.name)
-        assert name in pins, f"{name} is not locked; run: make lock"
-        assert requirement.specifier.contains(pins[name], prereleases=True), f"{name} {pins[name]}; run: make lock"
-
-
-def test_bill_of_materials_names_every_dependency(tmp_path):
-    target = tmp_path / "sbom.json"
-    command = [sys.executable, "-m", "cyclonedx_py", "environment", "--pyproject", ROOT / "pyproject.toml"]
-    # `make sbom` validates against the schema, too; that takes longer than all the rest here.
-    options = ("--output-reproducible", "--no-validate", "--of", "JSON")
-    run(*command, *options, "-o", target, sys.executable, cwd=tmp_path)
-    bill = json.loads(target.read_text())
-    assert bill["bomFormat"] == "CycloneDX"
-    assert bill["metadata"]["component"]["name"] == PROJECT["name"]
-    listed = {canonicalize_name(part["name"]): part for part in bill["components"]}
-    needed = {canonicalize_name(Requirement(line).name) for line in PROJECT["dependencies"]}
-    assert needed - set(listed) == set()
-    assert all(listed[name]["version"] and listed[name]["purl"].startswith("pkg:pypi/") for name in needed)
 
 
 def shipped_by_debian() -> Iterator[str]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import socket
+import struct
 import threading
 from collections.abc import Callable, Iterator
 from io import BytesIO
@@ -207,6 +209,25 @@ def test_absent_archive_is_tried_later(free_port, report):
 def test_silent_listener_is_given_up_in_time(report):
     with socket.create_server(("127.0.0.1", 0)) as listener, pytest.raises(Deferred, match="without an answer"):
         pacs(listener.getsockname()[1], timeout_s=0.5).send(shipped(*report))
+
+
+def test_connection_that_the_target_resets_is_closed_at_once(report):
+    def reset(listener: socket.socket) -> None:
+        connection, _ = listener.accept()
+        connection.recv(1)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        connection.close()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=reset, args=[listener])
+        thread.start()
+        before = len(os.listdir("/proc/self/fd"))
+        # The error holds what failed, as it does in a debugger or a log: the socket must not wait for its end.
+        with pytest.raises(Deferred, match="without an answer") as caught:
+            pacs(listener.getsockname()[1], timeout_s=5).send(shipped(*report))
+        thread.join()
+        assert caught.value.__traceback__ is not None
+        assert len(os.listdir("/proc/self/fd")) == before
 
 
 def test_archive_that_aborts_or_stays_silent_in_the_middle_is_tried_later(archive, report):

@@ -50,6 +50,8 @@ def start_node(tmp_path, node_config, background, listening, poll):
         values["database_url"] = database_url or values["database_url"]
         target = {"kind": "dicom", "name": "pacs", "host": "127.0.0.1", "port": target_port, "ae_title": title}
         values["deliver"]["targets"] = [target]
+        # A busy machine takes seconds to start the command that sends the CT.
+        values["complete"]["pair_wait_s"] = 60
         path = tmp_path / "config.yaml"
         path.write_text(yaml.safe_dump(values))
         log_path = tmp_path / "node.log"

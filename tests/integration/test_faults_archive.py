@@ -26,10 +26,11 @@ from dicom_qa_node.report.build import report_pending
 from dicom_qa_node.store import Database, Jobs, Outbox, Registry
 from dicom_qa_node.store.outbox import OutboxRow
 from tests.faulty_wire import FAULTS, Wire
+from tests.killed_node import Sockets
 from tests.report_samples import verdict, write_series
 from tests.set_clock import HOUR_S, Host
 
-# pynetdicom leaves the closing of a socket that the other side has reset to the garbage collector.
+# pynetdicom does not close a socket that never connected; it is gone at once.
 pytestmark = [pytest.mark.integration, pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")]
 
 TIMEOUT_S = 1.0
@@ -46,7 +47,9 @@ class Archive:
         self.answer, self._closed = 0x0000, False
         ae = AE("ARCHIVE")
         ae.add_supported_context(Comprehensive3DSRStorage, ExplicitVRLittleEndian)
-        self._server = ae.start_server(("127.0.0.1", port), block=False, evt_handlers=[(evt.EVT_C_STORE, self._store)])
+        self._sockets = Sockets()
+        handlers = [(evt.EVT_C_STORE, self._store), *self._sockets.handlers]
+        self._server = ae.start_server(("127.0.0.1", port), block=False, evt_handlers=handlers)
 
     def _store(self, event: evt.Event) -> int | Dataset:
         uid = str(event.request.AffectedSOPInstanceUID)
@@ -62,6 +65,7 @@ class Archive:
         if not self._closed:
             self._closed = True
             self._server.shutdown()
+            self._sockets.close()
 
 
 class Node:

@@ -8,130 +8,31 @@ from __future__ import annotations
 import os
 import random
 import signal
-import subprocess
-import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-import psutil
 import pytest
 import sqlalchemy as sa
-import yaml
 
 from dicom_qa_node.config import Config
 from dicom_qa_node.config.priority import LEVELS
 from dicom_qa_node.phantom import ct_series
-from dicom_qa_node.phantom import write as write_phantom
-from dicom_qa_node.records import SeriesFacts, SeriesState, StoredInstance, utc_now
-from dicom_qa_node.spool.layout import SpoolLayout
-from dicom_qa_node.store import Database, Jobs, Outbox, QualityLog, Registry
+from dicom_qa_node.records import SeriesState
+from dicom_qa_node.store import Database, Jobs, Outbox, QualityLog
+from tests.cluster import Cluster, rows_left
 from tests.cut_line import CutLine
 from tests.killed_node import Archive, Scanner, series_of
-from tests.processes import signal_all
 
 # pynetdicom leaves the socket of a refused connection to the garbage collector.
 pytestmark = [pytest.mark.integration, pytest.mark.filterwarnings("ignore::ResourceWarning")]
 
-ROOT = Path(__file__).parents[2]
 LEASE_S = 5
 PATIENCE_S = 240
 SLICES = 8
 S = SeriesState
 NORTH, SOUTH = "north", "south"
-
-
-@dataclass
-class Cluster:
-    """The hosts of one node, by name."""
-
-    folder: Path
-    settings: dict[str, Any]
-    database: Database
-    hosts: dict[str, tuple[list[str], subprocess.Popen[bytes]]] = field(default_factory=dict)
-
-    @property
-    def registry(self) -> Registry:
-        return Registry(self.database)
-
-    @property
-    def spool(self) -> Path:
-        return Path(self.settings["spool_dir"])
-
-    def start(self, name: str, role: str, gate: Path | None = None, **changes: Any) -> None:
-        """Start a host with one role; ``changes`` are merged into the sections of the configuration."""
-        settings = {key: dict(value) if isinstance(value, dict) else value for key, value in self.settings.items()}
-        for key, value in changes.items():
-            settings[key] = settings.get(key, {}) | value if isinstance(value, dict) else value
-        config = self.folder / f"{name}.yaml"
-        config.write_text(yaml.safe_dump(settings))
-        command = [sys.executable, "-m", "tests.one_host", name, str(config), role]
-        self._run(name, command + ([str(gate)] if gate else []))
-
-    def _run(self, name: str, command: list[str]) -> None:
-        environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-        with self.log(name).open("ab") as sink:
-            process = subprocess.Popen(command, stdout=sink, stderr=sink, cwd=ROOT, env=environment)
-        self.hosts[name] = (command, process)
-
-    def log(self, name: str) -> Path:
-        return self.folder / f"{name}.log"
-
-    def signal(self, name: str, number: int) -> None:
-        """Send a signal to every process of a host."""
-        main = psutil.Process(self.hosts[name][1].pid)
-        signal_all((*main.children(recursive=True), main), number)
-
-    def kill(self, name: str) -> None:
-        self.signal(name, signal.SIGKILL)
-        self.hosts[name][1].wait(30)
-
-    def restart(self, name: str) -> None:
-        self._run(name, self.hosts[name][0])
-
-    def says(self, name: str, event: str) -> bool:
-        return f"event={event}" in self.log(name).read_text()
-
-    def gave_up(self, name: str) -> bool:
-        """Whether a scorer learned that its claim is void, before its verdict or with it."""
-        return self.says(name, "series_given_back") or self.says(name, "result_superseded")
-
-    def history(self, uid: str) -> list[tuple[str, str]]:
-        return [(event["new_state"], event["actor"]) for event in self.registry.history(uid)]
-
-    def state(self, uid: str) -> SeriesState | None:
-        row = self.registry.series(uid)
-        return None if row is None else row.state
-
-    def close(self) -> None:
-        for _, process in self.hosts.values():
-            if process.poll() is None:
-                children = psutil.Process(process.pid).children(recursive=True)
-                signal_all((*children, psutil.Process(process.pid)))
-                process.wait(30)
-
-    def put(self, number: int, site: str = "default", priority: int = 0) -> str:
-        """Lay a received, complete series down as a receiver and the schedule do; return its UID."""
-        layout = SpoolLayout(self.spool)
-        layout.create()
-        images = ct_series(number, 8, 64, spacing_mm=12.0)
-        uid = str(images[0].SeriesInstanceUID)
-        facts = SeriesFacts(uid, f"1.2.{number}", "CT", frame_of_reference_uid="1.9")
-        stored = [
-            StoredInstance(
-                f"{uid}.{index}", "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.1.2.1", layout.relative(path),
-                str(index), 1, utc_now(), "CT1", "a", facts,
-            )
-            for index, path in enumerate(write_phantom(images, layout.instances / f"x{number}"))
-        ]  # fmt: skip
-        Registry(self.database, site=site).record(stored)
-        registry = Registry(self.database, priority_of=lambda _facts, _calling_ae: priority)
-        (progress,) = (item for item in registry.receiving() if item.series_instance_uid == uid)
-        assert registry.complete(progress, reason="test")
-        return uid
 
 
 @pytest.fixture
@@ -154,12 +55,6 @@ def archive(free_port: Callable[[], int]) -> Iterator[tuple[Archive, int]]:
     made = Archive(port)
     yield made, port
     made.close()
-
-
-def rows_left(database: Database) -> dict[str, int]:
-    with database.read() as connection:
-        query = "SELECT count(*) FROM procrastinate_{}"
-        return {name: connection.scalar(sa.text(query.format(name))) for name in ("jobs", "workers")}
 
 
 def test_whichever_host_dies_every_series_is_delivered_once(cluster, archive, free_port, poll):

@@ -136,3 +136,14 @@ def test_newer_schema_is_refused_and_left_alone(database):
 def test_unknown_database_driver_is_misconfigured():
     with pytest.raises(Misconfigured, match="database_url"):
         Database("nosuchdb://somewhere/qa")
+
+
+def test_the_server_gives_a_lost_connection_up_as_soon_as_the_node_does(postgresql):
+    url = postgresql.create()
+    names = ("tcp_keepalives_idle", "tcp_keepalives_interval", "tcp_keepalives_count", "tcp_user_timeout")
+    own = "?keepalives_idle=7&tcp_user_timeout=4000"
+    for query, expected in (("", ["10", "5", "3", "30000"]), (own, ["7", "5", "3", "4000"])):
+        database = Database(url + query)
+        with database.read() as connection:
+            assert [connection.exec_driver_sql(f"SHOW {name}").scalar_one() for name in names] == expected
+        database.close()

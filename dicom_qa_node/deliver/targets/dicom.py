@@ -197,6 +197,20 @@ def associate(
         There is no connection, the peer is busy, or it ends the talk.
     """
     connections: list[socket.socket] = []
+    try:
+        yield from _held(peer, contexts, roles, connections)
+    finally:
+        # pynetdicom closes none that the peer has reset (it stumbles over the shutdown before).
+        for connection in connections:
+            connection.close()
+
+
+def _held(
+    peer: Peer,
+    contexts: Sequence[PresentationContext],
+    roles: Sequence[SCP_SCU_RoleSelectionNegotiation],
+    connections: list[socket.socket],
+) -> Iterator[Association]:
     # The timeouts of a connection begin anew with each byte: a peer that trickles would hold the talk for hours.
     with _cut_after(2 * peer.timeout_s, connections):
         assoc = _request(peer, contexts, roles, connections)
