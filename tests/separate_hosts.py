@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 __all__ = ["NoNamespaces", "SeparateHosts"]
 
@@ -25,18 +25,20 @@ class SeparateHosts:
     Raises
     ------
     NoNamespaces
-        From every call, where networks cannot be made.
+        From any call, where networks cannot be made.
     """
 
     def __init__(self) -> None:
         self._prefix = f"qa{os.getpid()}"
         self._addresses: dict[str, str] = {}
         self._made: list[str] = []
-        self._make("router")
-        self._within("router", "sh", "-c", "echo 1 > /proc/sys/net/ipv4/ip_forward")
 
     def address(self, name: str) -> str:
         """Return the address of a host."""
+        if not self._made:
+            self._make("router")
+            forward = ("sh", "-c", "echo 1 > /proc/sys/net/ipv4/ip_forward")
+            _ip("netns", "exec", self._space("router"), *forward)
         if name not in self._addresses:
             self._add(name, len(self._addresses) + 1)
         return self._addresses[name]
@@ -68,9 +70,6 @@ class SeparateHosts:
         self._made.append(name)
         _ip("-n", self._space(name), "link", "set", "lo", "up")
 
-    def _within(self, name: str, *command: str) -> None:
-        _ip("netns", "exec", self._space(name), *command)
-
     def _add(self, name: str, number: int) -> None:
         self._make(name)
         port, router, host = f"host{number}", self._space("router"), self._space(name)
@@ -88,7 +87,7 @@ class SeparateHosts:
             _ip("-n", self._space("router"), "rule", change, *way)
 
 
-def _ip(*arguments: str, run: Callable[..., subprocess.CompletedProcess[str]] = subprocess.run) -> None:
-    done = run(["ip", *arguments], capture_output=True, text=True, timeout=_PATIENCE_S)
+def _ip(*arguments: str) -> None:
+    done = subprocess.run(["ip", *arguments], capture_output=True, text=True, timeout=_PATIENCE_S)
     if done.returncode:
         raise NoNamespaces(f"ip {' '.join(arguments)}: {done.stderr.strip()}")

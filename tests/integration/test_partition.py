@@ -42,13 +42,14 @@ DATABASE = "database"
 
 @pytest.fixture(scope="module")
 def hosts() -> Iterator[SeparateHosts]:
+    made = SeparateHosts()
     try:
-        made = SeparateHosts()
         made.address(DATABASE)
         made.address("probe")
         made.cut("probe", DATABASE)
         made.heal("probe", DATABASE)
     except NoNamespaces as error:
+        made.close()
         pytest.skip(f"this machine allows no networks of the test's own: {error}")
     yield made
     made.close()
