@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import copy
-import os
 import random
 import signal
 import socket
@@ -174,8 +173,11 @@ class RunningNode:
         return [p for p in psutil.Process(self.process.pid).children(recursive=True) if _role(p) == role]
 
     def kill(self, role: str, chance: random.Random) -> None:
-        """Kill one process of a role; the supervisor is started again, as systemd does."""
-        os.kill(chance.choice(self.processes(role)).pid, signal.SIGKILL)
+        """Kill one process of a role, if it has one now; the supervisor is started again, as systemd does."""
+        alive = self.processes(role)
+        if not alive:
+            return
+        signal_all([chance.choice(alive)])
         self.killed.append(role)
         if role == "serve":
             assert self.process is not None
