@@ -69,7 +69,8 @@ def test_whichever_host_dies_every_series_is_delivered_once(cluster, archive, fr
         cluster.start(f"receive-{site}", "receive", receive={"port": port, "site": site})
     for number in range(3):
         cluster.start(f"score-{number}", "score", score={"sites": [[NORTH, SOUTH], [NORTH], []][number]})
-    cluster.start("deliver", "deliver")
+    for number in range(2):
+        cluster.start(f"deliver-{number}", "deliver")
     cluster.start("schedule", "schedule")
     scanners = {site: Scanner(port) for site, port in ports.items()}
     template, sent = ct_series(7, slices=SLICES, rows=64), {}
