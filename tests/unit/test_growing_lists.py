@@ -128,6 +128,21 @@ def test_eight_times_the_log_costs_no_more_steps(two_sizes, what):
     assert many <= 1.5 * few + 20, f"{few} and {many} hundred steps"
 
 
+def test_statistics_are_taken_of_a_part_of_a_long_log(two_sizes, monkeypatch):
+    monkeypatch.setattr("dicom_qa_node.store.engine._ANALYSED", 20)
+    few, many = (_steps(database, _look_and_refresh) for database in two_sizes)
+    assert many <= 1.5 * few + 20, f"{few} and {many} hundred steps"
+    with two_sizes[1].read() as connection:
+        assert connection.exec_driver_sql("SELECT count(*) FROM sqlite_stat1").scalar_one() > 5
+
+
+def _look_and_refresh(database: Database) -> None:
+    # SQLite refreshes what this connection has asked for.
+    for ask in ASKED.values():
+        ask(database)
+    database.checkpoint()
+
+
 def _steps(database: Database, ask: Callable[[Database], object]) -> int:
     """Return how many hundreds of steps SQLite's machine takes."""
     ticks = []
