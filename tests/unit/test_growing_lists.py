@@ -14,6 +14,7 @@ import sqlalchemy as sa
 from dicom_qa_node.records import DeliveryState, Grade, SeriesState
 from dicom_qa_node.store import Database, LogFilter, Outbox, QualityLog, Registry, Retention
 from dicom_qa_node.store import tables as t
+from dicom_qa_node.store.catalogue import Catalogue
 from tests.realistic_log import fill
 
 NOW = dt.datetime(2026, 3, 1, 12, 0, tzinfo=dt.UTC)
@@ -103,6 +104,7 @@ ASKED: dict[str, Callable[[Database], object]] = {
     "another target": lambda database: Outbox(database).rows(limit=20, target="nobody"),
     "the log": lambda database: QualityLog(database).entries(limit=20),
     "the log of nobody": lambda database: QualityLog(database).entries(LogFilter(scanner="nobody")),
+    "reports without a header": lambda database: Catalogue(database).unindexed(),
     "retention": lambda database: Retention(database).expired(NOW, NOW),
 }
 
