@@ -379,7 +379,7 @@ def _report(item: _Made) -> dict[str, object]:
         "sop_instance_uid": f"{_ROOT}.5.{item.result_id}", "sop_class_uid": "1.2.840.10008.5.1.4.1.1.88.33",
         "report_series_uid": f"{_ROOT}.6.{item.result_id}", "series_instance_uid": item.facts.series_instance_uid,
         "version": item.version, "path": f"reports/{item.result_id}.dcm", "created_at": item.at,
-        "predecessor_uid": None,
+        "predecessor_uid": None, "unindexed": False,
     }  # fmt: skip
 
 

@@ -92,10 +92,16 @@ class Catalogue:
 
     def unindexed(self, limit: int = 200) -> list[ReportRef]:
         """Return reports whose header is not kept yet, or was kept by another version of the node."""
-        known = t.report_headers.c
-        join = t.reports.outerjoin(t.report_headers, known.sop_instance_uid == t.reports.c.sop_instance_uid)
-        stale = known.layout.is_(None) | (known.layout != self._layout)
-        query = sa.select(t.reports).select_from(join).where(stale).order_by(t.reports.c.sop_instance_uid).limit(limit)
+        uid, known = t.reports.c.sop_instance_uid, t.report_headers.c
+        missing = sa.select(uid).where(sa.text(t.UNINDEXED)).order_by(uid).limit(limit)
+        outdated = [
+            sa.select(known.sop_instance_uid).where(other).order_by(known.layout, known.sop_instance_uid).limit(limit)
+            for other in (known.layout < self._layout, known.layout > self._layout)
+        ]
+        # Each is the head of an index: with every report indexed, nothing is read.
+        wanted = sa.union_all(*(sa.select(head.subquery()) for head in (missing, *outdated)))
+        names = [t.reports.c[name] for name in ReportRef.__slots__]
+        query = sa.select(*names).where(uid.in_(wanted)).order_by(uid).limit(limit)
         with self._db.read() as connection:
             rows = [dict(row._mapping) for row in connection.execute(query)]
         return [ReportRef(**row | {"kind": DocumentKind(row["kind"])}) for row in rows]
@@ -109,6 +115,8 @@ class Catalogue:
             connection.execute(t.report_headers.delete().where(t.report_headers.c.sop_instance_uid.in_(uids)))
             # Another process may have kept the same headers in the meantime.
             insert_ignore(connection, t.report_headers, [asdict(header) for header in headers])
+            done = t.reports.update().where(t.reports.c.sop_instance_uid.in_(uids))
+            connection.execute(done.values(unindexed=False))
 
     def page(
         self, level: Level, narrowing: Narrowing, after: str, limit: int = 200

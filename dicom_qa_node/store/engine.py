@@ -25,6 +25,8 @@ __all__ = ["DamagedDatabase", "Database", "insert_ignore", "insert_new_paths"]
 
 _MIGRATIONS = Path(__file__).parent / "migrations"
 _BUSY_TIMEOUT_MS = 30_000
+# Rows of an index that are looked at for its statistics (sqlite.org/lang_analyze, section 4).
+_ANALYSED = 1000
 # Seconds, the last in ms (connection parameters of libpq); without them a host that is cut off waits for minutes.
 _LOST_AFTER = {
     "connect_timeout": 10, "keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3,
@@ -273,6 +275,8 @@ class Database:
             with _translated(), self.engine.connect() as connection:
                 raw = connection.connection.cursor()
                 raw.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+                # Without a limit every index is read from end to end, and nobody may write meanwhile.
+                raw.execute(f"PRAGMA analysis_limit={_ANALYSED}")
                 raw.execute("PRAGMA optimize")
                 raw.close()
 

@@ -15,6 +15,7 @@ __all__ = [
     "KEPT",
     "PICTURED",
     "UNDELIVERED",
+    "UNINDEXED",
     "associations",
     "commit_replies",
     "commit_requests",
@@ -54,6 +55,9 @@ UNDELIVERED = "state <> 'DELIVERED'"
 KEPT = "kept > 0"
 PICTURED = "pictures > 0"
 """The condition of ``ix_series_kept``: images of the series are still in the spool."""
+
+UNINDEXED = "unindexed = true"
+"""The condition of ``ix_reports_unindexed``."""
 
 series = sa.Table(
     "series",
@@ -213,7 +217,12 @@ reports = sa.Table(
     sa.Column("created_at", UtcDateTime, nullable=False),
     sa.Column("predecessor_uid", _UID),
     sa.Column("kind", sa.String(16), nullable=False, server_default="report"),
+    # Its header is still to be read into ``report_headers``; rows from before this column have theirs.
+    sa.Column("unindexed", sa.Boolean, nullable=False, default=True, server_default=sa.false()),
     sa.UniqueConstraint("series_instance_uid", "version", "kind"),
+    sa.Index(
+        "ix_reports_unindexed", "sop_instance_uid", sqlite_where=sa.text(UNINDEXED), postgresql_where=sa.text(UNINDEXED)
+    ),
 )
 
 report_headers = sa.Table(
@@ -233,6 +242,7 @@ report_headers = sa.Table(
     sa.Index("ix_report_headers_study_instance_uid", "study_instance_uid"),
     sa.Index("ix_report_headers_series_instance_uid", "series_instance_uid"),
     sa.Index("ix_report_headers_study_date", "study_date"),
+    sa.Index("ix_report_headers_layout", "layout", "sop_instance_uid"),
 )
 
 outbox = sa.Table(

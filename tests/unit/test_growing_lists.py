@@ -14,6 +14,7 @@ import sqlalchemy as sa
 from dicom_qa_node.records import DeliveryState, Grade, SeriesState
 from dicom_qa_node.store import Database, LogFilter, Outbox, QualityLog, Registry, Retention
 from dicom_qa_node.store import tables as t
+from dicom_qa_node.store.catalogue import Catalogue
 from tests.realistic_log import fill
 
 NOW = dt.datetime(2026, 3, 1, 12, 0, tzinfo=dt.UTC)
@@ -103,6 +104,7 @@ ASKED: dict[str, Callable[[Database], object]] = {
     "another target": lambda database: Outbox(database).rows(limit=20, target="nobody"),
     "the log": lambda database: QualityLog(database).entries(limit=20),
     "the log of nobody": lambda database: QualityLog(database).entries(LogFilter(scanner="nobody")),
+    "reports without a header": lambda database: Catalogue(database).unindexed(),
     "retention": lambda database: Retention(database).expired(NOW, NOW),
 }
 
@@ -126,6 +128,21 @@ def _filled(folder: Path, size: int) -> Database:
 def test_eight_times_the_log_costs_no_more_steps(two_sizes, what):
     few, many = (_steps(database, ASKED[what]) for database in two_sizes)
     assert many <= 1.5 * few + 20, f"{few} and {many} hundred steps"
+
+
+def test_statistics_are_taken_of_a_part_of_a_long_log(two_sizes, monkeypatch):
+    monkeypatch.setattr("dicom_qa_node.store.engine._ANALYSED", 20)
+    few, many = (_steps(database, _look_and_refresh) for database in two_sizes)
+    assert many <= 1.5 * few + 20, f"{few} and {many} hundred steps"
+    with two_sizes[1].read() as connection:
+        assert connection.exec_driver_sql("SELECT count(*) FROM sqlite_stat1").scalar_one() > 5
+
+
+def _look_and_refresh(database: Database) -> None:
+    # SQLite refreshes what this connection has asked for.
+    for ask in ASKED.values():
+        ask(database)
+    database.checkpoint()
 
 
 def _steps(database: Database, ask: Callable[[Database], object]) -> int:

@@ -1,4 +1,4 @@
-"""For logs of ten million: counts by state that follow every change, series that have images, orders of lists."""
+"""For logs of ten million: counts by state, series that have images, orders of lists, reports without a header."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ depends_on = None
 
 _COUNTED = ("series", "outbox")
 _KEPT = sa.text("kept > 0")
+_UNINDEXED = sa.text("unindexed = true")
 _LISTED = (
+    ("ix_report_headers_layout", "report_headers", ["layout", "sop_instance_uid"]),
     ("ix_series_state_last_received_at", "series", ["state", "last_received_at"]),
     ("ix_outbox_target_delivery_id", "outbox", ["target", "delivery_id"]),
 )
@@ -47,6 +49,18 @@ def upgrade() -> None:
     op.create_index("ix_series_kept", "series", ["state", "state_since"], sqlite_where=_KEPT, postgresql_where=_KEPT)
     for name, table, columns in _LISTED:
         op.create_index(name, table, columns)
+    op.add_column("reports", sa.Column("unindexed", sa.Boolean(), nullable=False, server_default=sa.false()))
+    op.execute(
+        "UPDATE reports SET unindexed = true WHERE NOT EXISTS "
+        "(SELECT 1 FROM report_headers AS h WHERE h.sop_instance_uid = reports.sop_instance_uid)"
+    )
+    op.create_index(
+        "ix_reports_unindexed",
+        "reports",
+        ["sop_instance_uid"],
+        sqlite_where=_UNINDEXED,
+        postgresql_where=_UNINDEXED,
+    )
 
 
 def _sqlite_triggers() -> None:
@@ -77,6 +91,9 @@ def _postgresql_triggers() -> None:
 
 
 def downgrade() -> None:
+    op.drop_index("ix_reports_unindexed", "reports")
+    with op.batch_alter_table("reports") as reports:
+        reports.drop_column("unindexed")
     for name, table, _ in _LISTED:
         op.drop_index(name, table)
     op.drop_index("ix_series_kept", "series")
