@@ -32,6 +32,7 @@ from dicom_qa_node.store.trend import earlier_scores
 __all__ = ["Outbox", "OutboxRow", "Unreported"]
 
 _BATCH = 500
+_LAST_ID = 2**31 - 1
 _PENDING, _SENDING = DeliveryState.PENDING.value, DeliveryState.SENDING.value
 _DELIVERED, _PARKED = DeliveryState.DELIVERED.value, DeliveryState.PARKED.value
 _NEXT = [(query, query.with_for_update(skip_locked=True, of=t.outbox)) for query in NEXT]
@@ -262,20 +263,9 @@ class Outbox:
 
         ``after`` is the last number of the page before; ``target`` leaves out the other targets.
         """
-        number, state = t.outbox.c.delivery_id, t.outbox.c.state
-        wanted = {item.value for item in states}
-        query = sa.select(number)
-        if _DELIVERED in wanted:
-            # In the order of the numbers: nearly every row fits, and SQLite would sort what an index of the states has.
-            query = query.where((state + sa.literal_column("''")).in_(sorted(wanted)))
-        else:
-            query = query.where(sa.text(t.UNDELIVERED), state.in_(sorted(wanted)))
-        if after is not None:
-            query = query.where(number < after)
-        if target is not None:
-            query = query.where(t.outbox.c.target == target)
+        number = t.outbox.c.delivery_id
         # Of many that fit, only those of the page are read.
-        shown = query.order_by(number.desc()).limit(limit)
+        shown = _listed({item.value for item in states}, after, target).limit(limit)
         with self._db.read() as connection:
             found = connection.execute(joined().where(number.in_(shown)).order_by(number.desc())).all()
         return [_row(row) for row in found]
@@ -407,6 +397,23 @@ class Outbox:
             for row in rows:
                 _park_series(connection, _report(row), f"delivery to {row.target} parked: {reason}", now)
         return [row.target for row in rows]
+
+
+def _listed(states: set[str], after: int | None, target: str | None) -> sa.Select[tuple[int]]:
+    """Select the numbers of deliveries in these states, the latest first, along an index that has this order."""
+    row = t.outbox.c
+    below = _LAST_ID if after is None else min(after, _LAST_ID)
+    query = sa.select(row.delivery_id).order_by(row.delivery_id.desc())
+    if _DELIVERED not in states:
+        query = query.where(sa.text(t.UNDELIVERED), row.state.in_(sorted(states)), row.delivery_id < below)
+        return query if target is None else query.where(row.target == target)
+    # Nearly every row fits; by an index of the states SQLite would have to sort them.
+    query = query.where((row.state + sa.literal_column("''")).in_(sorted(states)))
+    if target is None:
+        return query.where(row.delivery_id < below)
+    # As a range: of a target that is said to be equal, SQLite may read every delivery in the order of the numbers.
+    place = sa.tuple_(row.target, row.delivery_id) < sa.tuple_(sa.literal(target), sa.literal(below))
+    return query.where(place, row.target >= target).order_by(None).order_by(row.target.desc(), row.delivery_id.desc())
 
 
 def _held(delivery: Delivery) -> sa.ColumnElement[bool]:
