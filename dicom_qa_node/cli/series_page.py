@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from dicom_qa_node.cli.present import coloured, console, score_text
 from dicom_qa_node.cli.verdict_json import verdict
-from dicom_qa_node.config.priority import priority_name
 
 if TYPE_CHECKING:
     from dicom_qa_node.records import LogEntry
@@ -27,6 +26,8 @@ def as_document(
     spool: Path,
 ) -> dict[str, Any]:
     """Return the series as JSON values; paths are those on this machine."""
+    from dicom_qa_node.config.priority import priority_name
+
     return {
         "series_instance_uid": row.facts.series_instance_uid,
         "state": row.state,
