@@ -266,6 +266,16 @@ class ReceivedAssociation(StreamingAssociation):
         self.certificate = hashlib.sha256(shown).hexdigest() if shown else ""
         return True
 
+    def _abort_blocking(self, block: bool = True) -> None:
+        """End the association as the parent does; the log says so where the peer was silent for too long.
+
+        What stands behind ``abort``, which the parent sets anew around event handlers.
+        """
+        if self.admitted and self.dul.idle_timer_expired():
+            silent_s = self.services.settings.network_timeout_s
+            log_event(_LOGGER, logging.INFO, "peer_silent", calling_ae=self.sender().calling_ae, silent_s=silent_s)
+        super()._abort_blocking(block)
+
     def _open_sink(self, assoc: Association) -> OpenSink:
         intake = self.services.intake
         return lambda request, syntax: intake.open(request, syntax, self.sender())

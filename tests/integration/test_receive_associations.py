@@ -139,13 +139,18 @@ def test_a_peer_that_falls_silent_inside_an_object_is_dropped(
     poll(lambda: not list(receiver.layout.incoming.iterdir()))
 
 
-def test_a_peer_that_says_nothing_is_dropped(make_receiver: MakeReceiver) -> None:
+def test_a_peer_that_says_nothing_is_dropped(make_receiver: MakeReceiver, poll: Callable[..., Any]) -> None:
     receiver = make_receiver(network_timeout_s=0.5, acse_timeout_s=0.5)
     with association(receiver) as assoc, raw_connection(receiver) as probe:
         probe.settimeout(10)
         assert probe.recv(100) in (b"", b"\7\0\0\0\0\4\0\0\2\0", b"\7\0\0\0\0\4\0\0\0\0")
         assoc.join(10)
         assert assoc.is_aborted
+    # The probe never became an association, and whoever releases was not silent.
+    poll(lambda: receiver.log.read_text().count("event=peer_silent calling_ae=SCANNER silent_s=0.5") == 1)
+    with association(receiver) as assoc:
+        assert store(assoc, ct()).Status == SUCCESS
+    assert receiver.log.read_text().count("event=peer_silent") == 1
 
 
 def test_associations_spread_over_the_processes(make_receiver: MakeReceiver) -> None:
