@@ -31,6 +31,8 @@ def draw(rows: Sequence[dict[str, float]], processes: Sequence[str], path: Path)
         latency.plot([row["images"] / 1000 for row in sent], [row[key] for row in sent], label=label)
     latency.set_title("answer to a C-STORE, ms")
     latency.set_yscale("log")
+    for which in (latency.yaxis.set_major_formatter, latency.yaxis.set_minor_formatter):
+        which("{x:g}")
     disk.plot(images, [row["database_mb"] for row in rows], label="database")
     disk.plot(images, [row["wal_mb"] for row in rows], label="write-ahead log")
     disk.set_title("database, MB")
