@@ -21,7 +21,7 @@ from pynetdicom.association import Association
 from dicom_qa_node.config import Config
 from dicom_qa_node.reactor import pause_for_certain
 from dicom_qa_node.store import Database
-from tests.postgresql_server import PostgresqlServer, programs, running_server
+from tests.postgresql_server import PostgresqlServer, required_programs, running_server
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED_DATA = Path(os.environ.get("QA_SHARED_DATA", ROOT.parent / "shared" / "data"))
@@ -236,13 +236,7 @@ def node_config(tmp_path: Path, free_port: Callable[[], int]) -> Config:
 @pytest.fixture(scope="session")
 def postgresql() -> Iterator[PostgresqlServer]:
     """Return a PostgreSQL server of this test run; missing in CI is a failure."""
-    found = programs()
-    if found is None:
-        reason = "no PostgreSQL server is installed (Debian package postgresql)"
-        if os.environ.get("CI") == "true":
-            pytest.fail(reason, pytrace=False)
-        pytest.skip(reason)
-    with running_server(found) as server:
+    with running_server(required_programs()) as server:
         yield server
 
 

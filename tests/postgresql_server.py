@@ -16,9 +16,10 @@ from itertools import count
 from pathlib import Path
 
 import psycopg
+import pytest
 import sqlalchemy as sa
 
-__all__ = ["PostgresqlServer", "programs", "running_server"]
+__all__ = ["PostgresqlServer", "programs", "required_programs", "running_server"]
 
 
 def programs() -> Path | None:
@@ -28,6 +29,15 @@ def programs() -> Path | None:
         return max(found, key=lambda path: int(re.sub(r"\D", "", path.parts[-3]) or 0)).parent
     on_path = shutil.which("initdb")
     return Path(on_path).parent if on_path else None
+
+
+def required_programs() -> Path:
+    """Return the folder of the server programs; where there is none the test is skipped, and fails in CI."""
+    found = programs()
+    if found is None:
+        reason = "no PostgreSQL server is installed (Debian package postgresql)"
+        (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(reason)
+    return found
 
 
 class PostgresqlServer:

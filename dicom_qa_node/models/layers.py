@@ -209,8 +209,7 @@ def evidence_statistics(maps: Tensor) -> Tensor:
     Tensor
         Shape (n, `statistics_channels` ()).
     """
-    weight = torch.tensor(_LUMA, device=maps.device, dtype=maps.dtype).view(1, 3, 1, 1)
-    luma = ((maps[:, :3] + 1) * 127.5 * weight).sum(1, keepdim=True)
+    luma = luma_of((maps[:, :3] + 1) * 127.5)
     tails = torch.expm1(maps[:, 3 : 3 + len(_RISES) + len(_FALLS)] * 2) / 2000
     air, dark, bright = (torch.sigmoid((t - luma) / w) for t, w in ((8, 1.5), (20, 4), (80, 8)))
     middle, bright = (1 - dark) * bright, 1 - bright

@@ -65,44 +65,35 @@ __all__ = [
     "recall_from_future",
 ]
 
-_VIEWS = {
-    "accounts": (
-        "Accounts",
-        "Role",
-    ),
-    "alerts": ("Alerts",),
-    "audit": ("Audit",),
-    "baselines": (
-        "ChartRules",
-        "Drifts",
-    ),
-    "engine": ("Database",),
-    "folding": ("Folding",),
-    "heat_requests": ("HeatRequests",),
-    "jobs": ("Jobs",),
-    "liveness": ("Liveness",),
-    "log_query": (
-        "Cursor",
-        "LogOrder",
-        "LogQuery",
-    ),
-    "log_search": ("LogSearch",),
-    "node_facts": ("NodeFacts",),
-    "outbox": ("Outbox",),
-    "quality": (
-        "LogFilter",
-        "QualityLog",
-    ),
-    "registry": ("Registry",),
-    "retention": ("Retention",),
-    "reviews": ("Reviews",),
-    "scanners": ("Scanners",),
-    "service_events": ("ServiceEvents",),
-    "sessions": ("Sessions",),
-    "set_back": ("recall_from_future",),
-    "state_counts": ("fold_counts",),
+_MODULE_OF = {
+    "Accounts": "accounts",
+    "Alerts": "alerts",
+    "Audit": "audit",
+    "ChartRules": "baselines",
+    "Cursor": "log_query",
+    "Database": "engine",
+    "Drifts": "baselines",
+    "Folding": "folding",
+    "HeatRequests": "heat_requests",
+    "Jobs": "jobs",
+    "Liveness": "liveness",
+    "LogFilter": "quality",
+    "LogOrder": "log_query",
+    "LogQuery": "log_query",
+    "LogSearch": "log_search",
+    "NodeFacts": "node_facts",
+    "Outbox": "outbox",
+    "QualityLog": "quality",
+    "Registry": "registry",
+    "Retention": "retention",
+    "Reviews": "reviews",
+    "Role": "accounts",
+    "Scanners": "scanners",
+    "ServiceEvents": "service_events",
+    "Sessions": "sessions",
+    "fold_counts": "state_counts",
+    "recall_from_future": "set_back",
 }
-_MODULE_OF = {view: module for module, views in _VIEWS.items() for view in views}
 
 # Hidden from the type checker, which would take any name for one of this package.
 if not TYPE_CHECKING:

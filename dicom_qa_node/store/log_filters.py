@@ -7,8 +7,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.sql.expression import UnaryExpression
-from sqlalchemy.sql.operators import custom_op
 
 from dicom_qa_node.store import tables as t
 from dicom_qa_node.store.log_query import LogOrder, LogQuery
@@ -26,7 +24,6 @@ _RARE_ROWS = 50_000
 _RARE_PART = 100
 # The rows of a scanner and protocol lie far apart, and there are enough of them on every stretch of an order.
 _RARE_OF_FACETS = 20_000
-_SIGN: custom_op[Any] = custom_op("+")
 _FACETS = ("site", "scanner", "protocol", "modality", "kind", "body_part")
 
 
@@ -45,7 +42,7 @@ class Filters:
 
     def facet_conditions(self) -> list[sa.ColumnElement[bool]]:
         """Return the facets as a condition that no index is looked up for."""
-        return [] if self.facets is None else [_plain(log_rows.c.facet_id).in_(self.facets)]
+        return [] if self.facets is None else [t.plain(log_rows.c.facet_id).in_(self.facets)]
 
 
 def filters_of(connection: sa.Connection, chosen: LogQuery) -> Filters:
@@ -114,31 +111,25 @@ def _own_conditions(chosen: LogQuery) -> list[sa.ColumnElement[bool]]:
     found: list[sa.ColumnElement[bool]] = []
     # The ones that few rows meet come first: a row that fails one is asked no more.
     if chosen.severity is not None:
-        found.append(_plain(r.severity) >= SEVERITY_CODES[chosen.severity])
+        found.append(t.plain(r.severity) >= SEVERITY_CODES[chosen.severity])
     if chosen.grades:
-        found.append(_plain(r.grade).in_([GRADE_CODES[grade] for grade in chosen.grades]))
+        found.append(t.plain(r.grade).in_([GRADE_CODES[grade] for grade in chosen.grades]))
     if chosen.review is not None:
-        found.append(_plain(r.review) == int(chosen.review))
+        found.append(t.plain(r.review) == int(chosen.review))
     if chosen.delivery is not None:
-        found.append(_plain(r.delivery) == int(chosen.delivery))
+        found.append(t.plain(r.delivery) == int(chosen.delivery))
     if chosen.since is not None:
         found.append(r.scored_at >= chosen.since)
     if chosen.until is not None:
         found.append(r.scored_at < chosen.until)
     if not chosen.all_versions:
-        found.append(_plain(r.latest) == 1)
+        found.append(t.plain(r.latest) == 1)
     # Not in the index of the times: read from the rows that are left.
     if chosen.score_from is not None:
         found.append(r.score >= chosen.score_from)
     if chosen.score_to is not None:
         found.append(r.score <= chosen.score_to)
     return found
-
-
-def _plain(column: sa.ColumnElement[int]) -> sa.ColumnElement[Any]:
-    # SQLite must walk the index of the wanted order; the sign keeps it from choosing one by this column, and costs no
-    # step for a row (sqlite.org/optoverview, section 2.1).
-    return UnaryExpression(column, operator=_SIGN, type_=column.type)
 
 
 def _bits(mask: int) -> sa.ColumnElement[bool]:
@@ -199,7 +190,7 @@ def _by_words(connection: sa.Connection, words: Sequence[str], patients: bool) -
     conditions: list[sa.ColumnElement[bool]] = []
     for word in words:
         facets, mask = _shared(connection, word)
-        shared = [*([_plain(log_rows.c.facet_id).in_(facets)] if facets else []), *([_bits(mask)] if mask else [])]
+        shared = [*([t.plain(log_rows.c.facet_id).in_(facets)] if facets else []), *([_bits(mask)] if mask else [])]
         of_patient = patients and (not shared or _names_somebody(connection, word))
         if mask and not facets and not of_patient:
             masks.append(mask)

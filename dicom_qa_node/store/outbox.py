@@ -408,7 +408,7 @@ def _listed(states: set[str], after: int | None, target: str | None) -> sa.Selec
         query = query.where(sa.text(t.UNDELIVERED), row.state.in_(sorted(states)), row.delivery_id < below)
         return query if target is None else query.where(row.target == target)
     # Nearly every row fits; by an index of the states SQLite would have to sort them.
-    query = query.where((row.state + sa.literal_column("''")).in_(sorted(states)))
+    query = query.where(t.plain(row.state).in_(sorted(states)))
     if target is None:
         return query.where(row.delivery_id < below)
     # As a range: of a target that is said to be equal, SQLite may read every delivery in the order of the numbers.

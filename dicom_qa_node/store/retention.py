@@ -68,13 +68,16 @@ class Retention:
             )
 
     def old_pictures(self, before: dt.datetime, limit: int = 1000) -> list[tuple[str, int]]:
-        """Return the finished versions (Series Instance UID, version) scored before this time that have pictures."""
+        """Return the finished versions (Series Instance UID, version) scored before this time that have pictures.
+
+        The oldest first; what has none any more is not looked at.
+        """
         series = t.series.c
         query = (
             sa.select(t.results.c.series_instance_uid, t.results.c.version)
             .join(t.series, series.series_instance_uid == t.results.c.series_instance_uid)
-            .where(t.results.c.scored_at < before, sa.text(t.PICTURED), series.state.in_(_ENDS), ~_WAITING)
-            .where(~self._unreviewed)
+            .where(t.results.c.scored_at < before, sa.text(t.PICTURED), t.plain(series.state).in_(_ENDS))
+            .where(~_WAITING, ~self._unreviewed)
             .order_by(t.results.c.scored_at)
         )
         with self._db.read() as connection:
@@ -152,10 +155,10 @@ def _unreviewed(grades: Sequence[Grade]) -> sa.ColumnElement[bool]:
     if not grades:
         return sa.false()
     row = log_rows.c
-    # A sum has no index: the one of the series is the right one, those of grade and review lead to millions of rows.
+    # The index of the series is the right one, those of grade and review lead to millions of rows.
     return sa.exists().where(
         (row.series_instance_uid == t.series.c.series_instance_uid)
         & (row.latest == 1)
-        & (row.grade + 0).in_([GRADE_CODES[grade] for grade in grades])
-        & (row.review + 0 == ReviewMark.NONE)
+        & t.plain(row.grade).in_([GRADE_CODES[grade] for grade in grades])
+        & (t.plain(row.review) == ReviewMark.NONE)
     )

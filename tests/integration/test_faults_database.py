@@ -30,7 +30,7 @@ from tests.conftest import poll_until
 from tests.integration.receive_peer import MakeReceiver, association, kill_hard, receiver_fixture, store
 from tests.integration.test_supervisor import Node as SupervisedNode
 from tests.killed_node import ROOT, SLICES, KillRun, kill_run
-from tests.postgresql_server import PostgresqlServer, programs, running_server
+from tests.postgresql_server import PostgresqlServer, required_programs, running_server
 from tests.processes import processor_s
 from tests.unit.received_images import ct
 
@@ -187,12 +187,7 @@ def _finish(run: KillRun) -> None:
 @pytest.fixture
 def server() -> Iterator[PostgresqlServer]:
     """Return a server of this test's own, which it may stop."""
-    found = programs()
-    if found is None:
-        reason = "no PostgreSQL server is installed (Debian package postgresql)"
-        (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(reason)
-    assert found is not None
-    with running_server(found) as made:
+    with running_server(required_programs()) as made:
         yield made
 
 

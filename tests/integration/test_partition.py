@@ -6,7 +6,6 @@ of the database's connections stand in its address here, so that the test takes 
 
 from __future__ import annotations
 
-import os
 import sys
 import threading
 import time
@@ -24,7 +23,7 @@ from dicom_qa_node.records import SeriesState
 from dicom_qa_node.store import Database, Outbox, QualityLog
 from dicom_qa_node.store.outbox import OutboxRow
 from tests.cluster import Cluster, rows_left
-from tests.postgresql_server import PostgresqlServer, programs, running_server
+from tests.postgresql_server import PostgresqlServer, required_programs, running_server
 from tests.separate_hosts import NoNamespaces, SeparateHosts
 
 pytestmark = [pytest.mark.integration, pytest.mark.peers("ip")]
@@ -57,13 +56,7 @@ def hosts() -> Iterator[SeparateHosts]:
 
 @pytest.fixture(scope="module")
 def server(hosts: SeparateHosts) -> Iterator[PostgresqlServer]:
-    found = programs()
-    if found is None:
-        reason = "no PostgreSQL server is installed (Debian package postgresql)"
-        if os.environ.get("CI") == "true":
-            pytest.fail(reason, pytrace=False)
-        pytest.skip(reason)
-    with running_server(found, hosts.address(DATABASE), hosts.within(DATABASE)) as made:
+    with running_server(required_programs(), hosts.address(DATABASE), hosts.within(DATABASE)) as made:
         yield made
 
 

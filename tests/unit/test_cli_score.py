@@ -13,6 +13,7 @@ from dicom_qa_node.cli.app import run
 from dicom_qa_node.cli.exit_codes import ExitCode
 from dicom_qa_node.models.registry import card_of
 from dicom_qa_node.phantom import ct_series, petct_study, write
+from dicom_qa_node.score.threads import allow, allowed
 
 
 @pytest.fixture
@@ -103,6 +104,16 @@ def test_nothing_to_score_is_not_found(qa, tmp_path, name):
     code, _, err = qa("score", tmp_path / name)
     assert code == ExitCode.NOT_FOUND
     assert err.startswith("error: ")
+
+
+def test_the_threads_of_the_configuration_hold_here_too(qa, study, tmp_path):
+    (tmp_path / "weights").mkdir()
+    (tmp_path / "config.yaml").write_text("score: {threads: 3, models_dir: weights}\n")
+    try:
+        assert qa("--config", tmp_path / "config.yaml", "score", study[0])[0] != ExitCode.OK
+        assert allowed() == 3
+    finally:
+        allow(0)
 
 
 def test_a_missing_model_scores_nothing(qa, study, tmp_path):

@@ -208,6 +208,15 @@ def test_pictures_of_what_waits_for_a_review_or_delivery_stay(database, layout):
     assert not folder.exists()
 
 
+def test_pictures_stay_while_their_series_is_at_work_again(database, layout):
+    delivered_series(database, layout, 1)
+    folder = pictured(layout, "1.2.3.0")
+    assert Registry(database).rescore("1.2.3.0", actor="admin")
+    config = Config.model_validate({"spool_dir": layout.root, "spool": {"keep_pictures_days": 0}})
+    assert clear_pictures(config, database, LATER) == 0
+    assert len(list(folder.iterdir())) == 3
+
+
 def test_pictures_that_cannot_be_deleted_are_tried_again(database, layout):
     delivered_series(database, layout, 1)
     folder = pictured(layout, "1.2.3.0")
@@ -254,9 +263,12 @@ def test_only_series_with_images_are_looked_at(tmp_path):
     database.upgrade()
     asked: list[tuple[str, object]] = []
     sa.event.listen(database.engine, "before_cursor_execute", lambda *call: asked.append(call[2:4]))
-    Retention(database, [Grade.NON_DIAGNOSTIC]).expired(LATER, LATER)
+    retention = Retention(database, AWAITED)
+    retention.expired(LATER, LATER)
+    retention.old_pictures(LATER)
     queries = [call for call in asked if "FROM instances" in call[0]]
     assert len(queries) == 3
+    (pictures,) = (call for call in asked if "pictures > 0" in call[0])
     with database.read() as connection:
         for query, values in queries:
             plan = str(connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {query}", values).all())
@@ -264,6 +276,10 @@ def test_only_series_with_images_are_looked_at(tmp_path):
             assert "SEARCH log_rows USING INDEX ix_log_rows_series_instance_uid" in plan, plan
             assert not re.search("SCAN (series|instances|outbox|log_rows)", plan), plan
             assert "ORDER BY" not in plan, plan
+        plan = str(connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {pictures[0]}", pictures[1]).all())
+        assert "SEARCH results USING INDEX ix_results_pictures (scored_at<?)" in plan, plan
+        assert "SEARCH log_rows USING INDEX ix_log_rows_series_instance_uid" in plan, plan
+        assert not re.search("SCAN (series|results|outbox|log_rows)|ORDER BY", plan), plan
     database.close()
 
 
