@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 ARGS ?=
 CHECKED := dicom_qa_node training tests benchmarks
 
-.PHONY: help demo test check fmt docs clean peers dist deb sbom lock audit
+.PHONY: help demo test check fmt docs site clean peers dist deb sbom lock audit
 .DEFAULT_GOAL := help
 
 help:
@@ -14,6 +14,7 @@ help:
 	@echo "  make check  format, lint, types, import rules"
 	@echo "  make fmt    format and fix what can be fixed"
 	@echo "  make docs   write config.yaml, docs/configuration.md and the tables of docs/measurements.md"
+	@echo "  make site   build the documentation into dist/site/ (strict: a broken link is an error)"
 	@echo "  make dist   build wheel and sdist into dist/"
 	@echo "  make deb    build the Debian package into dist/ (needs debhelper)"
 	@echo "  make sbom   list what is installed as CycloneDX, dist/sbom.json"
@@ -59,6 +60,9 @@ docs: $(VENV)/.installed
 	$(BIN)/dicom-qa-node config schema --yaml > config.yaml.new && mv config.yaml.new config.yaml
 	$(BIN)/dicom-qa-node config schema --markdown > docs/configuration.md
 	$(BIN)/python -m dicom_qa_node.score.physics.reference docs/measurements.md
+
+site: $(VENV)/.installed-test
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict --site-dir dist/site
 
 dist: $(VENV)/.installed-test
 	rm -f dist/dicom_qa_node-*

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,7 +17,7 @@ from dicom_qa_node.cli.exit_codes import ExitCode
 from dicom_qa_node.records import DeliveryState, Grade, SeriesState
 
 ROOT = Path(__file__).resolve().parents[2]
-OPERATOR = ROOT / "docs" / "operator.md"
+COMMANDS = ROOT / "docs" / "commands.md"
 README = ROOT / "README.md"
 
 
@@ -46,23 +49,23 @@ def test_what_a_key_may_hold_is_said_in_words():
 
 @pytest.mark.parametrize("state", SeriesState)
 def test_every_state_has_its_row_with_what_to_do(state):
-    for page in (README, OPERATOR):
+    for page in (README, COMMANDS):
         assert re.search(rf"^\| `{state}` \|.+\|.+\|$", page.read_text(), re.MULTILINE), f"{page.name} lacks {state}"
 
 
 @pytest.mark.parametrize("code", ExitCode)
 def test_every_exit_code_has_its_row(code):
-    assert f"| {code.value} | {code.meaning} |" in OPERATOR.read_text()
+    assert f"| {code.value} | {code.meaning} |" in COMMANDS.read_text()
 
 
 @pytest.mark.parametrize("command", commands())
 def test_every_command_is_described(command):
-    assert f"`{command}" in OPERATOR.read_text(), f"docs/operator.md does not describe `{command}`"
+    assert f"`{command}" in COMMANDS.read_text(), f"docs/commands.md does not describe `{command}`"
 
 
 @pytest.mark.parametrize("word", [*DeliveryState, *Grade])
 def test_every_delivery_state_and_grade_is_explained(word):
-    assert word in OPERATOR.read_text()
+    assert word in COMMANDS.read_text()
 
 
 def test_documents_name_only_files_that_exist():
@@ -86,3 +89,12 @@ def test_commands_in_the_documents_exist():
     ]
     assert written
     assert [entry for entry in written if not {entry[1], f"{entry[1]} {entry[2]}"} & known] == []
+
+
+def test_the_documentation_site_builds_without_a_warning(tmp_path):
+    command = [sys.executable, "-m", "mkdocs", "build", "--quiet", "--strict", "--site-dir", str(tmp_path / "site")]
+    built = subprocess.run(
+        command, cwd=ROOT, env={**os.environ, "NO_MKDOCS_2_WARNING": "1"}, capture_output=True, text=True, check=False
+    )
+    assert built.returncode == 0, built.stdout + built.stderr
+    assert (tmp_path / "site" / "tutorial" / "first-series" / "index.html").is_file()
