@@ -13,12 +13,14 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from dicom_qa_node.config import Config
+from dicom_qa_node.config.tiers import BASIC_KEYS
 from dicom_qa_node.config.wording import allowed, sections_of
 
 __all__ = ["as_markdown", "as_yaml", "shown_value"]
 
 _HEAD = """\
 # Configuration of dicom-qa-node: every key with its default.
+# In each section the keys that a site sets first come first; the others follow below "advanced".
 # Check a changed file with `dicom-qa-node config check`; an unknown key or an impossible value is an error.
 # Relative paths start at the folder the process runs in.
 
@@ -32,17 +34,24 @@ impossible value is an error: `dicom-qa-node config check` names every problem a
 `dicom-qa-node config show` prints what applies. Changes apply after a restart.
 
 """
+_COLUMNS = ("| key | default | allowed | what it does |", "|---|---|---|---|")
+_BASIC_HEAD = (
+    "## The keys that a site sets first\n",
+    "The rest of this page is the advanced tier: every key by section, with defaults that suit most sites.\n",
+    *_COLUMNS,
+)
 _WIDTH = 110
 
 
 def as_yaml() -> str:
     """Return a configuration file that holds every key with its help, what it allows and its default."""
-    return _HEAD + "".join(_section_lines(Config, 0))
+    return _HEAD + "".join(_section_lines(Config, 0, ""))
 
 
 def as_markdown() -> str:
     """Return a table per section: key, default, what it allows, what it does."""
-    return _TITLE + "\n".join(_tables(Config, "")).rstrip() + "\n"
+    basic = [*_BASIC_HEAD, *(row for row in _rows(Config, "") if row.split("`")[1] in BASIC_KEYS), ""]
+    return _TITLE + "\n".join([*basic, *_tables(Config, "")]).rstrip() + "\n"
 
 
 def shown_value(value: Any) -> str:
@@ -57,18 +66,28 @@ def shown_value(value: Any) -> str:
     return text.removesuffix("...\n").strip()
 
 
-def _section_lines(section: type[BaseModel], depth: int) -> Iterator[str]:
+def _section_lines(section: type[BaseModel], depth: int, prefix: str) -> Iterator[str]:
     indent = "  " * depth
-    for key, field in section.model_fields.items():
+    basic = [key for key in section.model_fields if _is_basic(f"{prefix}{key}")]
+    advanced = [key for key in section.model_fields if key not in basic]
+    for index, key in enumerate((*basic, *advanced)):
+        field = section.model_fields[key]
         default = _default(field)
+        if basic and index == len(basic) and depth:
+            yield f"\n{indent}# advanced\n"
         if isinstance(default, BaseModel):
             yield f"\n{indent}# {_sentence(field)}\n{indent}{key}:\n"
-            yield from _section_lines(type(default), depth + 1)
+            yield from _section_lines(type(default), depth + 1, f"{prefix}{key}.")
             continue
         yield from _comment(f"{_sentence(field)} [{allowed(field)}]", indent)
         yield f"{indent}{key}: {shown_value(default)}\n"
         for item in sections_of(field.annotation):
             yield from _example_lines(item, indent)
+
+
+def _is_basic(name: str) -> bool:
+    """Return whether a key, or one inside of it, is of the basic tier."""
+    return name in BASIC_KEYS or any(key.startswith(f"{name}.") for key in BASIC_KEYS)
 
 
 def _example_lines(section: type[BaseModel], indent: str) -> Iterator[str]:
@@ -102,21 +121,36 @@ def _example(key: str, field: FieldInfo) -> Any:
 def _tables(section: type[BaseModel], prefix: str) -> Iterator[str]:
     title = f"`{prefix.rstrip('.')}`{_of_kind(section)}" if prefix else "Top level"
     yield f"## {title}\n"
-    yield "| key | default | allowed | what it does |"
-    yield "|---|---|---|---|"
+    yield from _COLUMNS
     nested: list[tuple[type[BaseModel], str]] = []
     for key, field in section.model_fields.items():
         default = _default(field)
         if isinstance(default, BaseModel):
             nested.append((type(default), f"{prefix}{key}."))
             continue
-        shown = "required" if default is PydanticUndefined else f"`{shown_value(default)}`"
-        cells = [f"`{prefix}{key}`", shown, _cell(allowed(field)), _cell(_sentence(field))]
-        yield f"| {' | '.join(cells)} |"
+        yield _row(f"{prefix}{key}", field)
         nested += [(item, f"{prefix}{key}[].") for item in sections_of(field.annotation)]
     yield ""
     for inner, place in nested:
         yield from _tables(inner, place)
+
+
+def _rows(section: type[BaseModel], prefix: str) -> Iterator[str]:
+    """Yield the row of every key, those of a list's entry behind the list; of alternatives the first alone."""
+    for key, field in section.model_fields.items():
+        default = _default(field)
+        if isinstance(default, BaseModel):
+            yield from _rows(type(default), f"{prefix}{key}.")
+            continue
+        yield _row(f"{prefix}{key}", field)
+        for item in sections_of(field.annotation)[:1]:
+            yield from _rows(item, f"{prefix}{key}[].")
+
+
+def _row(name: str, field: FieldInfo) -> str:
+    default = _default(field)
+    shown = "required" if default is PydanticUndefined else f"`{shown_value(default)}`"
+    return f"| {' | '.join([f'`{name}`', shown, _cell(allowed(field)), _cell(_sentence(field))])} |"
 
 
 def _cell(text: str) -> str:

@@ -14,6 +14,7 @@ import typer.main
 from dicom_qa_node.cli.app import app
 from dicom_qa_node.cli.config_reference import as_markdown, as_yaml
 from dicom_qa_node.cli.exit_codes import ExitCode
+from dicom_qa_node.config.tiers import BASIC_KEYS
 from dicom_qa_node.records import DeliveryState, Grade, SeriesState
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -41,6 +42,12 @@ def commands() -> list[str]:
 )
 def test_generated_file_is_current(file, text):
     assert (ROOT / file).read_text() == text(), f"{file} is not what the schema says; run: make docs"
+
+
+def test_every_basic_key_exists_and_comes_before_the_tables_by_section():
+    head, _, _ = as_markdown().partition("## Top level")
+    assert {line.split("`")[1] for line in head.splitlines() if line.startswith("| `")} == BASIC_KEYS
+    assert 20 <= len(BASIC_KEYS) <= 40
 
 
 def test_what_a_key_may_hold_is_said_in_words():
