@@ -39,7 +39,7 @@ def web_config(folder: Path, **web: Any) -> Config:
 
 @cache
 def _empty_database() -> Path:
-    # All revisions per test would take longer than the tests.
+    # To create the schema per test would take longer than the tests.
     folder = Path(tempfile.mkdtemp(prefix="dicom-qa-node-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     database = Database(f"sqlite:///{folder}/quality.db")

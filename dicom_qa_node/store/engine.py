@@ -136,11 +136,12 @@ class Database:
         Raises
         ------
         Misconfigured
-            The file of the database cannot be made, or a newer version of this software has made the schema.
+            The file of the database cannot be made, or its schema is from before the first release or from a newer
+            version of this software.
         """
         if self.absent_file is not None:
             _make_file(self.absent_file)
-        self._refuse_newer()
+        self._refuse_unknown()
         current, head = self.revision()
         if current == head:
             return head
@@ -179,8 +180,8 @@ class Database:
         return current, _known()[-1]
 
     def has_schema(self) -> bool:
-        """Whether the database has tables of this software, of whatever revision."""
-        return bool(self.revision()[0])
+        """Whether the database has the tables of a revision that this version knows."""
+        return self.revision()[0] in _known()
 
     def require_current(self) -> str:
         """Refuse to work without a database, or on an old or newer schema; return the revision.
@@ -198,19 +199,29 @@ class Database:
                 f"there is no database at {self.absent_file} yet; start the node (serve) "
                 "or run: dicom-qa-node db upgrade"
             )
-        self._refuse_newer()
+        self._refuse_unknown()
         raise Misconfigured(
             f"the database is at revision {current or '(empty)'}, this version needs {head}; "
             "run: dicom-qa-node db upgrade"
         )
 
-    def _refuse_newer(self) -> None:
+    def _refuse_unknown(self) -> None:
         current, head = self.revision()
+        if current and current < _known()[0]:
+            raise Misconfigured(
+                f"the database is at revision {current}, from before the first release, and cannot be upgraded. "
+                f"Stop the node and make a new database from the spool: {self._rebuild_command()}"
+            )
         if current and current not in _known():
             raise Misconfigured(
                 f"the database is at revision {current}, made by a newer version of this software; this one knows "
                 f"{head} at most: install the newer version, or restore a backup from before its upgrade"
             )
+
+    def _rebuild_command(self) -> str:
+        if self.is_sqlite:
+            return "dicom-qa-node db rebuild --new"
+        return "create an empty database, name it in database_url, then run: dicom-qa-node db rebuild"
 
     def backup(self, target: Path) -> None:
         """Copy the running SQLite database to ``target`` consistently (online backup).

@@ -15,7 +15,7 @@ from dicom_qa_node.store import Cursor, Jobs, LogOrder, LogQuery, LogSearch, Out
 from dicom_qa_node.store import tables as t
 from dicom_qa_node.store.log_rows import LAST_BIT, SHARED_KEY, Bits, deviation_from
 from dicom_qa_node.store.log_words import words_of
-from dicom_qa_node.store.review_tables import DeliveryMark, ReviewMark, log_found, log_rows, reviews
+from dicom_qa_node.store.review_tables import DeliveryMark, ReviewMark, reviews
 from tests.passing_time import PassingTime
 from tests.realistic_log import fill
 from tests.unit.test_store_flow import SERIES, T0, instance, result
@@ -193,31 +193,6 @@ def test_only_the_last_version_is_the_latest(database):
     assert [(row.version, row.latest) for row in LogSearch(database).versions(uid)] == [(2, True), (1, False)]
     assert [row.version for row in LogSearch(database).page(LogQuery()).rows] == [2]
     assert len(LogSearch(database).page(LogQuery(all_versions=True)).rows) == 2
-
-
-def test_the_revision_fills_the_rows_of_an_older_log(filled, monkeypatch):
-    search = LogSearch(filled)
-    chosen = LogQuery(all_versions=True)
-    before = list(search.stream(chosen))
-    with filled.write() as connection:
-        connection.execute(log_found.delete())
-        connection.execute(log_rows.delete())
-        for table in ("log_findings", "log_facets"):
-            connection.execute(sa.text(f"DELETE FROM {table}"))
-        # The contentless index of SQLite empties by a command of its own.
-        empty = "INSERT INTO log_text(log_text) VALUES('delete-all')" if filled.is_sqlite else "DELETE FROM log_text"
-        connection.execute(sa.text(empty))
-        from dicom_qa_node.store.log_backfill import fill_log_rows
-
-        fill_log_rows(connection)
-    after = list(search.stream(chosen))
-
-    def comparable(rows):
-        return [replace(row, findings=tuple(sorted(row.findings)), review=ReviewMark.NONE) for row in rows]
-
-    assert comparable(after) == comparable(before)
-    assert every(search, LogQuery(words="garcia", patients=True))
-    assert every(search, LogQuery(finding="metal"))
 
 
 def test_a_deviation_needs_a_history_and_a_scatter():

@@ -13,10 +13,7 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
-from alembic import command
-from alembic.config import Config as AlembicConfig
 
-import dicom_qa_node.store
 from dicom_qa_node.config.priority import LEVELS, PriorityRule, priority_name, priority_of
 from dicom_qa_node.errors import Transient
 from dicom_qa_node.records import ModelRef, SeriesFacts, SeriesKind, SeriesResult, SeriesState, StoredInstance
@@ -264,38 +261,9 @@ def test_the_embedded_database_loads_no_procrastinate(tmp_path):
     assert done.stdout.strip() == ""
 
 
-def _alembic(database: Database, step: str, revision: str) -> None:
-    config = AlembicConfig()
-    config.set_main_option("script_location", str(Path(dicom_qa_node.store.__file__).parent / "migrations"))
-    with database._migrating() as connection:
-        config.attributes["connection"] = connection
-        getattr(command, step)(config, revision)
-
-
-def test_an_upgrade_moves_what_waits_into_the_queue_and_a_downgrade_leaves_nothing(database, clock):
-    registry = complete(database, [image(facts("1.1")), image(facts("1.2")), image(facts("1.3"))])
-    held = Jobs(database, clock=clock).claim("w")
-    _alembic(database, "downgrade", "0010")
-    with database.read() as connection:
-        tables = sa.inspect(connection).get_table_names()
-        assert not [name for name in tables if "procrastinate" in name]
-        assert "site" not in {column["name"] for column in sa.inspect(connection).get_columns("series")}
-    if not database.is_sqlite:
-        with database.read() as connection:
-            for catalogue, name in (("pg_proc", "proname"), ("pg_type", "typname")):
-                query = sa.text(f"SELECT count(*) FROM {catalogue} WHERE {name} LIKE 'procrastinate%'")
-                assert connection.execute(query).scalar_one() == 0
-    database.upgrade()
-    clock.advance(3600)
-    assert sorted(score_all(Jobs(database, clock=clock))) == ["1.1", "1.2", "1.3"]
-    assert not Jobs(database, clock=clock).finish(held, verdict("1.1"))
-    assert registry.counts()[S.SCORED] == 3
-    assert left_in_the_queue(database) == 0
-
-
 def test_a_revision_makes_every_step_of_the_installed_procrastinate():
     from procrastinate.schema import SchemaManager
 
-    revision = import_module("dicom_qa_node.store.migrations.versions.0011_many_hosts")
+    revision = import_module("dicom_qa_node.store.migrations.versions.0100_initial_schema")
     newest = max(path.stem for path in Path(SchemaManager.get_migrations_path()).glob("*.sql"))
     assert newest == revision.PROCRASTINATE_STEP

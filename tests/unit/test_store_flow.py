@@ -228,21 +228,6 @@ def test_refused_delivery_parks_the_series_until_retried(database, clock):
     assert not outbox.delivered(delivery, "stale")
 
 
-def test_schema_matches_the_migrations(database):
-    from alembic.autogenerate import compare_metadata
-    from alembic.migration import MigrationContext
-
-    from dicom_qa_node.store.schema import metadata
-
-    def compared(_object: object, name: str, kind: str, _reflected: bool, _other: object) -> bool:
-        # Made by hand, since each database has its own kind; and made by Procrastinate.
-        return not (kind in ("table", "index") and ("log_text" in name or "procrastinate" in name))
-
-    with database.read() as connection:
-        context = MigrationContext.configure(connection, opts={"include_object": compared})
-        assert compare_metadata(context, metadata) == []
-
-
 def test_backup_is_a_complete_copy(tmp_path):
     database = Database(f"sqlite:///{tmp_path}/q.db")
     database.upgrade()

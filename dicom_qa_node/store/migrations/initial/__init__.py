@@ -1,0 +1,1 @@
+"""The statements of the initial revision: its tables by what they serve, and its triggers."""
