@@ -8,10 +8,10 @@ import numpy as np
 import numpy.typing as npt
 
 from dicom_qa_node.records import SeriesKind
-from dicom_qa_node.score import attributes as at
 from dicom_qa_node.score.geometry import Turn, display_turn
 from dicom_qa_node.score.pairing import ct_slice_at
-from dicom_qa_node.score.prepare import ct_picture, fused_picture, pt_picture, window_for_kernel
+from dicom_qa_node.score.prepare import Window, ct_picture, fused_picture, pt_picture
+from dicom_qa_node.score.reading_windows import windows_of
 from dicom_qa_node.score.resample import on_slice
 from dicom_qa_node.score.volume import Volume
 
@@ -22,7 +22,9 @@ Pictures = npt.NDArray[np.uint8]
 _SAMPLE = 4
 
 
-def display_pictures(volume: Volume, indices: Sequence[int], ct: Volume | None = None) -> Pictures:
+def display_pictures(
+    volume: Volume, indices: Sequence[int], ct: Volume | None = None, windows: Sequence[Window] | None = None
+) -> Pictures:
     """Return uint8 RGB pictures of slices, shape (n, rows, columns, 3).
 
     Parameters
@@ -34,14 +36,16 @@ def display_pictures(volume: Volume, indices: Sequence[int], ct: Volume | None =
     ct
         Fuse with this CT: each picture lies on the grid of the CT slice nearest to the PET slice, the PET is
         resampled onto it through physical space.
+    windows
+        The window of each slice of a CT; by `reading_windows.windows_of` where they are not given.
     """
     if ct is not None:
         scale = suv_scale(volume)
         pictures = [_fused(volume, index, ct, scale) for index in indices]
         return _turned(pictures, display_turn(ct.direction))
     if volume.kind is SeriesKind.CT:
-        window = window_for_kernel(at.word(volume.header, "ConvolutionKernel"))
-        pictures = [ct_picture(volume.voxels[index], window) for index in indices]
+        chosen = windows_of(volume, indices) if windows is None else windows
+        pictures = [ct_picture(volume.voxels[index], window) for index, window in zip(indices, chosen, strict=True)]
     else:
         scale = suv_scale(volume)
         pictures = [pt_picture(volume.voxels[index] * scale) for index in indices]

@@ -10,11 +10,11 @@ import numpy.typing as npt
 from PIL import Image
 
 from dicom_qa_node.records import SeriesKind
-from dicom_qa_node.score import attributes as at
 from dicom_qa_node.score.display import suv_scale
 from dicom_qa_node.score.geometry import Turn, display_turn
 from dicom_qa_node.score.pairing import ct_slice_at
-from dicom_qa_node.score.prepare import SOFT_TISSUE, SUV_RANGE, Window, window_for_kernel
+from dicom_qa_node.score.prepare import SOFT_TISSUE, SUV_RANGE, Window
+from dicom_qa_node.score.reading_windows import windows_of
 from dicom_qa_node.score.resample import on_slice
 from dicom_qa_node.score.volume import FloatArray, Volume
 
@@ -66,8 +66,16 @@ class Exhibit:
     marks: tuple[float, ...]
 
 
-def exhibit_of(volume: Volume, indices: Sequence[int], ct: Volume | None = None) -> Exhibit:
-    """Keep slices of a volume; of a fused PET also those of its CT, on whose grid both then lie."""
+def exhibit_of(
+    volume: Volume, indices: Sequence[int], ct: Volume | None = None, windows: Sequence[Window] | None = None
+) -> Exhibit:
+    """Keep slices of a volume; of a fused PET also those of its CT, on whose grid both then lie.
+
+    ``windows`` are those of the slices of a CT; by `reading_windows.windows_of` where they are not given.
+    """
+    if windows is None:
+        alone = ct is None and volume.kind is SeriesKind.CT
+        windows = windows_of(volume, indices) if alone else (SOFT_TISSUE,) * len(indices)
     grid = volume if ct is None else ct
     turn = display_turn(grid.direction)
     spacing = grid.spacing_mm[:0:-1] if turn.exchange else grid.spacing_mm[1:]
@@ -78,19 +86,19 @@ def exhibit_of(volume: Volume, indices: Sequence[int], ct: Volume | None = None)
             index=index,
             position_mm=float(volume.positions_mm[index]),
             pixel_spacing_mm=(float(spacing[0]), float(spacing[1])),
-            layers=_layers(volume, index, ct, turn),
+            layers=_layers(volume, index, ct, turn, window),
         )
-        for index in indices
+        for index, window in zip(indices, windows, strict=True)
     )
     overview, pixel_mm, marks = _overview(volume, indices)
     return Exhibit(slices, overview, pixel_mm, marks)
 
 
-def _layers(volume: Volume, index: int, ct: Volume | None, turn: Turn) -> tuple[Layer, ...]:
+def _layers(volume: Volume, index: int, ct: Volume | None, turn: Turn, window: Window) -> tuple[Layer, ...]:
     if ct is None:
         values = turn.apply(volume.voxels[index])
         if volume.kind is SeriesKind.CT:
-            return (_ct_layer(values, volume, window_for_kernel(at.word(volume.header, "ConvolutionKernel"))),)
+            return (_ct_layer(values, volume, window),)
         return (_pet_layer(values, volume, inverted=True),)
     place = ct_slice_at(volume, index, ct)
     uptake = np.nan_to_num(on_slice(volume, ct, place), nan=0.0)

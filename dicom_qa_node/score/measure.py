@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dicom_qa_node.records import Measurement, SeriesKind
+from dicom_qa_node.score.kernel_sharpness import KernelSharpness
 from dicom_qa_node.score.physics.ct import ct_measurements
 from dicom_qa_node.score.physics.pet import pet_measurements
 from dicom_qa_node.score.physics.stack import stack_measurements
@@ -11,7 +12,9 @@ from dicom_qa_node.score.volume import Volume
 __all__ = ["measure"]
 
 
-def measure(volume: Volume, paired_ct: Volume | None = None) -> tuple[Measurement, ...]:
+def measure(
+    volume: Volume, paired_ct: Volume | None = None, kernel: KernelSharpness | None = None
+) -> tuple[Measurement, ...]:
     """Measure everything that applies to a volume.
 
     The voxels are read slice by slice and never copied as a whole. What does not apply is reported without a value
@@ -23,7 +26,9 @@ def measure(volume: Volume, paired_ct: Volume | None = None) -> tuple[Measuremen
         CT in HU, or PET.
     paired_ct
         The CT of a PET volume's study and frame of reference, on its own grid; not used for CT.
+    kernel
+        Sharpness of a CT; measured here where it is not given.
     """
     if volume.kind is SeriesKind.CT:
-        return (*ct_measurements(volume), *stack_measurements(volume))
+        return (*ct_measurements(volume, kernel), *stack_measurements(volume))
     return (*pet_measurements(volume, paired_ct), *stack_measurements(volume))

@@ -27,9 +27,12 @@ from dicom_qa_node.score.assemble import Survey, read, survey
 from dicom_qa_node.score.decoders import Decoders
 from dicom_qa_node.score.display import display_pictures
 from dicom_qa_node.score.exhibits import Exhibit, exhibit_of
+from dicom_qa_node.score.kernel_sharpness import KernelSharpness, sharpness_of_volume
 from dicom_qa_node.score.measure import measure
 from dicom_qa_node.score.pairing import Pairing, pair
 from dicom_qa_node.score.parts import Part
+from dicom_qa_node.score.prepare import SOFT_TISSUE
+from dicom_qa_node.score.reading_windows import unread_window, windows_of
 from dicom_qa_node.score.rules.case import coded
 from dicom_qa_node.score.slices import choose_slices
 from dicom_qa_node.score.threads import allowed
@@ -174,12 +177,15 @@ def _judge_part(
         pairing = pair(volume, paired.candidates) if volume.kind is SeriesKind.PT else Pairing(None, ())
     kind = volume.kind if pairing.ct is None else SeriesKind.PETCT
     with clock.step("slices"):
-        picked = choose_slices(volume, options.slices, options.slice_rule, pairing.ct)
+        kernel = sharpness_of_volume(volume) if volume.kind is SeriesKind.CT else None
+        picked = choose_slices(volume, options.slices, options.slice_rule, pairing.ct, kernel)
     reason = outside_domain(volume, kind, scorer, picked)
     with clock.step("pictures"):
         indices = [item.index for item in picked]
-        pictures = display_pictures(volume, indices, pairing.ct) if picked else _none()
-        exhibit = exhibit_of(volume, indices, pairing.ct) if picked else None
+        windows = windows_of(volume, indices, kernel) if kernel else (SOFT_TISSUE,) * len(indices)
+        reason = reason or unread_window(windows, kernel)
+        pictures = display_pictures(volume, indices, pairing.ct, windows) if picked else _none()
+        exhibit = exhibit_of(volume, indices, pairing.ct, windows) if picked else None
 
     def judged() -> Verdict:
         with clock.step("network"):
@@ -187,7 +193,7 @@ def _judge_part(
 
     # The network hardly holds Python's lock, nor do the filters of the measurements.
     with ThreadPoolExecutor(min(allowed(), 2), thread_name_prefix="judge") as pool:
-        measuring, judging = pool.submit(_measured, volume, pairing.ct, clock), pool.submit(judged)
+        measuring, judging = pool.submit(_measured, volume, pairing.ct, kernel, clock), pool.submit(judged)
         verdict, measurements = judging.result(), measuring.result()
     with clock.step("findings"):
         said = {finding.key for finding in (*paired.findings, *pairing.findings, *verdict.findings)}
@@ -206,9 +212,11 @@ def _judge_part(
     )
 
 
-def _measured(volume: Volume, ct: Volume | None, clock: _Clock) -> tuple[Measurement, ...]:
+def _measured(
+    volume: Volume, ct: Volume | None, kernel: KernelSharpness | None, clock: _Clock
+) -> tuple[Measurement, ...]:
     with clock.step("measure"):
-        return measure(volume, ct)
+        return measure(volume, ct, kernel)
 
 
 def _pair_volumes(

@@ -18,8 +18,10 @@ import numpy as np
 import numpy.typing as npt
 
 from dicom_qa_node.records import SeriesKind
+from dicom_qa_node.score.convolution_kernels import Sharpness, sharpness_of_name
 
 __all__ = [
+    "BONE",
     "BRAIN",
     "LUNG",
     "SOFT_TISSUE",
@@ -65,8 +67,7 @@ class Window:
 SOFT_TISSUE = Window("soft tissue", 40.0, 350.0)
 LUNG = Window("lung", -600.0, 1500.0)
 BRAIN = Window("brain", 40.0, 80.0)
-
-_SHARP = ("LUNG", "BONE", "EDGE", "SHARP", "DETAIL", "ULTRA")
+BONE = Window("bone", 400.0, 1800.0)
 
 
 @dataclass(frozen=True)
@@ -78,18 +79,14 @@ class Crop:
     weight: float
 
 
-def window_for_kernel(convolution_kernel: str) -> Window:
-    """Return the window that suits a reconstruction kernel (``ConvolutionKernel``, PS3.3 C.8.2.1).
+def window_for_kernel(convolution_kernel: str, manufacturer: str = "") -> Window:
+    """Return the window of a slice of lung by the name of its reconstruction kernel (see `convolution_kernels`).
 
-    Siemens kernels carry their sharpness as a number (B30f, Br40d, I70f): 60 and above are read in the lung
-    window, and so are the vendors' named sharp kernels; everything else, "" included, in the soft-tissue window.
+    Sharp kernels are read in the lung window; everything else, unknown names included, in the soft-tissue window. Of a
+    volume `reading_windows.windows_of` gives the window of each slice.
     """
-    name = convolution_kernel.strip().upper()
-    if any(word in name for word in _SHARP):
-        return LUNG
-    digits = "".join(char if char.isdigit() else " " for char in name).split()
-    siemens = name[:1] in {"B", "I", "H"} and digits
-    return LUNG if siemens and int(digits[0]) >= 60 else SOFT_TISSUE
+    sharp = sharpness_of_name(convolution_kernel.split("\\"), manufacturer) is Sharpness.SHARP
+    return LUNG if sharp else SOFT_TISSUE
 
 
 def ct_picture(hu: npt.NDArray[Any], window: Window = SOFT_TISSUE) -> Picture:

@@ -7,7 +7,7 @@ from pydicom import Dataset
 from dicom_qa_node.models.prompts import Prompt
 from dicom_qa_node.records import SeriesKind
 from dicom_qa_node.score import attributes as at
-from dicom_qa_node.score.prepare import LUNG, window_for_kernel
+from dicom_qa_node.score.convolution_kernels import Sharpness, sharpness_of_header
 from dicom_qa_node.score.volume import Volume
 
 __all__ = ["prompt_of", "region_of", "type_of"]
@@ -39,7 +39,9 @@ def region_of(header: Dataset) -> str:
 def type_of(header: Dataset, kind: SeriesKind) -> str:
     """Return soft or sharp for a CT's kernel, corrected or uncorrected for a PET's attenuation; "" where not said."""
     if kind is SeriesKind.CT:
-        kernel = at.word(header, "ConvolutionKernel")
-        return ("sharp" if window_for_kernel(kernel) is LUNG else "soft") if kernel else ""
+        sharpness = sharpness_of_header(header)
+        if sharpness is Sharpness.UNKNOWN:
+            return ""
+        return "sharp" if sharpness is Sharpness.SHARP else "soft"
     corrections = at.words(header, "CorrectedImage")
     return ("corrected" if "ATTN" in corrections else "uncorrected") if corrections else ""

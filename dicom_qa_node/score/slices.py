@@ -12,6 +12,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
+from dicom_qa_node.records import SeriesKind
+from dicom_qa_node.score.kernel_sharpness import KernelSharpness
+from dicom_qa_node.score.reading_windows import readable_slices
 from dicom_qa_node.score.slice_features import SliceFeatures, features_of
 from dicom_qa_node.score.volume import Volume
 
@@ -50,14 +53,17 @@ def choose_slices(
     count: int = 7,
     rule: Literal["salient", "positional"] = "salient",
     paired_ct: Volume | None = None,
+    kernel: KernelSharpness | None = None,
 ) -> tuple[ChosenSlice, ...]:
     """Choose by the configured rule; see `salient_slices` and `positional_slices`."""
     if rule == "positional":
         return positional_slices(len(volume.positions_mm))
-    return salient_slices(volume, count, paired_ct)
+    return salient_slices(volume, count, paired_ct, kernel)
 
 
-def salient_slices(volume: Volume, count: int = 7, paired_ct: Volume | None = None) -> tuple[ChosenSlice, ...]:
+def salient_slices(
+    volume: Volume, count: int = 7, paired_ct: Volume | None = None, kernel: KernelSharpness | None = None
+) -> tuple[ChosenSlice, ...]:
     """Choose the most telling slice of each of ``count`` equal lengths of the body.
 
     A slice is telling by its detail (gradient, entropy, contrast inside the body), its streaks, its uptake (PET) and
@@ -72,6 +78,8 @@ def salient_slices(volume: Volume, count: int = 7, paired_ct: Volume | None = No
         How many slices; fewer come back where fewer show body, none where none does.
     paired_ct
         The CT of a PET volume: its detail counts as well, and only slices that it covers are chosen.
+    kernel
+        Sharpness of a CT, measured here where it is not given: of a chest in a sharp kernel slices of lung are chosen.
     """
     if min(volume.voxels.shape[1:]) < _SMALLEST_SIDE:
         return ()
@@ -81,7 +89,8 @@ def salient_slices(volume: Volume, count: int = 7, paired_ct: Volume | None = No
     if paired_ct is not None:
         body, parts = _with_ct(volume, parts, paired_ct)
     least = max(_BODY_SHARE * float(np.percentile(body, 95)), _BODY_LEAST_MM2)
-    candidates = np.flatnonzero(body >= least)
+    readable = readable_slices(volume, kernel) if volume.kind is SeriesKind.CT else None
+    candidates = np.flatnonzero((body >= least) & (True if readable is None else readable))
     if candidates.size == 0:
         return ()
     places = volume.positions_mm[candidates]

@@ -229,8 +229,8 @@ CT = Register(
             "Sharp reconstruction kernel",
             "1",
             Direction.CONTEXT,
-            "1 where Convolution Kernel (0018,1210) names a lung, bone or edge kernel, else 0",
-            "PS3.3 C.8.2.1; Siemens kernels from 60 up",
+            "1 for a lung, bone or edge kernel, 0.5 between these and a soft-tissue kernel, else 0",
+            "Convolution Kernel (0018,1210), PS3.3 C.8.2.1; unknown names: power of the noise at high frequencies",
             private("C116", "Sharp reconstruction kernel"),
         ),
     )

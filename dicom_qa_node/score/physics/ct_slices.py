@@ -8,11 +8,10 @@ from functools import lru_cache, partial
 
 import numpy as np
 import numpy.typing as npt
-from pydicom import Dataset
 from scipy import ndimage
 
+from dicom_qa_node.score.convolution_kernels import Sharpness, sharpness_of_header
 from dicom_qa_node.score.physics.header import text
-from dicom_qa_node.score.prepare import LUNG, window_for_kernel
 from dicom_qa_node.score.volume import FloatArray, Volume
 
 __all__ = [
@@ -21,10 +20,10 @@ __all__ = [
     "CtSlice",
     "CtView",
     "block_mean",
+    "body_mask",
     "ct_slice",
     "grown",
     "is_axial",
-    "is_sharp",
     "shrunk",
     "view_ct",
 ]
@@ -81,18 +80,29 @@ class CtView:
     slices: tuple[CtSlice, ...]
     body_share: npt.NDArray[np.float64]
     metal_share: float
-    sharp_kernel: bool
+    sharpness: Sharpness
     contrast: bool
     axial: bool
+
+    @property
+    def sharp_kernel(self) -> bool:
+        """Whether limits for soft-tissue kernels do not hold."""
+        return self.sharpness is Sharpness.SHARP
 
 
 _METAL_HU = 2500.0
 
 
-def view_ct(volume: Volume, count: int = 16, apply: Callable[..., Iterable[CtSlice]] = map) -> CtView:
+def view_ct(
+    volume: Volume,
+    count: int = 16,
+    apply: Callable[..., Iterable[CtSlice]] = map,
+    sharpness: Sharpness | None = None,
+) -> CtView:
     """Prepare up to ``count`` slices, spread over those that show the body; the volume is read by slices.
 
-    ``apply`` maps a function over the slices, as `map` does or a pool of threads.
+    ``apply`` maps a function over the slices, as `map` does or a pool of threads; ``sharpness`` is that of the
+    kernel, by the header where it is not given.
     """
     share, metal = _survey(volume)
     header = volume.header
@@ -101,15 +111,10 @@ def view_ct(volume: Volume, count: int = 16, apply: Callable[..., Iterable[CtSli
         slices=tuple(apply(partial(ct_slice, volume), _spread(share, count))),
         body_share=share,
         metal_share=metal,
-        sharp_kernel=is_sharp(header),
+        sharpness=sharpness or sharpness_of_header(header),
         contrast=bool(text(header, "ContrastBolusAgent")),
         axial=is_axial(volume),
     )
-
-
-def is_sharp(header: Dataset) -> bool:
-    """True for a lung, bone or edge kernel."""
-    return window_for_kernel(text(header, "ConvolutionKernel")) is LUNG
 
 
 def is_axial(volume: Volume) -> bool:
@@ -126,7 +131,7 @@ def ct_slice(volume: Volume, index: int) -> CtSlice:
     factor = max(1, int(_MASK_PIXEL_MM / min(pixel_mm)))
     step_mm = factor * min(pixel_mm)
     small = block_mean(np.where(field, hu, np.float32(-1000.0)), (factor, factor))
-    body = _body(small, step_mm)
+    body = body_mask(small, step_mm)
     near_something = grown(ndimage.uniform_filter(small, 3) > -880.0, _AIR_MARGIN_MM / step_mm)
     skin = grown(body, _SKIN_REACH_MM / step_mm) & ~shrunk(body, _SKIN_REACH_MM / step_mm)
     masks = (body, shrunk(body, _DEEP_MM / step_mm), skin, ~near_something)
@@ -202,7 +207,7 @@ def _truncated(body: BoolArray, field: BoolArray) -> float:
     return float(np.count_nonzero(outline & ~inner) / np.count_nonzero(outline))
 
 
-def _body(small: FloatArray, pixel_mm: float) -> BoolArray:
+def body_mask(small: FloatArray, pixel_mm: float) -> BoolArray:
     """Patient without table, holes filled; ``small`` in HU."""
     tissue = small > BODY_HU
     radius = max(round(_TABLE_SHELL_MM / 2 / pixel_mm), 1)

@@ -36,12 +36,12 @@ def no_body(case: Case) -> Finding | None:
 
 def noise_high(case: Case) -> Finding | None:
     """The global noise level lies above the limit for this slice thickness."""
-    noise = case.value("global_noise_level")
-    if noise is None or case.value("kernel_sharpness") == 1.0:
+    noise, sharpness = case.value("global_noise_level"), case.value("kernel_sharpness") or 0.0
+    if noise is None or sharpness == 1.0:
         return None
     thickness = max(number(case.header, "SliceThickness") or case.volume.spacing_mm[0], 0.3)
     # photons per slice grow with its thickness
-    limit = case.limits.noise_hu * math.sqrt(_LIMIT_THICKNESS_MM / thickness)
+    limit = case.limits.noise_hu * math.sqrt(_LIMIT_THICKNESS_MM / thickness) * (1.0 + sharpness)
     if noise <= limit:
         return None
     sentence = f"The images are noisy: {noise:.0f} HU, where at most {limit:.0f} HU are expected. Check dose and size."
@@ -117,7 +117,9 @@ def truncated(case: Case) -> Finding | None:
 
 def motion(case: Case) -> Finding | None:
     """The skin is blurred on one side, or its outline jumps between slices."""
-    edge, jump = case.value("motion_edge_index"), case.value("contour_jump")
+    jump = case.value("contour_jump")
+    # the edge enhancement of a sharp kernel is not the same all round, and its noise widens single edges
+    edge = None if case.value("kernel_sharpness") == 1.0 else case.value("motion_edge_index")
     limits = case.limits
     signs = []
     if edge is not None and edge > limits.motion_edge_index:
