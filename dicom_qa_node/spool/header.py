@@ -9,13 +9,23 @@ from __future__ import annotations
 
 import mmap
 import struct
-import zlib
 from collections.abc import Collection
 from dataclasses import dataclass
 
+from dicom_qa_node.deflated import InflatedStream, InflationEnded, InflationFailed, InflationLimit, chunks_of
 from dicom_qa_node.errors import Permanent
 
-__all__ = ["BrokenDataSet", "Encoding", "Header", "default_text", "encoding_of", "scan"]
+__all__ = [
+    "BrokenDataSet",
+    "Encoding",
+    "Header",
+    "HeaderBudget",
+    "HeaderTooCostly",
+    "default_text",
+    "encoding_of",
+    "read_inflated_header",
+    "scan",
+]
 
 Buffer = bytes | bytearray | memoryview | mmap.mmap
 
@@ -27,9 +37,11 @@ _SHORT_VRS = frozenset(
     {b"AE", b"AS", b"AT", b"CS", b"DA", b"DS", b"DT", b"FD", b"FL", b"IS", b"LO"}
     | {b"LT", b"PN", b"SH", b"SL", b"SS", b"ST", b"TM", b"UI", b"UL", b"US"}
 )
-_MAX_DEPTH = 32
-_MAX_INFLATED_HEADER = 64 * 1024 * 1024
-_INFLATE_STEP = 256 * 1024
+_LONGEST_VALUE = 64 * 1024
+_MOST_TOP_LEVEL = 32_768
+_MOST_NESTED = 1_000_000
+_DEEPEST = 32
+_MOST_INFLATED_BYTES = 64 << 20
 
 _IMPLICIT_LITTLE = "1.2.840.10008.1.2"
 _DEFLATED = "1.2.840.10008.1.2.1.99"
@@ -40,8 +52,45 @@ class BrokenDataSet(Permanent):
     """The bytes are not a data set in the transfer syntax they came in; the message says where it breaks."""
 
 
-class _Truncated(BrokenDataSet):
-    """The bytes end before the element does."""
+class HeaderTooCostly(BrokenDataSet):
+    """The header exceeds its `HeaderBudget`; reading stopped there."""
+
+
+@dataclass(frozen=True, slots=True)
+class HeaderBudget:
+    """What reading one header may cost, fixed before its first byte is looked at.
+
+    Parameters
+    ----------
+    top_level
+        Data elements outside of sequences.
+    nested
+        Data elements and items inside sequences of undefined length. An enhanced image of 20,000 frames has about a
+        million.
+    depth
+        Levels of sequences in sequences.
+    inflated_bytes
+        Bytes that may come out of a deflated data set before its pixel data.
+    """
+
+    top_level: int = _MOST_TOP_LEVEL
+    nested: int = _MOST_NESTED
+    depth: int = _DEEPEST
+    inflated_bytes: int = _MOST_INFLATED_BYTES
+
+    @classmethod
+    def for_received(cls, size_bytes: int, *, deflated: bool) -> HeaderBudget:
+        """Return the budget of a data set of this size.
+
+        How many elements a few deflated kilobytes may hold is in proportion to them: the densest real headers, those of
+        enhanced images, have one for two bytes. Inflating itself costs 0.2 s at most.
+        """
+        if not deflated:
+            return cls()
+        return cls(
+            top_level=min(_MOST_TOP_LEVEL, 4096 + size_bytes),
+            nested=min(_MOST_NESTED, 4096 + size_bytes),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +148,8 @@ class Header:
 def scan(data: Buffer, start: int, encoding: Encoding, wanted: Collection[int]) -> Header:
     """Return the wanted top-level elements that stand before the pixel data.
 
+    What it costs has a bound in proportion to the size of ``data``: see `HeaderBudget`.
+
     Parameters
     ----------
     data
@@ -110,48 +161,60 @@ def scan(data: Buffer, start: int, encoding: Encoding, wanted: Collection[int]) 
     ------
     BrokenDataSet
         An element, pixel data included, runs past the end or is not an element at all.
+    HeaderTooCostly
+        The header exceeds its budget, or a wanted value is longer than 64 KiB.
     """
+    budget = HeaderBudget.for_received(len(data) - start, deflated=encoding.deflated)
     if encoding.deflated:
-        return _scan_deflated(data, start, wanted)
-    walker = (_Implicit if encoding.implicit_vr else _Explicit)(data, big_endian=encoding.big_endian)
-    header, position = walker.collect(start, wanted)
+        return read_inflated_header(InflatedStream(chunks_of(data, start), budget.inflated_bytes), wanted, budget)
+    kind = _Implicit if encoding.implicit_vr else _Explicit
+    header, position = kind(data, _Meter(budget), big_endian=encoding.big_endian).collect(start, wanted)
     if position > len(data):
         raise BrokenDataSet("the pixel data ends before its length")
     return header
 
 
-def _scan_deflated(data: Buffer, start: int, wanted: Collection[int]) -> Header:
-    """Inflate as much as the header needs (PS3.5 A.5) and no more, so that memory stays bounded."""
-    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
-    plain = bytearray()
-    pending = b""
-    while True:
-        if not pending:
-            pending = bytes(data[start : start + _INFLATE_STEP])
-            start += len(pending)
-        exhausted = not pending
-        try:
-            plain += inflater.decompress(pending, max(_INFLATE_STEP, len(plain)))
-        except zlib.error as error:
-            raise BrokenDataSet(f"the data set cannot be inflated: {error}") from None
-        pending = inflater.unconsumed_tail
-        try:
-            header, _ = _Explicit(plain, big_endian=False).collect(0, wanted)
-            if header.has_pixel_data:
-                return header
-        except _Truncated:
-            if len(plain) > _MAX_INFLATED_HEADER:
-                raise
-        if inflater.eof or exhausted:
-            raise BrokenDataSet("the inflated data set ends before its pixel data")
+def read_inflated_header(stream: InflatedStream, wanted: Collection[int], budget: HeaderBudget) -> Header:
+    """Read a deflated data set up to its pixel data; raises as `scan` does."""
+    try:
+        return _Streamed(stream, _Meter(budget)).collect(wanted)
+    except InflationEnded:
+        raise BrokenDataSet("the inflated data set ends before its pixel data") from None
+    except InflationFailed as error:
+        raise BrokenDataSet(f"the data set cannot be inflated: {error}") from None
+    except InflationLimit:
+        raise HeaderTooCostly("the header inflates to more than 64 MiB") from None
+
+
+class _Meter:
+    """Counts what one walk has cost."""
+
+    __slots__ = ("depth", "nested", "top_level")
+
+    def __init__(self, budget: HeaderBudget) -> None:
+        self.top_level, self.nested, self.depth = budget.top_level, budget.nested, budget.depth
+
+    def step(self, depth: int) -> None:
+        """Count an element or item inside a sequence."""
+        self.nested -= 1
+        if self.nested < 0:
+            raise HeaderTooCostly("the header has too many elements inside sequences")
+        if depth > self.depth:
+            raise HeaderTooCostly("sequences are nested too deeply")
+
+
+def _checked_length(tag: int, length: int) -> None:
+    if length > _LONGEST_VALUE:
+        raise HeaderTooCostly(f"element {tag:08X} is {length} bytes long")
 
 
 class _Walker:
-    """Steps from element to element; `_element` knows one encoding."""
+    """Steps from element to element of a buffer; `_element` knows one encoding."""
 
-    def __init__(self, data: Buffer, *, big_endian: bool) -> None:
+    def __init__(self, data: Buffer, meter: _Meter, *, big_endian: bool) -> None:
         order = ">" if big_endian else "<"
         self._data = data
+        self._meter = meter
         self._end = len(data)
         self._big_endian = big_endian
         self._explicit_head = struct.Struct(f"{order}HH2sH").unpack_from
@@ -161,21 +224,22 @@ class _Walker:
     def collect(self, position: int, wanted: Collection[int]) -> tuple[Header, int]:
         """Return the header, and where the pixel data (or else the last element) ends by its own length."""
         values: dict[int, bytes] = {}
-        found = False
         data, end, element = self._data, self._end, self._element
         try:
-            while position < end:
+            for _ in range(self._meter.top_level):
+                if position >= end:
+                    return Header(values, self._big_endian, has_pixel_data=False), position
                 tag, value, position = element(position, 0)
                 if tag in _PIXEL_DATA:
-                    found = True
-                    break
+                    return Header(values, self._big_endian, has_pixel_data=True), position
                 if position > end:
-                    raise _Truncated(f"the data set ends inside element {tag:08X}")
+                    raise BrokenDataSet(f"the data set ends inside element {tag:08X}")
                 if tag in wanted:
+                    _checked_length(tag, position - value)
                     values[tag] = bytes(data[value:position])
         except struct.error:
-            raise _Truncated("the data set ends inside an element header") from None
-        return Header(values, self._big_endian, found), position
+            raise BrokenDataSet("the data set ends inside an element header") from None
+        raise HeaderTooCostly(f"the header has more than {self._meter.top_level} elements")
 
     def _element(self, position: int, depth: int) -> tuple[int, int, int]:
         """Return tag, start of the value and start of the next element."""
@@ -183,9 +247,8 @@ class _Walker:
 
     def _after_sequence(self, position: int, depth: int) -> int:
         """Return what follows a sequence or encapsulated value of undefined length (PS3.5 7.5)."""
-        if depth > _MAX_DEPTH:
-            raise BrokenDataSet("sequences are nested too deeply")
         while True:
+            self._meter.step(depth)
             group, number, length = self._implicit_head(self._data, position)
             position += 8
             tag = group << 16 | number
@@ -200,6 +263,7 @@ class _Walker:
             group, number, _ = self._implicit_head(self._data, position)
             if group << 16 | number == _ITEM_END:
                 return position + 8
+            self._meter.step(depth)
             _, _, position = self._element(position, depth)
 
 
@@ -219,7 +283,7 @@ class _Explicit(_Walker):
         if tag in _PIXEL_DATA and depth == 0:
             return tag, position, position
         # UN of undefined length holds an implicit VR little endian sequence (PS3.5 6.2.2).
-        walker = _Implicit(self._data, big_endian=False) if vr == b"UN" else self
+        walker = _Implicit(self._data, self._meter, big_endian=False) if vr == b"UN" else self
         return tag, position, walker._after_sequence(position, depth)
 
 
@@ -233,3 +297,66 @@ class _Implicit(_Walker):
         if tag in _PIXEL_DATA and depth == 0:
             return tag, position, position
         return tag, position, self._after_sequence(position, depth)
+
+
+class _Streamed:
+    """The same walk over a deflated data set, whose bytes can be read once only."""
+
+    def __init__(self, stream: InflatedStream, meter: _Meter) -> None:
+        self._stream = stream
+        self._meter = meter
+
+    def collect(self, wanted: Collection[int]) -> Header:
+        """Return the header; the stream is then at the value of the pixel data."""
+        values: dict[int, bytes] = {}
+        for _ in range(self._meter.top_level):
+            tag, vr, length = self._head(implicit=False)
+            if tag in _PIXEL_DATA:
+                return Header(values, big_endian=False, has_pixel_data=True)
+            if length == _UNDEFINED:
+                self._sequence(0, implicit=vr == b"UN")
+            elif tag in wanted:
+                _checked_length(tag, length)
+                values[tag] = self._stream.read(length)
+            else:
+                self._stream.skip(length)
+        raise HeaderTooCostly(f"the header has more than {self._meter.top_level} elements")
+
+    def _head(self, *, implicit: bool) -> tuple[int, bytes, int]:
+        """Read tag, value representation (empty where implicit) and length of an element."""
+        group, number, vr, length = _EXPLICIT_HEAD(self._stream.read(8))
+        tag = group << 16 | number
+        if implicit or group == 0xFFFE:
+            return tag, b"", int.from_bytes(vr, "little") | length << 16
+        if vr in _SHORT_VRS:
+            return tag, vr, length
+        if vr not in _LONG_VRS:
+            raise BrokenDataSet(f"element {tag:08X} has no value representation")
+        return tag, vr, int.from_bytes(self._stream.read(4), "little")
+
+    def _sequence(self, depth: int, *, implicit: bool) -> None:
+        while True:
+            self._meter.step(depth)
+            tag, _, length = self._head(implicit=True)
+            if tag == _SEQUENCE_END:
+                return
+            if tag != _ITEM:
+                raise BrokenDataSet(f"found {tag:08X} where a sequence item must be")
+            if length == _UNDEFINED:
+                self._item(depth + 1, implicit=implicit)
+            else:
+                self._stream.skip(length)
+
+    def _item(self, depth: int, *, implicit: bool) -> None:
+        while True:
+            tag, vr, length = self._head(implicit=implicit)
+            if tag == _ITEM_END:
+                return
+            self._meter.step(depth)
+            if length == _UNDEFINED:
+                self._sequence(depth, implicit=implicit or vr == b"UN")
+            else:
+                self._stream.skip(length)
+
+
+_EXPLICIT_HEAD = struct.Struct("<HH2sH").unpack
