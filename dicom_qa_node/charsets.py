@@ -7,8 +7,9 @@ would carry them into the registry, the report and every answer. What it writes 
 from __future__ import annotations
 
 import pydicom.charset
-from pydicom import dcmread
 from pydicom.charset import convert_encodings, decode_bytes, encode_string, python_encoding
+
+from dicom_qa_node.dicom_files import dcmread
 
 __all__ = ["convert_encodings", "dcmread", "decode_bytes", "encode_string", "python_encoding"]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import zlib
 from collections.abc import Iterable, Iterator
 from typing import BinaryIO
@@ -80,22 +81,13 @@ class InflatedStream:
             self._start -= len(self._plain)
             self._inflate(keep_start=True)
 
-    def at_end(self) -> bool:
-        """Return whether no byte is left."""
-        if self._start < len(self._plain):
-            return False
-        try:
+    def available(self) -> bytes:
+        """Return at least one byte, and as many as are at hand; raises as `read` does."""
+        if self._start == len(self._plain):
             self._inflate()
-        except InflationEnded:
-            return True
-        return False
-
-    def pieces(self, count: int) -> Iterator[bytes]:
-        """Yield ``count`` bytes in pieces of bounded size; raises as `read` does."""
-        while count > 0:
-            piece = self.read(min(count, _STEP_BYTES))
-            count -= len(piece)
-            yield piece
+        found = self._plain[self._start :] if self._start else self._plain
+        self._start = len(self._plain)
+        return found
 
     def _inflate(self, *, keep_start: bool = False) -> None:
         """Replace the plain bytes at hand, all of which were read, by the next ones."""
@@ -119,7 +111,7 @@ class InflatedStream:
         self._plain = plain
 
 
-def chunks_of(data: memoryview | bytes | bytearray, start: int = 0) -> Iterator[bytes]:
+def chunks_of(data: memoryview | bytes | bytearray | mmap.mmap, start: int = 0) -> Iterator[bytes]:
     """Yield a buffer (or a memory-mapped file) from ``start`` in pieces."""
     for position in range(start, len(data), _CHUNK_BYTES):
         yield bytes(data[position : position + _CHUNK_BYTES])

@@ -21,7 +21,7 @@ from dicom_qa_node.score.geometry import normal_of, spacing_of
 from dicom_qa_node.score.headers import LeftOut, Lossy, SliceHeader, UnreadableHeader, open_header, slice_header
 from dicom_qa_node.score.multiframe import frame_headers
 from dicom_qa_node.score.parts import Part, split
-from dicom_qa_node.score.stack import MAX_VOXELS, PACK_ABOVE_VOXELS, Stack, read_header, read_stack
+from dicom_qa_node.score.stack import PACK_ABOVE_VOXELS, Stack, most_voxels, read_header, read_stack
 from dicom_qa_node.score.volume import Volume
 
 __all__ = ["Survey", "assemble", "read", "survey"]
@@ -131,7 +131,7 @@ def _of_one_kind(slices: list[SliceHeader]) -> tuple[list[SliceHeader], list[Lef
 def _within_memory(slices: Sequence[SliceHeader]) -> tuple[Sequence[SliceHeader], int]:
     """Return every slice, or every n-th of a series that is too large; and how many were passed over."""
     first = slices[0].pixels
-    step = -(-len(slices) * first.rows * first.columns // MAX_VOXELS)
+    step = -(-len(slices) * first.rows * first.columns // most_voxels(slices))
     chosen = slices[::step]
     return chosen, len(slices) - len(chosen)
 

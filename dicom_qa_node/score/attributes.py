@@ -10,10 +10,13 @@ from contextlib import contextmanager
 from typing import Any
 
 from pydicom import Dataset, config
+from pydicom.datadict import dictionary_has_tag, dictionary_VR
+from pydicom.dataelem import RawDataElement
 from pydicom.errors import BytesLengthException
 from pydicom.sequence import Sequence as DicomSequence
 from pydicom.valuerep import DA, DT, TM
 
+from dicom_qa_node.spool.header import HeaderTooCostly, check_items
 from dicom_qa_node.spool.layout import is_uid
 
 __all__ = [
@@ -31,6 +34,8 @@ __all__ = [
     "word",
     "words",
 ]
+
+_LONG_BYTES = 64 * 1024
 
 # What pydicom raises when it converts the bytes of an element that breaks its VR.
 BROKEN_VALUE = (
@@ -56,10 +61,22 @@ def tolerant() -> Iterator[None]:
 def raw(ds: Dataset, keyword: Any) -> Any:
     """Return a value as pydicom gives it, None where it is absent, empty or cannot be converted."""
     try:
+        _check_cost(ds, keyword)
         found = ds[keyword]
         return None if found.is_empty else found.value
-    except BROKEN_VALUE:
+    except (*BROKEN_VALUE, HeaderTooCostly):
         return None
+
+
+def _check_cost(ds: Dataset, keyword: Any) -> None:
+    """Count the elements of a long sequence before pydicom makes an object of each."""
+    item = ds.get_item(keyword)
+    if isinstance(item, RawDataElement) and len(item.value or b"") > _LONG_BYTES and _is_sequence(item):
+        check_items(item.value or b"", implicit_vr=item.is_implicit_VR, big_endian=not item.is_little_endian)
+
+
+def _is_sequence(item: RawDataElement) -> bool:
+    return (item.VR or (dictionary_VR(item.tag) if dictionary_has_tag(item.tag) else "")) in ("SQ", "UN")
 
 
 def words(ds: Dataset, keyword: Any) -> tuple[str, ...]:

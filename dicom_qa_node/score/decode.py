@@ -7,7 +7,6 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from io import BytesIO
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -15,19 +14,30 @@ import numpy.typing as npt
 from pydicom.encaps import encapsulate, generate_frames
 from pydicom.pixels.decoders.base import get_decoder
 
-from dicom_qa_node.charsets import dcmread
+from dicom_qa_node.deflated import InflationFailed, InflationLimit
+from dicom_qa_node.dicom_files import MOST_HEADER_BYTES, inflated_data_set
 from dicom_qa_node.score.attributes import BROKEN_VALUE, tolerant
 from dicom_qa_node.score.codestream import size_of
 from dicom_qa_node.score.headers import PixelFormat
+from dicom_qa_node.spool.header import BrokenDataSet, HeaderBudget, read_inflated_header
 
-__all__ = ["BrokenPixels", "Codestream", "StoredArray", "codestreams", "decode_codestream", "native_frame"]
+__all__ = [
+    "BrokenPixels",
+    "Codestream",
+    "StoredArray",
+    "codestreams",
+    "decode_codestream",
+    "inflated_frames",
+    "native_frame",
+]
 
 StoredArray = npt.NDArray[np.integer[Any]]
 
 _UNDEFINED = 0xFFFFFFFF
 _LONG_VRS = (b"OB", b"OW", b"UN")
 _FAILURES = (
-    *BROKEN_VALUE, RuntimeError, OSError, EOFError, MemoryError, struct.error, zlib.error,
+    *BROKEN_VALUE, RuntimeError, OSError, EOFError, MemoryError, struct.error, zlib.error, InflationFailed,
+    InflationLimit, BrokenDataSet,
 )  # fmt: skip
 
 
@@ -44,15 +54,13 @@ class Codestream:
 
 
 def native_frame(pixels: PixelFormat, frame: int) -> StoredArray:
-    """Read one uncompressed frame (counted from 0), shape (rows, columns).
+    """Read one uncompressed frame (counted from 0) of a file that is not deflated, shape (rows, columns).
 
     Raises
     ------
     BrokenPixels
         The pixel data are missing or end too early.
     """
-    dtype = np.dtype(f"{'i' if pixels.signed else 'u'}{pixels.bits_allocated // 8}")
-    dtype = dtype.newbyteorder("<" if pixels.transfer_syntax.is_little_endian else ">")
     end = (frame + 1) * pixels.frame_bytes
     try:
         with _pixel_data(pixels) as (file, length):
@@ -64,6 +72,35 @@ def native_frame(pixels: PixelFormat, frame: int) -> StoredArray:
         raise BrokenPixels("its pixel data cannot be read") from error
     if len(data) < pixels.frame_bytes:
         raise BrokenPixels(f"its pixel data end {pixels.frame_bytes - len(data)} bytes too early")
+    return _as_frame(data, pixels)
+
+
+def inflated_frames(pixels: PixelFormat) -> Iterator[StoredArray]:
+    """Yield the frames of a deflated file in order, each of shape (rows, columns).
+
+    The file is inflated once and no further than the header says that there are pixels.
+
+    Raises
+    ------
+    BrokenPixels
+        The pixel data are missing or end too early.
+    """
+    limit = MOST_HEADER_BYTES + pixels.frames * pixels.frame_bytes
+    try:
+        with pixels.path.open("rb") as file:
+            _, _, stream = inflated_data_set(file, limit)
+            held = read_inflated_header(stream, (), HeaderBudget()).pixel_bytes
+            for frame in range(pixels.frames):
+                if held < (frame + 1) * pixels.frame_bytes:
+                    raise BrokenPixels(f"its pixel data hold {held} bytes of {(frame + 1) * pixels.frame_bytes}")
+                yield _as_frame(stream.read(pixels.frame_bytes), pixels)
+    except _FAILURES as error:
+        raise BrokenPixels("its deflated pixel data cannot be read") from error
+
+
+def _as_frame(data: bytes, pixels: PixelFormat) -> StoredArray:
+    dtype = np.dtype(f"{'i' if pixels.signed else 'u'}{pixels.bits_allocated // 8}")
+    dtype = dtype.newbyteorder("<" if pixels.transfer_syntax.is_little_endian else ">")
     return _used_bits(np.frombuffer(data, dtype).reshape(pixels.rows, pixels.columns), pixels)
 
 
@@ -137,9 +174,7 @@ def _used_bits(stored: StoredArray, pixels: PixelFormat) -> StoredArray:
 def _pixel_data(pixels: PixelFormat) -> Iterator[tuple[BinaryIO, int]]:
     """Open a file at the value of its Pixel Data element; also give the length of that value."""
     if pixels.offset is None:
-        value = dcmread(pixels.path).PixelData
-        yield BytesIO(value), len(value)
-        return
+        raise BrokenPixels("its pixel data are deflated")
     with pixels.path.open("rb") as file:
         file.seek(pixels.offset)
         yield file, _value_length(file, pixels)

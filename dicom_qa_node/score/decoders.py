@@ -2,7 +2,8 @@
 
 They hold Python's lock and are C code fed by strangers: in children they use every core, and a frame that kills
 or blocks its decoder costs that frame only. A child is asked over pipes: a pickled `Codestream` in, an array or a
-reason out, each with its length before it.
+reason out, each with its length before it. Memory and time of a frame, and the time of all frames of a series
+(`DecodingTime`), have limits that follow from the header and are set before the decoder starts.
 """
 
 from __future__ import annotations
@@ -15,19 +16,55 @@ import struct
 import subprocess
 import sys
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
 from dicom_qa_node.score.decode import BrokenPixels, Codestream, StoredArray, decode_codestream
+from dicom_qa_node.score.headers import PixelFormat
 from dicom_qa_node.score.threads import allowed
 
-__all__ = ["Decoders", "in_order"]
+__all__ = ["Decoders", "DecodingTime", "in_order"]
 
 _LENGTH = struct.Struct("<Q")
 _CHILD_MEMORY_BYTES = 3 << 30
+# OpenJPEG keeps four bytes for a sample, and again while it transforms; the pickled answer comes on top.
+_BYTES_PER_PIXEL = 24
+_SPARE_BYTES = 128 << 20
+_SERIES_S, _FRAME_S, _BYTES_PER_S = 30.0, 0.5, 2 << 20
+
+
+class DecodingTime:
+    """The time in which the compressed frames of one series may be decoded; several threads spend it.
+
+    Half a minute, and for each frame half a second and what two megabytes a second take: some fifty times what sound
+    frames need.
+    """
+
+    def __init__(self, frames: Iterable[PixelFormat]) -> None:
+        self._left_s = _SERIES_S + sum(_FRAME_S + pixels.frame_bytes / _BYTES_PER_S for pixels in frames)
+        self._lock = threading.Lock()
+
+    def decode(self, decoders: Decoders, stream: Codestream) -> StoredArray:
+        """Decode a frame as `Decoders.decode` does, and count the time it takes.
+
+        Raises
+        ------
+        BrokenPixels
+            It cannot be decoded, or the frames before it have used up the time.
+        """
+        if self._left_s <= 0:
+            raise BrokenPixels("the frames before it have used up the time for decoding a series")
+        began = time.monotonic()
+        try:
+            return decoders.decode(stream)
+        finally:
+            with self._lock:
+                self._left_s -= time.monotonic() - began
 
 
 class Decoders:
@@ -150,10 +187,18 @@ def _receive(pipe: IO[bytes]) -> Any:
 
 def _answers(streams: Iterator[Codestream]) -> Iterator[StoredArray | str]:
     for stream in streams:
+        _limit_memory(stream.pixels)
         try:
             yield decode_codestream(stream)
         except BrokenPixels as error:
             yield str(error)
+
+
+def _limit_memory(pixels: PixelFormat) -> None:
+    """Bound what this process may take for a frame of this size, above what it has already."""
+    held = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    wanted = held + _SPARE_BYTES + _BYTES_PER_PIXEL * pixels.rows * pixels.columns
+    resource.setrlimit(resource.RLIMIT_AS, (min(wanted, _CHILD_MEMORY_BYTES), _CHILD_MEMORY_BYTES))
 
 
 def _requests() -> Iterator[Codestream]:

@@ -14,6 +14,7 @@ from pydicom.errors import InvalidDicomError
 from pydicom.uid import UID
 
 from dicom_qa_node.charsets import dcmread
+from dicom_qa_node.dicom_files import ReadingLimit
 from dicom_qa_node.modalities import Kind, kind_for
 from dicom_qa_node.score import attributes as at
 
@@ -164,6 +165,8 @@ def open_header(path: Path) -> tuple[Dataset, int | None]:
             ds = dcmread(file, stop_before_pixels=True)
             syntax = ds.file_meta.TransferSyntaxUID
             return ds, None if syntax.is_deflated else file.tell()
+    except ReadingLimit as error:
+        raise UnreadableHeader(f"{path.name} cannot be read: {error}") from error
     except _BROKEN_FILE as error:
         raise UnreadableHeader(f"{path.name} cannot be read as a DICOM file") from error
 

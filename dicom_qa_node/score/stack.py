@@ -15,21 +15,26 @@ from pydicom import Dataset
 
 from dicom_qa_node.records import SeriesKind
 from dicom_qa_node.score import attributes as at
-from dicom_qa_node.score.decode import BrokenPixels, Codestream, StoredArray, codestreams, native_frame
-from dicom_qa_node.score.decoders import Decoders, in_order
+from dicom_qa_node.score.decode import BrokenPixels, Codestream, StoredArray, codestreams, inflated_frames, native_frame
+from dicom_qa_node.score.decoders import Decoders, DecodingTime, in_order
 from dicom_qa_node.score.headers import PixelFormat, SliceHeader, open_header
 from dicom_qa_node.score.multiframe import flattened
 from dicom_qa_node.score.scratch import Scratch
 from dicom_qa_node.score.suv import PetScale, pet_scale
 from dicom_qa_node.score.volume import BoolArray, FloatArray, PackedMask, PackedVoxels
 
-__all__ = ["MAX_VOXELS", "PACK_ABOVE_VOXELS", "Stack", "read_header", "read_stack"]
+__all__ = ["MAX_VOXELS", "PACK_ABOVE_VOXELS", "Stack", "most_voxels", "read_header", "read_stack"]
 
 PACK_ABOVE_VOXELS = 200_000_000
 """A series above this many voxels (0.8 GB as float32; 762 slices of 512x512) stays in 16 bits in a temporary file."""
 
 MAX_VOXELS = 1_500_000_000
 """A series above this many voxels is read in part: every second slice, every third ... (3 GB in the file)."""
+
+
+def most_voxels(slices: Sequence[SliceHeader]) -> int:
+    """Return how many voxels of these slices are read: what does not fit 16 bits stays in memory as float32."""
+    return MAX_VOXELS if _fits_16_bits(slices) else PACK_ABOVE_VOXELS
 
 
 @dataclass(slots=True)
@@ -95,6 +100,7 @@ def _unit(first: SliceHeader, header: Dataset, slices: Sequence[SliceHeader]) ->
 
 
 Put = Callable[[int, StoredArray], None]
+Decode = Callable[[Codestream], StoredArray]
 
 
 def _tasks(
@@ -104,11 +110,13 @@ def _tasks(
     files: dict[PixelFormat, list[int]] = defaultdict(list)
     for index, item in enumerate(slices):
         files[item.pixels].append(index)
+    time = DecodingTime(item.pixels for item in slices)
+    decode = partial(time.decode, decoders)
     for pixels, indices in files.items():
         if pixels.transfer_syntax.is_encapsulated:
-            yield from _compressed(
-                pixels, {slices[index].frame or 0: index for index in indices}, decoders, put, broken
-            )
+            yield from _compressed(pixels, {slices[index].frame or 0: index for index in indices}, decode, put, broken)
+        elif pixels.offset is None:
+            yield from _inflated(pixels, {slices[index].frame or 0: index for index in indices}, put, broken)
         else:
             for index in indices:
                 frame = slices[index].frame or 0
@@ -116,7 +124,7 @@ def _tasks(
 
 
 def _compressed(
-    pixels: PixelFormat, wanted: dict[int, int], decoders: Decoders, put: Put, broken: dict[int, str]
+    pixels: PixelFormat, wanted: dict[int, int], decode: Decode, put: Put, broken: dict[int, str]
 ) -> Iterator[Callable[[], None]]:
     missing = dict(wanted)
     reason = "its file holds too few compressed frames"
@@ -124,14 +132,27 @@ def _compressed(
         for frame, stream in enumerate(codestreams(pixels)):
             index = missing.pop(frame, None)
             if index is not None:
-                yield partial(_guarded, index, partial(_decoded, decoders, stream), put, broken)
+                yield partial(_guarded, index, partial(decode, stream), put, broken)
     except BrokenPixels as error:
         reason = str(error)
     broken.update(dict.fromkeys(missing.values(), reason))
 
 
-def _decoded(decoders: Decoders, stream: Codestream) -> StoredArray:
-    return decoders.decode(stream)
+def _inflated(
+    pixels: PixelFormat, wanted: dict[int, int], put: Put, broken: dict[int, str]
+) -> Iterator[Callable[[], None]]:
+    missing = dict(wanted)
+    reason = "its file holds too few frames"
+    try:
+        for frame, stored in enumerate(inflated_frames(pixels)):
+            index = missing.pop(frame, None)
+            if index is not None:
+                yield partial(put, index, stored)
+            if not missing:
+                break
+    except BrokenPixels as error:
+        reason = str(error)
+    broken.update(dict.fromkeys(missing.values(), reason))
 
 
 def _guarded(index: int, read: Callable[[], StoredArray], put: Put, broken: dict[int, str]) -> None:

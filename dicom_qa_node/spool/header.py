@@ -21,6 +21,7 @@ __all__ = [
     "Header",
     "HeaderBudget",
     "HeaderTooCostly",
+    "check_items",
     "default_text",
     "encoding_of",
     "read_inflated_header",
@@ -31,6 +32,7 @@ Buffer = bytes | bytearray | memoryview | mmap.mmap
 
 _PIXEL_DATA = frozenset({0x7FE00008, 0x7FE00009, 0x7FE00010})
 _UNDEFINED = 0xFFFFFFFF
+_CHARACTER_SET = 0x00080005
 _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
 _LONG_VRS = frozenset({b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"})
 _SHORT_VRS = frozenset(
@@ -121,11 +123,15 @@ def default_text(value: bytes) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """The raw values found, by tag, and whether pixel data follows them."""
+    """The raw values found, by tag, and whether pixel data follows them.
+
+    ``pixel_bytes`` is the length that the pixel data of a deflated data set gives itself, 0 where it is not read.
+    """
 
     values: dict[int, bytes]
     big_endian: bool
     has_pixel_data: bool
+    pixel_bytes: int = 0
 
     def text(self, tag: int) -> str:
         """Return a value of the default character repertoire without its padding, "" where it is absent."""
@@ -172,6 +178,23 @@ def scan(data: Buffer, start: int, encoding: Encoding, wanted: Collection[int]) 
     if position > len(data):
         raise BrokenDataSet("the pixel data ends before its length")
     return header
+
+
+def check_items(value: bytes, *, implicit_vr: bool, big_endian: bool) -> None:
+    """Count the items of a sequence of defined length, and the elements in them, before somebody decodes them.
+
+    Raises
+    ------
+    HeaderTooCostly
+        They are too many. Bytes that are not items are left to whoever decodes them.
+    """
+    walker = (_Implicit if implicit_vr else _Explicit)(value, _Meter(HeaderBudget()), big_endian=big_endian)
+    try:
+        walker.count_items()
+    except HeaderTooCostly:
+        raise
+    except (BrokenDataSet, struct.error):
+        return
 
 
 def read_inflated_header(stream: InflatedStream, wanted: Collection[int], budget: HeaderBudget) -> Header:
@@ -258,13 +281,31 @@ class _Walker:
                 raise BrokenDataSet(f"found {tag:08X} where a sequence item must be")
             position = self._after_item(position, depth + 1) if length == _UNDEFINED else position + length
 
+    def count_items(self) -> None:
+        """Walk over a buffer that holds items of any length, one after another."""
+        position = 0
+        while position < self._end:
+            self._meter.step(0)
+            _, _, length = self._implicit_head(self._data, position)
+            position += 8
+            if length == _UNDEFINED:
+                position = self._after_item(position, 1)
+                continue
+            end = position + length
+            while position < min(end, self._end):
+                self._meter.step(1)
+                _, _, position = self._element(position, 1)
+            position = end
+
     def _after_item(self, position: int, depth: int) -> int:
         while True:
             group, number, _ = self._implicit_head(self._data, position)
             if group << 16 | number == _ITEM_END:
                 return position + 8
             self._meter.step(depth)
-            _, _, position = self._element(position, depth)
+            tag, value, position = self._element(position, depth)
+            if tag == _CHARACTER_SET:
+                _checked_length(tag, position - value)
 
 
 class _Explicit(_Walker):
@@ -312,7 +353,7 @@ class _Streamed:
         for _ in range(self._meter.top_level):
             tag, vr, length = self._head(implicit=False)
             if tag in _PIXEL_DATA:
-                return Header(values, big_endian=False, has_pixel_data=True)
+                return Header(values, big_endian=False, has_pixel_data=True, pixel_bytes=length)
             if length == _UNDEFINED:
                 self._sequence(0, implicit=vr == b"UN")
             elif tag in wanted:
@@ -353,6 +394,8 @@ class _Streamed:
             if tag == _ITEM_END:
                 return
             self._meter.step(depth)
+            if tag == _CHARACTER_SET:
+                _checked_length(tag, length)
             if length == _UNDEFINED:
                 self._sequence(depth, implicit=implicit or vr == b"UN")
             else:

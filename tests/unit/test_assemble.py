@@ -434,7 +434,7 @@ def test_a_large_series_stays_in_sixteen_bits(tmp_path):
 
 
 def test_a_series_too_large_for_memory_is_read_in_part(tmp_path, monkeypatch):
-    monkeypatch.setattr("dicom_qa_node.score.assemble.MAX_VOXELS", 16 * 20 * 5)
+    monkeypatch.setattr("dicom_qa_node.score.stack.MAX_VOXELS", 16 * 20 * 5)
     (volume,) = assemble(write(tmp_path, [ct(i) for i in range(12)]))
     assert len(volume.voxels) == 4
     assert "4 of 12" in finding(volume.findings, "series_thinned").sentence
