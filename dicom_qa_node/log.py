@@ -11,11 +11,14 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, TextIO
 
+from dicom_qa_node.safe_text import visible
+
 __all__ = ["Seldom", "configure", "log_event"]
 
 _FORBIDDEN = ("patient", "accession", "birth")
 _TALKATIVE_LIBRARIES = (
-    "alembic", "apscheduler", "asyncio", "matplotlib", "openjpeg", "PIL", "pylibjpeg", "tzlocal", "uvicorn",
+    "alembic", "apscheduler", "asyncio", "httpcore", "httpx", "matplotlib", "openjpeg", "PIL", "pylibjpeg",
+    "tzlocal", "uvicorn",
 )  # fmt: skip
 _LIBRARIES_THAT_QUOTE_VALUES = ("pydicom", "pynetdicom", "highdicom", "py.warnings")
 
@@ -141,4 +144,5 @@ class _TextFormatter(logging.Formatter):
 
 def _quoted(value: Any) -> str:
     text = str(value)
-    return json.dumps(text, ensure_ascii=False) if not text or any(c in text for c in ' "\n\t=') else text
+    quoted = json.dumps(text, ensure_ascii=False) if not text or any(c in text for c in ' "\n\t=') else text
+    return visible(quoted)

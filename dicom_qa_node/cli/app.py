@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -27,6 +26,7 @@ from dicom_qa_node.cli import (
 )
 from dicom_qa_node.cli.context import invocation
 from dicom_qa_node.cli.exit_codes import ExitCode, exit_code_of
+from dicom_qa_node.cli.present import complain
 from dicom_qa_node.errors import NodeError
 
 __all__ = ["app", "run"]
@@ -77,11 +77,11 @@ def run() -> int:
     try:
         app()
     except NodeError as error:
-        print(f"error: {error}", file=sys.stderr)
+        complain(f"error: {error}")
         return exit_code_of(error)
     except OSError as error:
         place = f"{error.filename}: " if error.filename else ""
-        print(f"error: {place}{error.strerror or error}", file=sys.stderr)
+        complain(f"error: {place}{error.strerror or error}")
         return ExitCode.FAILED
     except SystemExit as ended:
         return ended.code if isinstance(ended.code, int) else ExitCode.FAILED if ended.code else ExitCode.OK

@@ -18,7 +18,7 @@ from dicom_qa_node.cli.demo_node import DemoNode, demo_node
 from dicom_qa_node.cli.demo_studies import CT_BEST_FIRST, DemoSeries, count, make_studies
 from dicom_qa_node.cli.exit_codes import ExitCode
 from dicom_qa_node.cli.network import send_with_progress
-from dicom_qa_node.cli.present import progress_bar, say, score_text, show_rows
+from dicom_qa_node.cli.present import complain, progress_bar, say, score_text, show_rows
 from dicom_qa_node.cli.series_page import sheet_of
 from dicom_qa_node.errors import Permanent, Transient
 from dicom_qa_node.ops.first_start import setup_link_file
@@ -203,7 +203,7 @@ def _verdict(registry: Registry, node: DemoNode, studies: Sequence[DemoSeries], 
         received = entry is not None and _received(node, entry).is_file()
         if row is None or row.state is not SeriesState.DELIVERED or not received:
             reason = "never arrived" if row is None else row.parked_reason or row.state
-            typer.echo(f"not delivered: {study.label}: {reason}", err=True)
+            complain(f"not delivered: {study.label}: {reason}")
             passed = False
     scores = [_score(entries, study) for quality in CT_BEST_FIRST for study in studies if study.quality == quality]
     if not all(first > second for first, second in pairwise(scores)):

@@ -9,7 +9,7 @@ import typer
 
 from dicom_qa_node.cli.context import config_of
 from dicom_qa_node.cli.exit_codes import ExitCode, NotFound
-from dicom_qa_node.cli.present import AsJson, progress_bar, say, show_json
+from dicom_qa_node.cli.present import AsJson, complain, progress_bar, say, show_json
 
 if TYPE_CHECKING:
     from dicom_qa_node.config import ClientTls
@@ -63,7 +63,7 @@ def send(
     else:
         say(f"{summary.sent} sent, {len(summary.failed)} failed, {len(summary.skipped)} skipped (no DICOM)")
         for file, reason in problems[:20]:
-            typer.echo(f"{file}: {reason}", err=True)
+            complain(f"{file}: {reason}")
     if not files or (problems and not summary.sent and not summary.failed):
         raise NotFound(f"there is no DICOM file in {path}")
     if summary.failed:

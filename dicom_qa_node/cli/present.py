@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from dicom_qa_node.safe_text import escaped_json, visible, visible_lines
+
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AsJson",
     "coloured",
+    "complain",
     "console",
     "grade_style",
     "json_text",
@@ -52,12 +55,17 @@ def console(*, error: bool = False) -> Console:
 
 def say(line: str) -> None:
     """Print one plain line."""
-    typer.echo(line)
+    typer.echo(visible_lines(line))
+
+
+def complain(line: str) -> None:
+    """Print one plain line on standard error."""
+    typer.echo(visible_lines(line), err=True)
 
 
 def json_text(value: Any) -> str:
     """Return indented JSON; times are ISO 8601 in UTC."""
-    return json.dumps(value, default=_plain, indent=2, ensure_ascii=False)
+    return escaped_json(json.dumps(value, default=_plain, indent=2, ensure_ascii=False))
 
 
 def show_json(value: Any) -> None:
@@ -129,7 +137,7 @@ def _cell(value: Any) -> str:
         return "yes" if value else "no"
     if isinstance(value, (list, tuple)):
         return ", ".join(map(_cell, value))
-    return str(value)
+    return visible(str(value))
 
 
 def _plain(value: Any) -> Any:

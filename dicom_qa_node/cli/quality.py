@@ -17,6 +17,7 @@ from dicom_qa_node.cli.series import SeriesUid
 from dicom_qa_node.cli.series_page import as_document, print_page
 from dicom_qa_node.cli.verdict_json import verdict
 from dicom_qa_node.records import Grade, utc_now
+from dicom_qa_node.safe_text import csv_cell
 
 if TYPE_CHECKING:
     from dicom_qa_node.records import LogEntry
@@ -141,12 +142,7 @@ def _print_csv(entries: list[LogEntry]) -> None:
     columns = list(dict.fromkeys(key for row in rows for key in row)) or list(_CSV_HEAD)
     writer = csv.DictWriter(sys.stdout, columns, restval="", lineterminator="\n")
     writer.writeheader()
-    writer.writerows({key: _as_cell(value) for key, value in row.items()} for row in rows)
-
-
-def _as_cell(value: Any) -> Any:
-    # A spreadsheet takes text that begins so for a formula; station names come from peers.
-    return f"'{value}" if isinstance(value, str) and value[:1] in "=+-@\t\r" and value else value
+    writer.writerows({key: csv_cell(value) for key, value in row.items()} for row in rows)
 
 
 _CSV_HEAD = (

@@ -9,7 +9,7 @@ import typer
 
 from dicom_qa_node.cli.context import config_of
 from dicom_qa_node.cli.exit_codes import ExitCode
-from dicom_qa_node.cli.present import AsJson, say, show_json, show_rows
+from dicom_qa_node.cli.present import AsJson, complain, say, show_json, show_rows
 from dicom_qa_node.cli.roles import run_role
 
 __all__ = ["register"]
@@ -49,7 +49,7 @@ def score(
         )
         for entry in entries:
             if "error" in entry:
-                typer.echo(f"{_name(entry)}: {entry['error']}", err=True)
+                complain(f"{_name(entry)}: {entry['error']}")
             elif "picture" in entry:
                 say(f"{entry['series_instance_uid']}: {entry['picture']}")
     if any("error" in entry for entry in entries):

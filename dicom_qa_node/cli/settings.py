@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -42,12 +41,13 @@ def check(context: typer.Context, as_json: AsJson = False) -> None:
 
 @app.command()
 def show(context: typer.Context, as_json: AsJson = False) -> None:
-    """Show every value that applies: those of the file and the defaults; a password is shown as ***."""
+    """Show every value that applies: those of the file and the defaults; secrets are hidden."""
     import yaml
 
+    from dicom_qa_node.config.redaction import redacted
+
     run: Invocation = context.obj
-    values = run.config.model_dump(mode="json")
-    values["database_url"] = _without_password(run.config.database_url)
+    values = redacted(run.config)
     if as_json:
         show_json(values)
     else:
@@ -70,10 +70,6 @@ def schema(
         show_json(Config.model_json_schema())
     else:
         typer.echo(as_markdown() if markdown else as_yaml(), nl=False)
-
-
-def _without_password(address: str) -> str:
-    return re.sub(r"(://[^:/@]*):[^@]*@", r"\1:***@", address)
 
 
 def _warnings(config: Config) -> list[str]:

@@ -92,8 +92,12 @@ class WebhookChannel(Section):
 
     name: Name = Field(description="name of the channel")
     url: str = Field(
-        pattern=r"^https?://[^\s/]+", json_schema_extra={"allowed": "http or https address"}, description="address"
+        "",
+        pattern=r"^(https?://[^\s/]+\S*)?$",
+        json_schema_extra={"allowed": "http or https address, or empty"},
+        description="address; one that holds a secret, as those of chat services do, belongs into url_file",
     )
+    url_file: Path | None = Field(None, strict=False, description="file whose first line is the address")
     secret_file: Path | None = Field(
         None, strict=False, description="file whose first line is the secret of the HMAC-SHA256 signature"
     )
@@ -102,6 +106,12 @@ class WebhookChannel(Section):
     )
     ca_file: Path | None = Field(None, strict=False, description="certificates (PEM) to trust; empty: the usual ones")
     timeout_s: float = Field(10, gt=0, le=120, description="longest wait for an answer")
+
+    @model_validator(mode="after")
+    def _one_address(self) -> WebhookChannel:
+        if bool(self.url) == (self.url_file is not None):
+            raise ValueError("set either url or url_file")
+        return self
 
 
 class Alerts(Section):

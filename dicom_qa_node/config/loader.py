@@ -115,7 +115,7 @@ def _dotted(parts: list[str]) -> str:
 
 
 def _shown(path: str, value: Any) -> str:
-    if re.search(r"password|secret|token", path):
+    if re.search(r"password|secret|token|webhook\[\d+\]\.url", path):
         return "(hidden)"
     text = re.sub(r"(?<=:)[^:@/']+(?=@)", "***", repr(value))
     return text if len(text) <= 80 else text[:77] + "..."

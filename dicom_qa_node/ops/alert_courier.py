@@ -129,17 +129,19 @@ def post(config: Config, channel: WebhookChannel, message: Message, now: dt.date
     }
     if channel.secret_file is not None:
         headers[SIGNATURE] = signature_of(_first_line(channel.secret_file), body, now)
+    address = _address(channel)
+    place = httpx.URL(address).host
     try:
         verify = ssl.create_default_context(cafile=channel.ca_file)
         with httpx.Client(timeout=channel.timeout_s, verify=verify, trust_env=False, follow_redirects=False) as client:
-            answer = client.post(channel.url, content=body, headers=headers)
+            answer = client.post(address, content=body, headers=headers)
     except (httpx.HTTPError, httpx.InvalidURL) as error:
-        raise Transient(f"{_place(channel)} does not answer: {type(error).__name__}") from error
+        raise Transient(f"{place} does not answer: {type(error).__name__}") from error
     except OSError as error:
         raise Misconfigured(f"the certificates in {channel.ca_file} cannot be read") from error
     if answer.is_success:
-        return f"{_place(channel)} answered {answer.status_code}"
-    words = f"{_place(channel)} answered {answer.status_code}"
+        return f"{place} answered {answer.status_code}"
+    words = f"{place} answered {answer.status_code}"
     if answer.status_code in (408, 425, 429) or answer.status_code >= 500:
         raise Transient(words)
     raise Permanent(words)
@@ -185,9 +187,18 @@ def _worse(codes: list[int], channel: EmailChannel) -> NodeError:
     return Permanent(words) if any(code >= 500 for code in codes) else Transient(words)
 
 
-def _place(channel: WebhookChannel) -> str:
-    # The address may hold a secret; its host is enough to find the channel.
-    return httpx.URL(channel.url).host
+def _address(channel: WebhookChannel) -> str:
+    """Return where to post; no error quotes it, since the address may hold a secret."""
+    if channel.url_file is None:
+        return channel.url
+    address = _first_line(channel.url_file)
+    try:
+        usable = httpx.URL(address).scheme in ("http", "https") and bool(httpx.URL(address).host)
+    except httpx.InvalidURL:
+        usable = False
+    if not usable:
+        raise Misconfigured(f"the first line of {channel.url_file} is not an http or https address")
+    return address
 
 
 def _first_line(path: Path) -> str:

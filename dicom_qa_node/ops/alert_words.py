@@ -17,6 +17,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from dicom_qa_node.config import Config
 from dicom_qa_node.errors import Permanent
+from dicom_qa_node.safe_text import escaped_json, visible, visible_lines
 from dicom_qa_node.store.alerts import Alert, Message
 
 __all__ = ["BODY", "SUBJECT", "WEBHOOK", "json_body", "mail_words", "words_of"]
@@ -58,7 +59,8 @@ def mail_words(config: Config, message: Message) -> tuple[str, str]:
     """Return subject (one line) and text of a mail."""
     words, settings = words_of(config, message), config.alerts
     subject = _render(settings.subject_template, SUBJECT, words)
-    return " ".join(subject.split())[:200], _render(settings.body_template, BODY, words)
+    text = _render(settings.body_template, BODY, words)
+    return visible(" ".join(subject.split()))[:200], visible_lines(text)
 
 
 def json_body(config: Config, template: Path | None, message: Message) -> bytes:
@@ -71,7 +73,7 @@ def json_body(config: Config, template: Path | None, message: Message) -> bytes:
     """
     text = _render(template, WEBHOOK, words_of(config, message))
     try:
-        return json.dumps(json.loads(text), ensure_ascii=False).encode()
+        return escaped_json(json.dumps(json.loads(text), ensure_ascii=False)).encode()
     except ValueError as error:
         raise Permanent(f"the template {template} does not give JSON: {error}") from error
 

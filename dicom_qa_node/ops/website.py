@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import socket
 import ssl
@@ -9,7 +10,9 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import h11
 import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from dicom_qa_node.config import Config
 from dicom_qa_node.errors import Misconfigured, NodeError
@@ -68,6 +71,7 @@ def run_web(config: Config, database: Database, stop: threading.Event, pulse: Pu
     site = Site(config, database, LiveNode(config, database), actions_of(config))
     settings = uvicorn.Config(
         create_app(site),
+        http=HeadersInTime,
         log_config=None,
         access_log=False,
         lifespan="off",
@@ -121,6 +125,48 @@ def _listen(host: str, port: int) -> socket.socket:
         return socket.create_server((host, port), family=family)
     except OSError as error:
         raise Misconfigured(f"web cannot listen on {host}:{port}: {error.strerror or error}") from error
+
+
+class HeadersInTime(H11Protocol):
+    """uvicorn's HTTP/1.1 protocol, which closes a connection whose request line and headers are not complete in time.
+
+    uvicorn limits the time between two requests only, and counts a silent connection against ``limit_concurrency``.
+    """
+
+    headers_timeout_s = 10.0
+    _deadline: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Start the time for the first request."""
+        super().connection_made(transport)
+        self._watch()
+
+    def data_received(self, data: bytes) -> None:
+        """Read; the time ends with the last header."""
+        super().data_received(data)
+        self._watch()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Stop the time."""
+        self._stop_watching()
+        super().connection_lost(exc)
+
+    def _watch(self) -> None:
+        if self.conn.their_state is not h11.IDLE:
+            self._stop_watching()
+        elif self._deadline is None:
+            self._deadline = self.loop.call_later(self.headers_timeout_s, self._close_late)
+
+    def _stop_watching(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+    def _close_late(self) -> None:
+        self._deadline = None
+        waits_for_next = self.timeout_keep_alive_task is not None
+        if self.conn.their_state is h11.IDLE and not waits_for_next and not self.transport.is_closing():
+            self.transport.close()
 
 
 class _Server(uvicorn.Server):

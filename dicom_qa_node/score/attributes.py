@@ -14,13 +14,14 @@ from pydicom.datadict import dictionary_has_tag, dictionary_VR
 from pydicom.dataelem import RawDataElement
 from pydicom.errors import BytesLengthException
 from pydicom.sequence import Sequence as DicomSequence
-from pydicom.valuerep import DA, DT, TM
 
+from dicom_qa_node.score.date_times import local_moment, parse_date, parse_time, utc_offset
 from dicom_qa_node.spool.header import HeaderTooCostly, check_items
 from dicom_qa_node.spool.layout import is_uid
 
 __all__ = [
     "BROKEN_VALUE",
+    "date",
     "integer",
     "items",
     "moment",
@@ -28,11 +29,13 @@ __all__ = [
     "numbers",
     "one_item",
     "raw",
+    "text",
     "time_of_day",
     "tolerant",
     "uid",
     "word",
     "words",
+    "zone",
 ]
 
 _LONG_BYTES = 64 * 1024
@@ -93,6 +96,11 @@ def word(ds: Dataset, keyword: Any) -> str:
     return next(iter(words(ds, keyword)), "")
 
 
+def text(ds: Dataset, keyword: Any) -> str:
+    """Return every value of a text attribute, joined by a space; "" where absent."""
+    return " ".join(words(ds, keyword)).strip()
+
+
 def uid(ds: Dataset, keyword: Any) -> str:
     """Return a UID, "" where it is absent or breaks PS3.5 9.1."""
     found = word(ds, keyword)
@@ -135,29 +143,33 @@ def one_item(ds: Dataset, keyword: Any) -> Dataset:
     return next(iter(items(ds, keyword)), Dataset())
 
 
-def moment(ds: Dataset, *keywords: Any) -> dt.datetime | None:
-    """Return a point in time from one DT attribute, or from a DA and a TM attribute; without a time zone.
+def zone(ds: Dataset) -> dt.timedelta | None:
+    """Return Timezone Offset From UTC (0008,0201), the zone of every DA and TM of a header; None where unknown."""
+    return utc_offset(word(ds, "TimezoneOffsetFromUTC"))
 
-    An offset in a DT is dropped: DA and TM of the same header are local to the same scanner (PS3.3 C.12.1.1.8).
+
+def date(ds: Dataset, keyword: Any) -> dt.date | None:
+    """Return a DA attribute, None if it is absent or no date."""
+    return parse_date(word(ds, keyword))
+
+
+def moment(ds: Dataset, *keywords: Any, local: dt.timedelta | None = None) -> dt.datetime | None:
+    """Return a point in local time from one DT attribute, or from a DA and a TM attribute.
+
+    Parameters
+    ----------
+    local
+        Offset of local time from UTC, for an item of a sequence; by default that of ``ds`` (`zone`).
     """
-    try:
-        if len(keywords) == 1:
-            text = word(ds, keywords[0])
-            found = DT(text) if len(text) >= 14 else None
-            return found and dt.datetime.combine(found.date(), found.time())
-        day, time = word(ds, keywords[0]), word(ds, keywords[1])
-        return dt.datetime.combine(DA(day), TM(time)) if len(day) >= 8 and len(time) >= 4 else None
-    except BROKEN_VALUE:
-        return None
+    if len(keywords) == 1:
+        return local_moment(word(ds, keywords[0]), zone(ds) if local is None else local)
+    day, time = date(ds, keywords[0]), time_of_day(ds, keywords[1])
+    return None if day is None or time is None else dt.datetime.combine(day, time)
 
 
-def time_of_day(ds: Dataset, keyword: str) -> dt.time | None:
+def time_of_day(ds: Dataset, keyword: Any) -> dt.time | None:
     """Return a TM attribute, None if it is absent or no time."""
-    text = word(ds, keyword)
-    try:
-        return TM(text) if len(text) >= 4 else None
-    except BROKEN_VALUE:
-        return None
+    return parse_time(word(ds, keyword))
 
 
 def _text(value: object) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 
 from dicom_qa_node.limits import DEFAULTS, FindingRules, Limits
 from dicom_qa_node.records import Finding, Measurement, SeriesKind
-from dicom_qa_node.score.physics.header import text
+from dicom_qa_node.score.attributes import text
 from dicom_qa_node.score.rules.case import Case, Rule
 from dicom_qa_node.score.rules.ct import CT_RULES
 from dicom_qa_node.score.rules.pet import PET_RULES

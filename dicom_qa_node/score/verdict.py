@@ -13,6 +13,7 @@ from dicom_qa_node.config import Grades
 from dicom_qa_node.modalities import kind_of
 from dicom_qa_node.models.prompts import Prompt
 from dicom_qa_node.records import Finding, Grade, ModelRef, ScoredSlice, SeriesKind, Severity
+from dicom_qa_node.score.body_region import region_of
 from dicom_qa_node.score.prompt import prompt_of
 from dicom_qa_node.score.rules.domain import unlike_training
 from dicom_qa_node.score.slices import ChosenSlice
@@ -103,7 +104,7 @@ def outside_domain(volume: Volume, kind: SeriesKind, scorer: Judge, chosen: Sequ
         return f"the pixel values are {volume.unit}, not {expected}"
     if not chosen:
         return "no slice shows a body"
-    return unlike_training(volume.header, kind)
+    return unlike_training(volume.header, kind, region_of(volume))
 
 
 def judge(

@@ -19,13 +19,14 @@ import hashlib
 import os
 import re
 import secrets
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from dicom_qa_node.errors import Permanent
+from dicom_qa_node.errors import Misconfigured, Permanent
 from dicom_qa_node.spool.gallery import heat_name
 
-__all__ = ["InvalidUid", "SpoolLayout", "check_uid", "is_uid", "sync_folder", "uid_key"]
+__all__ = ["InvalidUid", "SpoolLayout", "check_uid", "is_uid", "make_private", "sync_folder", "uid_key"]
 
 _UID = re.compile(r"(?:0|[1-9][0-9]*)(?:\.(?:0|[1-9][0-9]*))+")
 _UID_LENGTH = 64
@@ -62,6 +63,23 @@ def uid_key(uid: str) -> str:
     return hashlib.sha256(uid.encode("ascii")).hexdigest()[:_KEY_LENGTH]
 
 
+def make_private(folder: Path) -> None:
+    """Make a folder and its parents, or take an existing one, with mode 0700 whatever the umask and its mode were.
+
+    Raises
+    ------
+    Misconfigured
+        The folder belongs to another user and is open to others.
+    """
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if stat.S_IMODE(folder.stat().st_mode) == 0o700:
+        return
+    try:
+        folder.chmod(0o700)
+    except PermissionError as error:
+        raise Misconfigured(f"{folder} is open to other users and belongs to another: chmod 700 {folder}") from error
+
+
 class SpoolLayout:
     """The folders of one spool and the paths in them, all relative to ``root``."""
 
@@ -74,11 +92,8 @@ class SpoolLayout:
 
     def create(self) -> None:
         """Create the folders that receiving needs; only the owner may read them."""
-        self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
-        for folder in (self.instances, self.conflicts, self.quarantine, self.incoming):
-            folder.mkdir(mode=0o700, exist_ok=True)
-        for shard in self.shards():
-            shard.mkdir(mode=0o700, exist_ok=True)
+        for folder in (self.root, self.instances, self.conflicts, self.quarantine, self.incoming, *self.shards()):
+            make_private(folder)
         sync_folder(self.instances)
         sync_folder(self.root)
 

@@ -59,10 +59,14 @@ class Invitation:
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """A key to the API; its rights are the lower of its own role and its owner's."""
+    """A key to the API; its rights are the lower of its own role and its owner's.
+
+    ``parent_id`` is the token that asked for this one, None for one made by a person. No token outlives its parent.
+    """
 
     token_id: int
     account_id: int
+    parent_id: int | None
     label: str
     role: Role
     created_at: dt.datetime
@@ -260,12 +264,30 @@ class Accounts:
             _spend_invitations(connection, number, now)
             return _account(_by_number(connection, number))  # type: ignore[arg-type]
 
-    def add_token(self, account_id: int, label: str, role: Role, days: float) -> tuple[str, Token]:
-        """Make an API token and return its secret, which is shown once, and its row."""
+    def add_token(
+        self, account_id: int, label: str, role: Role, days: float, parent: Token | None = None
+    ) -> tuple[str, Token]:
+        """Make an API token and return its secret, which is shown once, and its row.
+
+        One that ``parent`` asks for has at most its role and ends with it.
+
+        Raises
+        ------
+        Permanent
+            The parent has ended meanwhile.
+        """
         now, secret = self._clock(), _TOKEN_PREFIX + new_secret()
+        expires = now + dt.timedelta(days=days)
         row = {"account_id": account_id, "label": _line(label), "role": role.value, "created_at": now}
         with self._db.write() as connection:
-            values = {**row, "token_hash": hash_of(secret), "expires_at": now + dt.timedelta(days=days)}
+            if parent is not None:
+                held = sa.select(t.api_tokens).where(t.api_tokens.c.token_id == parent.token_id).with_for_update()
+                kept = _token(connection.execute(held).one())
+                if kept.revoked_at is not None or kept.expires_at <= now:
+                    raise Permanent("the token that asks has ended")
+                expires = min(expires, kept.expires_at)
+                row |= {"role": min(role, kept.role, key=lambda each: each.rank).value, "parent_id": kept.token_id}
+            values = {**row, "token_hash": hash_of(secret), "expires_at": expires}
             added = connection.execute(t.api_tokens.insert().values(values))
             number: int = added.inserted_primary_key[0]  # type: ignore[index]
             same = t.api_tokens.c.token_id == number
@@ -280,13 +302,19 @@ class Accounts:
             return [_token(row) for row in connection.execute(query)]
 
     def revoke_token(self, token_id: int, account_id: int | None = None) -> bool:
-        """Make a token useless; with ``account_id`` only if it belongs to that account."""
-        token = t.api_tokens.c
-        query = t.api_tokens.update().where(token.token_id == token_id, token.revoked_at.is_(None))
+        """End a token and every token that it made; with ``account_id`` only if it belongs to that account."""
+        table = t.api_tokens.c
+        first = sa.select(table.token_id).where(table.token_id == token_id, table.revoked_at.is_(None))
         if account_id is not None:
-            query = query.where(token.account_id == account_id)
+            first = first.where(table.account_id == account_id)
+        family = first.cte("family", recursive=True)
+        made = t.api_tokens.alias("made")
+        family = family.union(sa.select(made.c.token_id).join(family, made.c.parent_id == family.c.token_id))
         with self._db.write() as connection:
-            return connection.execute(query.values(revoked_at=self._clock())).rowcount > 0
+            ended = connection.execute(sa.select(family.c.token_id)).scalars().all()
+            valid = table.token_id.in_(ended) & table.revoked_at.is_(None)
+            connection.execute(t.api_tokens.update().where(valid).values(revoked_at=self._clock()))
+        return bool(ended)
 
     def of_token(self, secret: str) -> tuple[AccountRow, Token] | None:
         """Return whose token this is; None if it is unknown, expired, revoked, or its owner is not active."""

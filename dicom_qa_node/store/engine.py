@@ -83,10 +83,14 @@ class Database:
     @property
     def absent_file(self) -> Path | None:
         """Return the file of the embedded database while it is not there: to connect would make an empty one."""
+        file = self.file
+        return None if file is None or file.exists() else file
+
+    @property
+    def file(self) -> Path | None:
+        """Return the file of the embedded database, None for one in memory and for PostgreSQL."""
         name = self.url.database
-        if not self.is_sqlite or name in (None, "", ":memory:") or Path(str(name)).exists():
-            return None
-        return Path(str(name))
+        return Path(name) if self.is_sqlite and name and name != ":memory:" else None
 
     def now(self) -> dt.datetime:
         """Return the time that every host on this database shares, in UTC: the server's, or this host's for SQLite.
@@ -139,8 +143,8 @@ class Database:
             The file of the database cannot be made, or its schema is from before the first release or from a newer
             version of this software.
         """
-        if self.absent_file is not None:
-            _make_file(self.absent_file)
+        if self.file is not None:
+            _make_file(self.file)
         self._refuse_unknown()
         current, head = self.revision()
         if current == head:
@@ -377,7 +381,14 @@ def _make_file(database: Path) -> None:
 
 def _create_private(path: Path) -> None:
     # SQLite takes an empty file for a new database, and gives its write-ahead log the same permissions.
-    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        os.fchmod(descriptor, 0o600)
+    finally:
+        os.close(descriptor)
+    for beside in (path.with_name(f"{path.name}-wal"), path.with_name(f"{path.name}-shm")):
+        if beside.is_file():
+            beside.chmod(0o600)
 
 
 def _prepare_sqlite(connection: sqlite3.Connection, _record: object) -> None:

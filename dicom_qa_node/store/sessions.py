@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import sqlalchemy as sa
 
 from dicom_qa_node.records import utc_now
 from dicom_qa_node.store import account_tables as t
 from dicom_qa_node.store.accounts import AccountRow, Role, hash_of, new_secret
-from dicom_qa_node.store.engine import Database
+from dicom_qa_node.store.engine import Database, insert_ignore
 
-__all__ = ["OidcLogin", "OidcLogins", "Session", "Sessions", "Throttle"]
+__all__ = ["OidcLogin", "OidcLogins", "Session", "Sessions", "Throttle", "ThrottleLimit"]
 
 _SEEN_EVERY = dt.timedelta(seconds=60)
 _KEEP_ENDED = dt.timedelta(days=30)
@@ -121,43 +122,66 @@ class Sessions:
             connection.execute(t.web_sessions.update().where(same).values(seen_at=now))
 
 
-class Throttle:
-    """Counts failed logins under a key and says how long the key has to wait.
+@dataclass(frozen=True, slots=True)
+class ThrottleLimit:
+    """How many failures of a key cost nothing, and the longest wait afterwards."""
 
-    The first ``free`` failures cost nothing; from then on the wait doubles from 1 s up to ``longest``. A key that has
-    been quiet for a day starts anew.
+    free: int
+    longest: dt.timedelta
+
+
+class Throttle:
+    """Counts failed logins by key and gives the time that a key has to wait.
+
+    The first `ThrottleLimit.free` failures cost nothing; from then on the wait doubles from 1 s up to the longest. The
+    count of a key without an attempt for a day starts anew.
     """
 
     def __init__(self, database: Database, clock: Callable[[], dt.datetime] = utc_now) -> None:
         self._db, self._clock = database, clock
 
-    def wait_s(self, key: str) -> float:
-        """Return the seconds that are left to wait, 0 for none."""
-        row = t.login_throttle.c
-        with self._db.read() as connection:
-            until = connection.execute(sa.select(row.blocked_until).where(row.key == key)).scalar_one_or_none()
-        return max((until - self._clock()).total_seconds(), 0.0) if until else 0.0
+    def attempt(self, limits: Mapping[str, ThrottleLimit]) -> float:
+        """Count one attempt under every key, or under none; return 0, or the seconds to wait where a key is blocked.
 
-    def failed(self, key: str, free: int, longest: dt.timedelta) -> None:
-        """Count one failure."""
+        The attempt counts as failed until `passed` or `returned` takes it back. It is counted in the transaction that
+        looks whether it is allowed, so that attempts made side by side cannot all use the same free one.
+        """
         now, row = self._clock(), t.login_throttle.c
+        mine = row.key.in_(sorted(limits))
         with self._db.write() as connection:
-            known = connection.execute(sa.select(t.login_throttle).where(row.key == key)).one_or_none()
-            fresh = known is None or now - known.failed_at > dt.timedelta(days=1)
-            failures = 1 if known is None or fresh else known.failures + 1
-            over = min(failures - free, 30)
-            wait = min(dt.timedelta(seconds=2.0 ** (over - 1)), longest) if over > 0 else None
-            values = {"failures": failures, "failed_at": now, "blocked_until": now + wait if wait else None}
-            if known is None:
-                connection.execute(t.login_throttle.delete().where(row.failed_at < now - _KEEP_ENDED))
-                connection.execute(t.login_throttle.insert().values(key=key, **values))
-            else:
-                connection.execute(t.login_throttle.update().where(row.key == key).values(**values))
+            connection.execute(t.login_throttle.delete().where(row.failed_at < now - _KEEP_ENDED))
+            new = [{"key": key, "failures": 0, "failed_at": now, "blocked_until": None} for key in sorted(limits)]
+            insert_ignore(connection, t.login_throttle, new)
+            locked = sa.select(t.login_throttle).where(mine).order_by(row.key).with_for_update()
+            known = connection.execute(locked).all()
+            wait_s = max((until - now).total_seconds() for item in known if (until := item.blocked_until or now))
+            if wait_s > 0:
+                return wait_s
+            for item in known:
+                values = _after_failure(item.failures, item.failed_at, now, limits[item.key])
+                connection.execute(t.login_throttle.update().where(row.key == item.key).values(**values))
+        return 0.0
+
+    def returned(self, limits: Mapping[str, ThrottleLimit]) -> None:
+        """Take back one attempt under each key, which was no failure."""
+        row = t.login_throttle.c
+        with self._db.write() as connection:
+            for key, limit in sorted(limits.items()):
+                left = sa.case((row.failures > limit.free + 1, row.blocked_until), else_=None)
+                values = {"failures": sa.case((row.failures > 0, row.failures - 1), else_=0), "blocked_until": left}
+                connection.execute(t.login_throttle.update().where(row.key == key).values(values))
 
     def passed(self, key: str) -> None:
         """Forget the failures of a key."""
         with self._db.write() as connection:
             connection.execute(t.login_throttle.delete().where(t.login_throttle.c.key == key))
+
+
+def _after_failure(failures: int, failed_at: dt.datetime, now: dt.datetime, limit: ThrottleLimit) -> dict[str, Any]:
+    count = 1 if now - failed_at > dt.timedelta(days=1) else failures + 1
+    over = min(count - limit.free, 30)
+    wait = min(dt.timedelta(seconds=2.0 ** (over - 1)), limit.longest) if over > 0 else None
+    return {"failures": count, "failed_at": now, "blocked_until": now + wait if wait else None}
 
 
 @dataclass(frozen=True, slots=True)

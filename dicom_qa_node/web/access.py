@@ -19,7 +19,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import RedirectResponse, Response
 
-from dicom_qa_node.store.accounts import AccountRow, Role
+from dicom_qa_node.store.accounts import AccountRow, Role, Token
 from dicom_qa_node.store.audit import Outcome
 from dicom_qa_node.web.auth.cookies import SESSION, read_cookie
 from dicom_qa_node.web.auth.forgery import FIELD, HEADER, require_own_page, require_token
@@ -55,7 +55,7 @@ _OF_ROLE = {
 class Account:
     """Who asks, for the length of one request.
 
-    ``session`` is the hash of the session's secret, None for an API token; ``csrf`` is empty then.
+    ``session`` is the hash of the session's secret, None for an API ``token``; ``csrf`` is empty then.
     """
 
     account_id: int
@@ -66,6 +66,7 @@ class Account:
     csrf: str
     session: str | None
     local: bool
+    token: Token | None = None
 
     def may(self, permission: Permission) -> bool:
         """Return whether something is allowed."""
@@ -92,7 +93,7 @@ def authenticate(request: Request) -> Account | None:
         if found is None:
             return None
         row, token = found
-        return _account(row, min(row.role, token.role, key=lambda role: role.rank), site, "", None)
+        return _account(row, min(row.role, token.role, key=lambda role: role.rank), site, "", None, token)
     cookie = read_cookie(request, SESSION)
     # A page that refreshes itself must not keep somebody logged in who has left.
     session = site.sessions.find(cookie, touch="x-background" not in request.headers) if cookie else None
@@ -223,7 +224,9 @@ def _to_login(request: Request) -> Response:
     return RedirectResponse(target, 303)
 
 
-def _account(row: AccountRow, role: Role, site: Site, csrf: str, session: str | None) -> Account:
+def _account(
+    row: AccountRow, role: Role, site: Site, csrf: str, session: str | None, token: Token | None = None
+) -> Account:
     return Account(
         account_id=row.account_id,
         name=row.name,
@@ -233,4 +236,5 @@ def _account(row: AccountRow, role: Role, site: Site, csrf: str, session: str | 
         csrf=csrf,
         session=session,
         local=row.issuer is None,
+        token=token,
     )

@@ -13,7 +13,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.gzip import GZipMiddleware
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
@@ -26,7 +26,7 @@ from dicom_qa_node.web.auth import door, oidc
 from dicom_qa_node.web.auth.edge import Edge
 from dicom_qa_node.web.auth.limits import BodyLimit
 from dicom_qa_node.web.dicomweb import routes as dicomweb
-from dicom_qa_node.web.failures import on_error, on_http_error
+from dicom_qa_node.web.failures import on_client_left, on_error, on_http_error
 from dicom_qa_node.web.pages import redirect
 from dicom_qa_node.web.site import SCOPE_KEY, NodeView, Site, site_of
 from dicom_qa_node.web.templating import STATIC
@@ -77,7 +77,11 @@ def create_app(site: Site) -> ASGIApp:
             Middleware(BodyLimit, limit_bytes=web.max_body_kb * 1024),
             Middleware(_WithSite, site=site, paths=frozenset(paths)),
         ],
-        exception_handlers={HTTPException: on_http_error, Exception: on_error},
+        exception_handlers={
+            HTTPException: on_http_error,
+            ClientDisconnect: on_client_left,
+            Exception: on_error,
+        },
     )
 
 

@@ -13,7 +13,7 @@ from starlette.responses import JSONResponse, Response
 from dicom_qa_node.errors import Transient
 from dicom_qa_node.web.pages import page
 
-__all__ = ["on_error", "on_http_error", "problem"]
+__all__ = ["on_client_left", "on_error", "on_http_error", "problem"]
 
 _LOGGER = logging.getLogger(__name__)
 _SENTENCES = {
@@ -21,6 +21,7 @@ _SENTENCES = {
     401: "Log in first.",
     403: "Your role does not allow this.",
     404: "There is nothing here.",
+    408: "The request took too long to arrive.",
     405: "This page does not take such a request.",
     410: "This is no longer here.",
     413: "The request is too large.",
@@ -55,6 +56,11 @@ async def on_error(request: Request, error: Exception) -> Response:
         return await _answer(request, status, _SENTENCES[status])
     except Exception:  # noqa: BLE001 - the edge of the web: the page of an error must not fail
         return Response(_SENTENCES[status], status, media_type="text/plain")
+
+
+async def on_client_left(_request: Request, _error: Exception) -> Response:
+    """Answer nobody: a client that goes away before its request is complete is not a failure of the node."""
+    return Response(status_code=400)
 
 
 async def _answer(request: Request, status: int, sentence: str) -> Response:

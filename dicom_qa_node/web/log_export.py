@@ -8,8 +8,8 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+from dicom_qa_node.safe_text import csv_cell, escaped_json
 from dicom_qa_node.store.log_query import LogRow
-from dicom_qa_node.web.views.audit import as_cell
 
 __all__ = ["csv_lines", "fields_of", "in_chunks", "json_parts"]
 
@@ -68,7 +68,7 @@ def json_parts(rows: Iterator[LogRow], *, patients: bool) -> Iterator[str]:
     """Yield a JSON list, a row a line."""
     lead = "["
     for row in rows:
-        yield lead + json.dumps(fields_of(row, patients=patients), ensure_ascii=False)
+        yield lead + escaped_json(json.dumps(fields_of(row, patients=patients), ensure_ascii=False))
         lead = ",\n"
     yield "]\n" if lead != "[" else "[]\n"
 
@@ -88,9 +88,7 @@ def in_chunks(parts: Iterator[str], size: int = 1 << 16) -> Iterator[bytes]:
 
 
 def _cell(value: Any) -> str:
-    if value is None:
-        return ""
-    return as_cell(" ".join(value) if isinstance(value, list) else value)
+    return csv_cell(" ".join(value) if isinstance(value, list) else value)
 
 
 def _line(values: list[str]) -> str:

@@ -10,6 +10,8 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from dicom_qa_node.safe_text import visible_lines
+
 __all__ = ["STATIC", "environment", "static_version", "when"]
 
 STATIC = Path(__file__).parent / "static"
@@ -23,10 +25,15 @@ def environment() -> Environment:
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+        finalize=_shown,
     )
     made.filters["when"] = when
     made.filters["day"] = lambda moment: when(moment, "%Y-%m-%d")
     return made
+
+
+def _shown(value: object) -> object:
+    return visible_lines(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def when(moment: dt.datetime | None, form: str = "%Y-%m-%d %H:%M") -> Markup:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import sqlalchemy as sa
@@ -13,7 +14,7 @@ from dicom_qa_node.records import utc_now
 from dicom_qa_node.store import Accounts, Audit, Role, Sessions
 from dicom_qa_node.store.accounts import NameTaken
 from dicom_qa_node.store.audit import AuditFilter, Outcome
-from dicom_qa_node.store.sessions import OidcLogin, OidcLogins, Throttle
+from dicom_qa_node.store.sessions import OidcLogin, OidcLogins, Throttle, ThrottleLimit
 
 
 @pytest.fixture
@@ -87,18 +88,34 @@ def test_sessions_end(database):
     assert sessions.find(sessions.begin(account, "", "")) is not None
 
 
+LIMIT = ThrottleLimit(free=2, longest=dt.timedelta(seconds=10))
+
+
 def test_waits_double_and_are_forgotten(database):
     now = [utc_now()]
     throttle = Throttle(database, lambda: now[0])
     waits = []
     for _ in range(8):
-        throttle.failed("k", 2, dt.timedelta(seconds=10))
-        waits.append(throttle.wait_s("k"))
+        assert throttle.attempt({"k": LIMIT}) == 0
+        waits.append(throttle.attempt({"k": LIMIT}) if len(waits) >= 2 else 0)
         now[0] += dt.timedelta(seconds=waits[-1])
     assert waits == [0, 0, 1, 2, 4, 8, 10, 10]
     now[0] += dt.timedelta(days=2)
-    throttle.failed("k", 2, dt.timedelta(seconds=10))
-    assert throttle.wait_s("k") == 0
+    assert [throttle.attempt({"k": LIMIT}) for _ in range(2)] == [0, 0]
+
+
+def test_attempts_side_by_side_count_together(database):
+    throttle = Throttle(database)
+    with ThreadPoolExecutor(16) as pool:
+        waits = list(pool.map(lambda _: throttle.attempt({"pair": LIMIT, "address": LIMIT}), range(16)))
+    assert waits.count(0) == LIMIT.free + 1
+
+
+def test_attempt_with_the_right_password_is_no_failure(database):
+    throttle = Throttle(database)
+    for _ in range(20):
+        assert throttle.attempt({"address": LIMIT}) == 0
+        throttle.returned({"address": LIMIT})
 
 
 def test_login_at_a_provider_is_taken_once(database):
@@ -144,3 +161,34 @@ def test_audit_log_is_append_only(database, statement):
     with pytest.raises(sa.exc.DBAPIError, match="append-only"), database.write() as connection:
         connection.execute(sa.text(statement))
     assert [row.actor for row in Audit(database).entries()] == ["a"]
+
+
+@pytest.fixture
+def owner(database):
+    return Accounts(database).add("owner", Role.ADMIN, "").account_id
+
+
+def test_token_that_a_token_made_has_no_more_rights_and_no_longer_life(database, owner):
+    now = [utc_now()]
+    accounts = Accounts(database, lambda: now[0])
+    _, parent = accounts.add_token(owner, "short", Role.VIEWER, 0.01)
+    secret, child = accounts.add_token(owner, "long", Role.ADMIN, 3660, parent)
+    assert child.role is Role.VIEWER
+    assert child.expires_at == parent.expires_at
+    assert child.parent_id == parent.token_id
+    assert accounts.of_token(secret) is not None
+    now[0] += dt.timedelta(days=0.02)
+    assert accounts.of_token(secret) is None
+    with pytest.raises(Permanent, match="ended"):
+        accounts.add_token(owner, "late", Role.VIEWER, 1, parent)
+
+
+def test_end_of_a_token_ends_all_that_it_made(database, owner):
+    accounts = Accounts(database)
+    _, parent = accounts.add_token(owner, "parent", Role.ADMIN, 1)
+    _, child = accounts.add_token(owner, "child", Role.ADMIN, 1, parent)
+    grandchild, _ = accounts.add_token(owner, "grandchild", Role.VIEWER, 1, child)
+    other, _ = accounts.add_token(owner, "other", Role.VIEWER, 1)
+    assert accounts.revoke_token(parent.token_id, owner)
+    assert accounts.of_token(grandchild) is None
+    assert accounts.of_token(other) is not None

@@ -50,6 +50,34 @@ def test_spool_folders(tmp_path):
     assert open_to_others(tmp_path / "spool") == []
 
 
+def test_spool_folders_that_were_open_before(tmp_path):
+    root = tmp_path / "spool"
+    (root / "instances" / "00").mkdir(parents=True)
+    assert open_to_others(root)
+    SpoolLayout(root).create()
+    assert open_to_others(root) == []
+
+
+def test_database_that_was_open_before(tmp_path):
+    path = tmp_path / "quality.db"
+    path.touch(mode=0o666)
+    database = Database(f"sqlite:///{path}")
+    database.upgrade()
+    database.close()
+    assert not path.stat().st_mode & OTHERS
+
+
+@pytest.mark.parametrize("umask", [0o777, 0o277])
+def test_umask_that_takes_the_owner_s_own_rights(tmp_path, umask):
+    before = os.umask(umask)
+    try:
+        SpoolLayout(tmp_path / "spool").create()
+    finally:
+        os.umask(before)
+    modes = {stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "spool", *(tmp_path / "spool").rglob("*"))}
+    assert modes == {0o700}
+
+
 def test_a_database_that_is_there_keeps_its_content(database):
     database.close()
     before = database.revision()

@@ -181,6 +181,16 @@ def test_only_trusted_proxies_speak_for_others(tmp_path):
     site.database.close()
 
 
+def test_several_header_lines_are_one_list(tmp_path):
+    site = open_site(tmp_path, trusted_proxies=["10.0.0.0/8"])
+    client = stranger(site)
+    client._transport.client = ("10.0.0.1", 1)
+    lines = [("x-forwarded-for", "6.6.6.6"), ("x-forwarded-for", "192.0.2.9")]
+    client.post("/login", data={"name": "x", "csrf": "x"}, headers=[*lines, ("Cookie", "qa_door=y")])
+    assert site.audit.entries()[0].address == "192.0.2.9"
+    site.database.close()
+
+
 @pytest.mark.parametrize("stripped", [True, False])
 def test_pages_under_a_prefix(tmp_path, stripped):
     site = open_site(tmp_path, public_url="http://127.0.0.1/quality")

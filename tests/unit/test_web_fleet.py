@@ -201,7 +201,7 @@ def test_the_configuration_is_shown_without_secrets(tmp_path):
     )
     lines = dict(config_lines(config))
     assert "s3cret" not in repr(lines)
-    assert lines["database_url"] == "postgresql+psycopg://(hidden)@db/quality?(hidden)"
+    assert lines["database_url"] == "postgresql+psycopg://qa:(hidden)@db/quality?(hidden)"
     assert lines["alerts.webhook[0].url"] == "https://hooks.example/(hidden)"
     assert lines["score.workers"] == "1"
     assert {path.split(".")[0].split("[")[0] for path in lines} == set(Config.model_fields)

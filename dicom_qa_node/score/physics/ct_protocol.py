@@ -5,10 +5,10 @@ from __future__ import annotations
 from pydicom import Dataset
 
 from dicom_qa_node.records import Measurement
+from dicom_qa_node.score.attributes import number
 from dicom_qa_node.score.convolution_kernels import Sharpness
 from dicom_qa_node.score.kernel_sharpness import KernelSharpness
 from dicom_qa_node.score.physics.ct_quantities import CT
-from dicom_qa_node.score.physics.header import number
 
 __all__ = ["protocol_measurements"]
 

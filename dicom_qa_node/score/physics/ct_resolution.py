@@ -9,9 +9,9 @@ import numpy.typing as npt
 from scipy import fft, ndimage
 
 from dicom_qa_node.records import Measurement
+from dicom_qa_node.score.attributes import text
 from dicom_qa_node.score.physics.ct_quantities import CT
 from dicom_qa_node.score.physics.ct_slices import BODY_HU, BoolArray, CtSlice, CtView
-from dicom_qa_node.score.physics.header import text
 
 __all__ = ["SkinEdge", "edge_measurements", "half_modulation", "skin_edge"]
 

@@ -3,24 +3,17 @@
 from __future__ import annotations
 
 import numpy as np
-from pydicom import Dataset
 
 from dicom_qa_node.records import Measurement
+from dicom_qa_node.score.attributes import number
+from dicom_qa_node.score.body_region import BodyRegion, ctdi_phantom_cm, region_of
 from dicom_qa_node.score.physics.ct_quantities import CT
 from dicom_qa_node.score.physics.ct_slices import CtView
-from dicom_qa_node.score.physics.header import number, text
+from dicom_qa_node.score.volume import Volume
 
-__all__ = ["HEAD", "dose_measurements", "is_head", "size_factor"]
-
-HEAD = frozenset({"HEAD", "BRAIN", "SKULL", "FACE", "SINUS", "ORBIT", "IAC", "HEADNECK"})
+__all__ = ["dose_measurements", "size_factor"]
 
 _TOO_TRUNCATED = 0.15
-_HEAD_PHANTOM, _BODY_PHANTOM = "113690", "113691"
-
-
-def is_head(header: Dataset) -> bool:
-    """True where Body Part Examined (0018,0015) names the head."""
-    return text(header, "BodyPartExamined").upper() in HEAD
 
 
 def size_factor(diameter_cm: float, phantom_cm: int, head: bool) -> float:
@@ -60,7 +53,7 @@ def dose_measurements(view: CtView) -> tuple[Measurement, ...]:
         diameter,
         CT.value("ctdi_vol", ctdi),
         CT.value("dlp", ctdi * length_cm, f"CTDIvol of the first slice x {length_cm:.1f} cm"),
-        _ssde(header, ctdi, diameter),
+        _ssde(view.volume, ctdi, diameter),
     )
 
 
@@ -81,25 +74,16 @@ def _diameter(view: CtView) -> Measurement:
     )
 
 
-def _ssde(header: Dataset, ctdi: float, diameter: Measurement) -> Measurement:
+def _ssde(volume: Volume, ctdi: float, diameter: Measurement) -> Measurement:
     if diameter.value is None:
         return CT.absent("ssde", f"no water-equivalent diameter: {diameter.not_applicable}")
-    head = is_head(header)
-    phantom, said = _phantom(header, head)
+    head = region_of(volume) is BodyRegion.HEAD
+    stated = ctdi_phantom_cm(volume.header)
+    phantom = stated or (16 if head else 32)
     diameter_cm = diameter.value / 10.0
     low, high = (11.0, 20.0) if head and phantom == 16 else (8.0, 45.0)
     if not low <= diameter_cm <= high:
         return CT.absent("ssde", f"diameter {diameter_cm:.0f} cm lies outside the tables ({low:.0f} to {high:.0f} cm)")
     factor = size_factor(diameter_cm, phantom, head)
-    detail = f"{phantom} cm phantom {'stated' if said else 'assumed'}, factor {factor:.2f}"
+    detail = f"{phantom} cm phantom {'stated' if stated else 'assumed'}, factor {factor:.2f}"
     return CT.value("ssde", ctdi * factor, detail)
-
-
-def _phantom(header: Dataset, head: bool) -> tuple[int, bool]:
-    """Diameter of the CTDI phantom in cm, and whether the header says so (0018,9346)."""
-    codes = [text(item, "CodeValue") for item in header.get("CTDIPhantomTypeCodeSequence") or []]
-    if _HEAD_PHANTOM in codes:
-        return 16, True
-    if _BODY_PHANTOM in codes:
-        return 32, True
-    return (16 if head else 32), False

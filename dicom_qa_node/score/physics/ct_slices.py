@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
+from dicom_qa_node.score.attributes import text
 from dicom_qa_node.score.convolution_kernels import Sharpness, sharpness_of_header
-from dicom_qa_node.score.physics.header import text
 from dicom_qa_node.score.volume import FloatArray, Volume
 
 __all__ = [

@@ -7,7 +7,7 @@ import datetime as dt
 from pydicom import Dataset
 
 from dicom_qa_node.records import Measurement
-from dicom_qa_node.score.physics.header import moment, number
+from dicom_qa_node.score.attributes import moment, number
 from dicom_qa_node.score.physics.pet_quantities import PET
 
 __all__ = ["pet_protocol_measurements"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from dicom_qa_node.records import Measurement
-from dicom_qa_node.score.physics.header import number
+from dicom_qa_node.score.attributes import number
 from dicom_qa_node.score.physics.stack_quantities import STACK
 from dicom_qa_node.score.volume import Volume
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 
 from dicom_qa_node.records import Finding, Severity
-from dicom_qa_node.score.physics.ct_size_dose import is_head
-from dicom_qa_node.score.physics.header import number
+from dicom_qa_node.score.attributes import number
+from dicom_qa_node.score.body_region import ADULT_YEARS, BodyRegion, ctdi_phantom_cm, patient_years, region_of
 from dicom_qa_node.score.rules.case import (
     ARTIFACT,
     BEAM_HARDENING,
@@ -151,13 +151,21 @@ def hu_scale_off(case: Case) -> Finding | None:
 def dose_high(case: Case) -> Finding | None:
     """CTDIvol lies above the limit for head or trunk."""
     ctdi = case.value("ctdi_vol")
-    head = is_head(case.header)
+    head = _dosed_as_head(case)
     limit = case.limits.ctdi_head_mgy if head else case.limits.ctdi_body_mgy
     if ctdi is None or ctdi <= limit:
         return None
     sentence = f"The dose is high: CTDIvol {ctdi:.0f} mGy, where at most {limit:.0f} mGy are expected."
     evidence = f"CTDIvol {ctdi:.1f} mGy, limit {limit:.1f} mGy for the {'head' if head else 'trunk'}"
     return Finding("dose_high", Severity.WARNING, sentence, evidence, code_of("dose_high"))
+
+
+def _dosed_as_head(case: Case) -> bool:
+    """A head, or the neck of an adult, whose CTDIvol refers to the 16 cm phantom."""
+    region, years = region_of(case.volume), patient_years(case.header)
+    if region is BodyRegion.NECK and ctdi_phantom_cm(case.header) == 16:
+        return years is None or years >= ADULT_YEARS
+    return region is BodyRegion.HEAD
 
 
 CT_RULES: tuple[Rule, ...] = (

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from pydicom import Dataset
-
 from dicom_qa_node.records import Finding, Severity
-from dicom_qa_node.score.physics.header import text
+from dicom_qa_node.score.attributes import text
 from dicom_qa_node.score.rules.case import MOTION, POOR_SNR, Case, Rule, code_of
+from dicom_qa_node.score.tracers import is_fdg
 
 __all__ = ["PET_RULES"]
-
-_FDG_CODES = frozenset({"C-B1031", "35321007", "126500"})
 
 
 def liver_noise(case: Case) -> Finding | None:
@@ -87,7 +84,7 @@ def suv_implausible(case: Case) -> Finding | None:
         )
         evidence = f"mean of the body {body:.2f}, limits {limits.body_suv_low:g} to {limits.body_suv_high:g}"
         return Finding("suv_implausible", Severity.ERROR, sentence, evidence, code_of("suv_implausible"))
-    if liver is None or not _is_fdg(case.header) or limits.liver_suv_low <= liver <= limits.liver_suv_high:
+    if liver is None or not is_fdg(case.header) or limits.liver_suv_low <= liver <= limits.liver_suv_high:
         return None
     sentence = "The liver's SUV is unusual: check activity, times and weight; injection beside the vein also lowers it."
     evidence = f"mean of the liver {liver:.2f}, limits {limits.liver_suv_low:g} to {limits.liver_suv_high:g}"
@@ -97,7 +94,7 @@ def suv_implausible(case: Case) -> Finding | None:
 def uptake_time_off(case: Case) -> Finding | None:
     """FDG was scanned too early or too late."""
     minutes, limits = case.value("uptake_time"), case.limits
-    if minutes is None or not _is_fdg(case.header) or limits.uptake_low_min <= minutes <= limits.uptake_high_min:
+    if minutes is None or not is_fdg(case.header) or limits.uptake_low_min <= minutes <= limits.uptake_high_min:
         return None
     order = "early" if minutes < limits.uptake_low_min else "late"
     sentence = f"The scan began {order}, {minutes:.0f} min after the injection: SUV do not compare with 60 min."
@@ -108,7 +105,7 @@ def uptake_time_off(case: Case) -> Finding | None:
 def activity_low(case: Case) -> Finding | None:
     """Little FDG was given for this weight."""
     activity, limit = case.value("activity_per_weight"), case.limits.activity_mbq_kg
-    if activity is None or not _is_fdg(case.header) or activity >= limit:
+    if activity is None or not is_fdg(case.header) or activity >= limit:
         return None
     sentence = f"Little activity for this patient: {activity:.1f} MBq/kg. Expect noise unless the scan took longer."
     evidence = f"{activity:.2f} MBq/kg, limit {limit:.2f} MBq/kg"
@@ -123,20 +120,6 @@ def not_attenuation_corrected(case: Case) -> Finding | None:
     sentence = "The PET is not corrected for attenuation: SUV do not hold, and the lungs look too bright."
     key = "not_attenuation_corrected"
     return Finding(key, Severity.WARNING, sentence, f"Corrected Image (0028,0051) {corrections}", code_of(key))
-
-
-def _is_fdg(header: Dataset) -> bool:
-    """True for FDG, and where the header names no tracer."""
-    items = header.get("RadiopharmaceuticalInformationSequence") or []
-    if not len(items):
-        return True
-    names = [text(items[0], "Radiopharmaceutical").upper()]
-    for item in items[0].get("RadiopharmaceuticalCodeSequence") or []:
-        if text(item, "CodeValue") in _FDG_CODES:
-            return True
-        names.append(text(item, "CodeMeaning").upper())
-    said = " ".join(names).strip()
-    return not said or any(word in said for word in ("FDG", "FLUORODEOXYGLUCOSE", "FLUDEOXYGLUCOSE", "DEOXYGLUCOSE"))
 
 
 PET_RULES: tuple[Rule, ...] = (

@@ -148,16 +148,18 @@ def _about_me(made: APIRouter, site: Site) -> None:
 
     @made.post("/tokens", status_code=201, tags=["accounts"])
     def new_token(account: Viewer, wanted: NewToken, request: Request) -> MadeToken:
-        """Make a token for the caller; its role is at most the caller's."""
+        """Make a token for the caller. One made with a token has at most its role, and ends with it at the latest."""
         if wanted.role.rank > account.role.rank:
             raise HTTPException(403, f"the role {account.role.value} cannot give {wanted.role.value}")
-        secret, token = site.accounts.add_token(account.account_id, wanted.label, wanted.role, wanted.days)
+        secret, token = site.accounts.add_token(
+            account.account_id, wanted.label, wanted.role, wanted.days, account.token
+        )
         note(request, "token.add", kind="token", ident=str(token.token_id), detail=token.role.value)
         return MadeToken(secret=secret, token=_token(token))
 
     @made.delete("/tokens/{token_id}", status_code=204, tags=["accounts"])
     def revoke(account: Viewer, token_id: Number, request: Request) -> None:
-        """Revoke one of the caller's tokens."""
+        """Revoke one of the caller's tokens, and those that it made."""
         if not site.accounts.revoke_token(token_id, account.account_id):
             raise HTTPException(404, "no such token of yours is valid")
         note(request, "token.revoke", kind="token", ident=str(token_id))

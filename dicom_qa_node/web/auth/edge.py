@@ -80,7 +80,9 @@ class Edge:
         return any(parsed in network for network in self._proxies)
 
     def _believe(self, scope: Scope, headers: Headers, prefix: str) -> str:
-        chain = [part.strip() for part in headers.get("x-forwarded-for", "").split(",") if part.strip()]
+        # Several header lines of one name are one list (RFC 9110, section 5.3): proxies may add a line of their own.
+        listed = ",".join(headers.getlist("x-forwarded-for"))
+        chain = [part.strip() for part in listed.split(",") if part.strip()]
         # From the right: the last entry that no proxy of ours has added is the client.
         client = next((address for address in reversed(chain) if not self._trusted(address)), None)
         if client is not None and _is_address(client):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from collections import OrderedDict
@@ -15,6 +16,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 __all__ = ["BodyLimit", "Buckets"]
 
 _KEYS = 10_000
+_FIRST_BYTES_S = 10.0
+_LOWEST_BYTES_PER_S = 4096
 
 
 class Buckets:
@@ -39,7 +42,11 @@ class Buckets:
 
 
 class BodyLimit:
-    """Refuses a request whose body is larger than ``limit_bytes``, announced or not."""
+    """Refuses a request whose body is larger than ``limit_bytes``, announced or not, or arrives too slowly.
+
+    The time for a whole body is ten seconds and one more for every 4 KiB that has arrived: single bytes now and then
+    do not hold a connection.
+    """
 
     def __init__(self, app: ASGIApp, limit_bytes: int) -> None:
         self._app, self._limit = app, limit_bytes
@@ -53,12 +60,18 @@ class BodyLimit:
         if not announced.isdigit() or int(announced) > self._limit:
             await _too_large(scope, receive, send)
             return
-        left = self._limit
+        left, complete, start = self._limit, False, time.monotonic()
 
         async def counted() -> Message:
-            nonlocal left
-            message = await receive()
+            nonlocal left, complete
+            # After the body only the end of the connection is left to hear of, which may take as long as the answer.
+            allowed_s = start + _FIRST_BYTES_S + (self._limit - left) / _LOWEST_BYTES_PER_S - time.monotonic()
+            try:
+                message = await asyncio.wait_for(receive(), None if complete else max(allowed_s, 0))
+            except TimeoutError as error:
+                raise HTTPException(408, headers={"Connection": "close"}) from error
             left -= len(message.get("body", b""))
+            complete = not message.get("more_body", False)
             if left < 0:
                 raise HTTPException(413)
             return message

@@ -15,6 +15,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from dicom_qa_node.store.accounts import AccountRow
+from dicom_qa_node.store.sessions import ThrottleLimit
 from dicom_qa_node.web.access import address_of, note
 from dicom_qa_node.web.auth.cookies import DOOR, SESSION, drop_cookie, set_cookie
 from dicom_qa_node.web.site import Site, site_of
@@ -41,26 +42,34 @@ def check_password(site: Site, name: str, password: str, address: str) -> Accoun
         Too many attempts; the password has not been looked at.
     """
     folded = name.strip().lower()[:64]
-    wait = site.login_rate.wait_s(address)
     row = site.accounts.named(folded)
-    pair, alone, wide = f"pair|{folded}|{address[:64]}", f"address|{address[:64]}", f"account|{folded}"
-    keys = [pair, alone]
-    if row is None or not site.sessions.known(row.account_id, address):
-        keys.append(wide)
-    wait = max([wait, *(site.throttle.wait_s(key) for key in keys)])
-    if wait > 0:
-        raise TooSoon(wait)
+    limits = _limits(site, folded, row, address[:64])
+    wait_s = max(site.login_rate.wait_s(address), site.throttle.attempt(limits))
+    if wait_s > 0:
+        raise TooSoon(wait_s)
     kept = row.password_hash if row is not None and row.active else ""
     if not site.passwords.verify(kept, password) or row is None:
-        free, longest = site.config.web.lockout_failures, dt.timedelta(minutes=site.config.web.lockout_max_minutes)
-        site.throttle.failed(pair, free, longest)
-        site.throttle.failed(alone, free * _WIDE, _SHORT)
-        site.throttle.failed(wide, free * _WIDE, _SHORT)
         return None
+    pair, *others = limits
+    site.throttle.returned({key: limits[key] for key in others})
     site.throttle.passed(pair)
     if site.passwords.outdated(row.password_hash):
         site.accounts.rehash(row.account_id, site.passwords.hash(password))
     return row
+
+
+def _limits(site: Site, name: str, row: AccountRow | None, address: str) -> dict[str, ThrottleLimit]:
+    """Return the keys under which an attempt counts; that of account and address together comes first."""
+    web = site.config.web
+    wide = ThrottleLimit(web.lockout_failures * _WIDE, _SHORT)
+    longest = dt.timedelta(minutes=web.lockout_max_minutes)
+    limits = {
+        f"pair|{name}|{address}": ThrottleLimit(web.lockout_failures, longest),
+        f"address|{address}": wide,
+    }
+    if row is None or not site.sessions.known(row.account_id, address):
+        limits[f"account|{name}"] = wide
+    return limits
 
 
 def begin_session(request: Request, response: Response, row: AccountRow, event: str) -> Response:

@@ -10,6 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
+from dicom_qa_node.config import WebhookChannel
 from dicom_qa_node.store import Alerts
 from dicom_qa_node.web.access import Permission, account_of, form_of, guarded, note
 from dicom_qa_node.web.pages import page, redirect
@@ -37,10 +38,13 @@ def channel_words(site: Site) -> list[tuple[str, str, str]]:
     settings = site.config.alerts
     mail = [(c.name, "e-mail", f"{', '.join(c.recipients)} by {c.host} ({c.security})") for c in settings.email]
     hooks = [
-        (c.name, "webhook", f"{urlsplit(c.url).hostname}, {'signed' if c.secret_file else 'not signed'}")
-        for c in settings.webhook
+        (c.name, "webhook", f"{_host_of(c)}, {'signed' if c.secret_file else 'not signed'}") for c in settings.webhook
     ]
     return mail + hooks
+
+
+def _host_of(channel: WebhookChannel) -> str:
+    return urlsplit(channel.url).hostname or "address in a file"
 
 
 def _show(request: Request) -> Response:

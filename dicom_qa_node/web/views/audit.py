@@ -14,12 +14,13 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import BaseRoute, Route
 
+from dicom_qa_node.safe_text import csv_cell
 from dicom_qa_node.store.audit import AuditEntry, AuditFilter, Outcome
 from dicom_qa_node.web.access import Permission, guarded, note
 from dicom_qa_node.web.pages import page
 from dicom_qa_node.web.site import Site, site_of
 
-__all__ = ["as_cell", "routes"]
+__all__ = ["routes"]
 
 _ROWS = 100
 _COLUMNS = tuple(field.name for field in fields(AuditEntry))
@@ -76,7 +77,7 @@ def _as_csv(request: Request) -> Response:
         yield ",".join(_COLUMNS) + "\r\n"
         for row in rows:
             text = io.StringIO()
-            csv.writer(text).writerow([as_cell(value) for value in asdict(row).values()])
+            csv.writer(text).writerow([csv_cell(value) for value in asdict(row).values()])
             yield text.getvalue()
 
     return _download(lines(), "text/csv; charset=utf-8", "audit.csv")
@@ -103,17 +104,3 @@ def _export(request: Request) -> Iterator[AuditEntry]:
 
 def _download(parts: Iterator[str], media: str, name: str) -> Response:
     return StreamingResponse(parts, media_type=media, headers={"Content-Disposition": f'attachment; filename="{name}"'})
-
-
-def as_cell(value: object) -> str:
-    """Return a value for a spreadsheet: text that would run as a formula gets a quote in front."""
-    text = value.isoformat() if isinstance(value, dt.datetime) else str(value)
-    return f"'{text}" if text[:1] in ("=", "+", "-", "@", "\t", "\r") and not _number(text) else text
-
-
-def _number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True

@@ -55,6 +55,7 @@ def create() -> None:
         "api_tokens",
         sa.Column("token_id", sa.Integer, primary_key=True),
         sa.Column("account_id", sa.Integer, sa.ForeignKey(_ACCOUNT), nullable=False),
+        sa.Column("parent_id", sa.Integer, sa.ForeignKey("api_tokens.token_id")),
         sa.Column("label", sa.Text, nullable=False),
         sa.Column("role", sa.String(16), nullable=False),
         sa.Column("token_hash", _HASH, nullable=False, unique=True),
