@@ -12,7 +12,7 @@ from pathlib import Path
 
 from dicom_qa_node.config import Config
 from dicom_qa_node.config.routing import decide, traits_of
-from dicom_qa_node.errors import Permanent
+from dicom_qa_node.errors import NodeError, Permanent
 from dicom_qa_node.log import log_event
 from dicom_qa_node.records import DocumentKind, ReportRef, StoredInstance, utc_now
 from dicom_qa_node.report.document import (
@@ -25,7 +25,7 @@ from dicom_qa_node.report.document import (
 )
 from dicom_qa_node.report.files import BROKEN_DATA, report_path, write_report
 from dicom_qa_node.report.further import make_documents, wanted_documents
-from dicom_qa_node.report.sources import read_sources
+from dicom_qa_node.report.sources import Sources, read_sources
 from dicom_qa_node.spool.dossier import Dossier, write_dossier
 from dicom_qa_node.store import Outbox, Registry
 from dicom_qa_node.store.outbox import Unreported
@@ -46,20 +46,36 @@ def report_pending(outbox: Outbox, registry: Registry, spool_dir: Path, config: 
     waiting = outbox.unreported()
     for item in waiting:
         try:
-            report = _report(item, registry, spool_dir, config)
+            _report_item(item, outbox, registry, spool_dir, config)
         except Permanent as error:
             outbox.fail_report(item, str(error))
             _log(logging.ERROR, "report_failed", item, reason=str(error))
-        else:
-            traits = traits_of(item.facts, item.result, item.sender.ae_title, item.sender.host)
-            decisions = decide(config.deliver.targets, config.receive.peers, traits)
-            chosen = [decision.target for decision in decisions if not decision.why_not]
-            unrouted = [(decision.target, decision.why_not) for decision in decisions if decision.why_not]
-            documents = _documents(item, chosen, outbox, registry, spool_dir, config)
-            write_dossier(spool_dir, _dossier(item, report, chosen, unrouted, documents, registry))
-            if outbox.add_report(report, chosen, unrouted, item.sender, documents):
-                _log(logging.INFO, "reported", item, report=report.sop_instance_uid, targets=",".join(chosen))
+        except NodeError:
+            raise
+        except Exception as error:  # noqa: BLE001 - the job loop: one series never holds up the others
+            reason = f"the report cannot be built ({type(error).__name__}); images and score are kept"
+            _log(logging.ERROR, "report_broken", item, error=type(error).__name__, where=_place(error))
+            outbox.fail_report(item, reason)
     return len(waiting)
+
+
+def _report_item(item: Unreported, outbox: Outbox, registry: Registry, spool_dir: Path, config: Config) -> None:
+    sources = read_sources(spool_dir, item.result, _instances(item, registry))
+    report = _report(item, sources, spool_dir, config)
+    traits = traits_of(item.facts, item.result, item.sender.ae_title, item.sender.host)
+    decisions = decide(config.deliver.targets, config.receive.peers, traits)
+    chosen = [decision.target for decision in decisions if not decision.why_not]
+    unrouted = [(decision.target, decision.why_not) for decision in decisions if decision.why_not]
+    documents = _documents(item, chosen, sources, outbox, spool_dir, config)
+    write_dossier(spool_dir, _dossier(item, report, chosen, unrouted, documents, registry))
+    if outbox.add_report(report, chosen, unrouted, item.sender, documents, remark=_remark(sources)):
+        _log(logging.INFO, "reported", item, report=report.sop_instance_uid, targets=",".join(chosen))
+        if sources.changes:
+            _log(logging.WARNING, "header_values_changed", item, values=sources.changes)
+
+
+def _remark(sources: Sources) -> str:
+    return f"not copied unchanged from the images: {sources.changes}" if sources.changes else ""
 
 
 def build_report(request: ReportRequest, instances: Sequence[StoredInstance], spool_dir: Path, config: Config) -> bytes:
@@ -75,22 +91,27 @@ def build_report(request: ReportRequest, instances: Sequence[StoredInstance], sp
     Permanent
         The report cannot be built; the message holds no patient data.
     """
+    return _built(request, read_sources(spool_dir, request.result, instances), config)
+
+
+def _built(request: ReportRequest, sources: Sources, config: Config) -> bytes:
     try:
-        sources = read_sources(spool_dir, request.result, instances)
         return encode(build_document(request, sources, config))
     except BROKEN_DATA as error:
-        # One series must not hold up the others. The library's words may quote a patient's name; the log has
-        # where it failed, which is enough to find the cause.
-        place = traceback.extract_tb(error.__traceback__)[-1]
-        where = f"{Path(place.filename).name}:{place.lineno}"
+        # The library's words may quote a patient's name; where it failed is enough to find the cause.
         uid = request.result.series_instance_uid
-        log_event(_LOGGER, logging.ERROR, "report_broken", series=uid, error=type(error).__name__, where=where)
+        log_event(_LOGGER, logging.ERROR, "report_broken", series=uid, error=type(error).__name__, where=_place(error))
         raise Permanent("the report cannot be built from these headers; images and score are kept") from error
 
 
-def _report(item: Unreported, registry: Registry, spool_dir: Path, config: Config) -> ReportRef:
+def _place(error: Exception) -> str:
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{Path(place.filename).name}:{place.lineno}"
+
+
+def _report(item: Unreported, sources: Sources, spool_dir: Path, config: Config) -> ReportRef:
     result = item.result
-    content = build_report(_request(item), _instances(item, registry), spool_dir, config)
+    content = _built(_request(item), sources, config)
     uid = report_uid(result.series_instance_uid, item.version, result.model)
     path = write_report(content, spool_dir / "reports", uid)
     return ReportRef(
@@ -106,13 +127,12 @@ def _report(item: Unreported, registry: Registry, spool_dir: Path, config: Confi
 
 
 def _documents(
-    item: Unreported, targets: Sequence[str], outbox: Outbox, registry: Registry, spool_dir: Path, config: Config
+    item: Unreported, targets: Sequence[str], sources: Sources, outbox: Outbox, spool_dir: Path, config: Config
 ) -> list[tuple[ReportRef, Sequence[str]]]:
-    """Make what the targets want beside the report; the report is made already, so its sources can be read."""
+    """Make what the targets want beside the report."""
     wanted = wanted_documents(config, targets)
     if not wanted:
         return []
-    sources = read_sources(spool_dir, item.result, _instances(item, registry))
 
     def earlier(kind: DocumentKind) -> ReportRef | None:
         before = item.predecessor

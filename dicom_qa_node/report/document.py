@@ -14,11 +14,11 @@ from io import BytesIO
 
 from highdicom import ContributingEquipment
 from highdicom.sr import Comprehensive3DSR, MeasurementReport
-from pydicom import Dataset
+from pydicom import DataElement, Dataset
 from pydicom.config import RAISE, disable_value_validation, settings
 from pydicom.multival import MultiValue
 from pydicom.uid import UID, Comprehensive3DSRStorage, ExplicitVRLittleEndian
-from pydicom.valuerep import DA, DT, TM
+from pydicom.valuerep import DA, DT, TM, PersonName
 
 from dicom_qa_node import __version__
 from dicom_qa_node.charsets import convert_encodings, decode_bytes, encode_string
@@ -26,7 +26,7 @@ from dicom_qa_node.config import Config
 from dicom_qa_node.records import ModelRef, ReportRef, SeriesResult, derived_uid
 from dicom_qa_node.report import codes
 from dicom_qa_node.report.codes import concept
-from dicom_qa_node.report.sources import Sources
+from dicom_qa_node.report.sources import Sources, patient_and_study
 from dicom_qa_node.report.tid1500 import Observer, measurement_report
 from dicom_qa_node.spool.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 
@@ -34,13 +34,13 @@ __all__ = [
     "SOP_CLASS_UID",
     "ReportRequest",
     "build_document",
-    "character_set_of",
     "device_uid",
     "encode",
     "equipment_of",
     "local_time",
     "report_series_uid",
     "report_uid",
+    "set_character_set",
 ]
 
 _MODEL_NAME = "dicom-qa-node"
@@ -92,7 +92,7 @@ def build_document(request: ReportRequest, sources: Sources, config: Config) -> 
         model_name=_MODEL_NAME,
         serial_number=config.ae_title,
     )
-    # Identifiers are taken over from the images as they are, even where they break a length limit.
+    # What comes from the images is valid by `copied_modules`; UIDs of images are referenced as they are.
     with disable_value_validation():
         content = measurement_report(result, sources, observer)
         document = _document(request, content, sources, config)
@@ -149,7 +149,8 @@ def _complete(document: Comprehensive3DSR, request: ReportRequest, sources: Sour
     main = sources.main
     offset = str(main.get("TimezoneOffsetFromUTC") or "")
     local = local_time(request.scored_at, main)
-    document.PatientName = main.PatientName
+    # highdicom copies a part of the modules only.
+    document.update(patient_and_study(main))
     document.InstanceCreationDate, document.InstanceCreationTime = DA(local.date()), TM(local.time())
     if offset:
         document.TimezoneOffsetFromUTC = offset
@@ -157,9 +158,7 @@ def _complete(document: Comprehensive3DSR, request: ReportRequest, sources: Sour
     document.ContributingEquipmentSequence = list(equipment_of(document, request, main))
     document.file_meta.ImplementationClassUID = UID(IMPLEMENTATION_CLASS_UID)
     document.file_meta.ImplementationVersionName = IMPLEMENTATION_VERSION_NAME
-    character_set = character_set_of(document, sources.character_set)
-    if character_set:
-        document.SpecificCharacterSet = character_set
+    set_character_set(document, sources.character_set)
 
 
 def _predecessors(request: ReportRequest, main: Dataset) -> list[Dataset] | None:
@@ -212,14 +211,28 @@ def local_time(at: dt.datetime, main: Dataset) -> dt.datetime:
     return at.astimezone(zone)
 
 
-def character_set_of(document: Dataset, preferred: Sequence[str]) -> list[str] | str:
-    """Return the Specific Character Set (PS3.3 C.12.1.1.2): that of the images if it can write every text of ours."""
+def set_character_set(document: Dataset, preferred: Sequence[str]) -> None:
+    """Set the Specific Character Set (PS3.3 C.12.1.1.2): that of the images if it can write every text of ours.
+
+    An object with ASCII only has none. Names are made anew from their text: pydicom keeps the bytes of a name that
+    was once written, in the character set of that time.
+    """
+    document.walk(_renew_name)
     texts = {text for text in _texts(document) if not text.isascii()}
-    if not texts:
-        return ""
-    if preferred and all(_survives(text, preferred) for text in texts):
-        return list(preferred)
-    return _UTF8
+    if "SpecificCharacterSet" in document:
+        del document.SpecificCharacterSet
+    if texts:
+        kept = preferred and all(_survives(text, preferred) for text in texts)
+        document.SpecificCharacterSet = list(preferred) if kept else _UTF8
+
+
+def _renew_name(parent: Dataset, element: DataElement) -> None:
+    if element.VR == "PN":
+        value = element.value
+        many = isinstance(value, (MultiValue, list, tuple))
+        names = [PersonName(str(item)) for item in value] if many else PersonName(str(value or ""))
+        # A new element: that of the sources is shared by every document of a report.
+        parent[element.tag] = DataElement(element.tag, "PN", names)
 
 
 def _survives(text: str, character_sets: Sequence[str]) -> bool:

@@ -18,7 +18,7 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 # What pydicom and highdicom raise over values that cannot be read, checked or encoded.
 BROKEN_DATA = (
     ArithmeticError, AssertionError, AttributeError, EOFError, InvalidDicomError, LookupError, NotImplementedError,
-    RecursionError, TypeError, ValueError, struct.error,
+    RuntimeError, TypeError, ValueError, struct.error,
 )  # fmt: skip
 
 

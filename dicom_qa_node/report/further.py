@@ -11,13 +11,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from dicom_qa_node.config import Config
+from dicom_qa_node.errors import NodeError
 from dicom_qa_node.log import log_event
 from dicom_qa_node.records import DocumentKind, ReportRef, utc_now
 from dicom_qa_node.report.canvas import Drawn
 from dicom_qa_node.report.capture import PDF_SOP_CLASS_UID, SC_SOP_CLASS_UID, pdf_of, secondary_capture
 from dicom_qa_node.report.companion import companion_page
 from dicom_qa_node.report.document import ReportRequest
-from dicom_qa_node.report.files import BROKEN_DATA, write_report
+from dicom_qa_node.report.files import write_report
 from dicom_qa_node.report.key_objects import KO_SOP_CLASS_UID, key_objects
 from dicom_qa_node.report.objects import document_series_uid, document_uid
 from dicom_qa_node.report.sources import Sources
@@ -125,7 +126,9 @@ def _contents(
                     page = companion_page(request, sources, folder, trend(), config)
                 encode = secondary_capture if kind is DocumentKind.IMAGE else pdf_of
                 content = encode(page, request, sources, config, earlier(kind))
-        except (*BROKEN_DATA, OSError) as error:
+        except NodeError:
+            raise
+        except Exception as error:  # noqa: BLE001 - the job loop: a companion never costs a series its report
             place = traceback.extract_tb(error.__traceback__)[-1]
             log_event(
                 _LOGGER, logging.ERROR, "document_failed", series=result.series_instance_uid, document=kind.value,

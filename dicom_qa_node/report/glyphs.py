@@ -62,8 +62,12 @@ class Glyphs:
         return self.runs(text) is not None
 
     def drawable(self, text: str) -> str:
-        """Return the text without the characters that cannot be drawn."""
-        return "".join(char for char in text if self._font_of(char, False) is not None)
+        """Return the text as one line without the characters that cannot be drawn.
+
+        Line ends and separators are blanks here: Raqm, which shapes a line, fails on them.
+        """
+        line = "".join(" " if char.isspace() else char for char in text)
+        return "".join(char for char in line if self._font_of(char, False) is not None)
 
     def _font_of(self, char: str, bold: bool) -> Path | None:
         shipped = _dejavu(bold)

@@ -21,7 +21,8 @@ from dicom_qa_node.report import codes
 from dicom_qa_node.report.codes import concept
 from dicom_qa_node.report.document import ReportRequest, device_uid, equipment_of, local_time
 from dicom_qa_node.report.objects import described, document_series_uid, document_uid, finished, series_number
-from dicom_qa_node.report.sources import Sources
+from dicom_qa_node.report.sources import Sources, patient_and_study
+from dicom_qa_node.report.valid_values import plain_text
 from dicom_qa_node.spool.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 
 __all__ = ["KO_SOP_CLASS_UID", "key_objects", "offending"]
@@ -108,7 +109,8 @@ def _nameless(header: Dataset) -> Dataset:
 def _complete(document: Dataset, request: ReportRequest, sources: Sources, config: Config) -> None:
     main = sources.main
     at = local_time(request.scored_at, main)
-    document.PatientName = main.PatientName
+    # highdicom copies a part of the modules only.
+    document.update(patient_and_study(main))
     document.SeriesDescription = described(sources)
     document.ContentDate = document.InstanceCreationDate = DA(at.date())
     document.ContentTime = document.InstanceCreationTime = TM(at.time())
@@ -137,4 +139,4 @@ def _description(result: SeriesResult) -> str:
     if result.score is not None and result.grade is not None:
         parts.append(f"Image quality {result.score:.1f} of 4, {result.grade.value}.")
     parts += [item.sentence for item in result.findings if item.severity is not Severity.INFO]
-    return " ".join(parts)
+    return plain_text(" ".join(parts))

@@ -69,7 +69,7 @@ def _descriptors(header: Dataset) -> Iterator[ContentItem]:
         )
     for code, keyword in ((codes.PIXEL_DATA_ROWS, "Rows"), (codes.PIXEL_DATA_COLUMNS, "Columns")):
         if header.get(keyword):
-            yield from _numbers([code], [int(header[keyword].value)], codes.PIXELS)
+            yield from _numbers([code], [int(header.get(keyword))], codes.PIXELS)
     shared = _shared(header)
     vertical_first = [codes.VERTICAL_PIXEL_SPACING, codes.HORIZONTAL_PIXEL_SPACING]
     yield from _numbers(vertical_first, shared["PixelSpacing"], codes.MILLIMETER)
@@ -83,25 +83,9 @@ def _shared(header: Dataset) -> dict[str, list[float]]:
 
 
 def _values(header: Dataset, keyword: str, length: int) -> list[float]:
-    """Return a multi-valued number from the top level or the shared functional groups, [] where it is not whole."""
     value: Any = header.get(keyword)
-    if value is None:
-        value = _functional(header, keyword)
     found = list(value) if hasattr(value, "__iter__") and not isinstance(value, str) else [value]
     return [float(item) for item in found] if len(found) == length and None not in found else []
-
-
-def _functional(header: Dataset, keyword: str) -> Any:
-    macro = {
-        "PixelSpacing": "PixelMeasuresSequence",
-        "SliceThickness": "PixelMeasuresSequence",
-        "ImageOrientationPatient": "PlaneOrientationSequence",
-        "ImagePositionPatient": "PlanePositionSequence",
-    }[keyword]
-    for groups in header.get("SharedFunctionalGroupsSequence") or []:
-        for item in groups.get(macro) or []:
-            return item.get(keyword)
-    return None
 
 
 def _numbers(names: Sequence[Code], values: Sequence[float], unit: Code) -> Iterator[NumContentItem]:

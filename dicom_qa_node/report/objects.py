@@ -23,11 +23,11 @@ from dicom_qa_node.report.codes import concept
 from dicom_qa_node.report.document import (
     SOP_CLASS_UID,
     ReportRequest,
-    character_set_of,
     equipment_of,
     local_time,
     report_series_uid,
     report_uid,
+    set_character_set,
 )
 from dicom_qa_node.report.sources import Sources, patient_and_study
 from dicom_qa_node.spool.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
@@ -109,9 +109,7 @@ def new_object(
 def finished(document: Dataset, sources: Sources) -> bytes:
     """Name the character set and return the object as a Part 10 file."""
     with disable_value_validation():
-        document.SpecificCharacterSet = character_set_of(document, sources.character_set) or None
-        if document.SpecificCharacterSet is None:
-            del document.SpecificCharacterSet
+        set_character_set(document, sources.character_set)
         buffer = BytesIO()
         document.save_as(buffer, enforce_file_format=True)
     return buffer.getvalue()

@@ -1,99 +1,63 @@
 """Reads from the spool what a report takes over from its source images: patient, study and geometry.
 
-Headers are cleaned on the way: names become Unicode, and a value that breaks its value representation is left out
-or empty instead of making the report impossible.
+What describes patient, study and scanner is copied by `copied_modules`, which makes every value valid; of the geometry
+only whole, finite numbers are taken.
 """
 
 from __future__ import annotations
 
 import math
-import re
-import struct
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydicom import DataElement, Dataset
-from pydicom.datadict import dictionary_VM, dictionary_VR
+from pydicom import Dataset
 from pydicom.errors import InvalidDicomError
-from pydicom.multival import MultiValue
-from pydicom.tag import BaseTag
-from pydicom.valuerep import PersonName
 
-from dicom_qa_node.charsets import dcmread
+from dicom_qa_node.charsets import dcmread, writable_character_set
 from dicom_qa_node.errors import Permanent
 from dicom_qa_node.records import SeriesResult, StoredInstance
+from dicom_qa_node.report.copied_modules import (
+    COPIED,
+    READING_ERRORS,
+    character_set_of_item,
+    copied_modules,
+    patient_and_study,
+)
+from dicom_qa_node.report.valid_values import Changes, valid_element
 from dicom_qa_node.spool.layout import is_uid
 
 __all__ = ["Sources", "patient_and_study", "read_sources", "referenced_uids"]
 
-_PATIENT = (
-    "PatientName", "PatientID", "IssuerOfPatientID", "TypeOfPatientID", "IssuerOfPatientIDQualifiersSequence",
-    "PatientBirthDate", "PatientBirthTime", "PatientSex", "OtherPatientIDsSequence", "OtherPatientNames",
-    "EthnicGroup", "PatientComments", "PatientIdentityRemoved", "DeidentificationMethod",
-    "DeidentificationMethodCodeSequence", "PatientSpeciesDescription", "ResponsiblePerson",
-)  # fmt: skip
-_TRIAL = (
-    "ClinicalTrialSponsorName", "ClinicalTrialProtocolID", "ClinicalTrialProtocolName", "ClinicalTrialSiteID",
-    "ClinicalTrialSiteName", "ClinicalTrialSubjectID", "ClinicalTrialSubjectReadingID",
-)  # fmt: skip
-_TRIAL_SUBJECT = ("ClinicalTrialSubjectID", "ClinicalTrialSubjectReadingID")
-_STUDY = (
-    "StudyInstanceUID", "StudyDate", "StudyTime", "ReferringPhysicianName", "StudyID", "AccessionNumber",
-    "IssuerOfAccessionNumberSequence", "StudyDescription", "PhysiciansOfRecord", "ProcedureCodeSequence",
-    "AdmittingDiagnosesDescription", "PatientAge", "PatientSize", "PatientWeight", "AdditionalPatientHistory",
-    "ClinicalTrialTimePointID", "ClinicalTrialTimePointDescription",
-)  # fmt: skip
-_EQUIPMENT = (
-    "Manufacturer", "ManufacturerModelName", "InstitutionName", "InstitutionalDepartmentName", "InstitutionAddress",
-    "StationName", "DeviceSerialNumber", "SoftwareVersions", "TimezoneOffsetFromUTC",
-)  # fmt: skip
-_IMAGE = (
-    "SpecificCharacterSet", "SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "SeriesNumber", "Modality",
-    "FrameOfReferenceUID", "Rows", "Columns", "NumberOfFrames", "PixelSpacing", "SliceThickness",
-    "ImagePositionPatient", "ImageOrientationPatient", "SharedFunctionalGroupsSequence", "SeriesDescription",
-)  # fmt: skip
-_REQUIRED_TYPE_2 = (
-    "PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime",
-    "ReferringPhysicianName", "StudyID", "AccessionNumber",
-)  # fmt: skip
-_VALID = {
-    "DA": re.compile(r"\d{4}(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])"),
-    "TM": re.compile(r"([01]\d|2[0-3])([0-5]\d([0-5]\d(\.\d{1,6})?)?)?"),
+_IMAGE = ("SeriesNumber", "Modality", "FrameOfReferenceUID", "SeriesDescription")
+_UIDS = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
+_GEOMETRY = {"PixelSpacing": 2, "SliceThickness": 1, "ImagePositionPatient": 3, "ImageOrientationPatient": 6}
+_FUNCTIONAL_GROUPS = {
+    "PixelSpacing": "PixelMeasuresSequence",
+    "SliceThickness": "PixelMeasuresSequence",
+    "ImageOrientationPatient": "PlaneOrientationSequence",
+    "ImagePositionPatient": "PlanePositionSequence",
 }
-_BROKEN_VALUE = (
-    ValueError, TypeError, AttributeError, LookupError, OverflowError, NotImplementedError, RecursionError,
-    struct.error,
-)  # fmt: skip
-_IDENTIFYING = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
-_NUMBERS = ("DS", "IS", "US")
-_SEXES = ("M", "F", "O")
+_SHAPE = ("Rows", "Columns")
 
 
 @dataclass(frozen=True, slots=True)
 class Sources:
     """The headers of the images that a report refers to, by SOP Instance UID; the first one gives the patient.
 
-    ``character_set`` is the Specific Character Set of that image, () for the default repertoire.
+    ``character_set`` is the Specific Character Set of that image where a report may have it, () for the default
+    repertoire. ``changes`` names what of its header could not be copied unchanged.
     """
 
     headers: Mapping[str, Dataset]
     character_set: tuple[str, ...]
+    changes: str = ""
 
     @property
     def main(self) -> Dataset:
         """The header that patient, study and equipment are taken from."""
         return next(iter(self.headers.values()))
-
-
-def patient_and_study(header: Dataset) -> Dataset:
-    """Return the elements of a cleaned header that describe patient and study (PS3.3 C.7.1, C.7.2)."""
-    chosen = Dataset()
-    for keyword in (*_PATIENT, *_TRIAL, *_STUDY):
-        if keyword in header:
-            chosen.add(header[keyword])
-    return chosen
 
 
 def referenced_uids(result: SeriesResult, instances: Sequence[StoredInstance]) -> list[str]:
@@ -129,10 +93,12 @@ def read_sources(spool_dir: Path, result: SeriesResult, instances: Sequence[Stor
         raise Permanent(f"the result refers to {len(missing)} image(s) that are not stored: {', '.join(missing[:3])}")
     images = [by_uid[uid] for uid in _patient_first(wanted, by_uid, result)]
     raw = [_read_header(spool_dir / item.path, item.sop_instance_uid) for item in images]
-    charset = raw[0].get("SpecificCharacterSet") or ()
-    names = (charset,) if isinstance(charset, str) else tuple(charset)
-    cleaned = {item.sop_instance_uid: _cleaned(header, item) for item, header in zip(images, raw, strict=True)}
-    return Sources(cleaned, names)
+    changes, unused = Changes(), Changes()
+    cleaned = {
+        item.sop_instance_uid: _copied(header, item, unused if number else changes)
+        for number, (header, item) in enumerate(zip(raw, images, strict=True))
+    }
+    return Sources(cleaned, writable_character_set(character_set_of_item(raw[0], ())), str(changes))
 
 
 def _patient_first(wanted: Iterable[str], by_uid: Mapping[str, StoredInstance], result: SeriesResult) -> list[str]:
@@ -142,89 +108,66 @@ def _patient_first(wanted: Iterable[str], by_uid: Mapping[str, StoredInstance], 
 
 
 def _read_header(path: Path, uid: str) -> Dataset:
-    tags = [*_PATIENT, *_TRIAL, *_STUDY, *_EQUIPMENT, *_IMAGE]
+    tags = [*COPIED, *_IMAGE, *_UIDS, *_GEOMETRY, *_SHAPE, "SpecificCharacterSet", "SharedFunctionalGroupsSequence"]
     try:
         header = dcmread(path, stop_before_pixels=True, specific_tags=tags)
-    except (OSError, InvalidDicomError) as error:
+    except (OSError, InvalidDicomError, *READING_ERRORS) as error:
         raise Permanent(f"the image {uid} cannot be read from the spool") from error
     if header.file_meta.get("MediaStorageSOPInstanceUID") != uid:
         raise Permanent(f"the file of image {uid} holds another instance")
-    if any(keyword not in header for keyword in _IDENTIFYING):
+    if any(keyword not in header for keyword in _UIDS):
         raise Permanent(f"the file of image {uid} is no longer whole")
     return header
 
 
-def _cleaned(header: Dataset, image: StoredInstance) -> Dataset:
-    clean = Dataset()
-    for tag in sorted(header.keys()):
-        element = _readable(header, tag)
-        if element is not None and element.keyword != "SpecificCharacterSet":
-            clean.add(element)
+def _copied(header: Dataset, image: StoredInstance, changes: Changes) -> Dataset:
+    character_set = character_set_of_item(header, ())
+    copy = copied_modules(header, character_set, changes)
+    for keyword in _IMAGE:
+        if keyword in header:
+            element = valid_element(header.get_item(keyword), character_set, changes)
+            if element is not None and element.value:
+                copy.add(element)
+    for keyword, count in _GEOMETRY.items():
+        numbers = _numbers(header, keyword, count)
+        if numbers:
+            setattr(copy, keyword, numbers)
+    for keyword in _SHAPE:
+        size = _value(header, keyword)
+        if isinstance(size, int) and size > 0:
+            setattr(copy, keyword, size)
     # The registry's UIDs, as the receiver checked them, hold even where those of the header cannot be read.
-    clean.SOPClassUID, clean.SOPInstanceUID = image.sop_class_uid, image.sop_instance_uid
-    clean.SeriesInstanceUID = image.series.series_instance_uid
-    clean.StudyInstanceUID = image.series.study_instance_uid
-    for keyword in _REQUIRED_TYPE_2:
-        if clean.get(keyword) is None:
-            setattr(clean, keyword, "")
-    if clean.PatientSex not in _SEXES:
-        clean.PatientSex = ""
-    _clean_trial(clean)
-    return clean
+    copy.SOPClassUID, copy.SOPInstanceUID = image.sop_class_uid, image.sop_instance_uid
+    copy.SeriesInstanceUID = image.series.series_instance_uid
+    if not is_uid(str(copy.get("StudyInstanceUID", ""))):
+        copy.StudyInstanceUID = image.series.study_instance_uid
+    return copy
 
 
-def _clean_trial(header: Dataset) -> None:
-    """Leave the Clinical Trial Subject module out where it lacks what makes it one (PS3.3 C.7.1.3)."""
-    named = header.get("ClinicalTrialSponsorName") and header.get("ClinicalTrialProtocolID")
-    whole = named and any(header.get(keyword) for keyword in _TRIAL_SUBJECT)
-    for keyword in _TRIAL_SUBJECT if whole else _TRIAL:
-        if keyword in header and not (whole and header.get(keyword)):
-            delattr(header, keyword)
-
-
-def _readable(header: Dataset, tag: BaseTag) -> DataElement | None:
-    """Return a cleaned element, None where its value breaks its VR or its VR is not that of PS3.6."""
+def _numbers(header: Dataset, keyword: str, count: int) -> list[float]:
+    """Return a multi-valued number from the top level or the shared functional groups, [] where it is not whole."""
+    value = _value(header, keyword)
+    if value is None:
+        value = _functional(header, keyword)
+    stated = list(value) if hasattr(value, "__iter__") and not isinstance(value, str) else [value]
     try:
-        element = header[tag]
-        return _cleaned_element(element) if dictionary_VR(tag) == element.VR else None
-    except _BROKEN_VALUE:
+        # Nine digits: no coordinate is known better, and more would not fit into DS (PS3.5 6.2).
+        numbers = [float(f"{float(item):.9g}") for item in stated]
+    except (TypeError, ValueError):
+        return []
+    return numbers if len(numbers) == count and all(map(math.isfinite, numbers)) else []
+
+
+def _functional(header: Dataset, keyword: str) -> Any:
+    for groups in _value(header, "SharedFunctionalGroupsSequence") or []:
+        for item in _value(groups, _FUNCTIONAL_GROUPS[keyword]) or []:
+            return _value(item, keyword)
+    return None
+
+
+def _value(header: Dataset, keyword: str) -> Any:
+    try:
+        value = header.get(keyword)
+        return [] if keyword.endswith("Sequence") and isinstance(value, (str, bytes)) else value
+    except READING_ERRORS:
         return None
-
-
-def _cleaned_element(element: DataElement) -> DataElement:
-    value = element.value
-    if element.VR == "SQ":
-        value = [_without_charset(item) for item in value]
-    elif element.VR == "PN":
-        value = [_name(item) for item in value] if isinstance(value, MultiValue) else _name(value)
-    elif _breaks_its_form(element.VR, str(value or "")):
-        value = ""
-    elif element.VR in _NUMBERS and not (_finite(value) and _in_number(element)):
-        value = None
-    return DataElement(element.tag, element.VR, value)
-
-
-def _breaks_its_form(vr: str, text: str) -> bool:
-    return not is_uid(text) if vr == "UI" else vr in _VALID and not _VALID[vr].fullmatch(text)
-
-
-def _in_number(element: DataElement) -> bool:
-    return element.VM <= 1 or not element.keyword or dictionary_VM(element.tag) != "1"
-
-
-def _finite(value: Any) -> bool:
-    values = value if isinstance(value, MultiValue) else [value]
-    return all(item in (None, "") or math.isfinite(item) for item in values)
-
-
-def _without_charset(item: Dataset) -> Dataset:
-    clean = Dataset()
-    for element in item:
-        if element.keyword != "SpecificCharacterSet":
-            clean.add(_cleaned_element(element))
-    return clean
-
-
-def _name(value: PersonName | str | None) -> PersonName:
-    # A name that was read keeps its bytes and their encodings; one made from text is encoded as the report is.
-    return PersonName(str(value or ""))

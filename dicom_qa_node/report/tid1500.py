@@ -23,17 +23,20 @@ from highdicom.sr import (
 )
 
 from dicom_qa_node import __version__, records
-from dicom_qa_node.records import Code, Finding, ScoredSlice, SeriesResult, derived_uid
+from dicom_qa_node.records import Code, Finding, ScoredSlice, SeriesKind, SeriesResult, derived_uid
 from dicom_qa_node.report import codes
 from dicom_qa_node.report.codes import concept
 from dicom_qa_node.report.library import image_library
 from dicom_qa_node.report.sources import Sources
+from dicom_qa_node.report.valid_values import plain_text
 
 __all__ = ["Observer", "measurement_report"]
 
 _CONTAINS = RelationshipTypeValues.CONTAINS
 _RATING_PER_POINT = 25.0
 _DECIMALS = 6
+
+_SCORED_AS = {SeriesKind.CT: "CT", SeriesKind.PT: "PET", SeriesKind.PETCT: "PET fused with CT"}
 
 Group = MeasurementsAndQualitativeEvaluations
 
@@ -206,11 +209,12 @@ def _parameters(result: SeriesResult) -> list[str]:
     parameters = [
         f"weights sha256 {result.model.sha256}",
         "Image Set Quality Rating: score from 0 (worst) to 4 (best)",
-        f"kind of picture {result.kind.value}",
+        f"scored as {_SCORED_AS[result.kind]}",
         f"images used {result.instances_used}",
     ]
     if result.part:
-        parameters.append(f"body part {result.part}")
+        # Which of several stacks of the series the score is of: an acquisition, a phase, a kernel; no body part.
+        parameters.append(f"stack {plain_text(result.part)}")
     if result.pair_series_uid:
         parameters.append(f"paired series {result.pair_series_uid}")
     return parameters
@@ -232,7 +236,9 @@ def _tracking(label: str, result: SeriesResult, *parts: str) -> TrackingIdentifi
 
 def _comment(group: Group, texts: Iterable[str]) -> None:
     for text in texts:
-        group[0].ContentSequence.append(TextContentItem(concept(codes.COMMENT), text, relationship_type=_CONTAINS))
+        # A sentence may quote a header, and no control character of that may stand in a report.
+        words = plain_text(text, paragraphs=True)
+        group[0].ContentSequence.append(TextContentItem(concept(codes.COMMENT), words, relationship_type=_CONTAINS))
 
 
 def _images_of(uids: Iterable[str], sources: Sources) -> list[SourceImageForMeasurementGroup]:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from dicom_qa_node.charsets import convert_encodings, decode_bytes
+from dicom_qa_node.charsets import decoded_text
 from dicom_qa_node.records import SeriesFacts
 from dicom_qa_node.spool.header import BrokenDataSet, Buffer, Header, encoding_of, scan
 from dicom_qa_node.spool.layout import check_uid, is_uid
@@ -50,7 +49,6 @@ _TEXT_TAGS = {
     "device_serial_number": 0x00181000,
     "institution_name": 0x00080080,
 }
-_CHARSET_RESETS = {ord(character) for character in "^=\\\r\n\t\f"}
 _LONGEST_TEXT = 1024
 _LARGEST_COUNT = 2**31 - 1
 _WANTED = frozenset(
@@ -153,8 +151,6 @@ def _series_facts(header: Header, series_uid: str, study_uid: str) -> SeriesFact
 def _texts(header: Header) -> dict[str, str]:
     """Decode the text values; bytes that fit no declared character set become U+FFFD (PS3.5 6.1)."""
     values = {name: header.values.get(tag, b"")[:_LONGEST_TEXT] for name, tag in _TEXT_TAGS.items()}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        charsets = convert_encodings(header.text(_SPECIFIC_CHARACTER_SET).split("\\"))
-        decoded = {name: decode_bytes(value, charsets, _CHARSET_RESETS) for name, value in values.items()}
+    terms = header.text(_SPECIFIC_CHARACTER_SET).split("\\")
+    decoded = {name: decoded_text(value, terms) for name, value in values.items()}
     return {name: text.replace("\0", "").strip() for name, text in decoded.items()}

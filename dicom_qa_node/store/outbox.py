@@ -123,6 +123,8 @@ class Outbox:
         unrouted: Sequence[tuple[str, str]] = (),
         sender: Sender = NOBODY,
         documents: Sequence[tuple[ReportRef, Sequence[str]]] = (),
+        *,
+        remark: str = "",
     ) -> bool:
         """Record a report whose file is durable, with one outbox row per target, and move its series to REPORTED.
 
@@ -134,6 +136,8 @@ class Outbox:
             Who sent the images.
         documents
             What goes beside the report, each with its targets; their files are durable, too.
+        remark
+            What the history of the series has to say of the report.
 
         Returns
         -------
@@ -144,7 +148,8 @@ class Outbox:
         with self._db.write() as connection:
             moved = move(
                 connection, report.series_instance_uid, [SeriesState.SCORED], SeriesState.REPORTED,
-                version=report.version, reason=f"report {report.sop_instance_uid}", actor="report", at=now,
+                version=report.version, reason="; ".join(filter(None, (f"report {report.sop_instance_uid}", remark))),
+                actor="report", at=now,
             )  # fmt: skip
             if not moved:
                 return False

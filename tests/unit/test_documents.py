@@ -119,7 +119,7 @@ def test_documents_made_again_are_the_same_bytes(tmp_path, database, monkeypatch
     instances = write_series(config.spool_dir)
     registry, outbox = scored(database, instances), Outbox(database)
     with monkeypatch.context() as patch:
-        patch.setattr(Outbox, "add_report", lambda *_: False)
+        patch.setattr(Outbox, "add_report", lambda *_, **__: False)
         report_pending(outbox, registry, config.spool_dir, config)
     before = {path.name: path.read_bytes() for path in (config.spool_dir / "reports").rglob("*.dcm")}
     assert report_pending(outbox, registry, config.spool_dir, config) == 1

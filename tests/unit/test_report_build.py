@@ -12,9 +12,11 @@ from pydicom import dcmread
 
 from dicom_qa_node.config import Config
 from dicom_qa_node.errors import Transient
-from dicom_qa_node.records import SeriesState
+from dicom_qa_node.records import DocumentKind, SeriesState
+from dicom_qa_node.report import build
 from dicom_qa_node.report.build import report_pending, write_report
 from dicom_qa_node.store import Database, Jobs, Outbox, Registry
+from tests.odd_headers import series_with
 from tests.report_samples import verdict, write_series
 
 
@@ -61,7 +63,7 @@ def test_report_built_again_after_a_crash_is_the_same_file(database, config, mon
     spool = config.spool_dir
     registry, outbox = scored(database, write_series(spool)), Outbox(database)
     add = outbox.add_report
-    monkeypatch.setattr(outbox, "add_report", lambda *_: False)
+    monkeypatch.setattr(outbox, "add_report", lambda *_, **__: False)
     report_pending(outbox, registry, spool, config)
     (path,) = (spool / "reports").rglob("*.dcm")
     before = path.read_bytes()
@@ -132,3 +134,50 @@ def test_result_without_its_pair_in_the_registry_is_still_reported(database, con
     registry = scored(database, instances, result)
     assert report_pending(Outbox(database), registry, spool, config) == 1
     assert registry.series(result.series_instance_uid).state is SeriesState.REPORTED
+
+
+def test_one_series_whose_report_fails_unexpectedly_is_set_aside_and_the_others_go_on(database, config, monkeypatch):
+    spool = config.spool_dir
+    broken, whole = write_series(spool, 1), write_series(spool, 2)
+    registry = scored(database, broken)
+    scored(database, whole)
+    uid = broken[0].series.series_instance_uid
+
+    def built(request, sources, settings):
+        if request.result.series_instance_uid == uid:
+            raise OverflowError("of a kind that nobody foresaw")
+        return real(request, sources, settings)
+
+    real = build.build_document
+    monkeypatch.setattr(build, "build_document", built)
+    monkeypatch.setattr(build, "BROKEN_DATA", (KeyError,))
+    assert report_pending(Outbox(database), registry, spool, config) == 2
+    assert registry.series(uid).state is SeriesState.PARKED
+    assert "OverflowError" in registry.series(uid).parked_reason
+    assert registry.series(whole[0].series.series_instance_uid).state is SeriesState.REPORTED
+
+
+def test_what_was_not_copied_unchanged_stands_in_the_history_of_the_series(database, config, caplog):
+    spool = config.spool_dir
+    instances, result = series_with(spool, {"PatientBirthDate": b"19600231", "Manufacturer": b"GE\\MEDICAL"})
+    registry = scored(database, instances, result)
+    assert report_pending(Outbox(database), registry, spool, config) == 1
+    reason = registry.history(result.series_instance_uid)[-1]["reason"]
+    assert "Manufacturer reduced to the first of 2 values" in reason
+    assert "PatientBirthDate left out (not a valid DA value)" in reason
+    assert "19600231" not in reason + caplog.text
+
+
+@pytest.mark.parametrize("text", ["Abd\nroutine", "a\x85b", "a\x1cb", "a\u2028b", "a\x1b[31mb", "a\N{GRINNING FACE}b"])
+def test_no_text_of_a_header_stops_a_page(database, config, text):
+    targets = [{"kind": "folder", "name": "shelf", "path": config.spool_dir, "companion": {"image": True, "pdf": True}}]
+    wanted = Config.model_validate({"spool_dir": config.spool_dir, "deliver": {"targets": targets}})
+    keywords = ("SeriesDescription", "StudyDescription", "InstitutionName", "StationName", "AccessionNumber")
+    elements = {keyword: text.encode() for keyword in keywords} | {"SpecificCharacterSet": b"ISO_IR 192"}
+    instances, result = series_with(config.spool_dir, elements)
+    registry, outbox = scored(database, instances, result), Outbox(database)
+    assert report_pending(outbox, registry, config.spool_dir, wanted) == 1
+    uid = result.series_instance_uid
+    assert registry.series(uid).state is SeriesState.REPORTED
+    assert outbox.report(uid, kind=DocumentKind.PDF) is not None
+    assert outbox.report(uid, kind=DocumentKind.IMAGE) is not None

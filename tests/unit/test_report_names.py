@@ -48,16 +48,18 @@ def test_the_report_names_the_patient_as_the_images_do(tmp_path, charset, name):
     assert str(dcmread(BytesIO(content)).PatientName).rstrip("=") == name.rstrip("=")
 
 
+@pytest.mark.parametrize("language", ["de", "es"])
 @pytest.mark.parametrize(("charset", "name"), NAMES)
-def test_every_document_names_the_patient_as_the_images_do(tmp_path, charset, name):
+def test_every_document_names_the_patient_as_the_images_do(tmp_path, charset, name, language):
     images = _images(tmp_path, charset, name)
     request = ReportRequest(verdict(images, score=1.0, grade=Grade.NON_DIAGNOSTIC), 1, T0)
     sources = read_sources(tmp_path, request.result, images)
     wanted = {kind: ["pacs"] for kind in DocumentKind if kind is not DocumentKind.REPORT}
-    config = Config.model_validate({"report": {"language": "es"}})
+    config = Config.model_validate({"report": {"language": language}})
     made = make_documents(wanted, request, sources, tmp_path, config, lambda _: None, lambda: [])
     assert len(made) == 3
     for ref, _ in made:
         read = dcmread(tmp_path / ref.path)
         assert str(read.PatientName).rstrip("=") == name.rstrip("="), ref.kind
         assert read.PatientID == "SAMPLE-7"
+        assert str(read.ReferringPhysicianName) == "Referrer^Rita"
