@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -16,11 +18,18 @@ from pydicom import FileDataset
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.errors import InvalidDicomError
 from pydicom.filereader import read_dataset, read_preamble
-from pydicom.uid import DeflatedExplicitVRLittleEndian
+from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
 
-from dicom_qa_node.deflated import InflatedStream, InflationEnded, InflationFailed, InflationLimit, file_chunks
+from dicom_qa_node.deflated import (
+    InflatedStream,
+    InflationEnded,
+    InflationFailed,
+    InflationLimit,
+    file_chunks,
+    inflated,
+)
 
-__all__ = ["ReadingLimit", "dcmread", "inflated_data_set", "is_deflated"]
+__all__ = ["MessageBudget", "ReadingLimit", "dcmread", "decode_message", "inflated_data_set", "is_deflated"]
 
 MOST_READS = 3_000_000
 """Calls of ``read`` for one file; pydicom makes two or three for each element."""
@@ -34,6 +43,14 @@ MOST_INFLATED_BYTES = 256 << 20
 _META_BYTES = 16 * 1024
 _PIXEL_GROUP = 0x7FE0
 _PIXEL_ELEMENTS = (0x0008, 0x0009, 0x0010)
+
+
+@dataclass(frozen=True, slots=True)
+class MessageBudget:
+    """What decoding the data set of a message may cost: plain bytes, and elements outside of sequences."""
+
+    plain_bytes: int
+    elements: int
 
 
 class ReadingLimit(InvalidDicomError):
@@ -62,6 +79,32 @@ def dcmread(
             return _read_deflated(file, stop_before_pixels=stop_before_pixels, tags=tags)
         metered = _MeteredFile(file, MOST_HEADER_BYTES if stop_before_pixels else None)
         return pydicom.dcmread(cast(BinaryIO, metered), stop_before_pixels=stop_before_pixels, specific_tags=tags)
+
+
+def decode_message(encoded: bytes, syntax: UID, budget: MessageBudget) -> Dataset:
+    """Decode the data set of a DIMSE message (pynetdicom's own decoder knows no limits).
+
+    Sequences of defined length are decoded when somebody looks into them.
+
+    Raises
+    ------
+    ReadingLimit
+        It costs more than ``budget``.
+    """
+    try:
+        plain = inflated(encoded, budget.plain_bytes) if syntax.is_deflated else encoded
+    except InflationLimit as error:
+        raise ReadingLimit(str(error)) from None
+    except InflationFailed as error:
+        raise InvalidDicomError(f"the data set cannot be inflated: {error}") from None
+    if len(plain) > budget.plain_bytes:
+        raise ReadingLimit(f"the data set is larger than {budget.plain_bytes} bytes")
+    # A header, a length where it is long, and a value: three reads for an element, and a few to begin with.
+    metered = _MeteredFile(BytesIO(plain), None, reads=3 * budget.elements + 16)
+    found = read_dataset(cast(BinaryIO, metered), syntax.is_implicit_VR, syntax.is_little_endian)
+    if len(found) > budget.elements:
+        raise ReadingLimit(f"the data set has more than {budget.elements} elements")
+    return found
 
 
 def is_deflated(file: BinaryIO) -> bool:
@@ -115,9 +158,9 @@ def _opened(source: Path | str | BinaryIO) -> Iterator[BinaryIO]:
 class _MeteredFile:
     """A file that ends with `ReadingLimit` what reads too often or too much."""
 
-    def __init__(self, file: BinaryIO, limit_bytes: int | None) -> None:
+    def __init__(self, file: BinaryIO, limit_bytes: int | None, reads: int | None = None) -> None:
         self._read = file.read
-        self._reads_left = MOST_READS
+        self._reads_left = MOST_READS if reads is None else reads
         self._bytes_left = limit_bytes
         self.seek, self.tell = file.seek, file.tell
         self.name = getattr(file, "name", "")

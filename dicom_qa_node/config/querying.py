@@ -26,6 +26,9 @@ class Query(Section):
     images: bool = Field(False, description="serve the images that are still in the spool, too")
     destinations: list[Destination] = Field(default_factory=list, description="where C-MOVE may send objects")
     timeout_s: float = Field(30, gt=0, le=600, description="longest wait for an answer of a destination")
+    search_s: float = Field(
+        60, gt=0, le=3600, description="longest time one query may search; the time to send its answers is not counted"
+    )
 
     @model_validator(mode="after")
     def _unique_titles(self) -> Query:

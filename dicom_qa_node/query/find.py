@@ -18,7 +18,7 @@ from dicom_qa_node.query.holdings import Holdings
 from dicom_qa_node.query.identifiers import MismatchedIdentifier, UnreadableIdentifier, read_identifier
 from dicom_qa_node.query.models import Negotiated, negotiated
 from dicom_qa_node.query.status import Status, refusal
-from dicom_qa_node.search.find import find_entities
+from dicom_qa_node.search.find import SearchTooLong, find_entities
 from dicom_qa_node.search.keys import Identifier
 
 __all__ = ["find", "is_gone"]
@@ -28,6 +28,16 @@ _LOGGER = logging.getLogger(__name__)
 Response = tuple[int | Dataset, Dataset | None]
 
 _AHEAD = 64
+
+
+class _Gone(Exception):
+    """The peer has left."""
+
+
+class _Cancelled(Exception):
+    """The peer has sent a C-CANCEL."""
+
+
 _LONGEST_WAIT_S = 60.0
 
 
@@ -45,6 +55,8 @@ def find(event: Event, holdings: Holdings) -> Iterator[Response]:
         yield _refused(event, Status.IDENTIFIER_MISMATCH, error), None
     except UnreadableIdentifier as error:
         yield _refused(event, Status.UNABLE_TO_PROCESS, error), None
+    except SearchTooLong as error:
+        yield _refused(event, Status.OUT_OF_RESOURCES, error), None
     except NodeError as error:
         log_event(_LOGGER, logging.ERROR, "find_failed", reason=str(error))
         yield refusal(Status.OUT_OF_RESOURCES, "the catalogue cannot be read now"), None
@@ -67,18 +79,29 @@ def _refused(event: Event, status: Status, error: Exception) -> Dataset:
 def _answers(event: Event, holdings: Holdings, identifier: Identifier, options: Negotiated) -> Iterator[Response]:
     pending = Status.PENDING_UNSUPPORTED_KEYS if identifier.unsupported else Status.PENDING
     holdings.indexer.catch_up()
-    matches = 0
-    for entity in find_entities(holdings.catalogue, identifier, combined=options.combined):
-        if matches % _AHEAD == 0:
-            _let_go_out(event.assoc)
+
+    def look() -> None:
         if is_gone(event.assoc):
-            return
+            raise _Gone
         if event.is_cancelled:
-            _log(event, identifier, matches, "cancelled")
-            yield int(Status.CANCEL), None
-            return
-        matches += 1
-        yield int(pending), build_answer(entity, identifier, holdings.ae_title)
+            raise _Cancelled
+
+    matches = 0
+    try:
+        for entity in find_entities(
+            holdings.catalogue, identifier, combined=options.combined, within_s=holdings.search_s, look=look
+        ):
+            if matches % _AHEAD == 0:
+                _let_go_out(event.assoc)
+            look()
+            matches += 1
+            yield int(pending), build_answer(entity, identifier, holdings.ae_title)
+    except _Gone:
+        return
+    except _Cancelled:
+        _log(event, identifier, matches, "cancelled")
+        yield int(Status.CANCEL), None
+        return
     _log(event, identifier, matches, "complete")
 
 

@@ -15,7 +15,10 @@ __all__ = ["Holdings", "open_holdings"]
 
 @dataclass(frozen=True, slots=True)
 class Holdings:
-    """See the module's sentence; ``destinations`` are those of C-MOVE by AE title."""
+    """See the module's sentence; ``destinations`` are those of C-MOVE by AE title.
+
+    ``search_s`` is how long one query may search, ``timeout_s`` the longest wait for a destination.
+    """
 
     ae_title: str
     catalogue: Catalogue
@@ -23,6 +26,7 @@ class Holdings:
     layout: SpoolLayout
     destinations: dict[str, Destination]
     timeout_s: float
+    search_s: float = 60.0
 
 
 def open_holdings(config: Config, database: Database) -> Holdings:
@@ -41,4 +45,5 @@ def open_holdings(config: Config, database: Database) -> Holdings:
         layout=layout,
         destinations={entry.ae_title.strip(): entry for entry in [*targets, *config.query.destinations]},
         timeout_s=config.query.timeout_s,
+        search_s=config.query.search_s,
     )

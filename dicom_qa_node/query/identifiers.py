@@ -12,16 +12,23 @@ from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.tag import BaseTag
 from pydicom.uid import UID
-from pynetdicom.dsutils import decode
 
+from dicom_qa_node.dicom_files import MessageBudget, ReadingLimit, decode_message
 from dicom_qa_node.query.charset import UnknownCharacterSet, decoded, encodings_of
 from dicom_qa_node.search.attributes import LEVELS, NEUTRAL, UNIQUE_KEYS, known_at
 from dicom_qa_node.search.keys import Identifier, Key
+from dicom_qa_node.spool.header import HeaderBudget, HeaderTooCostly, check_items
 
 __all__ = ["MismatchedIdentifier", "Model", "UnreadableIdentifier", "read_identifier"]
 
-_LONGEST_KEY = 4096
+_LONGEST_KEY = 1024
 _MOST_ITEM_LEVELS = 8
+_MOST_VALUES = 64
+_MOST_UIDS = 10_000
+_MOST_CHARACTER_SETS = 16
+# A list of ten thousand UIDs is 650 KB; known keys are less than a hundred.
+_BUDGET = MessageBudget(plain_bytes=1 << 20, elements=512)
+_ITEMS = HeaderBudget(nested=512, depth=_MOST_ITEM_LEVELS)
 
 
 class Model(Enum):
@@ -58,6 +65,8 @@ def read_identifier(data: BytesIO | None, syntax: UID, model: Model, *, relation
     terms = tuple(term.strip() for term in _ascii(dataset, "SpecificCharacterSet").split("\\"))
     # An empty first value is the default repertoire, from which code extensions lead away (PS3.3 C.12.1.1.2).
     character_set = terms if any(terms) else ()
+    if len(terms) > _MOST_CHARACTER_SETS:
+        raise UnreadableIdentifier("SpecificCharacterSet has too many values")
     try:
         encodings = encodings_of(character_set)
     except UnknownCharacterSet as error:
@@ -100,18 +109,27 @@ def _decoded(data: BytesIO | None, syntax: UID) -> Dataset:
     if data is None:
         raise UnreadableIdentifier("the request has no identifier")
     try:
-        data.seek(0)
-        dataset = decode(data, syntax.is_implicit_VR, syntax.is_little_endian, syntax.is_deflated)
+        dataset = decode_message(data.getvalue(), syntax, _BUDGET)
         # Elements are read on access; a broken one must be found here.
         for tag in list(dataset.keys()):
             raw: Any = dataset.get_item(tag)
             if raw.VR == "SQ":
-                dataset[tag]
+                _items(dataset, tag)
             elif isinstance(raw, RawDataElement) and raw.length != len(raw.value or b""):
                 raise EOFError
+    except (ReadingLimit, HeaderTooCostly) as error:
+        raise UnreadableIdentifier("the identifier is too large") from error
     except Exception as error:
         raise UnreadableIdentifier("the identifier cannot be decoded") from error
     return dataset
+
+
+def _items(dataset: Dataset, tag: BaseTag) -> Any:
+    """Return the items of a sequence, which are counted before they are decoded."""
+    raw: Any = dataset.get_item(tag)
+    if isinstance(raw, RawDataElement) and raw.value:
+        check_items(raw.value, implicit_vr=raw.is_implicit_VR, big_endian=not raw.is_little_endian, budget=_ITEMS)
+    return dataset[tag].value
 
 
 def _ascii(dataset: Dataset, keyword: str) -> str:
@@ -154,11 +172,17 @@ def _key(dataset: Dataset, tag: BaseTag, encodings: Sequence[str], depth: int) -
         raise UnreadableIdentifier(f"{keyword} is too long")
     text = decoded(value, encodings)
     parts = [text] if vr in ("LT", "ST", "UT") else text.split("\\")
+    most = _MOST_UIDS if vr == "UI" else _MOST_VALUES
+    if len(parts) > most:
+        raise UnreadableIdentifier(f"{keyword} has more than {most} values")
     return Key(int(tag), keyword, vr, tuple(part.strip(" \0") for part in parts))
 
 
 def _sequence_key(dataset: Dataset, tag: BaseTag, keyword: str, encodings: Sequence[str], depth: int) -> Key:
-    items = dataset[tag].value
+    try:
+        items = _items(dataset, tag)
+    except HeaderTooCostly as error:
+        raise UnreadableIdentifier(f"{keyword} has too many items") from error
     if not items:
         return Key(int(tag), keyword, "SQ")
     if len(items) > 1:

@@ -11,14 +11,19 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from io import BytesIO
 from typing import Any
 
+from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
+from pydicom.errors import InvalidDicomError
+from pydicom.uid import UID
 from pynetdicom import evt
 from pynetdicom.association import Association
 from pynetdicom.events import Event
 from pynetdicom.presentation import PresentationContext, build_context
 
+from dicom_qa_node.dicom_files import MessageBudget, decode_message
 from dicom_qa_node.errors import NodeError, Transient
 from dicom_qa_node.log import log_event
 from dicom_qa_node.receive.further import Operation
@@ -32,6 +37,7 @@ from dicom_qa_node.spool.commitment import (
     reason_given,
     report_of,
 )
+from dicom_qa_node.spool.header import BrokenDataSet, HeaderBudget, check_items
 from dicom_qa_node.spool.layout import SpoolLayout
 from dicom_qa_node.store.commitments import CommitReplies, CommitRequests
 
@@ -40,10 +46,16 @@ __all__ = ["CommitmentService"]
 _LOGGER = logging.getLogger(__name__)
 
 _REQUEST_COMMITMENT = 1
+_REFERENCES = 0x0008
 # A peer that wants the answer on its own association waits longer; one that does not has released it by then.
 _PATIENCE_S = 0.5
 _OWN_ASSOCIATION_AFTER_S = 5.0
 _LOOK_S = 0.02
+
+# Twenty thousand references, which fill a message, are some two megabytes.
+_BUDGET = MessageBudget(plain_bytes=4 << 20, elements=64)
+_ITEMS = HeaderBudget(nested=100_000, depth=4)
+_NOT_A_REQUEST = (AttributeError, ValueError, TypeError, KeyError, InvalidDicomError, BrokenDataSet)
 
 Response = tuple[int, Dataset | None]
 
@@ -90,13 +102,13 @@ class CommitmentService:
         if event.action_type != _REQUEST_COMMITMENT:
             return int(CommitStatus.NO_SUCH_ACTION), None
         try:
-            transaction_uid, asked = read_request(event.action_information)
+            transaction_uid, asked = read_request(_decoded(request.ActionInformation, event.context.transfer_syntax))
             items = [CommitItem(*pair, failure_reason(self._layout, *pair)) for pair in asked]
             caller = event.assoc.requestor.ae_title.strip()
             self._replies.add(
                 transaction_uid, caller, event.assoc.requestor.address, items, wait_s=_OWN_ASSOCIATION_AFTER_S
             )
-        except (AttributeError, ValueError, TypeError, KeyError):
+        except _NOT_A_REQUEST:
             return int(CommitStatus.INVALID_ARGUMENT_VALUE), None
         except NodeError as error:
             log_event(_LOGGER, logging.ERROR, "commitment_not_kept", reason=str(error))
@@ -109,14 +121,15 @@ class CommitmentService:
     def on_event_report(self, event: Event) -> Response:
         """Take an archive's answer (``evt.EVT_N_EVENT_REPORT``) to a request for one report."""
         try:
-            information = event.event_information
+            request: Any = event.request
+            information = _decoded(request.EventInformation, event.context.transfer_syntax)
             transaction_uid = str(information.TransactionUID)
             report_uid = self._requests.instance_of(transaction_uid)
             if report_uid is None:
                 return int(CommitStatus.INVALID_ARGUMENT_VALUE), None
             reason = reason_given(information, report_uid)
             self._requests.answer(transaction_uid, reason)
-        except (AttributeError, ValueError, TypeError, KeyError):
+        except _NOT_A_REQUEST:
             return int(CommitStatus.INVALID_ARGUMENT_VALUE), None
         except Transient as error:
             log_event(_LOGGER, logging.ERROR, "commitment_not_kept", reason=str(error))
@@ -142,3 +155,15 @@ class CommitmentService:
                 self._replies.told(reply, "told on its association")
         except (NodeError, RuntimeError, ValueError, OSError) as error:
             log_event(_LOGGER, logging.INFO, "commitment_waits", calling_ae=caller, error=type(error).__name__)
+
+
+def _decoded(encoded: BytesIO | None, transfer_syntax: UID) -> Dataset:
+    """Decode the information of a request or an answer, whose references are counted first."""
+    information = decode_message(b"" if encoded is None else encoded.getvalue(), transfer_syntax, _BUDGET)
+    for tag in list(information.keys()):
+        item: Any = information.get_item(tag)
+        if isinstance(item, RawDataElement) and item.value and tag.group == _REFERENCES:
+            check_items(
+                item.value, implicit_vr=item.is_implicit_VR, big_endian=not item.is_little_endian, budget=_ITEMS
+            )
+    return information

@@ -17,7 +17,7 @@ P_DATA_TF = 0x04
 _PDV_HEAD = struct.Struct(">LBB")
 _COMMAND, _LAST = 0x01, 0x02
 _LARGEST_COMMAND_SET = 64 * 1024
-_LARGEST_OTHER_MESSAGE = 16 * 1024 * 1024
+_LARGEST_OTHER_MESSAGE = 4 * 1024 * 1024
 
 
 class ProtocolViolation(Exception):

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from time import monotonic
 
 from pydicom.dataset import Dataset
 
@@ -13,14 +14,19 @@ from dicom_qa_node.search.keys import Identifier, Key
 from dicom_qa_node.search.matching import Matcher, matcher_for, moment
 from dicom_qa_node.store.catalogue import Catalogue, HeldInstance, HeldSeries, Narrowing
 
-__all__ = ["Entity", "find_entities", "find_instances"]
+__all__ = ["Entity", "SearchTooLong", "find_entities", "find_instances"]
 
 _NARROWED = ("PatientID", "StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "AccessionNumber")
+_LOOK_EVERY = 64
 _MOMENTS = (
     ("StudyDate", "StudyTime"),
     ("ContentDate", "ContentTime"),
     ("InstanceCreationDate", "InstanceCreationTime"),
 )
+
+
+class SearchTooLong(Exception):
+    """A search has used up its time; what was found before it was answered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,18 +60,51 @@ class Conditions:
         return all(matching_items(entity.sequences.get(name, ()), item) for name, item in self._items.items())
 
 
-def find_entities(catalogue: Catalogue, identifier: Identifier, *, combined: bool = False) -> Iterator[Entity]:
-    """Return the entities of the identifier's level that fulfil it, in order of their unique key."""
+def find_entities(
+    catalogue: Catalogue,
+    identifier: Identifier,
+    *,
+    combined: bool = False,
+    within_s: float = float("inf"),
+    look: Callable[[], object] = lambda: None,
+    clock: Callable[[], float] = monotonic,
+) -> Iterator[Entity]:
+    """Yield the entities of the identifier's level that fulfil it, in order of their unique key.
+
+    Parameters
+    ----------
+    within_s
+        How long the search itself may take; the time in which the caller sends an answer does not count.
+    look
+        Called for every few entities that were compared, so that a caller whose peer has gone can raise an end to it.
+
+    Raises
+    ------
+    SearchTooLong
+        ``within_s`` is over.
+    """
     conditions = Conditions(identifier, combined=combined)
     entities = _images(catalogue, identifier) if identifier.level == "IMAGE" else _grouped(catalogue, identifier)
-    return (entity for entity in entities if conditions.fulfilled(entity))
+    left_s, resumed = within_s, clock()
+    for number, entity in enumerate(entities):
+        if number % _LOOK_EVERY == 0:
+            look()
+        fulfilled = conditions.fulfilled(entity)
+        now = clock()
+        left_s, resumed = left_s - (now - resumed), now
+        if left_s < 0:
+            raise SearchTooLong(f"the search has taken {within_s:g} s; name more keys")
+        if fulfilled:
+            yield entity
+            resumed = clock()
 
 
 def find_instances(catalogue: Catalogue, identifier: Identifier) -> Iterator[HeldInstance]:
-    """Return the instances below the unique keys of a retrieve request."""
+    """Return the instances below the unique keys of a retrieve request, without the headers that queries need."""
     names = [UNIQUE_KEYS[level] for level in LEVELS[: LEVELS.index(identifier.level) + 1]]
     equal = {column_of(name): values for name in names if (values := identifier.values(name))}
-    yield from _pages(catalogue, Narrowing(equal))
+    for instance in _pages(catalogue, Narrowing(equal)):
+        yield replace(instance, header="") if instance.header else instance
 
 
 def matching_items(items: Sequence[Dataset], keys: Sequence[Key]) -> list[Dataset]:

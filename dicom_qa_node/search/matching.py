@@ -29,6 +29,10 @@ def matcher_for(vr: str, keys: Sequence[str]) -> Matcher | None:
     wanted = [key for key in (key.strip(" \0") for key in keys) if key]
     if not wanted or "*" in wanted:
         return None
+    if vr not in _WILD | _NUMBERS | _RANGES.keys():
+        # A list of ten thousand UIDs costs no more than one.
+        values = frozenset(wanted)
+        return lambda value: value.strip(" \0") in values
     matchers = [_single(vr, key) for key in wanted]
     return lambda value: bool(value.strip(" \0")) and any(matches(value.strip(" \0")) for matches in matchers)
 
@@ -64,9 +68,7 @@ def _single(vr: str, key: str) -> Matcher:
         return _name(key)
     if vr in _WILD:
         return _text(key)
-    if vr in _NUMBERS:
-        return _number(key)
-    return lambda value: value == key
+    return _number(key)
 
 
 def _date_or_time(vr: str, key: str, pattern: re.Pattern[str]) -> Matcher:

@@ -180,7 +180,7 @@ def scan(data: Buffer, start: int, encoding: Encoding, wanted: Collection[int]) 
     return header
 
 
-def check_items(value: bytes, *, implicit_vr: bool, big_endian: bool) -> None:
+def check_items(value: bytes, *, implicit_vr: bool, big_endian: bool, budget: HeaderBudget | None = None) -> None:
     """Count the items of a sequence of defined length, and the elements in them, before somebody decodes them.
 
     Raises
@@ -188,7 +188,7 @@ def check_items(value: bytes, *, implicit_vr: bool, big_endian: bool) -> None:
     HeaderTooCostly
         They are too many. Bytes that are not items are left to whoever decodes them.
     """
-    walker = (_Implicit if implicit_vr else _Explicit)(value, _Meter(HeaderBudget()), big_endian=big_endian)
+    walker = (_Implicit if implicit_vr else _Explicit)(value, _Meter(budget or HeaderBudget()), big_endian=big_endian)
     try:
         walker.count_items()
     except HeaderTooCostly:

@@ -13,6 +13,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import BaseRoute, Route
 
 from dicom_qa_node.search.attributes import UNIQUE_KEYS
+from dicom_qa_node.search.find import SearchTooLong
 from dicom_qa_node.search.index import LAYOUT, Indexer
 from dicom_qa_node.search.keys import Identifier
 from dicom_qa_node.spool.layout import SpoolLayout, is_uid
@@ -101,9 +102,13 @@ def _search(level: str) -> View:
             headers["Warning"] = _NOT_FUZZY
         holdings.catch_up()
         base = f"{request.url.scheme}://{request.url.netloc}{path_of(request, BASE)}"
-        found = matches(holdings.catalogue, search, base)
+        found = matches(holdings.catalogue, search, base, site_of(request).config.query.search_s)
         note(request, "dicomweb.search", kind=level.lower(), study_instance_uid=place.get("StudyInstanceUID", ""))
-        first = next(found, None)
+        try:
+            first = next(found, None)
+        except SearchTooLong as error:
+            # PS3.18 10.6.3.1: too many to be searched; after the first match the answer can only break off.
+            raise HTTPException(413, f"{str(error).capitalize()}.") from error
         if first is None:
             return Response(status_code=204, headers={key: headers[key] for key in headers if key != "Content-Type"})
         return StreamingResponse(json_array(chain([first], found)), headers=headers)

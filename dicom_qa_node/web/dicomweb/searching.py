@@ -26,6 +26,8 @@ _TAG = re.compile(r"[0-9A-Fa-f]{8}")
 _MOST_VALUES = 500
 _LONGEST_VALUE = 1024
 _MOST = 2**31 - 1
+_MOST_PARAMETERS = 200
+_MOST_ALTERNATIVES = 64
 _ALWAYS = {
     "STUDY": (
         "StudyDate", "StudyTime", "AccessionNumber", "ModalitiesInStudy", "ReferringPhysicianName", "PatientName",
@@ -69,7 +71,9 @@ def read_search(level: str, place: Mapping[str, str], parameters: Iterable[tuple
     keys: dict[str, Key] = {}
     included: list[str] = []
     options: dict[str, str] = {}
-    for name, value in parameters:
+    for number, (name, value) in enumerate(parameters):
+        if number >= _MOST_PARAMETERS:
+            raise HTTPException(400, f"A search has at most {_MOST_PARAMETERS} parameters.")
         if name == "includefield":
             included += value.split(",")
         elif name in ("limit", "offset", "fuzzymatching"):
@@ -90,9 +94,15 @@ def read_search(level: str, place: Mapping[str, str], parameters: Iterable[tuple
     )
 
 
-def matches(catalogue: Catalogue, search: Search, base: str) -> Iterator[Dataset]:
-    """Return the matches as data sets, read from the catalogue page by page; ``base`` is the service's address."""
-    found = find_entities(catalogue, search.identifier)
+def matches(catalogue: Catalogue, search: Search, base: str, within_s: float) -> Iterator[Dataset]:
+    """Return the matches as data sets, read from the catalogue page by page; ``base`` is the service's address.
+
+    Raises
+    ------
+    SearchTooLong
+        The search has taken ``within_s``, which leaves out the time to send what it found.
+    """
+    found = find_entities(catalogue, search.identifier, within_s=within_s)
     stop = None if search.limit is None else search.offset + search.limit
     for entity in islice(found, search.offset, stop):
         answer = answered(entity, search.answer)
@@ -166,6 +176,8 @@ def _key(keyword: str, value: str) -> Key:
             raise HTTPException(400, f"{keyword} is a sequence: name an attribute of its item, {keyword}.CodeValue.")
         return Key(tag, keyword, vr)
     values = tuple(part.strip() for part in (re.split(r"[,\\]", value) if vr == "UI" else value.split("\\")))
+    if vr != "UI" and len(values) > _MOST_ALTERNATIVES:
+        raise HTTPException(400, f"{keyword} has more than {_MOST_ALTERNATIVES} values.")
     if vr == "UI":
         bad = [uid for uid in values if uid and uid != "*" and not is_uid(uid)]
         if bad or len(values) > _MOST_VALUES:
