@@ -22,6 +22,7 @@ from dicom_qa_node.cli import (
     scoring,
     series,
     settings,
+    site_setup,
     users,
 )
 from dicom_qa_node.cli.context import invocation
@@ -38,7 +39,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-for module in (roles, scoring, quality, network, health, auditing, demo):
+for module in (roles, scoring, quality, network, health, auditing, site_setup, demo):
     module.register(app)
 app.add_typer(series.app, name="series")
 app.add_typer(outbox.app, name="outbox")

@@ -5,9 +5,21 @@ from __future__ import annotations
 from dicom_qa_node.config import Config
 from dicom_qa_node.deliver.targets import open_target
 from dicom_qa_node.deliver.targets.base import Answer
+from dicom_qa_node.deliver.targets.dicom import Pacs, Peer
 from dicom_qa_node.errors import Misconfigured
 
-__all__ = ["echo_target"]
+__all__ = ["echo_peer", "echo_target"]
+
+
+def echo_peer(calling: str, called: str, host: str, port: int, timeout_s: float = 5.0) -> Answer:
+    """Send a C-ECHO to an application entity that no configuration names yet.
+
+    Raises
+    ------
+    Refused, Deferred
+        It does not want to talk to this node, or is not there.
+    """
+    return Pacs(Peer(host, port, called, calling, timeout_s=timeout_s)).check()
 
 
 def echo_target(config: Config, name: str) -> Answer:
