@@ -21,6 +21,7 @@ from dicom_qa_node.score.geometry import normal_of, spacing_of
 from dicom_qa_node.score.headers import LeftOut, Lossy, SliceHeader, UnreadableHeader, open_header, slice_header
 from dicom_qa_node.score.multiframe import frame_headers
 from dicom_qa_node.score.parts import Part, split
+from dicom_qa_node.score.series_identity import ImageIdentity, identity_of, one_identity
 from dicom_qa_node.score.stack import PACK_ABOVE_VOXELS, Stack, most_voxels, read_header, read_stack
 from dicom_qa_node.score.volume import Volume
 
@@ -35,6 +36,7 @@ class Survey:
     modality: str
     parts: tuple[Part, ...]
     left_out: tuple[LeftOut, ...]
+    identity: ImageIdentity = ImageIdentity()
 
     @property
     def findings(self) -> tuple[Finding, ...]:
@@ -53,21 +55,23 @@ def survey(paths: Sequence[Path]) -> Survey:
     Raises
     ------
     Permanent
-        Nothing in it can be scored, or the files are of several series; the text says why.
+        Nothing in it can be scored, or the files are of several series, studies or patients; the text says why.
     """
     slices: list[SliceHeader] = []
     left_out: list[LeftOut] = []
+    identities: list[ImageIdentity] = []
     with at.tolerant():
         for path in paths:
-            for found in _contents(path):
+            for found in _contents(path, identities):
                 (slices if isinstance(found, SliceHeader) else left_out).append(found)  # type: ignore[arg-type]
     if not slices:
         raise Permanent(_why_nothing(left_out))
     series = sorted({item.series_instance_uid for item in slices if item.series_instance_uid}) or [""]
     if len(series) > 1:
         raise Permanent(f"the files are of {len(series)} series: {', '.join(series[:3])}")
+    identity = one_identity(identities)
     slices, others = _of_one_kind(slices)
-    return Survey(series[0], slices[0].kind.modality, tuple(split(slices)), (*left_out, *others))
+    return Survey(series[0], slices[0].kind.modality, tuple(split(slices)), (*left_out, *others), identity)
 
 
 def read(part: Part, decoders: Decoders, *, pack_above: int = PACK_ABOVE_VOXELS) -> Volume:
@@ -98,12 +102,13 @@ def assemble(paths: Sequence[Path], decoders: Decoders | None = None) -> list[Vo
         return [read(part, pool) for part in found.parts]
 
 
-def _contents(path: Path) -> Iterator[SliceHeader | LeftOut]:
+def _contents(path: Path, identities: list[ImageIdentity]) -> Iterator[SliceHeader | LeftOut]:
     try:
         ds, offset = open_header(path)
     except UnreadableHeader as error:
         yield LeftOut(path.name, "object with a broken header", str(error), broken=True)
         return
+    identities.append(identity_of(ds))
     if "PerFrameFunctionalGroupsSequence" in ds or (at.integer(ds, "NumberOfFrames") or 1) > 1:
         yield from frame_headers(ds, path, offset)
     else:

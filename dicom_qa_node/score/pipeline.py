@@ -34,6 +34,7 @@ from dicom_qa_node.score.parts import Part
 from dicom_qa_node.score.prepare import SOFT_TISSUE
 from dicom_qa_node.score.reading_windows import unread_window, windows_of
 from dicom_qa_node.score.rules.case import coded
+from dicom_qa_node.score.series_identity import same_patient
 from dicom_qa_node.score.slices import choose_slices
 from dicom_qa_node.score.threads import allowed
 from dicom_qa_node.score.verdict import Judge, Verdict, judge, model_ref, no_verdict, outside_domain
@@ -229,6 +230,8 @@ def _pair_volumes(
         other = survey(pair_paths)
         if other.modality != "CT":
             raise Permanent(f"the paired series is {other.modality}")
+        if not same_patient(found.identity, other.identity):
+            raise Permanent("it names another patient than the PET")
         largest = sorted(other.parts, key=lambda part: -len(part.slices))[:2]
         return _each(largest, lambda part: read(part, decoders))
     except Permanent as error:

@@ -255,7 +255,9 @@ def cut(path):
 
 
 def test_a_stack_that_cannot_be_decoded_is_named_and_the_others_are_judged(tmp_path, ct_images):
-    coronal = ct(90, ImageOrientationPatient=[1, 0, 0, 0, 0, -1], SeriesInstanceUID=ct_images[0].SeriesInstanceUID)
+    coronal = ct(90, ImageOrientationPatient=[1, 0, 0, 0, 0, -1])
+    for keyword in ("SeriesInstanceUID", "StudyInstanceUID", "PatientID", "PatientName", "PatientBirthDate"):
+        setattr(coronal, keyword, ct_images[0].get(keyword))
     broken = write(tmp_path / "coronal", [coronal])
     cut(broken[0])
     result = score_series([*write_phantom(ct_images, tmp_path), *broken], scorer=TinyScorer()).result
