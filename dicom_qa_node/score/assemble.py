@@ -36,7 +36,7 @@ class Survey:
     modality: str
     parts: tuple[Part, ...]
     left_out: tuple[LeftOut, ...]
-    identity: ImageIdentity = ImageIdentity()
+    identity: ImageIdentity
 
     @property
     def findings(self) -> tuple[Finding, ...]:

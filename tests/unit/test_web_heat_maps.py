@@ -213,6 +213,7 @@ def test_a_database_out_of_reach_ends_no_worker(site, monkeypatch):
 def test_the_button_asks_and_the_page_follows(site, role):
     client, path = logged_in(site, role), f"/series/{site.uid}/v1/heat"
     page = client.get(f"/series/{site.uid}").text
+    assert client.get(path).status_code == 200
     assert "Compute the missing heat maps" in page
     assert f'action="{path}"' in page
     assert client.post(path).status_code == 403, "without the token against forgery"

@@ -205,7 +205,9 @@ def _version(request: Request) -> LogEntry:
 def _heat(request: Request) -> Response:
     entry = _version(request)
     heat, uid = heat_of(site_of(request), entry), entry.facts.series_instance_uid
-    return page(request, "series/_heat.html", entry=entry, verdict=entry.result, heat=heat, uid=uid)
+    # Asked for by the page's script, which knows the slice that is shown.
+    known = {"entry": entry, "verdict": entry.result, "uid": uid, "shown": None, "look": None}
+    return page(request, "series/_heat.html", heat=heat, **known)
 
 
 def _ask_heat(request: Request) -> Response:
