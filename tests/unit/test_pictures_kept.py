@@ -19,7 +19,7 @@ from tests.tiny_scorer import TinyScorer
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    monkeypatch.setattr("dicom_qa_node.score.pipeline.measure", lambda volume, paired_ct=None: ())
+    monkeypatch.setattr("dicom_qa_node.score.pipeline.measure", lambda *_: ())
 
 
 def _values(folder, layer):

@@ -62,7 +62,7 @@ def requests(any_database, clock):
 
 @pytest.fixture
 def site(tmp_path, monkeypatch):
-    monkeypatch.setattr("dicom_qa_node.score.pipeline.measure", lambda volume, paired_ct=None: ())
+    monkeypatch.setattr("dicom_qa_node.score.pipeline.measure", lambda *_: ())
     monkeypatch.setattr(asked_maps, "_LOOK_S", 0.0)
     site = open_site(tmp_path)
     site.__dict__["uid"] = add_ct(site.config, site.database, tmp_path / "work", slices=8, rows=64, scorer=InUse())

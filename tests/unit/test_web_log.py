@@ -35,7 +35,7 @@ def site(tmp_path_factory):
     made = open_site(folder, api_per_minute=100_000)
     fill(made.database, 300, seed=2, days=20)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("dicom_qa_node.score.pipeline.measure", lambda volume, paired_ct=None: ())
+        patch.setattr("dicom_qa_node.score.pipeline.measure", lambda *_: ())
         made.__dict__["ct"] = add_ct(made.config, made.database, folder / "work", name=HOSTILE)
         made.__dict__["petct"] = add_petct(made.config, made.database, folder / "work")
     yield made

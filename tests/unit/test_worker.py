@@ -26,7 +26,7 @@ T0 = dt.datetime(2026, 1, 5, 8, 0, tzinfo=dt.UTC)
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    monkeypatch.setattr("dicom_qa_node.score.pipeline.measure", lambda volume, paired_ct=None: ())
+    monkeypatch.setattr("dicom_qa_node.score.pipeline.measure", lambda *_: ())
     monkeypatch.setattr(worker_module, "_IDLE_S", 0.01)
     monkeypatch.setattr(worker_module, "_MODEL_RECHECK_S", 0.05)
     monkeypatch.setattr(worker_module, "_DATABASE_PAUSE_S", 0.02)
