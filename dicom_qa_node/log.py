@@ -17,7 +17,7 @@ __all__ = ["Seldom", "configure", "log_event"]
 
 _FORBIDDEN = ("patient", "accession", "birth")
 _TALKATIVE_LIBRARIES = (
-    "alembic", "apscheduler", "asyncio", "httpcore", "httpx", "matplotlib", "openjpeg", "PIL", "pylibjpeg",
+    "alembic", "apscheduler", "asyncio", "fontTools", "fpdf", "httpcore2", "httpx2", "openjpeg", "PIL", "pylibjpeg",
     "tzlocal", "uvicorn",
 )  # fmt: skip
 _LIBRARIES_THAT_QUOTE_VALUES = ("pydicom", "pynetdicom", "highdicom", "py.warnings")

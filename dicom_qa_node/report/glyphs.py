@@ -1,6 +1,6 @@
 """Finds fonts that can draw a text in any script, so that no page shows empty boxes.
 
-First the configured font, then DejaVu Sans (it comes with matplotlib), then what the system's font folders hold.
+First the configured font, then DejaVu Sans from the folder ``fonts``, then what the system's font folders hold.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from functools import cache
-from importlib.util import find_spec
+from importlib.resources import files
 from pathlib import Path
 
 from fontTools.ttLib import TTFont, TTLibError
@@ -16,6 +16,7 @@ from PIL import ImageFont, features
 
 __all__ = ["Glyphs", "Run", "font", "system_fonts"]
 
+_SHIPPED = Path(str(files("dicom_qa_node.report"))) / "fonts"
 _FOLDERS = ("/usr/share/fonts", "/usr/local/share/fonts", "~/.local/share/fonts", "/System/Library/Fonts")
 _KINDS = (".ttf", ".otf", ".ttc")
 _WIDE = re.compile(
@@ -119,9 +120,4 @@ def _characters(path: Path) -> frozenset[int]:
 
 @cache
 def _dejavu(bold: bool) -> Path:
-    # Finding the package does not import it: matplotlib itself takes half a second and writes a cache.
-    package = find_spec("matplotlib")
-    if package is None or package.origin is None:
-        raise FileNotFoundError("matplotlib and its fonts are not installed")
-    name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
-    return Path(package.origin).parent / "mpl-data" / "fonts" / "ttf" / name
+    return _SHIPPED / ("DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf")
