@@ -20,7 +20,7 @@ from email.message import EmailMessage
 from email.utils import format_datetime
 from pathlib import Path
 
-import httpx
+import httpx2
 
 from dicom_qa_node import __version__
 from dicom_qa_node.config import Config, EmailChannel, WebhookChannel
@@ -130,12 +130,12 @@ def post(config: Config, channel: WebhookChannel, message: Message, now: dt.date
     if channel.secret_file is not None:
         headers[SIGNATURE] = signature_of(_first_line(channel.secret_file), body, now)
     address = _address(channel)
-    place = httpx.URL(address).host
+    place = httpx2.URL(address).host
     try:
         verify = ssl.create_default_context(cafile=channel.ca_file)
-        with httpx.Client(timeout=channel.timeout_s, verify=verify, trust_env=False, follow_redirects=False) as client:
+        with httpx2.Client(timeout=channel.timeout_s, verify=verify, trust_env=False, follow_redirects=False) as client:
             answer = client.post(address, content=body, headers=headers)
-    except (httpx.HTTPError, httpx.InvalidURL) as error:
+    except (httpx2.HTTPError, httpx2.InvalidURL) as error:
         raise Transient(f"{place} does not answer: {type(error).__name__}") from error
     except OSError as error:
         raise Misconfigured(f"the certificates in {channel.ca_file} cannot be read") from error
@@ -193,8 +193,8 @@ def _address(channel: WebhookChannel) -> str:
         return channel.url
     address = _first_line(channel.url_file)
     try:
-        usable = httpx.URL(address).scheme in ("http", "https") and bool(httpx.URL(address).host)
-    except httpx.InvalidURL:
+        usable = httpx2.URL(address).scheme in ("http", "https") and bool(httpx2.URL(address).host)
+    except httpx2.InvalidURL:
         usable = False
     if not usable:
         raise Misconfigured(f"the first line of {channel.url_file} is not an http or https address")

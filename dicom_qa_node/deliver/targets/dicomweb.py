@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import httpx
+import httpx2
 from pydicom.errors import InvalidDicomError
 from pydicom.filereader import read_file_meta_info
 
@@ -71,7 +71,7 @@ class Dicomweb:
             return Answer(f"HTTP {status}")
         raise _failure(status)
 
-    def _store(self, client: httpx.Client, path: Path, form: ReportRef, *, last: bool) -> Answer | None:
+    def _store(self, client: httpx2.Client, path: Path, form: ReportRef, *, last: bool) -> Answer | None:
         """Return the acceptance, None if the server does not support the SOP class."""
         head, tail = _envelope(path)
         headers = {
@@ -91,11 +91,11 @@ class Dicomweb:
             raise Deferred(f"HTTP {status}, but the answer is not understood: {error}") from error
 
     @contextmanager
-    def _client(self) -> Iterator[httpx.Client]:
+    def _client(self) -> Iterator[httpx2.Client]:
         settings = self._settings
         try:
             # Proxies and passwords from the environment are none of this target's business.
-            with httpx.Client(
+            with httpx2.Client(
                 auth=self._auth(),
                 headers={"Accept": _JSON, "User-Agent": "dicom-qa-node"} | self._bearer(),
                 verify=self._tls() if settings.url.startswith("https:") else True,
@@ -104,18 +104,18 @@ class Dicomweb:
                 trust_env=False,
             ) as client:
                 yield client
-        except httpx.TimeoutException as error:
+        except httpx2.TimeoutException as error:
             raise Deferred(f"no answer from {self._host} within {settings.timeout_s:g} s") from error
-        except httpx.HTTPError as error:
+        except httpx2.HTTPError as error:
             raise _no_connection(self._host, error) from error
 
     @property
     def _host(self) -> str:
         return urlsplit(self._settings.url).netloc
 
-    def _auth(self) -> httpx.BasicAuth | None:
+    def _auth(self) -> httpx2.BasicAuth | None:
         path = self._settings.password_file
-        return None if path is None else httpx.BasicAuth(self._settings.user, _secret(path, "password_file"))
+        return None if path is None else httpx2.BasicAuth(self._settings.user, _secret(path, "password_file"))
 
     def _bearer(self) -> dict[str, str]:
         path = self._settings.bearer_token_file
@@ -170,7 +170,7 @@ def _body(head: bytes, path: Path, tail: bytes) -> Iterator[bytes]:
 
 
 def _exchange(
-    client: httpx.Client,
+    client: httpx2.Client,
     method: str,
     url: str,
     timeout_s: float,
@@ -199,7 +199,7 @@ def _failure(status: int) -> Refused | Deferred:
     return Refused(f"HTTP {status}: {_WORDS.get(status, 'the server does not take it')}")
 
 
-def _no_connection(host: str, error: httpx.HTTPError) -> Deferred:
+def _no_connection(host: str, error: httpx2.HTTPError) -> Deferred:
     cause: Any = error
     while cause is not None:
         if isinstance(cause, ssl.SSLCertVerificationError):
@@ -207,6 +207,6 @@ def _no_connection(host: str, error: httpx.HTTPError) -> Deferred:
         if isinstance(cause, ssl.SSLError):
             return Deferred(f"no TLS with {host}: {cause.reason or 'handshake failed'}")
         cause = cause.__cause__ or cause.__context__
-    if isinstance(error, httpx.ConnectError):
+    if isinstance(error, httpx2.ConnectError):
         return Deferred(f"no connection to {host}")
     return Deferred(f"{host} ended the connection or does not speak HTTP")

@@ -3,42 +3,44 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 import time
-from collections import OrderedDict
-from collections.abc import Callable
 
 # FastAPI lets only its own kind of HTTPException pass while it reads a body; Starlette takes both.
 from fastapi import HTTPException
+from limits import RateLimitItemPerMinute
+from limits.storage import MemoryStorage
+from limits.strategies import MovingWindowRateLimiter
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 __all__ = ["BodyLimit", "Buckets"]
 
-_KEYS = 10_000
 _FIRST_BYTES_S = 10.0
 _LOWEST_BYTES_PER_S = 4096
+_CLOCK_SET_S = 30.0
 
 
 class Buckets:
-    """A token bucket per key that refills in a minute; the keys used longest ago are forgotten."""
+    """Lets each key ask ``per_minute`` times in any 60 s, in the memory of this process."""
 
-    def __init__(self, per_minute: int, clock: Callable[[], float] = time.monotonic) -> None:
-        self._size, self._rate, self._clock = float(per_minute), per_minute / 60.0, clock
-        self._levels: OrderedDict[str, tuple[float, float]] = OrderedDict()
-        self._lock = threading.Lock()
+    def __init__(self, per_minute: int) -> None:
+        self._item, self._storage = RateLimitItemPerMinute(per_minute), MemoryStorage()
+        self._limiter = MovingWindowRateLimiter(self._storage)
+        self._wall_ahead = time.time() - time.monotonic()
 
     def wait_s(self, key: str) -> float:
         """Take one; return 0, or the seconds until there is one to take."""
-        now = self._clock()
-        with self._lock:
-            level, at = self._levels.pop(key, (self._size, now))
-            level = min(self._size, level + (now - at) * self._rate)
-            wait = 0.0 if level >= 1 else (1 - level) / self._rate
-            self._levels[key] = (level if wait else level - 1, now)
-            if len(self._levels) > _KEYS:
-                self._levels.popitem(last=False)
-        return wait
+        self._follow_clock()
+        if self._limiter.hit(self._item, key):
+            return 0.0
+        return max(self._limiter.get_window_stats(self._item, key).reset_time - time.time(), 0.1)
+
+    def _follow_clock(self) -> None:
+        # The storage keeps times of the wall clock: one that was set back by an hour would keep a key out for an hour.
+        ahead = time.time() - time.monotonic()
+        if abs(ahead - self._wall_ahead) > _CLOCK_SET_S:
+            self._storage.reset()
+            self._wall_ahead = ahead
 
 
 class BodyLimit:
