@@ -57,6 +57,12 @@ class Limits(_Strict):
     liver_suv_high: float = Field(3.0, gt=0, description="highest plausible mean SUV of the liver (EANM FDG 2.0)")
     body_suv_low: float = Field(0.1, ge=0, description="lowest plausible mean SUV of the body; 1 for a whole body")
     body_suv_high: float = Field(3.0, gt=0, description="highest plausible mean SUV of the body; 1 for a whole body")
+    head_suv_high: float = Field(
+        10, gt=0, description="highest plausible mean SUV of a head. Normal FDG of the brain: 3 to 6 over the head"
+    )
+    activity_in_field_percent: float = Field(
+        130, gt=0, description="highest share of the administered activity in the field; above 100 it is not conserved"
+    )
     misregistration_mm: float = Field(
         10, gt=0, description="shift between PET and CT: two to three voxels, about a breath"
     )

@@ -169,6 +169,7 @@ def _volume(part: Part, slices: Sequence[SliceHeader], stack: Stack, findings: S
         origins_mm=origins,
         lossy=_strongest(item.lossy for item in slices),
         suv_ratios=stack.scale.ratios if stack.scale else {},
+        pet_times=stack.scale.times if stack.scale else None,
     )
 
 

@@ -17,6 +17,7 @@ from dicom_qa_node.charsets import dcmread
 from dicom_qa_node.dicom_files import ReadingLimit
 from dicom_qa_node.modalities import Kind, kind_for
 from dicom_qa_node.score import attributes as at
+from dicom_qa_node.score.pet_times import acquired_at
 
 __all__ = [
     "LeftOut",
@@ -221,7 +222,7 @@ def slice_header(
             padding=_padding(ds),
             traits=tuple(_traits(ds)),
             lossy=_lossy(ds, pixels),
-            acquired=at.moment(ds, "AcquisitionDate", "AcquisitionTime") or at.moment(ds, "AcquisitionDateTime"),
+            acquired=acquired_at(ds),
         )
     except _BadAttribute as error:
         return LeftOut(uid, "object with a broken header", str(error), broken=True)

@@ -10,8 +10,11 @@ from pathlib import Path
 
 from pydicom import Dataset
 
+from dicom_qa_node.modalities import kind_for, kind_of
+from dicom_qa_node.records import SeriesKind
 from dicom_qa_node.score import attributes as at
 from dicom_qa_node.score.headers import LeftOut, SliceHeader, describe, slice_header
+from dicom_qa_node.score.pet_units import PetUnit, pet_unit
 
 __all__ = ["flattened", "frame_headers"]
 
@@ -23,10 +26,8 @@ _SINGLE_FRAME_NAMES = {
     "FrameAcquisitionDateTime": "AcquisitionDateTime",
     "FrameAcquisitionDuration": "ActualFrameDuration",
 }
-# UCUM codes of Measurement Units (0040,08EA) and the Units (0054,1001) of single-frame PET they stand for.
-_PET_UNITS = {
-    "Bq/ml": "BQML", "Bq/mL": "BQML", "{counts}": "CNTS", "g/ml": "GML", "{SUVbw}g/ml": "GML", "g/ml{SUVbw}": "GML",
-}  # fmt: skip
+# Which of several mappings is taken: SUV by weight needs nothing else, activity the dose, the other SUVs the height.
+_PREFERRED = ("BW", "", "LBM", "LBMJAMES128", "LBMJANMA", "BSA")
 
 
 def frame_headers(ds: Dataset, path: Path, offset: int | None) -> Iterator[SliceHeader | LeftOut]:
@@ -88,10 +89,21 @@ def _lay_over(flat: Dataset, macro: Dataset) -> None:
 
 def _in_real_units(flat: Dataset) -> Dataset:
     """Let the real world values of PET stand where single-frame PET has its rescale (PS3.3 C.7.6.16.2.11)."""
+    found: list[tuple[int, PetUnit, float, float]] = []
+    unknown = ""
     for mapping in at.items(flat, "RealWorldValueMappingSequence"):
         code = at.word(at.one_item(mapping, "MeasurementUnitsCodeSequence"), "CodeValue")
+        unit = pet_unit(code)
         slope, intercept = (at.number(mapping, f"RealWorldValue{name}") for name in ("Slope", "Intercept"))
-        if code in _PET_UNITS and slope is not None and intercept is not None:
-            flat.Units, flat.RescaleSlope, flat.RescaleIntercept = _PET_UNITS[code], slope, intercept
-            break
+        if unit is not None and unit.suv_type in _PREFERRED and slope is not None and intercept is not None:
+            found.append((_PREFERRED.index(unit.suv_type), unit, slope, intercept))
+        unknown = unknown or code
+    if found:
+        _, unit, slope, intercept = min(found, key=lambda item: item[0])
+        flat.Units, flat.RescaleSlope, flat.RescaleIntercept = unit.units, slope * unit.factor, intercept * unit.factor
+        if unit.suv_type:
+            flat.SUVType = unit.suv_type
+    elif unknown and "Units" not in flat and kind_for(at.word(flat, "SOPClassUID")) is kind_of(SeriesKind.PT):
+        # So that the reason why there is no SUV names it.
+        flat.Units = unknown
     return flat

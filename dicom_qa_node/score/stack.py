@@ -94,9 +94,17 @@ def _fits_16_bits(slices: Sequence[SliceHeader]) -> bool:
 
 def _unit(first: SliceHeader, header: Dataset, slices: Sequence[SliceHeader]) -> tuple[str, PetScale | None]:
     if first.kind.kind is SeriesKind.PT:
-        scale = pet_scale(header, [item.acquired for item in slices])
+        scale = pet_scale(header, [item.acquired for item in slices], _frame_times_ms(slices))
         return scale.unit, scale
     return (first.kind.unit if first.rescale_type in ("", "HU") else first.rescale_type), None
+
+
+def _frame_times_ms(slices: Sequence[SliceHeader]) -> list[float]:
+    texts = [dict(item.traits).get("frame time", "") for item in slices]
+    try:
+        return [float(text) for text in texts if text]
+    except ValueError:
+        return []
 
 
 Put = Callable[[int, StoredArray], None]

@@ -17,7 +17,7 @@ from pydicom.sr.coding import Code
 
 from dicom_qa_node.score import attributes as at
 
-__all__ = ["Nuclide", "Tracer", "administered", "is_fdg", "nuclide_of", "tracer_of"]
+__all__ = ["NUCLIDES", "Nuclide", "Tracer", "administered", "is_fdg", "named_nuclides", "nuclide_of", "tracer_of"]
 
 
 class Tracer(StrEnum):
@@ -181,18 +181,19 @@ def is_fdg(header: Dataset) -> bool:
 
 def nuclide_of(header: Dataset) -> Nuclide | None:
     """Return the positron emitter by the Radionuclide Code Sequence (0054,0300), else by the tracer's name."""
+    return next(iter(named_nuclides(header)), None)
+
+
+def named_nuclides(header: Dataset) -> tuple[Nuclide, ...]:
+    """Return every positron emitter that a header names: by its code, by the tracer's name, by the usual label."""
     item = administered(header)
     coded = tuple(_codes(at.items(item, "RadionuclideCodeSequence")))
-    for nuclide in NUCLIDES:
-        if nuclide.code in coded:
-            return nuclide
     drug = tuple(_codes(at.items(item, "RadiopharmaceuticalCodeSequence")))
-    texts = [*(code.meaning for code in coded), at.text(item, "Radiopharmaceutical"), *(code.meaning for code in drug)]
-    for text in texts:
-        for nuclide in NUCLIDES:
-            if _names_nuclide(text, nuclide.symbol):
-                return nuclide
-    return _USUAL_NUCLIDE.get(tracer_of(header) or Tracer.OTHER)
+    texts = (*(code.meaning for code in (*coded, *drug)), at.text(item, "Radiopharmaceutical"))
+    named = [nuclide for nuclide in NUCLIDES if nuclide.code in coded]
+    named += [nuclide for text in texts for nuclide in NUCLIDES if _names_nuclide(text, nuclide.symbol)]
+    usual = _USUAL_NUCLIDE.get(tracer_of(header) or Tracer.OTHER)
+    return tuple(dict.fromkeys([*named, *([usual] if usual and not named else [])]))
 
 
 def _names_nuclide(text: str, symbol: str) -> bool:

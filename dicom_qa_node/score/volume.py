@@ -12,6 +12,7 @@ from pydicom import Dataset
 
 from dicom_qa_node.records import Finding, SeriesKind
 from dicom_qa_node.score.headers import Lossy
+from dicom_qa_node.score.pet_times import PetTimes
 from dicom_qa_node.score.scratch import Scratch
 
 __all__ = ["BoolArray", "FloatArray", "PackedMask", "PackedVoxels", "Volume"]
@@ -149,6 +150,8 @@ class Volume:
         The strongest loss that a slice was compressed with, an unknown one first; None where no slice was.
     suv_ratios
         What a SUVbw is multiplied with to give the other SUVs: keys "SUVlbm", "SUVbsa"; those that can be computed.
+    pet_times
+        Injection, scan start and reference of the decay correction of a PET that was assembled from files.
     """
 
     voxels: FloatArray | PackedVoxels
@@ -168,3 +171,4 @@ class Volume:
     origins_mm: npt.NDArray[np.float64] | None = None
     lossy: Lossy | None = None
     suv_ratios: Mapping[str, float] = field(default_factory=dict)
+    pet_times: PetTimes | None = None

@@ -5,12 +5,14 @@ from __future__ import annotations
 import numpy as np
 
 from dicom_qa_node.records import Measurement
+from dicom_qa_node.score.attributes import number
 from dicom_qa_node.score.physics.coarse import PatientGrid, body_of, patient_grid
 from dicom_qa_node.score.physics.pet_liver import find_liver, liver_measurements
 from dicom_qa_node.score.physics.pet_noise import pet_noise_measurements
 from dicom_qa_node.score.physics.pet_protocol import pet_protocol_measurements
 from dicom_qa_node.score.physics.pet_quantities import PET
 from dicom_qa_node.score.physics.registration import registration_measurements
+from dicom_qa_node.score.tracers import is_fdg
 from dicom_qa_node.score.volume import Volume
 
 __all__ = ["pet_measurements"]
@@ -32,7 +34,7 @@ def pet_measurements(volume: Volume, paired_ct: Volume | None) -> tuple[Measurem
         *pet_noise_measurements(volume),
         *anatomy,
         *_plausibility(volume, grid),
-        *pet_protocol_measurements(volume.header),
+        *pet_protocol_measurements(volume),
     )
 
 
@@ -40,21 +42,31 @@ def _plausibility(volume: Volume, grid: PatientGrid | None) -> tuple[Measurement
     """Measure whether the SUV can be right.
 
     ``body_suv_mean`` (SUVbw, target): mean over the body; 1 if all activity stays in a whole body.
+    ``activity_in_field`` (%, context): sum of SUV x voxel volume over the body / Patient's Weight (0010,1030), which is
+    the share of the administered activity. Activity is conserved: above 100 % cannot be, for any tracer and region.
     ``suv_max`` (SUVbw, context): largest voxel; also as SUVlbm (g/ml) and SUVbsa (cm2/ml) in its detail.
     """
+    names = ("body_suv_mean", "activity_in_field", "suv_max")
     if volume.unit != "SUVbw":
-        return PET.absent_all(("body_suv_mean", "suv_max"), f"no SUV: the values are {volume.unit}")
+        return PET.absent_all(names, f"no SUV: the values are {volume.unit}")
     largest = max(float(volume.voxels[index].max()) for index in range(len(volume.voxels)))
+    return (*_body_uptake(volume, grid), PET.value("suv_max", largest, _other_suvs(volume, largest)))
+
+
+def _body_uptake(volume: Volume, grid: PatientGrid | None) -> tuple[Measurement, ...]:
+    names = ("body_suv_mean", "activity_in_field")
     if grid is None:
-        body = PET.absent("body_suv_mean", "the slices are not axial or there is only one")
-    else:
-        inside = body_of(grid) & grid.covered
-        body = (
-            PET.value("body_suv_mean", float(np.mean(grid.uptake[inside])))
-            if inside.any()
-            else PET.absent("body_suv_mean", "no body in the field")
-        )
-    return body, PET.value("suv_max", largest, _other_suvs(volume, largest))
+        return PET.absent_all(names, "the slices are not axial or there is only one")
+    uptake = grid.uptake[body_of(grid) & grid.covered]
+    if uptake.size == 0:
+        return PET.absent_all(names, "no body in the field")
+    mean = PET.value(names[0], float(np.mean(uptake)), usual=is_fdg(volume.header))
+    weight_kg = number(volume.header, "PatientWeight")
+    if weight_kg is None or not 0.3 <= weight_kg <= 650:
+        return mean, PET.absent(names[1], "the header has no usable Patient's Weight (0010,1030)")
+    litres = float(np.prod(grid.spacing_mm)) * 1e-6
+    share = float(np.sum(uptake, dtype=np.float64)) * litres / weight_kg
+    return mean, PET.value(names[1], 100.0 * share, f"{litres * uptake.size:.1f} l of body in the field")
 
 
 def _other_suvs(volume: Volume, suv_bw: float) -> str:

@@ -12,6 +12,7 @@ from dicom_qa_node.records import Measurement
 from dicom_qa_node.score.physics.coarse import PatientGrid, body_of
 from dicom_qa_node.score.physics.ct_slices import BoolArray
 from dicom_qa_node.score.physics.pet_quantities import PET
+from dicom_qa_node.score.tracers import is_fdg
 from dicom_qa_node.score.volume import FloatArray, Volume
 
 __all__ = ["Liver", "find_liver", "liver_measurements", "lungs_of"]
@@ -85,6 +86,7 @@ def liver_measurements(volume: Volume, liver: Liver | str) -> tuple[Measurement,
     """
     if isinstance(liver, str):
         return PET.absent_all(_NAMES, liver)
+    fdg = is_fdg(volume.header)
     spheres = [_sphere(volume, centre) for centre in liver.centres]
     mean = np.array([float(values.mean()) for values in spheres])
     if not np.all(mean > 0):
@@ -93,10 +95,13 @@ def liver_measurements(volume: Volume, liver: Liver | str) -> tuple[Measurement,
     if cov <= 0:
         return PET.absent_all(_NAMES, "no noise in the liver")
     detail = f"{len(spheres)} spheres of 3 cm in {liver.deep_cm3:.0f} cm3 of inner liver"
-    first = PET.value("liver_cov", 100.0 * cov, detail), PET.value("liver_snr", 1.0 / cov, detail)
+    first = (
+        PET.value("liver_cov", 100.0 * cov, detail, usual=fdg),
+        PET.value("liver_snr", 1.0 / cov, detail, usual=fdg),
+    )
     if volume.unit != "SUVbw":
         return (*first, PET.absent("liver_suv_mean", f"no SUV: the values are {volume.unit}"))
-    return (*first, PET.value("liver_suv_mean", float(np.median(mean)), detail))
+    return (*first, PET.value("liver_suv_mean", float(np.median(mean)), detail, usual=fdg))
 
 
 def _candidates(grid: PatientGrid, body: BoolArray, lungs: BoolArray) -> BoolArray:

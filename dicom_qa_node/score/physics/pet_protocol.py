@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
-import datetime as dt
-
 from pydicom import Dataset
 
 from dicom_qa_node.records import Measurement
-from dicom_qa_node.score.attributes import moment, number
+from dicom_qa_node.score.attributes import number
+from dicom_qa_node.score.pet_times import acquired_at, pet_times
 from dicom_qa_node.score.physics.pet_quantities import PET
+from dicom_qa_node.score.tracers import administered, is_fdg
+from dicom_qa_node.score.volume import Volume
 
 __all__ = ["pet_protocol_measurements"]
 
-_DAY = dt.timedelta(days=1)
-_LONGEST = dt.timedelta(hours=12)
+_MBQ = (40.0, 1000.0)
+_LEAST_BQ = 1e6
+_FRAME_S = (0.5, 24 * 3600.0)
+_FEWEST_COUNTS = 1e4
+_FEWEST_PER_S = 100.0
 
 
-def pet_protocol_measurements(header: Dataset) -> tuple[Measurement, ...]:
-    """Read uptake time, activity and counts.
+def pet_protocol_measurements(volume: Volume) -> tuple[Measurement, ...]:
+    """Read uptake time, activity and counts; a value that cannot be is withheld, with what it is.
 
-    * ``uptake_time`` (min, target: 60, 55 to 75 accepted; EANM FDG guideline 2.0): start of the scan -
-      Radiopharmaceutical Start Time (0018,1072).
+    * ``uptake_time`` (min, target: 60, 55 to 75 accepted; EANM FDG guideline 2.0): start of the earliest acquisition -
+      start of the injection (`pet_times.pet_times`: the times that the SUV is computed with).
     * ``administered_activity`` (MBq, context): Radionuclide Total Dose (0018,1074), PS3.3 C.8.9.2.
     * ``activity_per_weight`` (MBq/kg, target: 2 to 7): that dose / Patient's Weight (0010,1030).
     * ``frame_duration`` (s, context): Actual Frame Duration (0018,1242), PS3.3 C.8.9.4.
@@ -28,77 +32,76 @@ def pet_protocol_measurements(header: Dataset) -> tuple[Measurement, ...]:
     * ``randoms_fraction`` (%, lower is better): Secondary Counts Accumulated (0054,1311) / prompt counts.
     * ``scatter_fraction`` (%, lower is better): Scatter Fraction Factor (0054,1323).
     """
-    tracer = _tracer(header)
-    return (_uptake_time(header, tracer), *_activity(header, tracer), *_counts(header))
+    header = volume.header
+    return (_uptake_time(volume), *_activity(header, administered(header)), *_counts(header))
 
 
-def _tracer(header: Dataset) -> Dataset:
-    """First item of the Radiopharmaceutical Information Sequence (0054,0016), empty where there is none."""
-    items = header.get("RadiopharmaceuticalInformationSequence") or []
-    return items[0] if len(items) else Dataset()
-
-
-def _uptake_time(header: Dataset, tracer: Dataset) -> Measurement:
+def _uptake_time(volume: Volume) -> Measurement:
     name = "uptake_time"
-    starts = [moment(header, *pair) for pair in (("SeriesDate", "SeriesTime"), ("AcquisitionDate", "AcquisitionTime"))]
-    known = [start for start in (*starts, moment(header, "AcquisitionDateTime")) if start is not None]
-    if not known:
+    times = volume.pet_times or pet_times(volume.header, [acquired_at(volume.header)])
+    if times.scan_start is None:
         return PET.absent(name, "the header has no time of the series or the acquisition")
-    scan = min(known)
-    # de-identified images may keep the time and shift the date: the time alone then still holds
-    injected = [
-        start for start in (moment(tracer, "RadiopharmaceuticalStartDateTime"), _same_day(tracer, scan)) if start
-    ]
-    if not injected:
-        return PET.absent(name, "the header has no Radiopharmaceutical Start Time (0018,1072)")
-    elapsed = [scan - start for start in injected]
-    plausible = [span for span in elapsed if dt.timedelta() <= span <= _LONGEST]
-    if not plausible:
-        minutes = elapsed[0].total_seconds() / 60.0
-        order = f"{minutes:.0f} min before" if minutes >= 0 else f"{-minutes:.0f} min after"
-        return PET.absent(name, f"the start time of the tracer lies {order} the scan")
-    return PET.value(name, plausible[0].total_seconds() / 60.0)
-
-
-def _same_day(tracer: Dataset, scan: dt.datetime) -> dt.datetime | None:
-    """Start time without a date: the day of the scan, or the day before where it would lie after the scan."""
-    whole = Dataset()
-    whole.StudyDate = scan.strftime("%Y%m%d")
-    whole.StudyTime = tracer.get("RadiopharmaceuticalStartTime")
-    start = moment(whole, "StudyDate", "StudyTime")
-    return start - _DAY if start is not None and start > scan else start
+    minutes = times.uptake_min
+    return PET.absent(name, times.missing) if minutes is None else PET.value(name, minutes, usual=is_fdg(volume.header))
 
 
 def _activity(header: Dataset, tracer: Dataset) -> tuple[Measurement, ...]:
     dose = number(tracer, "RadionuclideTotalDose")
+    names, tag = ("administered_activity", "activity_per_weight"), "Radionuclide Total Dose (0018,1074)"
     if dose is None or dose <= 0:
-        reason = "the header has no Radionuclide Total Dose (0018,1074)"
-        return PET.absent_all(("administered_activity", "activity_per_weight"), reason)
-    # some scanners write MBq where PS3.3 C.8.9.2 asks for Bq
-    mbq, said = (dose, "the tag seems to hold MBq") if dose < 1e5 else (dose / 1e6, "")
+        return PET.absent_all(names, f"the header has no {tag}")
+    # some scanners write MBq where PS3.3 C.8.9.2 asks for Bq; below that it may be mCi as well
+    in_mbq = _MBQ[0] <= dose <= _MBQ[1]
+    if dose < _LEAST_BQ and not in_mbq:
+        return PET.absent_all(names, f"{tag} is {dose:g}, which is not in Bq")
+    mbq, said = (dose, "the tag seems to hold MBq") if in_mbq else (dose / 1e6, "")
     activity = PET.value("administered_activity", mbq, said)
     weight = number(header, "PatientWeight")
     if weight is None or weight <= 0:
         return activity, PET.absent("activity_per_weight", "the header has no Patient's Weight (0010,1030)")
-    return activity, PET.value("activity_per_weight", mbq / weight, said)
+    if not 0.3 <= weight <= 650:
+        return activity, PET.absent("activity_per_weight", f"Patient's Weight (0010,1030) is {weight:g}")
+    return activity, PET.value("activity_per_weight", mbq / weight, said, usual=is_fdg(header))
 
 
 def _counts(header: Dataset) -> tuple[Measurement, ...]:
     duration = number(header, "ActualFrameDuration")
-    prompts = number(header, "PrimaryPromptsCountsAccumulated")
-    randoms = number(header, "SecondaryCountsAccumulated")
     scatter = number(header, "ScatterFractionFactor")
-    no_prompts = "the header has no Primary (Prompts) Counts Accumulated (0054,1310)"
-    has_prompts = prompts is not None and prompts > 0
     return (
-        PET.value("frame_duration", duration / 1000.0)
-        if duration is not None and duration > 0
-        else PET.absent("frame_duration", "the header has no Actual Frame Duration (0018,1242)"),
-        PET.value("prompt_counts", prompts) if prompts and has_prompts else PET.absent("prompt_counts", no_prompts),
-        PET.value("randoms_fraction", 100.0 * randoms / prompts)
-        if prompts and has_prompts and randoms is not None
-        else PET.absent("randoms_fraction", "the header has no counts (0054,1310) and (0054,1311)"),
+        _frame_duration(duration),
+        *_coincidences(header, duration),
         PET.value("scatter_fraction", 100.0 * scatter)
         if scatter is not None and 0 < scatter < 1
-        else PET.absent("scatter_fraction", "the header has no Scatter Fraction Factor (0054,1323)"),
+        else PET.absent("scatter_fraction", "the header has no Scatter Fraction Factor (0054,1323) between 0 and 1"),
     )
+
+
+def _frame_duration(duration_ms: float | None) -> Measurement:
+    name, tag = "frame_duration", "Actual Frame Duration (0018,1242)"
+    if duration_ms is None or duration_ms <= 0:
+        return PET.absent(name, f"the header has no {tag}")
+    seconds = duration_ms / 1000.0
+    if not _FRAME_S[0] <= seconds <= _FRAME_S[1]:
+        return PET.absent(name, f"{tag} is {duration_ms:g} ms, which is not that of a frame")
+    return PET.value(name, seconds)
+
+
+def _coincidences(header: Dataset, duration_ms: float | None) -> tuple[Measurement, ...]:
+    """Prompt counts and randoms; too few for an image, or more randoms than prompts, are not shown as measured."""
+    prompts = number(header, "PrimaryPromptsCountsAccumulated")
+    randoms = number(header, "SecondaryCountsAccumulated")
+    tag = "Primary (Prompts) Counts Accumulated (0054,1310)"
+    names = ("prompt_counts", "randoms_fraction")
+    if prompts is None or prompts <= 0:
+        no_pair = "the header has no counts (0054,1310) and (0054,1311)"
+        return PET.absent(names[0], f"the header has no {tag}"), PET.absent(names[1], no_pair)
+    seconds = (duration_ms or 0.0) / 1000.0
+    if prompts < max(_FEWEST_COUNTS, _FEWEST_PER_S * seconds):
+        during = f" in {seconds:g} s" if seconds > 0 else ""
+        return PET.absent_all(names, f"{tag} is {prompts:g}{during}, too few for an image")
+    counted = PET.value(names[0], prompts)
+    if randoms is None or randoms < 0:
+        return counted, PET.absent(names[1], "the header has no Secondary Counts Accumulated (0054,1311)")
+    if randoms >= prompts:
+        return counted, PET.absent(names[1], f"{randoms:g} randoms (0054,1311) of {prompts:g} prompts cannot be")
+    return counted, PET.value(names[1], 100.0 * randoms / prompts)

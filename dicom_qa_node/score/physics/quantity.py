@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from dicom_qa_node.records import Code, Measurement
@@ -55,9 +55,10 @@ class Register:
     def __getitem__(self, name: str) -> Quantity:
         return self._by_name[name]
 
-    def value(self, name: str, value: float, detail: str = "") -> Measurement:
-        """Return a measured value."""
-        return self._measurement(self._by_name[name], float(value), "", detail)
+    def value(self, name: str, value: float, detail: str = "", *, usual: bool = True) -> Measurement:
+        """Return a measured value; without its usual range where that does not hold for the series."""
+        found = self._measurement(self._by_name[name], float(value), "", detail)
+        return found if usual else replace(found, low=None, high=None)
 
     def absent(self, name: str, reason: str) -> Measurement:
         """Return a measurement that does not apply here, and why."""

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from dicom_qa_node.records import Finding, Severity
-from dicom_qa_node.score.attributes import text
+from dicom_qa_node.score.attributes import text, word
+from dicom_qa_node.score.body_region import BodyRegion, region_of
 from dicom_qa_node.score.rules.case import MOTION, POOR_SNR, Case, Rule, code_of
 from dicom_qa_node.score.tracers import is_fdg
 
 __all__ = ["PET_RULES"]
 
+_BRAIN_UPTAKE_MIN = 25.0
+"""EANM guideline for FDG PET of the brain (Guedj et al. 2022): 30 to 60 min."""
+
 
 def liver_noise(case: Case) -> Finding | None:
-    """The COV in the liver lies above the limit."""
+    """The COV in the liver lies above the limit, which holds for FDG."""
     cov, limit = case.value("liver_cov"), case.limits.liver_cov_percent
-    if cov is None or cov <= limit:
+    if cov is None or cov <= limit or not is_fdg(case.header):
         return None
     sentence = f"The PET is noisy: {cov:.0f} % in the liver, where at most {limit:.0f} % are accepted."
     evidence = f"liver COV {cov:.1f} %, limit {limit:.1f} %"
@@ -21,9 +25,9 @@ def liver_noise(case: Case) -> Finding | None:
 
 
 def global_noise(case: Case) -> Finding | None:
-    """Without a liver, the global noise index lies above its limit."""
+    """Without a liver, the global noise index of FDG lies above its limit."""
     index, limit = case.value("global_noise_index"), case.limits.global_noise_percent
-    if case.value("liver_cov") is not None or index is None or index <= limit:
+    if case.value("liver_cov") is not None or index is None or index <= limit or not is_fdg(case.header):
         return None
     sentence = "The PET looks noisy; without a liver in the field this is a rough guess that lesions can disturb."
     evidence = f"global noise index {index:.0f} %, limit {limit:.0f} %"
@@ -75,30 +79,52 @@ def misregistered(case: Case) -> Finding | None:
 
 
 def suv_implausible(case: Case) -> Finding | None:
-    """Liver or body have an uptake that they can hardly have."""
+    """Liver or body have an uptake that they can hardly have.
+
+    Activity is conserved: that limit holds for every tracer and region. The others are those of FDG; a head, with the
+    uptake of its brain, has its own.
+    """
     limits = case.limits
-    body, liver = case.value("body_suv_mean"), case.value("liver_suv_mean")
-    if body is not None and not limits.body_suv_low <= body <= limits.body_suv_high:
-        sentence = (
-            "SUV are wrong by far: check the injected activity, its time and the patient's weight in the scanner."
-        )
-        evidence = f"mean of the body {body:.2f}, limits {limits.body_suv_low:g} to {limits.body_suv_high:g}"
-        return Finding("suv_implausible", Severity.ERROR, sentence, evidence, code_of("suv_implausible"))
-    if liver is None or not is_fdg(case.header) or limits.liver_suv_low <= liver <= limits.liver_suv_high:
+    share, body, liver = (case.value(name) for name in ("activity_in_field", "body_suv_mean", "liver_suv_mean"))
+    if share is not None and share > limits.activity_in_field_percent:
+        evidence = f"{share:.0f} % of the activity in the field, limit {limits.activity_in_field_percent:g} %"
+        return _wrong_by_far(evidence)
+    if (body is None and liver is None) or not is_fdg(case.header):
+        return None
+    high = limits.head_suv_high if _region(case) is BodyRegion.HEAD else limits.body_suv_high
+    if body is not None and not limits.body_suv_low <= body <= high:
+        return _wrong_by_far(f"mean of the body {body:.2f}, limits {limits.body_suv_low:g} to {high:g}")
+    if liver is None or limits.liver_suv_low <= liver <= limits.liver_suv_high:
         return None
     sentence = "The liver's SUV is unusual: check activity, times and weight; injection beside the vein also lowers it."
     evidence = f"mean of the liver {liver:.2f}, limits {limits.liver_suv_low:g} to {limits.liver_suv_high:g}"
     return Finding("suv_implausible", Severity.WARNING, sentence, evidence, code_of("suv_implausible"))
 
 
+def _wrong_by_far(evidence: str) -> Finding:
+    sentence = "SUV are wrong by far: check the injected activity, its time and the patient's weight in the scanner."
+    return Finding("suv_implausible", Severity.ERROR, sentence, evidence, code_of("suv_implausible"))
+
+
+def _region(case: Case) -> BodyRegion:
+    """Region by the PET, else by its CT."""
+    return region_of(case.volume) or (BodyRegion.UNKNOWN if case.paired_ct is None else region_of(case.paired_ct))
+
+
 def uptake_time_off(case: Case) -> Finding | None:
-    """FDG was scanned too early or too late."""
+    """FDG was scanned too early or too late; a brain may be scanned earlier, a dynamic scan begins at the injection."""
     minutes, limits = case.value("uptake_time"), case.limits
-    if minutes is None or not is_fdg(case.header) or limits.uptake_low_min <= minutes <= limits.uptake_high_min:
+    dynamic = word(case.header, "SeriesType").upper() == "DYNAMIC"
+    if minutes is None or dynamic or not is_fdg(case.header):
         return None
-    order = "early" if minutes < limits.uptake_low_min else "late"
+    low = limits.uptake_low_min
+    if minutes < low and _region(case) is BodyRegion.HEAD:
+        low = min(low, _BRAIN_UPTAKE_MIN)
+    if low <= minutes <= limits.uptake_high_min:
+        return None
+    order = "early" if minutes < low else "late"
     sentence = f"The scan began {order}, {minutes:.0f} min after the injection: SUV do not compare with 60 min."
-    evidence = f"{minutes:.0f} min, limits {limits.uptake_low_min:.0f} to {limits.uptake_high_min:.0f} min"
+    evidence = f"{minutes:.0f} min, limits {low:.0f} to {limits.uptake_high_min:.0f} min"
     return Finding("uptake_time_off", Severity.WARNING, sentence, evidence, code_of("uptake_time_off"))
 
 
