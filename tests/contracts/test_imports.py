@@ -123,7 +123,10 @@ def _broad_handlers(path: Path) -> list[int]:
 
 
 #: The three edges (DIMSE, job loop, web) and where they are; reporting and offline scoring are job loops too.
-EDGES = ("receive/", "query/", "score/", "deliver/", "ops/", "web/", "report/build.py", "cli/offline_scoring.py")
+EDGES = (
+    "receive/", "query/", "score/", "deliver/", "ops/", "web/", "report/build.py", "report/further.py",
+    "cli/offline_scoring.py",
+)  # fmt: skip
 
 
 def test_broad_handlers_stand_at_the_edges_only():
