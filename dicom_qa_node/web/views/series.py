@@ -206,7 +206,7 @@ def _heat(request: Request) -> Response:
     entry = _version(request)
     heat, uid = heat_of(site_of(request), entry), entry.facts.series_instance_uid
     # Asked for by the page's script, which knows the slice that is shown.
-    known = {"entry": entry, "verdict": entry.result, "uid": uid, "shown": None, "look": None}
+    known: dict[str, Any] = {"entry": entry, "verdict": entry.result, "uid": uid, "shown": None, "look": None}
     return page(request, "series/_heat.html", heat=heat, **known)
 
 
