@@ -2,40 +2,101 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from dicom_qa_node.records import Measurement
 from dicom_qa_node.score.attributes import number
 from dicom_qa_node.score.physics.coarse import PatientGrid, body_of, patient_grid
+from dicom_qa_node.score.physics.pet_anchors import recovery
+from dicom_qa_node.score.physics.pet_body import body_on_pet
+from dicom_qa_node.score.physics.pet_body_noise import BodyNoise, body_noise
 from dicom_qa_node.score.physics.pet_liver import find_liver, liver_measurements
 from dicom_qa_node.score.physics.pet_noise import pet_noise_measurements
+from dicom_qa_node.score.physics.pet_plausibility import Implausible, implausibilities, sample_of, unmeasurable
 from dicom_qa_node.score.physics.pet_protocol import pet_protocol_measurements
 from dicom_qa_node.score.physics.pet_quantities import PET
 from dicom_qa_node.score.physics.registration import registration_measurements
 from dicom_qa_node.score.tracers import is_fdg
 from dicom_qa_node.score.volume import Volume
 
-__all__ = ["pet_measurements"]
+__all__ = ["PetExamination", "examine_pet", "pet_measurements"]
 
 _WITH_GRID = (
     "liver_cov", "liver_snr", "liver_suv_mean", "misregistration_dome", "misregistration_contour", "ct_coverage",
 )  # fmt: skip
+_OF_BODY = ("body_noise", "body_noise_width", "recovery_10mm")
+_NOT_AXIAL = "the slices are not axial or there is only one"
 
 
-def pet_measurements(volume: Volume, paired_ct: Volume | None) -> tuple[Measurement, ...]:
-    """Measure a PET volume; with its CT also liver and registration."""
+@dataclass(frozen=True, slots=True)
+class PetExamination:
+    """What was found out about a PET once, for the measurements and for its rating.
+
+    ``grid`` is None where the slices are not axial. ``broken`` are the rules of plausibility that it breaks, and
+    ``unchecked`` gives the reason where they cannot be applied. ``noise`` is a text where it cannot be measured.
+    ``liver_cov`` is a share, None where no liver was found.
+    """
+
+    grid: PatientGrid | None
+    broken: tuple[Implausible, ...]
+    unchecked: str
+    noise: BodyNoise | str
+    liver: tuple[Measurement, ...]
+
+    @property
+    def liver_cov(self) -> float | None:
+        """Coefficient of variation in the liver as a share."""
+        found = next((item.value for item in self.liver if item.name == "liver_cov"), None)
+        return None if found is None else found / 100.0
+
+
+def examine_pet(volume: Volume, paired_ct: Volume | None) -> PetExamination:
+    """Look for the body, the liver, the noise and the rules that the PET breaks."""
     ct = paired_ct if paired_ct is not None and paired_ct.unit == "HU" else None
     grid = patient_grid(volume, ct)
-    if grid is None:
-        anatomy = PET.absent_all(_WITH_GRID, "the slices are not axial or there is only one")
+    body = body_on_pet(volume, grid)
+    sample = sample_of(volume, body)
+    unchecked = unmeasurable(sample)
+    liver = liver_measurements(volume, _NOT_AXIAL if grid is None else find_liver(grid))
+    return PetExamination(
+        grid=grid,
+        broken=() if unchecked else implausibilities(sample),
+        unchecked=unchecked,
+        noise=unchecked or body_noise(volume, body),
+        liver=liver,
+    )
+
+
+def pet_measurements(
+    volume: Volume, paired_ct: Volume | None, examination: PetExamination | None = None
+) -> tuple[Measurement, ...]:
+    """Measure a PET volume; with its CT also liver and registration."""
+    found = examination or examine_pet(volume, paired_ct)
+    if found.grid is None:
+        registration = PET.absent_all(_WITH_GRID[3:], _NOT_AXIAL)
     else:
-        anatomy = (*liver_measurements(volume, find_liver(grid)), *registration_measurements(grid))
+        registration = registration_measurements(found.grid)
     return (
         *pet_noise_measurements(volume),
-        *anatomy,
-        *_plausibility(volume, grid),
+        *_of_body(found.noise),
+        *found.liver,
+        *registration,
+        *_plausibility(volume, found.grid),
         *pet_protocol_measurements(volume),
     )
+
+
+def _of_body(noise: BodyNoise | str) -> tuple[Measurement, ...]:
+    """Return the noise of the body, its width, and the recovery that the width leaves of a sphere of 10 mm."""
+    if isinstance(noise, str):
+        return PET.absent_all(_OF_BODY, noise)
+    cov = PET.value("body_noise", 100 * noise.cov, f"{len(noise.by_slice)} slices")
+    if noise.width_mm is None:
+        return cov, *PET.absent_all(_OF_BODY[1:], "the differences are smoother than noise of any width")
+    share = 100 * recovery(noise.width_mm)
+    return cov, PET.value("body_noise_width", noise.width_mm), PET.value("recovery_10mm", share)
 
 
 def _plausibility(volume: Volume, grid: PatientGrid | None) -> tuple[Measurement, ...]:
