@@ -17,9 +17,9 @@ from PIL import Image, ImageDraw, ImageFont
 from dicom_qa_node.config import Grades
 from dicom_qa_node.records import Finding, Grade, ScoredSlice, SeriesResult, Severity
 from dicom_qa_node.score.exhibits import Exhibit, ExhibitedSlice, Layer
+from dicom_qa_node.score.grade_sets import grade_of
 from dicom_qa_node.score.pipeline import Pictures, SeriesVerdict
 from dicom_qa_node.score.threads import allowed
-from dicom_qa_node.score.verdict import grade_of
 from dicom_qa_node.spool.gallery import (
     INDEX,
     OVERVIEW,

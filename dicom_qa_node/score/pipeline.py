@@ -20,7 +20,7 @@ import numpy.typing as npt
 from dicom_qa_node.config import Grades, Score
 from dicom_qa_node.errors import Permanent
 from dicom_qa_node.limits import FindingRules
-from dicom_qa_node.records import Finding, Measurement, SeriesKind, SeriesResult, Severity
+from dicom_qa_node.records import Finding, Measurement, SeriesKind, SeriesResult, Severity, grade_label
 from dicom_qa_node.score import attributes as at
 from dicom_qa_node.score import findings
 from dicom_qa_node.score.assemble import Survey, read, survey
@@ -31,7 +31,9 @@ from dicom_qa_node.score.kernel_sharpness import KernelSharpness, sharpness_of_v
 from dicom_qa_node.score.measure import measure
 from dicom_qa_node.score.pairing import Pairing, pair
 from dicom_qa_node.score.parts import Part
+from dicom_qa_node.score.physics.pet import PetExamination, examine_pet
 from dicom_qa_node.score.prepare import SOFT_TISSUE
+from dicom_qa_node.score.rating import ct_verdict, pet_verdict
 from dicom_qa_node.score.reading_windows import unread_window, windows_of
 from dicom_qa_node.score.rules.case import coded
 from dicom_qa_node.score.series_identity import same_patient
@@ -181,6 +183,10 @@ def _judge_part(
         kernel = sharpness_of_volume(volume) if volume.kind is SeriesKind.CT else None
         picked = choose_slices(volume, options.slices, options.slice_rule, pairing.ct, kernel)
     reason = outside_domain(volume, kind, scorer, picked)
+    examined = None
+    if volume.kind is SeriesKind.PT:
+        with clock.step("measure"):
+            examined = examine_pet(volume, pairing.ct)
     with clock.step("pictures"):
         indices = [item.index for item in picked]
         windows = windows_of(volume, indices, kernel) if kernel else (SOFT_TISSUE,) * len(indices)
@@ -190,11 +196,15 @@ def _judge_part(
 
     def judged() -> Verdict:
         with clock.step("network"):
-            return no_verdict(reason) if reason else judge(pictures, volume, kind, picked, scorer, options.grades)
+            if examined is not None:
+                return pet_verdict(volume, pairing.ct, picked, pictures, scorer, options.grades, examined)
+            seen = no_verdict(reason) if reason else judge(pictures, volume, kind, picked, scorer, options.grades)
+            return ct_verdict(volume, seen, scorer, options.grades)
 
     # The network hardly holds Python's lock, nor do the filters of the measurements.
     with ThreadPoolExecutor(min(allowed(), 2), thread_name_prefix="judge") as pool:
-        measuring, judging = pool.submit(_measured, volume, pairing.ct, kernel, clock), pool.submit(judged)
+        measuring = pool.submit(_measured, volume, pairing.ct, kernel, examined, clock)
+        judging = pool.submit(judged)
         verdict, measurements = judging.result(), measuring.result()
     with clock.step("findings"):
         said = {finding.key for finding in (*paired.findings, *pairing.findings, *verdict.findings)}
@@ -214,10 +224,10 @@ def _judge_part(
 
 
 def _measured(
-    volume: Volume, ct: Volume | None, kernel: KernelSharpness | None, clock: _Clock
+    volume: Volume, ct: Volume | None, kernel: KernelSharpness | None, examined: PetExamination | None, clock: _Clock
 ) -> tuple[Measurement, ...]:
     with clock.step("measure"):
-        return measure(volume, ct, kernel)
+        return measure(volume, ct, kernel, examined)
 
 
 def _pair_volumes(
@@ -272,6 +282,10 @@ def _combined(
         score=lead.verdict.score,
         interval=lead.verdict.interval,
         grade=lead.verdict.grade,
+        grade_low=lead.verdict.grade_low,
+        rated_parts=lead.verdict.parts,
+        decided_by=lead.verdict.decided_by,
+        why=lead.verdict.why,
         slices=lead.verdict.slices,
         measurements=lead.measurements,
         findings=tuple(coded(item) for item in (*findings, *lead.findings, *others)),
@@ -286,7 +300,8 @@ def _about_other(stack: _StackVerdict) -> Finding:
     if verdict.score is None or verdict.grade is None:
         sentence = f"The stack {stack.part} ({stack.size} slices) has no score."
         return Finding("other_stack", Severity.INFO, sentence, "; ".join(item.sentence for item in verdict.findings))
-    sentence = f"The stack {stack.part} ({stack.size} slices) scored {verdict.score:.1f}, {verdict.grade.value}."
+    label = grade_label(verdict.grade, verdict.grade_low)
+    sentence = f"The stack {stack.part} ({stack.size} slices) scored {verdict.score:.1f}, {label}."
     uids = tuple(item.sop_instance_uid for item in verdict.slices)
     scores = ", ".join(f"{item.score:.2f}" for item in verdict.slices)
     return Finding("other_stack", Severity.INFO, sentence, f"slices {scores}", None, uids)

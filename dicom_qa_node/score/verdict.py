@@ -12,16 +12,29 @@ import numpy.typing as npt
 from dicom_qa_node.config import Grades
 from dicom_qa_node.modalities import kind_of
 from dicom_qa_node.models.prompts import Prompt
-from dicom_qa_node.records import Finding, Grade, ModelRef, ScoredSlice, SeriesKind, Severity
+from dicom_qa_node.records import (
+    DimensionScore,
+    Finding,
+    Grade,
+    ModelRef,
+    RatedPart,
+    RatedPartKind,
+    ScoredSlice,
+    SeriesKind,
+    Severity,
+)
 from dicom_qa_node.score.body_region import region_of
+from dicom_qa_node.score.grade_sets import grade_set
 from dicom_qa_node.score.prompt import prompt_of
 from dicom_qa_node.score.rules.domain import unlike_training
 from dicom_qa_node.score.slices import ChosenSlice
 from dicom_qa_node.score.volume import Volume
 
-__all__ = ["Judge", "Verdict", "grade_of", "judge", "model_ref", "no_verdict", "outside_domain"]
+__all__ = ["Judge", "Verdict", "judge", "model_ref", "no_verdict", "outside_domain"]
 
 _MOST = 0.5
+_NAMED = 0.5
+_DEFECTS = ("JPEG compression", "grey noise", "impulses")
 
 
 class Predicted(Protocol):
@@ -30,6 +43,10 @@ class Predicted(Protocol):
     @property
     def score(self) -> npt.NDArray[np.float32]:
         """Score of each picture, 0-4."""
+
+    @property
+    def levels(self) -> npt.NDArray[np.float32] | None:
+        """Named degradations of each picture, shape (n, 7): JPEG, grey noise, impulses first; None if it names none."""
 
     @property
     def half_width(self) -> float:
@@ -81,13 +98,24 @@ class Judge(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Score, interval and grade of a stack, and of each of its chosen slices; None where there is no score."""
+    """Score, interval and grade of a stack, and of each of its chosen slices; None where there is no score.
+
+    ``grade`` and ``grade_low`` are the ends of the grade set, as in `records.SeriesResult`; ``parts`` are what the
+    score was made of and ``decided_by`` the one that gave it. ``defects`` are the display defects that the network
+    named, ``dimensions`` what it gave beside its score.
+    """
 
     score: float | None
     interval: tuple[float, float] | None
     grade: Grade | None
     slices: tuple[ScoredSlice, ...]
     findings: tuple[Finding, ...] = ()
+    grade_low: Grade | None = None
+    parts: tuple[RatedPart, ...] = ()
+    decided_by: RatedPartKind | None = None
+    why: str = ""
+    defects: tuple[str, ...] = ()
+    dimensions: tuple[DimensionScore, ...] = ()
 
 
 def model_ref(scorer: Judge) -> ModelRef:
@@ -134,7 +162,18 @@ def judge(
     slices = tuple(scored_slice(volume, item, float(value)) for item, value in zip(chosen, scores, strict=True))
     interval = (max(low, score - half), min(high, score + half))
     said = (_strange_slices(volume, chosen, strange),) if strange.any() else ()
-    return Verdict(score, interval, grade_of(score, grades), slices, said)
+    best, worst = grade_set(score, interval, grades)
+    defects = _named_defects(predicted, chosen) if kind is not SeriesKind.CT else ()
+    return Verdict(score, interval, best, slices, said, grade_low=worst, defects=defects)
+
+
+def _named_defects(predicted: Predicted, chosen: Sequence[ChosenSlice]) -> tuple[str, ...]:
+    """Return the display defects whose mean level over the chosen slices lies above one half of a step."""
+    levels = predicted.levels
+    if levels is None:
+        return ()
+    mean = np.asarray([item.weight for item in chosen]) @ np.asarray(levels, np.float64)
+    return tuple(name for name, level in zip(_DEFECTS, mean, strict=False) if level > _NAMED)
 
 
 def _strange_slices(volume: Volume, chosen: Sequence[ChosenSlice], strange: npt.NDArray[np.bool_]) -> Finding:
@@ -167,10 +206,3 @@ def scored_slice(volume: Volume, item: ChosenSlice, score: float) -> ScoredSlice
         reason=item.reason,
         frame_number=volume.frame_numbers[index],
     )
-
-
-def grade_of(score: float, grades: Grades) -> Grade:
-    """Return the grade (CID 7036) of a score by the configured thresholds."""
-    if score >= grades.diagnostic:
-        return Grade.DIAGNOSTIC
-    return Grade.LIMITED if score >= grades.limited else Grade.NON_DIAGNOSTIC

@@ -18,7 +18,7 @@ from dicom_qa_node.score.assemble import assemble
 from dicom_qa_node.score.heat_map import heat_map, heat_map_steps
 from dicom_qa_node.score.pipeline import SeriesVerdict
 from dicom_qa_node.score.prepare import ct_picture
-from dicom_qa_node.score.verdict import grade_of
+from dicom_qa_node.score.grade_sets import grade_of
 from dicom_qa_node.spool.gallery import heat_name
 from tests.tiny_scorer import TinyScorer
 

@@ -17,11 +17,11 @@ from dicom_qa_node.phantom.irregular import another_acquisition, localizer
 from dicom_qa_node.records import Finding, Grade, SeriesKind, Severity
 from dicom_qa_node.score.assemble import assemble
 from dicom_qa_node.score.display import display_pictures
+from dicom_qa_node.score.grade_sets import grade_of
 from dicom_qa_node.score.pairing import pair
 from dicom_qa_node.score.pictures import SHEET, contact_sheet, write_pictures
 from dicom_qa_node.score.pipeline import Options, score_series
 from dicom_qa_node.score.resample import on_slice
-from dicom_qa_node.score.verdict import grade_of
 from tests.tiny_scorer import TinyScorer
 from tests.tiny_series import ct, pet, write
 
@@ -115,8 +115,10 @@ def test_pet_is_judged_on_its_ct(study):
     (ct_volume,), (pet_volume,) = assemble(ct_paths), assemble(pet_paths)
     assert result.pair_series_uid == ct_volume.header.SeriesInstanceUID
     assert {item.sop_instance_uid for item in result.slices} <= set(pet_volume.sop_instance_uids)
-    ((kind, seen),) = scorer.seen
-    assert kind == "petct"
+    seen = dict(scorer.seen)
+    assert set(seen) == {"petct", "ct"}
+    assert len(seen["ct"]) == 4
+    seen = seen["petct"]
     assert seen.shape[1:] == (128, 128, 3)
     red, green, blue = (int(seen[..., channel].astype(int).sum()) for channel in range(3))
     assert red > green > blue

@@ -73,7 +73,9 @@ def test_one_slice_is_judged_and_measured(ct_paths, study):
     assert values["slices_used"] == 1
     ct, pet = study
     paired = score_series([pet[len(pet) // 2]], pair_paths=ct, scorer=TinyScorer()).result
-    assert (paired.kind, len(paired.slices)) == (SeriesKind.PETCT, 1)
+    assert (paired.kind, paired.score) == (SeriesKind.PETCT, None)
+    assert "pet_not_rated" in keys(paired)
+    assert "pixels of 8.0 mm" in paired.why
 
 
 def test_limits_are_read_from_the_configuration_file():

@@ -14,7 +14,13 @@ from dicom_qa_node.score.physics.pet_body import body_on_pet
 from dicom_qa_node.score.physics.pet_body_noise import BodyNoise, body_noise
 from dicom_qa_node.score.physics.pet_liver import find_liver, liver_measurements
 from dicom_qa_node.score.physics.pet_noise import pet_noise_measurements
-from dicom_qa_node.score.physics.pet_plausibility import Implausible, implausibilities, sample_of, unmeasurable
+from dicom_qa_node.score.physics.pet_plausibility import (
+    Implausible,
+    implausibilities,
+    one_value,
+    sample_of,
+    unmeasurable,
+)
 from dicom_qa_node.score.physics.pet_protocol import pet_protocol_measurements
 from dicom_qa_node.score.physics.pet_quantities import PET
 from dicom_qa_node.score.physics.registration import registration_measurements
@@ -59,10 +65,11 @@ def examine_pet(volume: Volume, paired_ct: Volume | None) -> PetExamination:
     body = body_on_pet(volume, grid)
     sample = sample_of(volume, body)
     unchecked = unmeasurable(sample)
+    broken = implausibilities(sample) if not unchecked else one_value(volume)
     liver = liver_measurements(volume, _NOT_AXIAL if grid is None else find_liver(grid))
     return PetExamination(
         grid=grid,
-        broken=() if unchecked else implausibilities(sample),
+        broken=broken,
         unchecked=unchecked,
         noise=unchecked or body_noise(volume, body),
         liver=liver,
@@ -89,7 +96,12 @@ def pet_measurements(
 
 
 def _of_body(noise: BodyNoise | str) -> tuple[Measurement, ...]:
-    """Return the noise of the body, its width, and the recovery that the width leaves of a sphere of 10 mm."""
+    """Return what the noise of the body shows.
+
+    * ``body_noise`` (%, lower is better): see `pet_body_noise.body_noise`.
+    * ``body_noise_width`` (mm, lower is better): FWHM of its correlation, see `pet_body_noise.noise_width`.
+    * ``recovery_10mm`` (%, higher is better): what that width leaves of the contrast of a sphere of 10 mm.
+    """
     if isinstance(noise, str):
         return PET.absent_all(_OF_BODY, noise)
     cov = PET.value("body_noise", 100 * noise.cov, f"{len(noise.by_slice)} slices")

@@ -10,8 +10,8 @@ Resolution. EARL1 accepts a recovery of 27 to 43 % in a sphere of 10 mm, a width
 is lost; beyond the lower limit the score falls by some 1.2 for each millimetre: a clinical PET after a filter of 8 mm
 reads 11 to 15 mm.
 
-A filter lowers noise without adding information: for noise wider than 8 mm the COV counts as that which the same data
-would have at 8 mm, ``COV (w / 8)^1.5``, the law of Gaussian-filtered white noise in three dimensions.
+A filter lowers noise without adding information: for noise wider than 9 mm the COV counts as that which the same data
+would have at 9 mm, ``COV (w / 9)^1.5``, the law of Gaussian-filtered white noise in three dimensions.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _SLOPE = 1.0 / math.log2(1.5)
 # the power that meets the logarithm at the reference with the same slope
 _APPROACH = _SLOPE / (math.log(2.0) * (_BEST - _AT_REFERENCE))
 _LIMB_MM, _TRUNK_MM = 90.0, 110.0
-_REFERENCE_WIDTH_MM = 8.0
+_REFERENCE_WIDTH_MM = 9.0
 _FILTER_POWER = 1.5
 _SPHERE_RADIUS_MM = 5.0
 _WIDTHS_MM = (9.7, 10.35, 11.0, 12.0, 14.0, 20.0, 30.0)
@@ -51,7 +51,7 @@ _SCORES = (4.0, 3.5, 2.7, 1.9, 1.3, 0.5, 0.0)
 def noise_score(cov: float, reference: float) -> float:
     """Score of a relative noise (1 = 100 %): 3.5 at the reference, 1.71 less for each doubling, 0 to 4."""
     if cov <= reference:
-        return _BEST - (_BEST - _AT_REFERENCE) * (max(cov, 0.0) / reference) ** _APPROACH
+        return _BEST - (_BEST - _AT_REFERENCE) * math.pow(max(cov, 0.0) / reference, _APPROACH)
     return max(_AT_REFERENCE - _SLOPE * math.log2(cov / reference), 0.0)
 
 
@@ -62,10 +62,10 @@ def body_reference(half_depth_mm: float) -> float:
 
 
 def at_equal_width(cov: float, width_mm: float | None) -> float:
-    """Relative noise that the same data would have at a width of 8 mm; narrower noise is left as it is."""
+    """Relative noise that the same data would have at a width of 9 mm; narrower noise is left as it is."""
     if width_mm is None or width_mm <= _REFERENCE_WIDTH_MM:
         return cov
-    return cov * (width_mm / _REFERENCE_WIDTH_MM) ** _FILTER_POWER
+    return cov * math.pow(width_mm / _REFERENCE_WIDTH_MM, _FILTER_POWER)
 
 
 def resolution_score(width_mm: float) -> float:

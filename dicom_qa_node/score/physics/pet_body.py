@@ -20,6 +20,7 @@ __all__ = ["DEPTH_MM", "PetBody", "body_on_pet"]
 
 DEPTH_MM = 6.0
 _FAR_MM = 15.0
+_AIR_HU = -940.0
 _SMOOTH_MM = 8.0
 
 IndexArray = npt.NDArray[np.intp]
@@ -73,6 +74,9 @@ def body_on_pet(volume: Volume, grid: PatientGrid | None) -> PetBody:
     inside = body_of(grid)
     inner = _deeper(inside & grid.covered, grid.spacing_mm[1:], DEPTH_MM)
     far = _deeper(~inside, grid.spacing_mm[1:], _FAR_MM) & grid.covered
+    if grid.hu is not None:
+        # a lung that the border of the PET cuts open counts as outside the body, but it is not air
+        far &= grid.hu < _AIR_HU
     index = grid.index
     flips = tuple(slice(None, None, 1 if places[0] <= places[-1] else -1) for places in index)
     sizes = (len(volume.voxels), *volume.voxels.shape[1:])

@@ -19,7 +19,7 @@ from dicom_qa_node.score.physics.ct_slices import BODY_HU, BoolArray
 from dicom_qa_node.score.physics.pet_body import PetBody
 from dicom_qa_node.score.volume import FloatArray, Volume
 
-__all__ = ["Implausible", "PlausibilityRule", "Sample", "implausibilities", "sample_of", "unmeasurable"]
+__all__ = ["Implausible", "PlausibilityRule", "Sample", "implausibilities", "one_value", "sample_of", "unmeasurable"]
 
 ONE_VALUE = 0.20
 SATURATED, NEAR_TOP, TOP_PERCENTILE = 0.03, 0.98, 99.5
@@ -134,7 +134,8 @@ def sample_of(volume: Volume, body: PetBody) -> Sample:
     inner, places, smooth_inner, smooth_far, planes, depth = [], [], [], [], [], []
     step = max(1, round(max(_LAG_MM, volume.spacing_mm[0]) / volume.spacing_mm[0]))
     across = max(1, round(step * volume.spacing_mm[0] / volume.spacing_mm[2]))
-    thin = max(1, int(np.count_nonzero(body.inner) * volume.voxels.size / max(body.inner.size, 1) // (3 * _MOST)))
+    voxels = float(np.prod(volume.voxels.shape)) * float(np.mean(body.inner))
+    thin = max(1, int(voxels // (3 * _MOST)))
     sigma = [_SMOOTH_MM / 2.3548 / spacing for spacing in volume.spacing_mm[1:]]
     before: dict[int, tuple[FloatArray, BoolArray]] = {}
     for index, uptake, inside, outside in body.slices(volume):
@@ -235,6 +236,14 @@ def implausibilities(sample: Sample) -> tuple[Implausible, ...]:
         if evidence:
             found.append(Implausible(rule, evidence))
     return tuple(found)
+
+
+def one_value(volume: Volume) -> tuple[Implausible, ...]:
+    """Return that there are no values where the whole PET holds one: such a PET shows no body to look into."""
+    first = float(volume.voxels[0][0, 0])
+    if any(float(plane.min()) != first or float(plane.max()) != first for plane in volume.voxels):
+        return ()
+    return (Implausible(PlausibilityRule.NO_VALUES, f"every voxel has the value {first:.3g}"),)
 
 
 def no_values(sample: Sample) -> str:

@@ -51,6 +51,9 @@ PRIVATE_CODES: Mapping[str, Code] = {
     "activity_low": private("F111", "Activity per weight below the limit"),
     "pet_oversmoothed": private("F112", "PET smoothed strongly"),
     "not_attenuation_corrected": private("F113", "PET not corrected for attenuation"),
+    "pet_implausible": private("F130", "PET implausible"),
+    "pet_not_checked": private("F131", "Plausibility of the PET not checked"),
+    "pet_not_rated": private("F132", "PET not rated"),
 }
 """Codes of findings for which CID 6135 and 6315 hold none, by the key of the finding."""
 
