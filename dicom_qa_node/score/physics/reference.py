@@ -40,7 +40,7 @@ def _range(item: Quantity) -> str:
         return ""
     if item.high is None:
         return f"from {item.low:g}"
-    return f"to {item.high:g}" if not item.low and item.low is not None else f"{item.low:g} to {item.high:g}"
+    return f"{item.low:g} to {item.high:g}" if item.low else f"to {item.high:g}"
 
 
 def _limits() -> Iterator[str]:
