@@ -59,7 +59,7 @@ fmt: $(VENV)/.installed-test
 docs: $(VENV)/.installed
 	$(BIN)/dicom-qa-node config schema --yaml > config.yaml.new && mv config.yaml.new config.yaml
 	$(BIN)/dicom-qa-node config schema --markdown > docs/configuration.md
-	$(BIN)/python -m dicom_qa_node.score.physics.reference docs/measurements.md
+	$(BIN)/python -m dicom_qa_node.score.physics.reference_tables docs/measurements.md
 
 site: $(VENV)/.installed-test
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict --site-dir dist/site

@@ -13,8 +13,11 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-from dicom_qa_node.records import SeriesFacts, StoredInstance, utc_now
-from dicom_qa_node.store import Database, Folding, Registry
+from dicom_qa_node.charts.chart_ingest import ChartIngest
+from dicom_qa_node.db.engine import Database
+from dicom_qa_node.domain.clock import utc_now
+from dicom_qa_node.domain.series import SeriesHeader, StoredInstance
+from dicom_qa_node.flow.registry import Registry
 from tests.postgresql_server import programs, running_server
 from tests.realistic_log import fill
 
@@ -34,7 +37,7 @@ def main(arguments: Sequence[str]) -> int:
         database = Database(server.create())
         empty = _sizes(database)
         fill(database, series=options.series, seed=1)
-        while Folding(database).take_in():
+        while ChartIngest(database).take_in():
             pass
         logged = _sizes(database)
         _receive(Registry(database), options.images)
@@ -53,11 +56,11 @@ def main(arguments: Sequence[str]) -> int:
 def _receive(registry: Registry, images: int) -> None:
     """Record rows of images as a receiver does, in series of equal length."""
     for first in range(0, images, IMAGES_OF_A_SERIES):
-        facts = SeriesFacts(f"1.2.826.0.1.3680043.10.99.{first}.123456789012345", "1.2.826.0.1.99", "CT")
+        facts = SeriesHeader(f"1.2.826.0.1.3680043.10.99.{first}.123456789012345", "1.2.826.0.1.99", "CT")
         registry.record([_image(facts, first + number) for number in range(IMAGES_OF_A_SERIES)])
 
 
-def _image(facts: SeriesFacts, number: int) -> StoredInstance:
+def _image(facts: SeriesHeader, number: int) -> StoredInstance:
     uid = f"1.2.826.0.1.3680043.10.98.123456789012345.{number}"
     return StoredInstance(
         uid, "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.1.2.1", f"instances/3f/{number:032x}.dcm", f"{number:064x}",

@@ -32,17 +32,21 @@ from benchmarks import readings
 from benchmarks.multiplied_log import BASE, fill_base, multiply
 from benchmarks.readings import newest_series
 from benchmarks.targets import free_port
-from dicom_qa_node.complete import sweep
 from dicom_qa_node.config import Config, load_config
+from dicom_qa_node.db import tables as t
+from dicom_qa_node.db.engine import Database
+from dicom_qa_node.domain.clock import utc_now
+from dicom_qa_node.domain.states import SeriesState
+from dicom_qa_node.flow.completion import sweep
+from dicom_qa_node.flow.jobs import Jobs
+from dicom_qa_node.flow.registry import Registry
+from dicom_qa_node.flow.retention_candidates import Retention
 from dicom_qa_node.ops.backup import back_up
 from dicom_qa_node.ops.health import ModelCheck, assess, gather
 from dicom_qa_node.ops.retention import clear_quarantine, retain
-from dicom_qa_node.ops.tasks import close_orphans, tasks_of
+from dicom_qa_node.ops.scheduler import close_orphans, tasks_of
 from dicom_qa_node.receive.reconcile import reconcile
-from dicom_qa_node.records import SeriesState, utc_now
 from dicom_qa_node.spool.layout import SpoolLayout
-from dicom_qa_node.store import Database, Jobs, Registry, Retention
-from dicom_qa_node.store import tables as t
 
 COMMANDS: dict[str, tuple[str, ...]] = {
     "health": ("health",),

@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 
 from benchmarks.latency import wait_for_scorer
-from dicom_qa_node.cli.demo_node import demo_node
+from dicom_qa_node.cli.demo_run import demo_node
 
 _SETTLE_S = 8.0
 

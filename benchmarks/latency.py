@@ -22,10 +22,11 @@ import psutil
 from pydicom import Dataset, dcmread
 
 from dicom_qa_node import phantom
-from dicom_qa_node.cli.demo_node import DemoNode, demo_node
-from dicom_qa_node.deliver.send import Peer, send_files
-from dicom_qa_node.records import derived_uid
-from dicom_qa_node.store import Database, Liveness
+from dicom_qa_node.cli.demo_run import DemoNode, demo_node
+from dicom_qa_node.db.engine import Database
+from dicom_qa_node.db.heartbeats import Heartbeats
+from dicom_qa_node.deliver.send_files import Peer, send_files
+from dicom_qa_node.domain.uids import derived_uid
 
 PATIENCE_S = 300.0
 MB = 1024 * 1024
@@ -87,7 +88,7 @@ def wait_for_scorer(node: DemoNode) -> None:
         node.require_alive()
         revision, head = database.revision()
         return revision == head and any(
-            beat.role == "score" and beat.detail == "idle" for beat in Liveness(database).all()
+            beat.role == "score" and beat.detail == "idle" for beat in Heartbeats(database).all()
         )
 
     _until(idle, "the scoring worker")

@@ -17,9 +17,11 @@ from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
 
-from dicom_qa_node.records import SeriesFacts
-from dicom_qa_node.store import ChartRules, Database, Drifts, Folding
-from dicom_qa_node.store.log_words import patient_words
+from dicom_qa_node.charts.baselines import ChartRules, Drifts
+from dicom_qa_node.charts.chart_ingest import ChartIngest
+from dicom_qa_node.db.engine import Database
+from dicom_qa_node.domain.series import SeriesHeader
+from dicom_qa_node.quality_log.full_text import patient_words
 
 __all__ = ["BASE", "IMAGES", "WITH_IMAGES", "fill_base", "multiply"]
 
@@ -64,7 +66,7 @@ def fill_base(database: Database) -> None:
     from tests.realistic_log import fill
 
     fill(database, BASE, light=True, days=1460)
-    folding, drifts = Folding(database), Drifts(database, ChartRules())
+    folding, drifts = ChartIngest(database), Drifts(database, ChartRules())
     for step in (lambda: folding.take_in(limit=2000), folding.refresh_weeks, drifts.look):
         while step():
             pass
@@ -160,14 +162,14 @@ def _changed(table: str, name: str, copies: int) -> str:
 
 
 def _index_words(connection: sqlite3.Connection, copies: int) -> None:
-    names = [field.name for field in fields(SeriesFacts)]
+    names = [field.name for field in fields(SeriesHeader)]
     query = (
         f"SELECT r.result_id, {', '.join(f's.{name}' for name in names)} FROM base.results AS r "
         "JOIN base.series AS s USING (series_instance_uid)"
     )
     connection.execute("CREATE TEMP TABLE words (result_id INTEGER PRIMARY KEY, words TEXT)")
     rows = (
-        (row[0], patient_words(SeriesFacts(**dict(zip(names, row[1:], strict=True)))))
+        (row[0], patient_words(SeriesHeader(**dict(zip(names, row[1:], strict=True)))))
         for row in _all(connection, query)
     )
     connection.executemany("INSERT INTO words VALUES (?, ?)", rows)

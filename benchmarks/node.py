@@ -12,8 +12,8 @@ from pathlib import Path
 
 from dicom_qa_node import log
 from dicom_qa_node.config import Config, Receive
-from dicom_qa_node.receive.run import serve_receive
-from dicom_qa_node.store import Database
+from dicom_qa_node.db.engine import Database
+from dicom_qa_node.receive.server import serve_receive
 
 
 def main() -> int:

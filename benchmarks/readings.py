@@ -18,10 +18,14 @@ from starlette.testclient import TestClient
 from typer.testing import CliRunner
 
 from benchmarks.web_log import QUESTIONS
+from dicom_qa_node.charts.scanners import Scanners
 from dicom_qa_node.cli.app import app
 from dicom_qa_node.config import Config
-from dicom_qa_node.ops.website import LiveNode
-from dicom_qa_node.store import Database, LogQuery, LogSearch, Role, Scanners
+from dicom_qa_node.db.engine import Database
+from dicom_qa_node.domain.accounts import Role
+from dicom_qa_node.ops.web_server import LiveNode
+from dicom_qa_node.quality_log.filters import LogQuery
+from dicom_qa_node.quality_log.search import LogSearch
 from dicom_qa_node.web.app import create_app
 from dicom_qa_node.web.site import Site
 

@@ -25,9 +25,13 @@ import psutil
 import yaml
 
 from dicom_qa_node import phantom
-from dicom_qa_node.records import SeriesFacts, SeriesState, StoredInstance, utc_now
+from dicom_qa_node.db.engine import Database
+from dicom_qa_node.db.heartbeats import Heartbeats
+from dicom_qa_node.domain.clock import utc_now
+from dicom_qa_node.domain.series import SeriesHeader, StoredInstance
+from dicom_qa_node.domain.states import SeriesState
+from dicom_qa_node.flow.registry import Registry
 from dicom_qa_node.spool.layout import SpoolLayout
-from dicom_qa_node.store import Database, Liveness, Registry
 from tests.postgresql_server import PostgresqlServer, programs, running_server
 
 ROOT = Path(__file__).parents[1]
@@ -75,7 +79,7 @@ def _run(server: PostgresqlServer, folder: Path, scorers: int, number: int, seri
     stored = _received(database, SpoolLayout(folder / "spool"), series)
     processes = [_start(folder, number) for number in range(scorers)]
     try:
-        _until(lambda: sum(beat.detail == "idle" for beat in Liveness(database).all()) == scorers)
+        _until(lambda: sum(beat.detail == "idle" for beat in Heartbeats(database).all()) == scorers)
         used, begun = _processor_s(processes), time.monotonic()
         registry = Registry(database)
         for progress in registry.receiving():
@@ -90,7 +94,7 @@ def _run(server: PostgresqlServer, folder: Path, scorers: int, number: int, seri
 
 
 def _start(folder: Path, number: int) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "tests.one_host", f"host{number}", str(folder / "config.yaml"), "score"]
+    command = [sys.executable, "-m", "tests.single_host", f"host{number}", str(folder / "config.yaml"), "score"]
     threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
     with (folder / f"host{number}.log").open("wb") as log:
         return subprocess.Popen(
@@ -103,7 +107,7 @@ def _received(database: Database, layout: SpoolLayout, count: int) -> int:
     layout.create()
     files = phantom.write(phantom.ct_series(1, slices=24, rows=256), layout.instances / "x")
     for number in range(count):
-        facts = SeriesFacts(f"1.2.{number}", "1.2", "CT", frame_of_reference_uid="1.9")
+        facts = SeriesHeader(f"1.2.{number}", "1.2", "CT", frame_of_reference_uid="1.9")
         Registry(database).record([_image(facts, layout.relative(path), index) for index, path in enumerate(files)])
         # A path is recorded once: the next series has links of its own.
         files = [_linked(path, number) for path in files]
@@ -116,7 +120,7 @@ def _linked(path: Path, number: int) -> Path:
     return other
 
 
-def _image(facts: SeriesFacts, path: str, number: int) -> StoredInstance:
+def _image(facts: SeriesHeader, path: str, number: int) -> StoredInstance:
     return StoredInstance(
         f"{facts.series_instance_uid}.{number}", "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.1.2.1", path,
         str(number), 1, utc_now(), "CT1", "a", facts,

@@ -26,10 +26,10 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from dicom_qa_node.domain.results import SeriesKind
 from dicom_qa_node.models.registry import build_network, card_of
-from dicom_qa_node.records import SeriesKind
-from dicom_qa_node.score import prepare
-from dicom_qa_node.score.infer import Scorer
+from dicom_qa_node.score import display_images
+from dicom_qa_node.score.inference import Scorer
 
 PICTURE_SIDE = 512
 SLICES = 7
@@ -52,8 +52,8 @@ def main(arguments: Sequence[str]) -> int:
     scorer = Scorer.open(options.model, options.device)
     side = scorer.card.input.side
     pictures = np.random.default_rng(1).integers(0, 255, (SLICES, PICTURE_SIDE, PICTURE_SIDE, 3), np.uint8)
-    padded = prepare.pad_picture(pictures[0], side, SeriesKind.CT)
-    crops = SLICES * len(prepare.crop_plan(padded, side, SeriesKind.CT))
+    padded = display_images.pad_picture(pictures[0], side, SeriesKind.CT)
+    crops = SLICES * len(display_images.crop_plan(padded, side, SeriesKind.CT))
     network = build_network(card_of(options.model)).to(scorer.device).eval()
     operations = _operations(network, side, scorer.device)
     candidates = list(_candidates(scorer, network, pictures, crops, side))

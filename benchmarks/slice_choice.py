@@ -17,15 +17,15 @@ from pathlib import Path
 
 import numpy as np
 
+from dicom_qa_node.domain.results import SeriesKind
 from dicom_qa_node.phantom import ct_series, write
-from dicom_qa_node.records import SeriesKind
-from dicom_qa_node.score.assemble import assemble
-from dicom_qa_node.score.display import display_pictures
-from dicom_qa_node.score.infer import Scorer
-from dicom_qa_node.score.pairing import pair
+from dicom_qa_node.score.fusion import pair
+from dicom_qa_node.score.inference import Scorer
 from dicom_qa_node.score.slice_features import features_of
-from dicom_qa_node.score.slices import ChosenSlice, positional_slices, salient_slices
+from dicom_qa_node.score.slice_rendering import display_pictures
+from dicom_qa_node.score.slice_selection import ChosenSlice, positional_slices, salient_slices
 from dicom_qa_node.score.volume import Volume
+from dicom_qa_node.score.volume_builder import build_volumes
 
 RULES = ("salient", "positional")
 
@@ -67,16 +67,16 @@ def main(arguments: Sequence[str]) -> None:
 
 def _series(chosen: argparse.Namespace) -> Iterator[tuple[str, Volume, Volume | None]]:
     for folder in chosen.folders:
-        volume = assemble(sorted(folder.glob("*.dcm")))[0]
+        volume = build_volumes(sorted(folder.glob("*.dcm")))[0]
         ct = None
         if volume.kind is SeriesKind.PT and (folder.parent / "CT").is_dir():
-            ct = pair(volume, assemble(sorted((folder.parent / "CT").glob("*.dcm")))).ct
+            ct = pair(volume, build_volumes(sorted((folder.parent / "CT").glob("*.dcm")))).ct
         yield f"{folder.parent.name}/{folder.name}", volume, ct
     qualities = ("routine", "tenth_dose", "sparse_views")
     for seed in range(chosen.generated):
         with tempfile.TemporaryDirectory() as folder:
             images = ct_series(100 + seed, 48, 256, qualities[seed % 3], spacing_mm=24.0, centre_mm=60.0)
-            yield f"generated {seed + 1}, {qualities[seed % 3]}", assemble(write(images, Path(folder)))[0], None
+            yield f"generated {seed + 1}, {qualities[seed % 3]}", build_volumes(write(images, Path(folder)))[0], None
 
 
 def _row(name: str, volume: Volume, ct: Volume | None, scorer: Scorer, every: int) -> Row:

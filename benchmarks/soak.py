@@ -40,8 +40,8 @@ from benchmarks.soak_figure import draw
 from benchmarks.soak_peer import TITLE, Report, Sender, sender_of
 from benchmarks.targets import free_port
 from dicom_qa_node.config import Config
-from dicom_qa_node.store import Database
-from dicom_qa_node.store import tables as t
+from dicom_qa_node.db import tables as t
+from dicom_qa_node.db.engine import Database
 
 PROCESSES = ("receive", "master", "receiver 1", "receiver 2", "schedule")
 MEASURES = ("rss_mb", "threads", "files")

@@ -23,7 +23,7 @@ from pydicom.filewriter import dcmwrite
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 
 from benchmarks.images import header
-from dicom_qa_node.spool.layout import uid_key
+from dicom_qa_node.domain.uids import uid_key
 
 __all__ = ["TITLE", "Report", "Sender", "sender_of"]
 

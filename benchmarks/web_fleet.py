@@ -14,7 +14,11 @@ import statistics
 import time
 from pathlib import Path
 
-from dicom_qa_node.store import ChartRules, Database, Drifts, Folding, Role, Scanners
+from dicom_qa_node.charts.baselines import ChartRules, Drifts
+from dicom_qa_node.charts.chart_ingest import ChartIngest
+from dicom_qa_node.charts.scanners import Scanners
+from dicom_qa_node.db.engine import Database
+from dicom_qa_node.domain.accounts import Role
 from dicom_qa_node.web.site import Site
 from tests.realistic_log import fill
 from tests.web_site import NAMES, PASSWORD, LiveNode, logged_in, open_site, web_config
@@ -58,7 +62,7 @@ def prepared(folder: Path, series: int) -> Site:
     else:
         site = open_site(folder)
         timed("fill the log", lambda: fill(site.database, series=series, seed=1))
-    folding, drifts = Folding(site.database), Drifts(site.database, ChartRules())
+    folding, drifts = ChartIngest(site.database), Drifts(site.database, ChartRules())
     timed("take results into the charts", lambda: exhaust(lambda: folding.take_in(limit=2000)))
     timed("weekly percentiles", lambda: exhaust(folding.refresh_weeks))
     timed("drift of every group", lambda: exhaust(drifts.look))

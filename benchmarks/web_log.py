@@ -20,7 +20,10 @@ from typing import Any
 from starlette.testclient import TestClient
 
 from dicom_qa_node.config import Config
-from dicom_qa_node.store import Database, LogQuery, LogSearch, Role
+from dicom_qa_node.db.engine import Database
+from dicom_qa_node.domain.accounts import Role
+from dicom_qa_node.quality_log.filters import LogQuery
+from dicom_qa_node.quality_log.search import LogSearch
 from dicom_qa_node.web.app import create_app
 from dicom_qa_node.web.site import Site
 

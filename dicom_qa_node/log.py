@@ -13,7 +13,7 @@ from typing import Any, TextIO
 
 from dicom_qa_node.safe_text import visible
 
-__all__ = ["Seldom", "configure", "log_event"]
+__all__ = ["RateLimitedLog", "configure", "log_event"]
 
 _FORBIDDEN = ("patient", "accession", "birth")
 _TALKATIVE_LIBRARIES = (
@@ -58,7 +58,7 @@ def log_event(logger: logging.Logger, level: int, event: str, **fields: Any) -> 
         logger.log(level, event, extra={"qa_event": event, "qa_fields": fields})
 
 
-class Seldom:
+class RateLimitedLog:
     """Tells what fails again and again: at once, and then once in ``every_s`` with the number of times since.
 
     What fails in other words is told at once. Several threads may use it.

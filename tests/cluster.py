@@ -1,4 +1,5 @@
-"""The hosts of one node as processes of the test's machine, which share PostgreSQL and the spool (`tests.one_host`)."""
+"""The hosts of one node as processes of the test's machine, which share PostgreSQL and the spool
+(`tests.single_host`)."""
 
 from __future__ import annotations
 
@@ -15,11 +16,14 @@ import psutil
 import sqlalchemy as sa
 import yaml
 
+from dicom_qa_node.db.engine import Database
+from dicom_qa_node.domain.clock import utc_now
+from dicom_qa_node.domain.series import SeriesHeader, StoredInstance
+from dicom_qa_node.domain.states import SeriesState
+from dicom_qa_node.flow.registry import Registry
 from dicom_qa_node.phantom import ct_series
 from dicom_qa_node.phantom import write as write_phantom
-from dicom_qa_node.records import SeriesFacts, SeriesState, StoredInstance, utc_now
 from dicom_qa_node.spool.layout import SpoolLayout
-from dicom_qa_node.store import Database, Registry
 from tests.processes import signal_all
 
 __all__ = ["Cluster", "rows_left"]
@@ -53,7 +57,7 @@ class Cluster:
             settings[key] = settings.get(key, {}) | value if isinstance(value, dict) else value
         config = self.folder / f"{name}.yaml"
         config.write_text(yaml.safe_dump(settings))
-        command = [sys.executable, "-m", "tests.one_host", name, str(config), role]
+        command = [sys.executable, "-m", "tests.single_host", name, str(config), role]
         self.run(name, command + ([str(gate)] if gate else []))
 
     def run(self, name: str, command: list[str]) -> None:
@@ -112,7 +116,7 @@ class Cluster:
         layout.create()
         images = ct_series(number, 8, 64, spacing_mm=12.0)
         uid = str(images[0].SeriesInstanceUID)
-        facts = SeriesFacts(uid, f"1.2.{number}", "CT", frame_of_reference_uid="1.9")
+        facts = SeriesHeader(uid, f"1.2.{number}", "CT", frame_of_reference_uid="1.9")
         paths = write_phantom(images, layout.instances / f"x{number}")
         stored = [
             StoredInstance(

@@ -19,8 +19,8 @@ from pynetdicom import AE
 from pynetdicom.association import Association
 
 from dicom_qa_node.config import Config
-from dicom_qa_node.reactor import pause_for_certain
-from dicom_qa_node.store import Database
+from dicom_qa_node.db.engine import Database
+from dicom_qa_node.dicom_io.pynetdicom_patches import pause_for_certain
 from tests.postgresql_server import PostgresqlServer, required_programs, running_server
 
 ROOT = Path(__file__).resolve().parents[1]

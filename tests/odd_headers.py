@@ -13,7 +13,8 @@ from pydicom.datadict import dictionary_VR, tag_for_keyword
 from pydicom.dataelem import RawDataElement
 from pydicom.tag import Tag
 
-from dicom_qa_node.records import SeriesResult, StoredInstance
+from dicom_qa_node.domain.results import SeriesResult
+from dicom_qa_node.domain.series import StoredInstance
 from dicom_qa_node.report.copied_modules import COPIED
 from tests.report_samples import verdict, write_series
 

@@ -82,7 +82,7 @@ class PostgresqlServer:
 
     @cached_property
     def _template(self) -> str:
-        from dicom_qa_node.store import Database
+        from dicom_qa_node.db.engine import Database
 
         self._run("CREATE DATABASE migrated")
         database = Database(self.local(self.url("migrated")))
@@ -117,7 +117,7 @@ def running_server(bin_folder: Path, host: str = "127.0.0.1", within: Sequence[s
         for path in (folder, socket_folder):
             os.chown(path, owner.pw_uid, owner.pw_gid)
     _as_server(bin_folder / "initdb", "-D", data, "-U", "qa", "-A", "trust", "-E", "UTF8", "--no-sync", cwd=folder)
-    # The addresses of tests.separate_hosts; the server listens on nothing else but loopback.
+    # The addresses of tests.multi_host; the server listens on nothing else but loopback.
     with (data / "pg_hba.conf").open("a") as rules:
         rules.write("host all qa 198.18.0.0/15 trust\n")
     server = PostgresqlServer(port, bin_folder, folder, host, within)

@@ -14,20 +14,23 @@ from pydicom import Dataset, dcmread
 from pydicom.uid import UID
 
 from dicom_qa_node.config import Config
-from dicom_qa_node.receive.admit import Admission, Seats
-from dicom_qa_node.receive.ae import Listener, Services, listen, make_server
-from dicom_qa_node.receive.further import FurtherService
-from dicom_qa_node.receive.store_scp import Intake
-from dicom_qa_node.records import StoredInstance
-from dicom_qa_node.report.build import report_pending
+from dicom_qa_node.db.engine import Database
+from dicom_qa_node.dicom_io.part10 import Origin
+from dicom_qa_node.dicom_io.tls import RenewedContext
+from dicom_qa_node.domain.series import StoredInstance
+from dicom_qa_node.flow.jobs import Jobs
+from dicom_qa_node.flow.outbox import Outbox
+from dicom_qa_node.flow.registry import Registry
+from dicom_qa_node.receive.admission import Admission, ConnectionSlots
+from dicom_qa_node.receive.application_entity import Listener, Services, listen, make_server
+from dicom_qa_node.receive.services import ServiceHandler
+from dicom_qa_node.receive.store_handler import StoreHandler
+from dicom_qa_node.report.report_builder import report_pending
+from dicom_qa_node.spool.disk_space import DiskGauge
+from dicom_qa_node.spool.incoming import SpoolWriter, stored_instance
 from dicom_qa_node.spool.layout import SpoolLayout
-from dicom_qa_node.spool.part10 import Origin
-from dicom_qa_node.spool.retain import DiskGauge
-from dicom_qa_node.spool.write import SpoolWriter, stored_instance
-from dicom_qa_node.store import Database, Jobs, Outbox, Registry
-from dicom_qa_node.tls import RenewedContext
 from tests.report_samples import T0, verdict
-from tests.unit.received_images import EXPLICIT, ct, encoded, pet
+from tests.unit.encoded_images import EXPLICIT, ct, encoded, pet
 
 ROOT = "1.2.826.0.1.3680043.10.1600"
 
@@ -154,16 +157,16 @@ def digest(path: Path) -> tuple[str, str]:
 
 @contextmanager
 def serving(
-    config: Config, database: Database, *services: FurtherService, tls: RenewedContext | None = None
+    config: Config, database: Database, *services: ServiceHandler, tls: RenewedContext | None = None
 ) -> Iterator[int]:
     """Serve an application entity in this process for the block; its port."""
     layout = SpoolLayout(config.spool_dir)
     layout.create()
     gauge = DiskGauge(config.spool_dir, 0, 0)
-    seats = Seats(config.receive.max_associations)
+    seats = ConnectionSlots(config.receive.max_associations)
     admission = Admission(config.receive, config.ae_title, seats, gauge)
     registry = Registry(database)
-    intake = Intake(SpoolWriter(layout), gauge, lambda receipt: registry.record([receipt]))
+    intake = StoreHandler(SpoolWriter(layout), gauge, lambda receipt: registry.record([receipt]))
     listener = listen("127.0.0.1", 0)
     server = make_server(
         config, [Listener(listener, tls)], Services("test", config.receive, intake, admission, seats, services)

@@ -17,26 +17,25 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
-from dicom_qa_node.records import (
-    DeliveryState,
+from dicom_qa_node.db import tables as t
+from dicom_qa_node.db.engine import Database
+from dicom_qa_node.db.log_tables import log_facets, log_findings, log_found, log_rows, reviews
+from dicom_qa_node.domain.results import (
     Finding,
     Grade,
     Measurement,
     ModelRef,
     ScoredSlice,
-    SeriesFacts,
     SeriesKind,
     SeriesResult,
-    SeriesState,
     Severity,
     result_to_json,
 )
-from dicom_qa_node.store import Database
-from dicom_qa_node.store import tables as t
-from dicom_qa_node.store.log_rows import Bits, deviation_from, facet_row, found_rows, log_row
-from dicom_qa_node.store.log_words import index_patient, patient_words
-from dicom_qa_node.store.review_tables import log_facets, log_findings, log_found, log_rows, reviews
-from tests.realistic_words import (
+from dicom_qa_node.domain.series import SeriesHeader
+from dicom_qa_node.domain.states import DeliveryState, SeriesState
+from dicom_qa_node.quality_log.full_text import index_patient, patient_words
+from dicom_qa_node.quality_log.rows import Bits, deviation_from, facet_row, found_rows, log_row
+from tests.realistic_names import (
     CT_FINDINGS,
     CT_PROTOCOLS,
     CT_QUANTITIES,
@@ -104,7 +103,7 @@ def fill(
 class _Made:
     """Everything one scored version writes."""
 
-    facts: SeriesFacts
+    facts: SeriesHeader
     version: int
     latest: bool
     at: dt.datetime
@@ -137,7 +136,7 @@ class _Maker:
                 yield self._made(number, facts, device, protocol, version, version == versions, moment, part)
                 number += 1
 
-    def _facts(self, serial: int, device: Device, at: dt.datetime) -> tuple[SeriesFacts, Protocol]:
+    def _facts(self, serial: int, device: Device, at: dt.datetime) -> tuple[SeriesHeader, Protocol]:
         rnd = self.rnd
         protocols = CT_PROTOCOLS if device.kind is SeriesKind.CT else PET_PROTOCOLS
         protocol = rnd.choices(protocols, [item.share for item in protocols])[0]
@@ -146,7 +145,7 @@ class _Maker:
         )
         patient = rnd.randrange(1 + self.count // 3)
         born = f"{rnd.randrange(1935, 2008)}{rnd.randrange(1, 13):02d}{rnd.randrange(1, 28):02d}"
-        return SeriesFacts(
+        return SeriesHeader(
             series_instance_uid=f"{_ROOT}.3.{serial}",
             study_instance_uid=f"{_ROOT}.2.{serial // 2}",
             modality="CT" if device.kind is SeriesKind.CT else "PT",
@@ -171,7 +170,7 @@ class _Maker:
         ), protocol
 
     def _made(
-        self, number: int, facts: SeriesFacts, device: Device, protocol: Protocol, version: int, latest: bool,
+        self, number: int, facts: SeriesHeader, device: Device, protocol: Protocol, version: int, latest: bool,
         at: dt.datetime, part: float,
     ) -> _Made:  # fmt: skip
         shift, outlier = self._shift(device, part)
@@ -208,7 +207,7 @@ class _Maker:
         return shift - (self.rnd.uniform(0.9, 1.9) if outlier else 0.0), outlier
 
     def _result(
-        self, facts: SeriesFacts, device: Device, protocol: Protocol, score: float | None, shift: float, outlier: bool
+        self, facts: SeriesHeader, device: Device, protocol: Protocol, score: float | None, shift: float, outlier: bool
     ) -> SeriesResult:
         pet = device.kind is not SeriesKind.CT
         findings = self._findings(pet, score, outlier)
@@ -251,7 +250,7 @@ class _Maker:
             None if low is None else float(str(low)), None if high is None else float(str(high)),
         )  # fmt: skip
 
-    def _slices(self, facts: SeriesFacts, score: float) -> tuple[ScoredSlice, ...]:
+    def _slices(self, facts: SeriesHeader, score: float) -> tuple[ScoredSlice, ...]:
         reasons = ("most noise", "sharpest edges", "most metal", "largest body", "middle", "upper third", "lower third")
         weights = [self.rnd.uniform(0.6, 1.4) for _ in reasons]
         total = sum(weights)
@@ -270,7 +269,7 @@ class _Maker:
         return self.rnd.choices(("DELIVERED", "PARKED", "PENDING", ""), (0.985, 0.004, 0.001, 0.01))[0]
 
     def _reviews(
-        self, facts: SeriesFacts, version: int, at: dt.datetime, result: SeriesResult
+        self, facts: SeriesHeader, version: int, at: dt.datetime, result: SeriesResult
     ) -> list[dict[str, object]]:
         poor = result.grade is not None and result.grade is not Grade.DIAGNOSTIC
         if self.rnd.random() > (0.25 if poor else 0.01):
@@ -349,7 +348,7 @@ def _state(item: _Made) -> SeriesState:
 
 
 def _series(item: _Made) -> dict[str, object]:
-    return {name: getattr(item.facts, name) for name in t.FACT_COLUMNS} | {
+    return {name: getattr(item.facts, name) for name in t.HEADER_COLUMNS} | {
         "calling_ae": item.facts.station_name,
         "state": _state(item).value,
         "state_since": item.at + dt.timedelta(seconds=20),

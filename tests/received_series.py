@@ -10,14 +10,17 @@ from pathlib import Path
 from pydicom import Dataset, dcmread
 
 from dicom_qa_node.config import Config
-from dicom_qa_node.records import StoredInstance
-from dicom_qa_node.report.build import report_pending
+from dicom_qa_node.db.engine import Database
+from dicom_qa_node.dicom_io.part10 import Origin
+from dicom_qa_node.domain.series import StoredInstance
+from dicom_qa_node.flow.jobs import Jobs
+from dicom_qa_node.flow.outbox import Outbox
+from dicom_qa_node.flow.registry import Registry
+from dicom_qa_node.report.report_builder import report_pending
+from dicom_qa_node.spool.incoming import SpoolWriter, stored_instance
 from dicom_qa_node.spool.layout import SpoolLayout
-from dicom_qa_node.spool.part10 import Origin
-from dicom_qa_node.spool.write import SpoolWriter, stored_instance
-from dicom_qa_node.store import Database, Jobs, Outbox, Registry
 from tests.report_samples import verdict, write_series
-from tests.unit.received_images import EXPLICIT, encoded
+from tests.unit.encoded_images import EXPLICIT, encoded
 
 __all__ = ["Carrier", "Ticking", "keep"]
 

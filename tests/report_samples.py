@@ -16,21 +16,20 @@ from pydicom.uid import (
     PositronEmissionTomographyImageStorage,
 )
 
-from dicom_qa_node.deliver.targets.base import Shipment
-from dicom_qa_node.records import (
-    Code,
+from dicom_qa_node.deliver.targets.base import DeliveryItem
+from dicom_qa_node.domain.codes import Code
+from dicom_qa_node.domain.delivery import ReportRef
+from dicom_qa_node.domain.results import (
     Finding,
     Grade,
     Measurement,
     ModelRef,
-    ReportRef,
     ScoredSlice,
-    SeriesFacts,
     SeriesKind,
     SeriesResult,
     Severity,
-    StoredInstance,
 )
+from dicom_qa_node.domain.series import SeriesHeader, StoredInstance
 
 T0 = dt.datetime(2026, 1, 5, 8, 0, 0, 123456, tzinfo=dt.UTC)
 MODEL = ModelRef("ms_iqa_small", "1.0", hashlib.sha256(b"weights").hexdigest())
@@ -90,9 +89,9 @@ def not_rated(instances: list[StoredInstance]) -> SeriesResult:
     return verdict(instances, score=None, interval=None, grade=None, slices=(), findings=(finding,))
 
 
-def shipped(path: Path, report: ReportRef, **changes: object) -> Shipment:
+def shipped(path: Path, report: ReportRef, **changes: object) -> DeliveryItem:
     """Return what a target is given for a report whose file is at ``path``."""
-    return Shipment(path.parent, replace(report, path=path.name), **changes)  # type: ignore[arg-type]
+    return DeliveryItem(path.parent, replace(report, path=path.name), **changes)  # type: ignore[arg-type]
 
 
 MEASUREMENTS = (
@@ -145,7 +144,7 @@ def _write(spool: Path, image: Dataset) -> StoredInstance:
     path.parent.mkdir(parents=True, exist_ok=True)
     image.save_as(path, enforce_file_format=True)
     content = path.read_bytes()
-    facts = SeriesFacts(
+    facts = SeriesHeader(
         str(image.SeriesInstanceUID), str(image.StudyInstanceUID), image.Modality,
         frame_of_reference_uid=FRAME, patient_name=str(image.PatientName), station_name=str(image.StationName),
     )  # fmt: skip

@@ -12,15 +12,19 @@ import numpy as np
 from pydicom.dataset import Dataset
 
 from dicom_qa_node.config import Config, Grades
+from dicom_qa_node.db.engine import Database
+from dicom_qa_node.domain.clock import utc_now
+from dicom_qa_node.domain.series import SeriesHeader, StoredInstance
+from dicom_qa_node.flow.jobs import Jobs
+from dicom_qa_node.flow.outbox import Outbox
+from dicom_qa_node.flow.registry import Registry
 from dicom_qa_node.phantom import ct_series, petct_study
 from dicom_qa_node.phantom import write as write_phantom
-from dicom_qa_node.records import SeriesFacts, StoredInstance, utc_now
-from dicom_qa_node.report.build import report_pending
-from dicom_qa_node.score.pictures import write_heat_map, write_pictures
+from dicom_qa_node.report.report_builder import report_pending
+from dicom_qa_node.score.image_files import write_heat_map, write_images
 from dicom_qa_node.score.pipeline import score_series
 from dicom_qa_node.spool.layout import SpoolLayout
-from dicom_qa_node.store import Database, Jobs, Outbox, Registry
-from tests.tiny_scorer import TinyScorer
+from tests.stub_model import TinyScorer
 
 __all__ = ["add_ct", "add_petct", "add_series"]
 
@@ -68,7 +72,7 @@ def add_series(
     result = replace(verdict.result, series_instance_uid=uid, pair_series_uid=None)
     verdict = replace(verdict, result=result)
     folder = layout.pictures(uid, job.version)
-    write_pictures(verdict, folder, Grades())
+    write_images(verdict, folder, Grades())
     height, width = verdict.pictures.shape[1:3]
     heat = np.fromfunction(
         lambda y, x: 255 * np.exp(-((y - height / 2) ** 2 + (x - width / 2) ** 2) / 500), (height, width)
@@ -101,11 +105,11 @@ def _stored(layout: SpoolLayout, ds: Dataset, source: Path, number: int) -> Stor
     )
 
 
-def _facts(ds: Dataset) -> SeriesFacts:
+def _facts(ds: Dataset) -> SeriesHeader:
     def text(keyword: str) -> str:
         return str(ds.get(keyword, "") or "")
 
-    return SeriesFacts(
+    return SeriesHeader(
         series_instance_uid=text("SeriesInstanceUID"),
         study_instance_uid=text("StudyInstanceUID"),
         modality=text("Modality"),

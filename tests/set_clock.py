@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import datetime as dt
 
-from dicom_qa_node.store import Database
-from tests.passing_time import pass_on_server
+from dicom_qa_node.db.engine import Database
+from tests.fake_clock import pass_on_server
 
 __all__ = ["HOUR_S", "JUMPS", "YEAR_S", "Host"]
 

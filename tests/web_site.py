@@ -13,8 +13,9 @@ from typing import Any
 from starlette.testclient import TestClient
 
 from dicom_qa_node.config import Config
-from dicom_qa_node.ops.website import LiveNode
-from dicom_qa_node.store import Database, Role
+from dicom_qa_node.db.engine import Database
+from dicom_qa_node.domain.accounts import Role
+from dicom_qa_node.ops.web_server import LiveNode
 from dicom_qa_node.web.app import create_app
 from dicom_qa_node.web.site import Actions, Site
 

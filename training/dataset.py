@@ -16,8 +16,8 @@ from scipy.interpolate import RegularGridInterpolator
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from dicom_qa_node.records import SeriesKind
-from dicom_qa_node.score import prepare
+from dicom_qa_node.domain.results import SeriesKind
+from dicom_qa_node.score import display_images
 from training.config import RunConfig, Share
 from training.display_noise import degrade_display
 from training.pool import LEVEL_NAMES, Pool, fold_of
@@ -116,7 +116,7 @@ class Batches(Dataset[Batch]):
         self.cells = table
         """Mean score of every display cell over the training references, shape (3, 3, 3), or None."""
         self._table = None if table is None else RegularGridInterpolator((axis,) * 3, table)
-        self._plans: dict[tuple[str, int], tuple[prepare.Crop, ...]] = {}
+        self._plans: dict[tuple[str, int], tuple[display_images.Crop, ...]] = {}
 
     def __len__(self) -> int:
         return self._config.steps
@@ -182,14 +182,16 @@ class Batches(Dataset[Batch]):
         kind, size = _CROPPED_AS.get(source.share.kind) or SeriesKind(source.share.kind), self._size
         stored = source.pool.images[index]
         picture = np.repeat(stored, 3, axis=-1) if stored.shape[-1] == 1 else np.asarray(stored)
-        picture = prepare.pad_picture(picture, size, kind)
+        picture = display_images.pad_picture(picture, size, kind)
         key = (source.pool.name, index)
         if key not in self._plans:
-            self._plans[key] = prepare.crop_plan(picture, size, kind)
+            self._plans[key] = display_images.crop_plan(picture, size, kind)
         plan = self._plans[key]
         crop = plan[int(rng.integers(len(plan)))]
         corner = [
-            int(np.clip(start + rng.integers(-_JITTER, _JITTER + 1), 0, length - size)) // prepare.GRID * prepare.GRID
+            int(np.clip(start + rng.integers(-_JITTER, _JITTER + 1), 0, length - size))
+            // display_images.GRID
+            * display_images.GRID
             for start, length in zip((crop.row, crop.column), picture.shape[:2], strict=True)
         ]
         piece = picture[corner[0] : corner[0] + size, corner[1] : corner[1] + size]

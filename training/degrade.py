@@ -18,8 +18,8 @@ from scipy import ndimage
 
 from dicom_qa_node.phantom import acquisition
 from dicom_qa_node.phantom.acquisition import Scan
-from dicom_qa_node.phantom.pet_noise import FWHM_PER_SIGMA, noise_of_counts, smoothed
 from dicom_qa_node.phantom.projector import Filter, FloatArray, ParallelBeam
+from dicom_qa_node.phantom.volumes import FWHM_PER_SIGMA, noise_of_counts, smoothed
 
 Spacing = tuple[float, float, float]
 

@@ -3,7 +3,7 @@
     python -m training.domain --run RUNS/all --folds RUNS/fold0 ... --pools POOLS --out RUNS/domain
         [--photographs DIR] [--csv FILE]
 
-The gate (``dicom_qa_node/models/domain.py``) is fitted to the features of the training pictures of ``--run``. Its
+The gate (``dicom_qa_node/models/ood.py``) is fitted to the features of the training pictures of ``--run``. Its
 limit for a kind of picture is a quantile of the distances of held-out pictures, each measured with the gate of the
 run that held its group out. The table says which share of held-out pictures and of outsiders lies beyond the
 limit: noise, inverted and saturated windows, scans with the greys of another modality, and photographs if a folder
@@ -27,8 +27,8 @@ from PIL import Image
 from pydantic import TypeAdapter
 
 from dicom_qa_node.models.card import DomainFile, DomainLimit
-from dicom_qa_node.models.domain import Domain, fit, pack
-from dicom_qa_node.score.infer import Scorer
+from dicom_qa_node.models.ood import OodModel, fit, pack
+from dicom_qa_node.score.inference import Scorer
 from training.config import RunConfig
 from training.dataset import held_out_groups
 from training.pool import Pool
@@ -122,7 +122,7 @@ def _features(
     return {kind: np.concatenate(parts) for kind, parts in found.items()}
 
 
-def _fit(features: Mapping[str, FloatArray]) -> dict[str, Domain]:
+def _fit(features: Mapping[str, FloatArray]) -> dict[str, OodModel]:
     return {kind: fit(values) for kind, values in features.items()}
 
 

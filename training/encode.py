@@ -2,7 +2,7 @@
 
     python -m training.encode --run RUN --pools POOLS
 
-Writes ``RUN/coded.json`` (``dicom_qa_node/models/coded.py``). The cell means are those of the references that the run
+Writes ``RUN/coded.json`` (``dicom_qa_node/models/card.py``). The cell means are those of the references that the run
 was trained on. How far the worth is trusted, and how sharp a named level is taken to be, were chosen on one held-out
 fold (`TRUST`, `SIGMA`); for PET alone, where there is no reader to choose by, nothing is mixed in.
 """
@@ -15,7 +15,7 @@ from pathlib import Path
 
 from pydantic import TypeAdapter
 
-from dicom_qa_node.models.coded import Coded
+from dicom_qa_node.models.card import DegradationPrior
 from training.code import severity_curves
 from training.config import RunConfig
 from training.dataset import cell_table, unseen_groups
@@ -30,16 +30,16 @@ TRUST = {"petct": 0.7, "ct": 0.2, "pt": 0.0}
 STEP, POINTS = 0.25, 17
 _DISPLAY = LEVEL_NAMES.index("dose")
 
-_FILE: TypeAdapter[Coded] = TypeAdapter(Coded)
+_FILE: TypeAdapter[DegradationPrior] = TypeAdapter(DegradationPrior)
 
 
-def read_coded(run: Path) -> Coded | None:
+def read_coded(run: Path) -> DegradationPrior | None:
     """Read what `encode` wrote into a run folder; None where nothing was."""
     path = run / "coded.json"
     return _FILE.validate_json(path.read_bytes()) if path.is_file() else None
 
 
-def encode(run: Path, pools_folder: Path) -> Coded:
+def encode(run: Path, pools_folder: Path) -> DegradationPrior:
     """Measure the cell means of the run's training references, and write them with the curves."""
     config = RunConfig.model_validate(json.loads((run / "run.json").read_text())["config"])
     pools = read_pools(pools_folder, config)
@@ -47,7 +47,7 @@ def encode(run: Path, pools_folder: Path) -> Coded:
     if table is None:
         raise ValueError(f"{run} saw no rated pictures that name their display cells")
     curves = severity_curves(POINTS, STEP)
-    coded = Coded(
+    coded = DegradationPrior(
         cells=tuple(round(float(value), 4) for value in table.ravel()),
         sigma=SIGMA,
         shares=((),) * _DISPLAY + tuple(tuple(round(float(x), 5) for x in curve) for curve in curves),

@@ -24,7 +24,7 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 
-from dicom_qa_node.score.infer import Scorer
+from dicom_qa_node.score.inference import Scorer
 from training.config import RunConfig
 from training.dataset import held_out_groups
 from training.encode import read_coded

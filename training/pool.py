@@ -25,7 +25,7 @@ intensity; log2 of dose reduction / 2; log2(720 / views) / 2; blur sigma in pixe
 log2 of the slice thickness in mm / 2."""
 
 FACTOR_NAMES = ("dimension", "region", "type")
-"""What a network that takes prompts is told besides the kind; values as in ``models/prompts.py``."""
+"""What a network that takes prompts is told besides the kind; values as in ``models/text_prompt.py``."""
 
 
 @dataclass(frozen=True)

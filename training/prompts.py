@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pydicom import Dataset
 
-from dicom_qa_node.models.prompts import Prompt
-from dicom_qa_node.records import SeriesKind
-from dicom_qa_node.score.prompt import region_of, type_of
+from dicom_qa_node.domain.results import SeriesKind
+from dicom_qa_node.models.text_prompt import Prompt
+from dicom_qa_node.score.grading import region_of, type_of
 from training.pool import Row
 
 __all__ = ["factors_of_header", "prompt_of_row"]

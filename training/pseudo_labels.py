@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from dicom_qa_node.score.infer import Scorer
+from dicom_qa_node.score.inference import Scorer
 from training.config import RunConfig
 from training.dataset import held_out_groups
 from training.evaluate import as_rgb

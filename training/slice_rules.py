@@ -22,15 +22,15 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
-from dicom_qa_node.models.prompts import Prompt
-from dicom_qa_node.records import SeriesKind
-from dicom_qa_node.score import prepare
-from dicom_qa_node.score.assemble import read, survey
-from dicom_qa_node.score.decoders import Decoders
-from dicom_qa_node.score.infer import Scorer
-from dicom_qa_node.score.prompt import prompt_of
-from dicom_qa_node.score.slices import ChosenSlice, positional_slices, salient_slices
+from dicom_qa_node.domain.results import SeriesKind
+from dicom_qa_node.models.text_prompt import Prompt
+from dicom_qa_node.score import display_images
+from dicom_qa_node.score.decoder_pool import DecoderPool
+from dicom_qa_node.score.grading import prompt_of
+from dicom_qa_node.score.inference import Scorer
+from dicom_qa_node.score.slice_selection import ChosenSlice, positional_slices, salient_slices
 from dicom_qa_node.score.volume import Volume
+from dicom_qa_node.score.volume_builder import build_volume, scan_headers
 from training import degrade
 from training.config import RunConfig
 from training.data.prepare_severity import noise_level
@@ -57,7 +57,7 @@ class SeriesScore:
 def compare(name: str, volume: Volume, scorer: Scorer, seed: int = 0) -> list[SeriesScore]:
     """Score one series by both rules at every dose."""
     prompt = prompt_of(volume, SeriesKind.CT)
-    window = prepare.window_for_kernel(str(volume.header.get("ConvolutionKernel", "")))
+    window = display_images.window_for_kernel(str(volume.header.get("ConvolutionKernel", "")))
     whole = _whole(volume, scorer, window, prompt)
     found = []
     for rule, chosen in _rules(volume).items():
@@ -84,20 +84,22 @@ def _rules(volume: Volume) -> dict[str, tuple[ChosenSlice, ...]]:
     return {"salient": salient_slices(volume), "positional": positional_slices(len(volume.positions_mm))}
 
 
-def _whole(volume: Volume, scorer: Scorer, window: prepare.Window, prompt: Prompt) -> float:
+def _whole(volume: Volume, scorer: Scorer, window: display_images.Window, prompt: Prompt) -> float:
     """Plain mean over the slices that show a body, each standing for the same length of the scan."""
     body = salient_slices(volume, count=_WHOLE)
     pictures = [_picture(volume, item.index, 1.0, window, 0) for item in body]
     return _weighed(scorer, pictures, body, prompt)
 
 
-def _picture(volume: Volume, index: int, dose: float, window: prepare.Window, seed: int) -> npt.NDArray[np.uint8]:
+def _picture(
+    volume: Volume, index: int, dose: float, window: display_images.Window, seed: int
+) -> npt.NDArray[np.uint8]:
     """Show one slice at a share of its dose; the noise of a slice is the same for both rules."""
     hu = np.asarray(volume.voxels[index], np.float32)
     if dose < 1:
         scan = degrade.scan_of(hu, volume.spacing_mm[1], noise_level(hu))
         hu = degrade.low_dose(hu, scan, dose, np.random.default_rng((seed, index)))
-    return prepare.ct_picture(hu, window)
+    return display_images.ct_picture(hu, window)
 
 
 def _weighed(
@@ -141,10 +143,10 @@ def main() -> None:
     else:
         scorer = Scorer.open(arguments.model, arguments.device)
     scores: list[SeriesScore] = []
-    with Decoders() as decoders:
+    with DecoderPool() as decoders:
         for name in names:
-            parts = survey(sorted((arguments.source / name).iterdir())).parts
-            scores += compare(name, read(max(parts, key=lambda part: len(part.slices)), decoders), scorer)
+            parts = scan_headers(sorted((arguments.source / name).iterdir())).parts
+            scores += compare(name, build_volume(max(parts, key=lambda part: len(part.slices)), decoders), scorer)
     _write(arguments.out, scores)
     for series, rule, order, error in summary(scores):
         print(f"{series:40} {rule:10} Spearman {order:+.3f}  routine - whole {error:+.3f}")

@@ -9,26 +9,25 @@ import typer
 
 from dicom_qa_node import __version__
 from dicom_qa_node.cli import (
-    auditing,
+    config_commands,
     database,
     demo,
     health,
     models,
     network,
     outbox,
-    quality,
-    reviews,
+    quality_log,
     roles,
     scoring,
     series,
-    settings,
     site_setup,
     users,
 )
+from dicom_qa_node.cli import users as auditing
 from dicom_qa_node.cli.context import invocation
 from dicom_qa_node.cli.exit_codes import ExitCode, exit_code_of
-from dicom_qa_node.cli.present import complain
-from dicom_qa_node.errors import NodeError
+from dicom_qa_node.cli.output import complain
+from dicom_qa_node.domain.errors import NodeError
 
 __all__ = ["app", "run"]
 
@@ -39,13 +38,13 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-for module in (roles, scoring, quality, network, health, auditing, site_setup, demo):
+for module in (roles, scoring, quality_log, network, health, auditing, site_setup, demo):
     module.register(app)
 app.add_typer(series.app, name="series")
 app.add_typer(outbox.app, name="outbox")
-app.add_typer(reviews.app, name="reviews")
+app.add_typer(quality_log.app, name="reviews")
 app.add_typer(models.app, name="models")
-app.add_typer(settings.app, name="config")
+app.add_typer(config_commands.app, name="config")
 app.add_typer(database.app, name="db")
 app.add_typer(users.app, name="users")
 

@@ -13,8 +13,8 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from dicom_qa_node.config import Config
+from dicom_qa_node.config.loader import allowed, sections_of
 from dicom_qa_node.config.tiers import BASIC_KEYS
-from dicom_qa_node.config.wording import allowed, sections_of
 
 __all__ = ["as_markdown", "as_yaml", "shown_value"]
 

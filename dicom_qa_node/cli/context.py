@@ -18,7 +18,7 @@ import typer
 
 if TYPE_CHECKING:
     from dicom_qa_node.config import Config
-    from dicom_qa_node.store import Database
+    from dicom_qa_node.db.engine import Database
 
 __all__ = ["DEFAULT_CONFIG", "Invocation", "actor", "config_of", "invocation", "open_database"]
 
@@ -55,7 +55,7 @@ def config_of(context: typer.Context) -> Config:
 @contextmanager
 def open_database(config: Config) -> Iterator[Database]:
     """Open the database for a command; it must exist and have the schema of this version."""
-    from dicom_qa_node.store import Database
+    from dicom_qa_node.db.engine import Database
 
     database = Database(config.database_url)
     try:

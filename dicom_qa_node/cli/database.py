@@ -10,7 +10,7 @@ import typer
 
 from dicom_qa_node.cli.context import config_of, open_database
 from dicom_qa_node.cli.exit_codes import ExitCode, NotFound
-from dicom_qa_node.cli.present import AsJson, progress_bar, say, show_json
+from dicom_qa_node.cli.output import AsJson, progress_bar, say, show_json
 
 if TYPE_CHECKING:
     from rich.progress import TaskID
@@ -25,7 +25,7 @@ app = typer.Typer(help="The database.", no_args_is_help=True)
 @app.command()
 def upgrade(context: typer.Context, as_json: AsJson = False) -> None:
     """Create the database or bring its schema to the revision of this version; `serve` does so at its start."""
-    from dicom_qa_node.store import Database
+    from dicom_qa_node.db.engine import Database
 
     database = Database(config_of(context).database_url)
     try:

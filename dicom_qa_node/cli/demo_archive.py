@@ -14,7 +14,7 @@ from typing import Any
 from pydicom.uid import UID
 from pynetdicom import AE, AllStoragePresentationContexts, evt
 
-from dicom_qa_node.spool.layout import InvalidUid, check_uid
+from dicom_qa_node.domain.uids import InvalidUid, check_uid
 
 __all__ = ["main", "start_archive"]
 

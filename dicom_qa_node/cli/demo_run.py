@@ -1,33 +1,214 @@
-"""What ``demo`` does: a node, an archive and generated studies, from C-STORE to the delivered report."""
+"""``demo``: a node on SQLite, an archive and generated studies, from C-STORE to the delivered report."""
 
 from __future__ import annotations
 
 import signal
 import socket
+import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from math import nan
 from pathlib import Path
 
 import typer
+import yaml
+from pydicom.dataset import Dataset
 
-from dicom_qa_node.cli.demo_node import DemoNode, demo_node
-from dicom_qa_node.cli.demo_studies import CT_BEST_FIRST, DemoSeries, count, make_studies
+from dicom_qa_node.cli.demo_archive import AE_TITLE as ARCHIVE_TITLE
 from dicom_qa_node.cli.exit_codes import ExitCode
 from dicom_qa_node.cli.network import send_with_progress
-from dicom_qa_node.cli.present import complain, progress_bar, say, score_text, show_rows
-from dicom_qa_node.cli.series_page import sheet_of
-from dicom_qa_node.errors import Permanent, Transient
+from dicom_qa_node.cli.output import complain, progress_bar, say, score_text, show_rows
+from dicom_qa_node.cli.series import sheet_of
+from dicom_qa_node.config import Config, load_config
+from dicom_qa_node.db.engine import Database
+from dicom_qa_node.domain.clock import utc_now
+from dicom_qa_node.domain.errors import Permanent, Transient
+from dicom_qa_node.domain.results import LogEntry
+from dicom_qa_node.domain.states import SeriesState
+from dicom_qa_node.flow.registry import Registry
 from dicom_qa_node.ops.first_start import setup_link_file
-from dicom_qa_node.records import LogEntry, SeriesState, utc_now
-from dicom_qa_node.store import Database, QualityLog, Registry
+from dicom_qa_node.phantom import ct_series, identity_of, petct_study, phantom_uid, write
+from dicom_qa_node.quality_log.entries import QualityLog
 
-__all__ = ["run_demo"]
+__all__ = ["CT_BEST_FIRST", "DemoNode", "DemoSeries", "count", "demo_node", "free_port", "make_studies", "run_demo"]
+
+_SEED = 7
+
+_SLICES = 24
+
+_SPACING_MM = 5.0
+
+_PETCT_SLICES = 30
+
+#: Qualities of the CT with their labels, the best first; their scores must come out in this order.
+CT_BEST_FIRST = {
+    "routine": "CT, routine dose",
+    "tenth_dose": "CT, a tenth of the dose",
+    "sparse_views": "CT, sparse views",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class DemoSeries:
+    """One generated series; ``quality`` is that of the CT, "" for the PET/CT."""
+
+    label: str
+    quality: str
+    series_instance_uid: str
+    modality: str
+    files: tuple[Path, ...]
+
+
+def count() -> int:
+    """Return how many series `make_studies` makes."""
+    return len(CT_BEST_FIRST) + 2
+
+
+def make_studies(folder: Path, run: str) -> Iterator[DemoSeries]:
+    """Generate the series one after the other; ``run`` makes their UIDs new, the pictures are always the same."""
+    ct_study = replace(
+        identity_of(_SEED),
+        study_uid=phantom_uid(_SEED, "demo", run, "ct"),
+        study_description="CT chest abdomen",
+    )
+    for number, (quality, label) in enumerate(CT_BEST_FIRST.items(), start=2):
+        images = ct_series(
+            _SEED,
+            _SLICES,
+            quality=quality,
+            spacing_mm=_SPACING_MM,
+            thickness_mm=_SPACING_MM,
+            identity=ct_study,
+            series_number=number,
+        )
+        yield _written(label, quality, images, folder)
+    petct = replace(
+        identity_of(_SEED, "petct"),
+        study_uid=phantom_uid(_SEED, "demo", run, "petct"),
+        study_description="PET/CT FDG",
+        body_part="WHOLEBODY",
+        protocol="PET CT Oncology",
+    )
+    ct, pet = petct_study(_SEED, ct_slices=_PETCT_SLICES, identity=petct)
+    yield _written("CT of the PET/CT, low dose", "", ct, folder)
+    yield _written("PET/CT", "", pet, folder)
+
+
+def _written(label: str, quality: str, images: list[Dataset], folder: Path) -> DemoSeries:
+    uid = str(images[0].SeriesInstanceUID)
+    return DemoSeries(label, quality, uid, str(images[0].Modality), tuple(write(images, folder / uid)))
+
+
+_STOP_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class DemoNode:
+    """A running demo: where it listens and where its things lie."""
+
+    folder: Path
+    config: Config
+    config_path: Path
+    archive_port: int
+    process: subprocess.Popen[bytes]
+
+    @property
+    def log(self) -> Path:
+        """What the node writes to standard error."""
+        return self.folder / "node.log"
+
+    @property
+    def archive(self) -> Path:
+        """Where the archive keeps what it receives."""
+        return self.folder / "archive"
+
+    def require_alive(self) -> None:
+        """Fail with the node's last words if it has ended."""
+        code = self.process.poll()
+        if code is not None:
+            last = self.log.read_text(errors="replace").strip().splitlines()[-3:]
+            raise Permanent(f"the node ended with {code}; its log {self.log} ends with:\n" + "\n".join(last))
+
+
+@contextmanager
+def demo_node(folder: Path) -> Iterator[DemoNode]:
+    """Start archive and node in ``folder``; both have stopped on leaving the block."""
+    folder.mkdir(parents=True, exist_ok=True)
+    archive_port = free_port(11113)
+    config_path = _write_config(folder, archive_port)
+    archive = [sys.executable, "-m", "dicom_qa_node.cli.demo_archive", str(archive_port), str(folder / "archive")]
+    serve = [sys.executable, "-m", "dicom_qa_node", "--config", str(config_path), "serve"]
+    with _running(archive, folder / "archive.log"), _running(serve, folder / "node.log") as process:
+        yield DemoNode(folder, load_config(config_path), config_path, archive_port, process)
+
+
+def free_port(wanted: int) -> int:
+    """Return the standard port if nobody listens there, else a free one."""
+    for port in (wanted, 0):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return int(probe.getsockname()[1])
+    raise Permanent("no TCP port is free on this machine")
+
+
+def _write_config(folder: Path, archive_port: int) -> Path:
+    values = {
+        "database_url": f"sqlite:///{folder.resolve()}/quality.db",
+        "spool_dir": str(folder.resolve() / "spool"),
+        "receive": {"host": "127.0.0.1", "port": free_port(11112), "processes": 1},
+        "spool": {"min_free_mb": 200, "resume_free_mb": 300},
+        "complete": {"quiet_s": 5, "pair_wait_s": 60},
+        "deliver": {
+            "targets": [
+                {
+                    "kind": "dicom",
+                    "name": "archive",
+                    "host": "127.0.0.1",
+                    "port": archive_port,
+                    "ae_title": ARCHIVE_TITLE,
+                }
+            ],
+            "retry_first_s": 1,
+        },
+        "web": {"host": "127.0.0.1", "port": free_port(8080)},
+    }
+    path = folder / "config.yaml"
+    path.write_text("# Written by `dicom-qa-node demo`.\n" + yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
+    return path
+
+
+@contextmanager
+def _running(command: Sequence[str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    with log.open("wb") as sink:
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=sink, stderr=subprocess.STDOUT, start_new_session=True
+        )
+        try:
+            yield process
+        finally:
+            _stop(process)
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    if process.poll() is None:
+        process.terminate()
+        try:
+            process.wait(_STOP_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
 
 _ENDED = (SeriesState.DELIVERED, SeriesState.PARKED)
+
 _WAY = (
     SeriesState.RECEIVING,
     SeriesState.COMPLETE,
@@ -36,6 +217,7 @@ _WAY = (
     SeriesState.REPORTED,
     SeriesState.DELIVERED,
 )
+
 _LOOK_S = 0.3
 
 Entries = Mapping[str, LogEntry | None]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import IntEnum
 
-from dicom_qa_node.errors import Misconfigured, NodeError, Permanent, Transient
+from dicom_qa_node.domain.errors import Misconfigured, NodeError, Permanent, Transient
 
 __all__ = ["ExitCode", "NotFound", "WrongState", "exit_code_of"]
 

@@ -8,7 +8,7 @@ import typer
 
 from dicom_qa_node.cli.context import config_of
 from dicom_qa_node.cli.exit_codes import ExitCode
-from dicom_qa_node.cli.present import AsJson, say, show_json, show_rows
+from dicom_qa_node.cli.output import AsJson, say, show_json, show_rows
 
 __all__ = ["register"]
 
@@ -20,8 +20,8 @@ def register(app: typer.Typer) -> None:
 
 def health(context: typer.Context, as_json: AsJson = False) -> None:
     """Check database, spool, disk, model, every role, queue and deliveries; exit code 1 unless all is ok."""
+    from dicom_qa_node.db.engine import Database
     from dicom_qa_node.ops.health import Level, ModelCheck, assess, gather, time_of
-    from dicom_qa_node.store import Database
 
     config = config_of(context)
     database = Database(config.database_url)

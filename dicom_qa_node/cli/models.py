@@ -10,8 +10,8 @@ import typer
 
 from dicom_qa_node.cli.context import config_of
 from dicom_qa_node.cli.exit_codes import ExitCode, NotFound
-from dicom_qa_node.cli.present import AsJson, show_rows
-from dicom_qa_node.errors import Misconfigured
+from dicom_qa_node.cli.output import AsJson, show_rows
+from dicom_qa_node.domain.errors import Misconfigured
 
 if TYPE_CHECKING:
     from dicom_qa_node.models.card import ModelCard

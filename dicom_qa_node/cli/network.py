@@ -9,11 +9,11 @@ import typer
 
 from dicom_qa_node.cli.context import config_of
 from dicom_qa_node.cli.exit_codes import ExitCode, NotFound
-from dicom_qa_node.cli.present import AsJson, complain, progress_bar, say, show_json
+from dicom_qa_node.cli.output import AsJson, complain, progress_bar, say, show_json
 
 if TYPE_CHECKING:
     from dicom_qa_node.config import ClientTls
-    from dicom_qa_node.deliver.send import SendSummary
+    from dicom_qa_node.deliver.send_files import SendSummary
 
 __all__ = ["register", "send_with_progress"]
 
@@ -41,7 +41,7 @@ def send(
     as_json: AsJson = False,
 ) -> None:
     """Send DICOM files by C-STORE; exit code 1 if the receiver did not take one of them."""
-    from dicom_qa_node.deliver.send import files_below
+    from dicom_qa_node.deliver.send_files import files_below
 
     if not path.exists():
         raise NotFound(f"{path} does not exist")
@@ -88,7 +88,7 @@ def send_with_progress(
     files: list[Path], host: str, port: int, called: str, calling: str, label: str, tls: ClientTls | None = None
 ) -> SendSummary:
     """Send files over one association and show how far it is."""
-    from dicom_qa_node.deliver.send import Peer, send_files
+    from dicom_qa_node.deliver.send_files import Peer, send_files
 
     with progress_bar() as progress:
         task = progress.add_task(label, total=len(files))

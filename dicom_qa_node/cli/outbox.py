@@ -8,13 +8,12 @@ import typer
 
 from dicom_qa_node.cli.context import actor, config_of, open_database
 from dicom_qa_node.cli.exit_codes import NotFound, WrongState
-from dicom_qa_node.cli.present import AsJson, say, show_json, show_rows
+from dicom_qa_node.cli.output import AsJson, say, show_json, show_rows
 from dicom_qa_node.cli.series import SeriesUid
-from dicom_qa_node.records import DeliveryState
+from dicom_qa_node.domain.states import DeliveryState
 
 if TYPE_CHECKING:
-    from dicom_qa_node.store import Outbox
-    from dicom_qa_node.store.outbox import OutboxRow
+    from dicom_qa_node.flow.outbox import Outbox, OutboxRow
 
 __all__ = ["app"]
 
@@ -34,7 +33,7 @@ def list_rows(
     as_json: AsJson = False,
 ) -> None:
     """List deliveries, the latest first, with the target's last answer."""
-    from dicom_qa_node.store import Outbox
+    from dicom_qa_node.flow.outbox import Outbox
 
     if dead and state:
         raise typer.BadParameter("give --dead or --state, not both")
@@ -53,7 +52,7 @@ def retry(
     as_json: AsJson = False,
 ) -> None:
     """Send parked or waiting reports at once: one by its number, all for one target, or all."""
-    from dicom_qa_node.store import Outbox
+    from dicom_qa_node.flow.outbox import Outbox
 
     if [delivery is not None, target is not None, every].count(True) != 1:
         raise typer.BadParameter("give the number of a delivery, --target NAME or --all")
@@ -80,7 +79,7 @@ def park(
     as_json: AsJson = False,
 ) -> None:
     """Stop trying to send a report; `outbox retry` takes it up again."""
-    from dicom_qa_node.store import Outbox
+    from dicom_qa_node.flow.outbox import Outbox
 
     with open_database(config_of(context)) as database:
         outbox = Outbox(database)
@@ -93,8 +92,9 @@ def park(
 @app.command()
 def explain(context: typer.Context, series_uid: SeriesUid, as_json: AsJson = False) -> None:
     """Say which targets a series' latest report goes to, and why not to the others: then, and by the rules of now."""
-    from dicom_qa_node.config.routing import decide, traits_of
-    from dicom_qa_node.store import Outbox, QualityLog
+    from dicom_qa_node.config.delivery import decide, traits_of
+    from dicom_qa_node.flow.outbox import Outbox
+    from dicom_qa_node.quality_log.entries import QualityLog
 
     config = config_of(context)
     with open_database(config) as database:

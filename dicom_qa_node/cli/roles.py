@@ -1,4 +1,4 @@
-"""``serve`` and one command per role: ``receive``, ``schedule``, ``deliver``, ``web`` (``score`` is in `scoring`).
+"""``serve``, one command per role, and ``score``, which also scores folders of files offline.
 
 A role command is what the supervisor starts as a child and what a systemd unit per role runs.
 """

@@ -9,7 +9,7 @@ import typer
 
 from dicom_qa_node.cli.context import config_of
 from dicom_qa_node.cli.exit_codes import ExitCode
-from dicom_qa_node.cli.present import AsJson, complain, say, show_json, show_rows
+from dicom_qa_node.cli.output import AsJson, complain, say, show_json, show_rows
 from dicom_qa_node.cli.roles import run_role
 
 __all__ = ["register"]
@@ -38,9 +38,9 @@ def score(
         if pictures is not None or as_json:
             raise typer.BadParameter("give a path to score; without one this command is the scoring worker")
         run_role(context, "score")
-    from dicom_qa_node.cli.offline_scoring import score_found
+    from dicom_qa_node.cli.offline_scoring import score_folders
 
-    entries = score_found(config_of(context), paths or [], pictures)
+    entries = score_folders(config_of(context), paths or [], pictures)
     if as_json:
         show_json(entries)
     else:

@@ -1,22 +1,162 @@
-"""``series list|rescore|release|park``: where each series stands, and what an operator can do about it."""
+"""``series list|rescore|release|park``, and everything known of one series as a document or a page."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from dicom_qa_node.cli.context import actor, config_of, open_database
 from dicom_qa_node.cli.exit_codes import NotFound, WrongState
-from dicom_qa_node.cli.present import AsJson, say, show_rows
-from dicom_qa_node.records import SeriesState
+from dicom_qa_node.cli.output import AsJson, coloured, console, say, score_text, show_rows
+from dicom_qa_node.cli.result_json import result_values
+from dicom_qa_node.domain.states import SeriesState
 
 if TYPE_CHECKING:
-    from dicom_qa_node.store import Registry
-    from dicom_qa_node.store.registry import SeriesRow
+    from dicom_qa_node.domain.results import LogEntry
+    from dicom_qa_node.flow.outbox import OutboxRow
+    from dicom_qa_node.flow.registry import Registry, SeriesRow
 
-__all__ = ["SeriesUid", "app"]
+__all__ = ["SeriesUid", "app", "as_document", "print_page", "sheet_of"]
+
+
+def as_document(
+    row: SeriesRow,
+    entry: LogEntry | None,
+    history: Sequence[dict[str, Any]],
+    deliveries: Sequence[OutboxRow],
+    spool: Path,
+) -> dict[str, Any]:
+    """Return the series as JSON values; paths are those on this machine."""
+    from dicom_qa_node.config.scoring import priority_name
+
+    return {
+        "series_instance_uid": row.facts.series_instance_uid,
+        "state": row.state,
+        "state_since": row.state_since,
+        "reason": row.parked_reason or row.complete_reason,
+        "version": row.version,
+        "received": row.received,
+        "expected": row.expected,
+        "conflicts": row.conflicts,
+        "calling_ae": row.calling_ae,
+        "site": row.site,
+        "priority": priority_name(row.priority),
+        "pair_series_uid": row.pair_series_uid,
+        "facts": {key: value for key, value in asdict(row.facts).items() if value},
+        "scored_version": None if entry is None else entry.version,
+        "scored_at": None if entry is None else entry.scored_at,
+        "score_text": None if entry is None else score_text(entry.result),
+        "verdict": None if entry is None else result_values(entry.result),
+        "picture": None if entry is None else sheet_of(spool, entry),
+        "deliveries": [_delivery(item, spool) for item in deliveries],
+        "history": [{key: event[key] for key in _EVENT} for event in history],
+    }
+
+
+_EVENT = ("at", "version", "old_state", "new_state", "reason", "actor")
+
+
+def sheet_of(spool_dir: Path, entry: LogEntry) -> Path | None:
+    """Return the picture of the salient slices with their scores, None if the spool has it no more."""
+    from dicom_qa_node.spool.layout import SpoolLayout
+
+    folder = SpoolLayout(spool_dir).pictures(entry.facts.series_instance_uid, entry.version)
+    return folder / "sheet.png" if (folder / "sheet.png").is_file() else None
+
+
+def _delivery(item: OutboxRow, spool: Path) -> dict[str, Any]:
+    return {
+        "delivery": item.delivery_id,
+        "target": item.target,
+        "state": item.state,
+        "attempts": item.attempts,
+        "last_answer": item.last_answer,
+        "delivered_at": item.delivered_at,
+        "version": item.report.version,
+        "report_uid": item.report.sop_instance_uid,
+        "file": str(spool / item.report.path),
+    }
+
+
+def print_page(document: dict[str, Any]) -> None:
+    """Print the document as tables, the state and what it means first."""
+    _pairs("Series", {key: document[key] for key in _HEAD if document[key] not in (None, "", [])})
+    _pairs("Patient, study and equipment", document["facts"])
+    found = document["verdict"]
+    if found is not None:
+        _pairs(f"Verdict on version {document['scored_version']}", _verdict_pairs(document, found))
+        _table("Salient slices", found["slices"], ("index", "sop_instance_uid", "score", "weight", "reason"))
+        _table("Measurements", [_measured(item) for item in found["measurements"]], ())
+        _table("Findings", found["findings"], ("severity", "sentence", "evidence"))
+    _table("Deliveries", document["deliveries"], ("delivery", "target", "state", "attempts", "last_answer", "file"))
+    _table("History", document["history"], _EVENT)
+
+
+_HEAD = (
+    "series_instance_uid", "state", "state_since", "reason", "version", "received", "expected", "conflicts",
+    "calling_ae", "site", "priority", "pair_series_uid", "picture",
+)  # fmt: skip
+
+
+def _verdict_pairs(document: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
+    model = found["model"]
+    return {
+        "score (0-4)": document["score_text"],
+        "grade": found["grade"] or "none",
+        "scored at": document["scored_at"],
+        "kind of picture": found["kind"],
+        "images used": found["instances_used"],
+        "model": f"{model['name']} {model['version']} ({model['sha256'][:12]})",
+    }
+
+
+def _measured(item: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "measurement": item["meaning"],
+        "value": item["not_applicable"] or f"{item['value']:.4g}",
+        "unit": item["unit"],
+        "usual": _range(item["low"], item["high"]),
+        "direction": item["direction"],
+        "detail": item["detail"],
+    }
+
+
+def _range(low: float | None, high: float | None) -> str:
+    if low is not None and high is not None:
+        return f"{low:g} to {high:g}"
+    if low is not None:
+        return f"{low:g} or more"
+    return "" if high is None else f"{high:g} or less"
+
+
+def _pairs(title: str, values: dict[str, Any]) -> None:
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", show_header=False)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for key, value in values.items():
+        table.add_row(key.replace("_", " "), coloured(value))
+    console().print(table)
+
+
+def _table(title: str, rows: Sequence[dict[str, Any]], columns: Sequence[str]) -> None:
+    from rich.table import Table
+
+    if not rows:
+        return
+    table = Table(title=title, title_justify="left")
+    keys = list(columns or rows[0])
+    for key in keys:
+        table.add_column(key.replace("_", " "), overflow="fold")
+    for row in rows:
+        table.add_row(*(coloured(row[key]) for key in keys))
+    console().print(table)
+
 
 app = typer.Typer(help="Series and their states.", no_args_is_help=True)
 
@@ -31,7 +171,7 @@ def list_series(
     as_json: AsJson = False,
 ) -> None:
     """List series, the latest arrival first, with their state and why they stand there."""
-    from dicom_qa_node.store import Registry
+    from dicom_qa_node.flow.registry import Registry
 
     with open_database(config_of(context)) as database:
         found = Registry(database).list_series(state or tuple(SeriesState), limit=limit)
@@ -41,7 +181,7 @@ def list_series(
 @app.command()
 def rescore(context: typer.Context, series_uid: SeriesUid) -> None:
     """Score a series again as a new version; its new report names the old one as predecessor."""
-    from dicom_qa_node.store import Registry
+    from dicom_qa_node.flow.registry import Registry
 
     _command(context, series_uid, Registry.rescore, "queued to be scored again", "it is arriving or about to be scored")
 
@@ -49,7 +189,7 @@ def rescore(context: typer.Context, series_uid: SeriesUid) -> None:
 @app.command()
 def release(context: typer.Context, series_uid: SeriesUid) -> None:
     """Try a parked series again, or score a receiving one with the images that are there."""
-    from dicom_qa_node.store import Registry
+    from dicom_qa_node.flow.registry import Registry
 
     _command(context, series_uid, Registry.release, "released", "only a PARKED or RECEIVING series can be released")
 
@@ -69,7 +209,7 @@ def park(
 
 
 def _command(context: typer.Context, uid: str, act: Callable[..., bool], done: str, refused: str) -> None:
-    from dicom_qa_node.store import Registry
+    from dicom_qa_node.flow.registry import Registry
 
     with open_database(config_of(context)) as database:
         registry = Registry(database)

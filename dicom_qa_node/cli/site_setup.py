@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dicom_qa_node.cli.exit_codes import ExitCode
-from dicom_qa_node.cli.present import say
-from dicom_qa_node.errors import Misconfigured, NodeError, Permanent
+from dicom_qa_node.cli.output import say
+from dicom_qa_node.domain.errors import Misconfigured, NodeError, Permanent
 
 if TYPE_CHECKING:
     from dicom_qa_node.config.site_setup import PacsAnswer, ScannerAnswer, SiteAnswers

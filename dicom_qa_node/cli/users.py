@@ -1,26 +1,27 @@
-"""``users setup-link|list|add|reset|disable|enable|role|token``: who may use the pages, from the command line."""
+"""``users`` and ``audit``: accounts from the command line, and the log of what users did."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from dicom_qa_node.cli.context import actor, config_of, open_database
 from dicom_qa_node.cli.exit_codes import NotFound, WrongState
-from dicom_qa_node.cli.present import AsJson, say, show_json, show_rows
-from dicom_qa_node.errors import Permanent
-from dicom_qa_node.records import Role
+from dicom_qa_node.cli.output import AsJson, say, show_json, show_rows
+from dicom_qa_node.cli.quality_log import parse_since
+from dicom_qa_node.domain.accounts import Role
+from dicom_qa_node.domain.errors import Permanent
 
 if TYPE_CHECKING:
+    from dicom_qa_node.accounts.accounts import AccountRow, Accounts
+    from dicom_qa_node.accounts.audit import Audit
     from dicom_qa_node.config import Config
-    from dicom_qa_node.store import Accounts, Audit
-    from dicom_qa_node.store.accounts import AccountRow
 
-__all__ = ["app"]
+__all__ = ["app", "register"]
 
 app = typer.Typer(help="Accounts of the web page.", no_args_is_help=True)
 
@@ -28,7 +29,7 @@ Name = Annotated[str, typer.Argument(help="Login name.")]
 
 
 @dataclass(frozen=True, slots=True)
-class _Desk:
+class _AccountCommands:
     config: Config
     accounts: Accounts
     audit: Audit
@@ -50,12 +51,13 @@ class _Desk:
 
 
 @contextmanager
-def _desk(context: typer.Context) -> Iterator[_Desk]:
-    from dicom_qa_node.store import Accounts, Audit
+def _desk(context: typer.Context) -> Iterator[_AccountCommands]:
+    from dicom_qa_node.accounts.accounts import Accounts
+    from dicom_qa_node.accounts.audit import Audit
 
     config = config_of(context)
     with open_database(config) as database:
-        yield _Desk(config, Accounts(database), Audit(database))
+        yield _AccountCommands(config, Accounts(database), Audit(database))
 
 
 @app.command("setup-link")
@@ -169,3 +171,28 @@ def _or_wrong_state(change: Callable[[], None]) -> None:
         change()
     except Permanent as error:
         raise WrongState(str(error)) from error
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command of this file."""
+    app.command("audit")(audit)
+
+
+def audit(
+    context: typer.Context,
+    since: Annotated[str | None, typer.Option(help="A date, a time (ISO 8601) or an age: 30m, 24h, 7d, 2w.")] = None,
+    actor: Annotated[str, typer.Option(help="Only what this login name did.")] = "",
+    event: Annotated[str, typer.Option(help="Only events that begin so: login, account, series.")] = "",
+    ident: Annotated[str, typer.Option(help="Only what was done to this object.")] = "",
+    limit: Annotated[int, typer.Option(min=1, max=1_000_000, help="Rows at most, the latest first.")] = 50,
+    as_json: AsJson = False,
+) -> None:
+    """Show the audit log: who did what, when, from where, and how it ended; patient identifiers only with --json."""
+    from dicom_qa_node.accounts.audit import Audit, AuditFilter
+
+    chosen = AuditFilter(since=parse_since(since) if since else None, actor=actor, event=event, ident=ident)
+    with open_database(config_of(context)) as database:
+        rows = [asdict(entry) for entry in Audit(database).entries(chosen, limit)]
+    hidden = () if as_json else ("audit_id", "patient_id", "study_instance_uid")
+    shown = [{key: value for key, value in row.items() if key not in hidden} for row in rows]
+    show_rows("Audit log", shown, as_json=as_json, empty="no row matches")

@@ -8,8 +8,8 @@ at once.
 from __future__ import annotations
 
 from dicom_qa_node.config.alerts import AlertRule, Alerts, Charts, EmailChannel, WebhookChannel
-from dicom_qa_node.config.companion import Companion
 from dicom_qa_node.config.delivery import (
+    Companion,
     Deliver,
     DicomTarget,
     DicomwebTarget,
@@ -18,12 +18,9 @@ from dicom_qa_node.config.delivery import (
     SenderTarget,
     Target,
 )
-from dicom_qa_node.config.loader import ConfigProblem, InvalidConfig, load_config, parse_config
-from dicom_qa_node.config.querying import Destination, Query
-from dicom_qa_node.config.receiving import Complete, Peer, Receive, Spool
-from dicom_qa_node.config.root import Config, Log
+from dicom_qa_node.config.dicom_services import ClientTls, Complete, Destination, Peer, Query, Receive, ServerTls, Spool
+from dicom_qa_node.config.loader import Config, ConfigProblem, InvalidConfig, Log, load_config, parse_config
 from dicom_qa_node.config.scoring import Grades, Score
-from dicom_qa_node.config.tls import ClientTls, ServerTls
 from dicom_qa_node.config.web import AuditSyslog, Oidc, Web
 
 __all__ = [

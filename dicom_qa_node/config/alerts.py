@@ -9,7 +9,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import Field, model_validator
 
-from dicom_qa_node.config.base import Name, Port, Section
+from dicom_qa_node.config.fields import Name, Port, Section
 
 __all__ = ["AlertRule", "Alerts", "Charts", "EmailChannel", "WebhookChannel"]
 

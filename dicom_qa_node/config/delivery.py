@@ -1,32 +1,178 @@
-"""The sections of what goes out: the report, its targets and retries."""
+"""The sections of delivery: the report, its targets and their routing rules, companion documents, retries."""
 
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Protocol
 from urllib.parse import urlsplit
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from dicom_qa_node.config.base import AeTitle, Name, Port, Section
-from dicom_qa_node.config.companion import Companion, Language
-from dicom_qa_node.config.routing import Route
-from dicom_qa_node.config.tls import ClientTls
+from dicom_qa_node.config.dicom_services import ClientTls, Peer
+from dicom_qa_node.config.fields import SHELL, AeTitle, Name, Port, Section, any_matches, checked_patterns
+from dicom_qa_node.domain.results import SeriesResult
+from dicom_qa_node.domain.series import SeriesHeader
 
 __all__ = [
     "KINDS",
+    "NO_GRADE",
+    "Companion",
+    "Decision",
     "Deliver",
     "DicomTarget",
     "DicomwebTarget",
     "FolderTarget",
+    "Language",
     "Report",
     "ReportForm",
+    "Route",
     "SenderTarget",
     "Target",
+    "Traits",
+    "decide",
+    "traits_of",
 ]
 
+Language = Literal["en", "de", "fr", "es"]
+
+
+class Companion(Section):
+    """Further documents of each report, for viewers that do not show Structured Reports."""
+
+    image: bool = Field(False, description="one page as Secondary Capture image")
+    pdf: bool = Field(False, description="the same page as Encapsulated PDF")
+    key_objects: bool = Field(
+        False, description='Key Object Selection "Quality Issue" that points at the offending slices, if there are any'
+    )
+
+
+NO_GRADE = "none"
+
+"""What a rule calls the grade of a series that was not rated."""
+
+
+class Route(Section):
+    """Which reports a target gets: each list that is given must have an entry that matches."""
+
+    modalities: list[str] = Field(default_factory=list, description=f"modality of the scored series; {SHELL}")
+    kinds: list[Literal["ct", "pt", "petct"]] = Field(
+        default_factory=list, description="kind of picture that was scored"
+    )
+    calling_aes: list[str] = Field(default_factory=list, description=f"AE title that sent the images; {SHELL}")
+    stations: list[str] = Field(default_factory=list, description=f"Station Name of the images; {SHELL}")
+    scanners: list[str] = Field(
+        default_factory=list, description=f"scanner as the log names it: Station Name, else AE title; {SHELL}"
+    )
+    institutions: list[str] = Field(default_factory=list, description=f"Institution Name of the images; {SHELL}")
+    grades: list[Literal["diagnostic", "limited", "non-diagnostic", "none"]] = Field(
+        default_factory=list, description="grade of the series; none: not rated"
+    )
+    findings: list[str] = Field(
+        default_factory=list, description=f"keys of findings, of which the series has one at least; {SHELL}"
+    )
+
+    @field_validator("*")
+    @classmethod
+    def _whole(cls, patterns: list[str]) -> list[str]:
+        return checked_patterns(patterns)
+
+    def mismatch(self, traits: Traits) -> str:
+        """Return the first rule that keeps a report from the target, in words; empty when it may go there."""
+        for name, found in traits.by_rule():
+            patterns = getattr(self, name)
+            if patterns and not any_matches(found, patterns):
+                return f"{name}: {', '.join(found) or 'nothing'} is none of {', '.join(patterns)}"
+        return ""
+
+
+@dataclass(frozen=True, slots=True)
+class Traits:
+    """What the rules look at; ``host`` is where the latest images came from, empty when that is not known."""
+
+    modality: str
+    kind: str
+    calling_ae: str
+    station: str
+    institution: str
+    grade: str
+    findings: tuple[str, ...] = ()
+    host: str = ""
+
+    def by_rule(self) -> Iterable[tuple[str, Sequence[str]]]:
+        """Return the values that each rule of a route is compared with."""
+        one = {
+            "modalities": self.modality,
+            "kinds": self.kind,
+            "calling_aes": self.calling_ae,
+            "stations": self.station,
+            "scanners": self.station or self.calling_ae,
+            "institutions": self.institution,
+            "grades": self.grade,
+        }
+        return [*((name, (value,) if value else ()) for name, value in one.items()), ("findings", self.findings)]
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """Whether one target gets a report; ``why_not`` is empty when it does."""
+
+    target: str
+    why_not: str = ""
+
+
+class Routed(Protocol):
+    """What a target's section offers to routing."""
+
+    @property
+    def kind(self) -> str:
+        """Its kind."""
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+
+    @property
+    def route(self) -> Route:
+        """Its rules."""
+
+
+def traits_of(facts: SeriesHeader, result: SeriesResult, calling_ae: str, host: str = "") -> Traits:
+    """Return what the rules look at for one scored series."""
+    return Traits(
+        modality=facts.modality,
+        kind=result.kind.value,
+        calling_ae=calling_ae.strip(),
+        station=facts.station_name.strip(),
+        institution=facts.institution_name.strip(),
+        grade=NO_GRADE if result.grade is None else result.grade.value,
+        findings=tuple(dict.fromkeys(finding.key for finding in result.findings)),
+        host=host,
+    )
+
+
+def decide(targets: Sequence[Routed], peers: Sequence[Peer], traits: Traits) -> list[Decision]:
+    """Return for every target whether it gets the report, in the order of the configuration."""
+    return [
+        Decision(item.name, item.route.mismatch(traits) or _unknown_sender(item, peers, traits)) for item in targets
+    ]
+
+
+def _unknown_sender(target: Routed, peers: Sequence[Peer], traits: Traits) -> str:
+    if target.kind != "sender":
+        return ""
+    peer = next((peer for peer in peers if peer.ae_title.strip() == traits.calling_ae), None)
+    if peer is None:
+        return f"the sender {traits.calling_ae or '(none)'} is not in receive.peers"
+    if not peer.port:
+        return f"receive.peers gives no port for the sender {traits.calling_ae}"
+    return "" if traits.host else f"the address of the sender {traits.calling_ae} is not known"
+
+
 ReportForm = Literal["auto", "comprehensive3d", "comprehensive", "enhanced"]
+
 _FORM = "SOP class of the report; auto: Comprehensive 3D SR, and where it is refused Comprehensive SR, then Enhanced SR"
 
 
@@ -141,7 +287,6 @@ KINDS: dict[str, type[Section]] = {
     "folder": FolderTarget,
     "sender": SenderTarget,
 }
-
 
 Target = Annotated[DicomTarget | DicomwebTarget | FolderTarget | SenderTarget, Field(discriminator="kind")]
 

@@ -1,23 +1,143 @@
-"""The strict YAML loader: a wrong file reports every problem at once."""
+"""The whole configuration, its strict YAML loader, and the description of what each key may hold."""
 
 from __future__ import annotations
 
 import difflib
 import re
+import types
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
+import annotated_types as at
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Field, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 
-from dicom_qa_node.config.delivery import KINDS
-from dicom_qa_node.config.root import Config
-from dicom_qa_node.config.wording import allowed, sections_of
-from dicom_qa_node.errors import Misconfigured
+from dicom_qa_node.config.alerts import Alerts, Charts
+from dicom_qa_node.config.delivery import KINDS, Deliver, DicomTarget, Report
+from dicom_qa_node.config.dicom_services import Complete, Query, Receive, Spool
+from dicom_qa_node.config.fields import AeTitle, Section
+from dicom_qa_node.config.scoring import Score
+from dicom_qa_node.config.thresholds import FindingRules
+from dicom_qa_node.config.web import Web
+from dicom_qa_node.domain.errors import Misconfigured
 
-__all__ = ["ConfigProblem", "InvalidConfig", "load_config", "parse_config"]
+__all__ = ["Config", "ConfigProblem", "InvalidConfig", "Log", "allowed", "load_config", "parse_config", "sections_of"]
+
+_WORDS = {int: "whole number", float: "number", str: "text", Path: "path"}
+
+
+def allowed(field: FieldInfo) -> str:
+    """Return what a key may hold, such as ``whole number, 1 to 65535``.
+
+    A key whose values follow a pattern says so itself in ``json_schema_extra["allowed"]``.
+    """
+    extra = field.json_schema_extra
+    if isinstance(extra, dict) and "allowed" in extra:
+        return str(extra["allowed"])
+    return _of_type(field.annotation) + _bounds(field.metadata)
+
+
+def sections_of(annotation: Any) -> list[type[BaseModel]]:
+    """Return the sections that an annotation holds: one for a section, several for a list of alternatives."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [section for argument in get_args(annotation) for section in sections_of(argument)]
+
+
+def _of_type(annotation: Any) -> str:
+    if annotation is bool:
+        return "true or false"
+    if get_origin(annotation) is Annotated:
+        return _of_annotated(*get_args(annotation))
+    if get_origin(annotation) is Literal:
+        choices = [str(choice) for choice in get_args(annotation)]
+        return choices[0] if len(choices) == 1 else f"{', '.join(choices[:-1])} or {choices[-1]}"
+    if get_origin(annotation) in (Union, types.UnionType):
+        words = [_of_type(part) for part in get_args(annotation) if part is not type(None)]
+        return " or ".join([*words, "empty"])
+    if get_origin(annotation) is list:
+        return "list of sections" if sections_of(annotation) else f"list of {_of_type(get_args(annotation)[0])}"
+    if sections_of(annotation):
+        return "section"
+    return _WORDS.get(annotation, str(annotation))
+
+
+def _of_annotated(annotation: Any, *notes: Any) -> str:
+    return next((allowed(note) for note in notes if isinstance(note, FieldInfo)), _of_type(annotation))
+
+
+def _bounds(metadata: list[Any]) -> str:
+    low = next((f"{m.ge:g}" for m in metadata if isinstance(m, at.Ge)), "")
+    low = next((f"above {m.gt:g}" for m in metadata if isinstance(m, at.Gt)), low)
+    high = next((f"{m.le:g}" for m in metadata if isinstance(m, at.Le)), "")
+    if low and high:
+        return f", {low} to {_whole(metadata, high)}"
+    if low:
+        return f", {low}" if low.startswith("above") else f", {low} or more"
+    return _length(metadata)
+
+
+def _whole(metadata: list[Any], text: str) -> str:
+    # "{:g}" shortens large whole numbers to an exponent.
+    exact = next(m.le for m in metadata if isinstance(m, at.Le))
+    return str(exact) if "e" in text else text
+
+
+def _length(metadata: list[Any]) -> str:
+    low = next((m.min_length for m in metadata if isinstance(m, at.MinLen)), 0)
+    high = next((m.max_length for m in metadata if isinstance(m, at.MaxLen)), None)
+    if high is not None:
+        return f", {low} to {high} characters"
+    return ", not empty" if low else ""
+
+
+class Log(Section):
+    """Log output on standard error."""
+
+    level: Literal["debug", "info", "warning", "error"] = Field("info", description="lowest level written")
+    format: Literal["text", "json"] = Field("text", description="one text line or one JSON object per event")
+
+
+class Config(Section):
+    """Everything an operator can set."""
+
+    ae_title: AeTitle = Field("DICOMQA", description="AE title of this node")
+    database_url: str = Field(
+        "sqlite:///var/dicom-qa-node/quality.db",
+        pattern=r"^(sqlite|postgresql(\+\w+)?)://",
+        json_schema_extra={"allowed": "address starting with sqlite:// or postgresql://"},
+        description="SQLAlchemy address of the database",
+    )
+    spool_dir: Path = Field(
+        Path("var/dicom-qa-node/spool"), strict=False, description="folder of images, reports and pictures"
+    )
+    receive: Receive = Field(default_factory=Receive, description="the C-STORE SCP")
+    spool: Spool = Field(default_factory=Spool, description="disk watermarks and retention")
+    complete: Complete = Field(default_factory=Complete, description="when a series counts as complete")
+    score: Score = Field(default_factory=Score, description="the scoring workers")
+    findings: FindingRules = Field(default_factory=FindingRules, description="when a measurement becomes a finding")
+    report: Report = Field(default_factory=Report, description="contents of the Structured Report")
+    deliver: Deliver = Field(default_factory=Deliver, description="targets and retries")
+    query: Query = Field(default_factory=Query, description="the query/retrieve SCP")
+    web: Web = Field(default_factory=Web, description="health, metrics, quality log")
+    charts: Charts = Field(default_factory=Charts, description="control charts and drift")
+    alerts: Alerts = Field(default_factory=Alerts, description="alerts by e-mail and webhook")
+    log: Log = Field(default_factory=Log, description="log output")
+
+    @model_validator(mode="after")
+    def _committing_targets_may_call(self) -> Config:
+        known = {peer.ae_title.strip() for peer in self.receive.peers}
+        for target in self.deliver.targets:
+            if not isinstance(target, DicomTarget) or not target.require_commitment:
+                continue
+            if not self.receive.allow_unknown_peers and target.ae_title.strip() not in known:
+                raise ValueError(
+                    f"target {target.name} is to commit to reports, but {target.ae_title} may not call the "
+                    "node with the result: list it in receive.peers"
+                )
+        return self
 
 
 class ConfigProblem(BaseModel):

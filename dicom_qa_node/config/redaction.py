@@ -6,7 +6,7 @@ import re
 from typing import Any
 from urllib.parse import urlsplit
 
-from dicom_qa_node.config.root import Config
+from dicom_qa_node.config.loader import Config
 
 __all__ = ["HIDDEN", "redacted", "redacted_address"]
 

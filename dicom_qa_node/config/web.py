@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, model_validator
 
-from dicom_qa_node.config.base import ListenPort, Port, Section
+from dicom_qa_node.config.fields import ListenPort, Port, Section
 
 __all__ = ["AuditSyslog", "Oidc", "Web"]
 

@@ -6,7 +6,7 @@ from dicom_qa_node.config import Config
 from dicom_qa_node.deliver.targets import open_target
 from dicom_qa_node.deliver.targets.base import Answer
 from dicom_qa_node.deliver.targets.dicom import Pacs, Peer
-from dicom_qa_node.errors import Misconfigured
+from dicom_qa_node.domain.errors import Misconfigured
 
 __all__ = ["echo_peer", "echo_target"]
 

@@ -1,22 +1,21 @@
-"""What is known of one network variant: how to feed it, what its numbers mean, and what they were measured on.
-
-A card is torch-free, so that any process may show it; the network behind it is opened by string.
-What an export measured (checksum, figures, calibration) is read from a JSON file beside the weights.
-"""
+"""Model cards: how to feed a model, what its numbers mean, what it was measured on, its degradation prior."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydantic import TypeAdapter
 
-from dicom_qa_node.errors import Misconfigured
-from dicom_qa_node.models.coded import Coded
+from dicom_qa_node.domain.errors import Misconfigured
 
 __all__ = [
+    "LEVELS_OF",
     "Calibration",
+    "DegradationPrior",
     "DomainFile",
     "DomainLimit",
     "Figure",
@@ -25,6 +24,69 @@ __all__ = [
     "ModelCard",
     "read_measured",
 ]
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    FloatArray = npt.NDArray[np.float32]
+
+LEVELS_OF: Mapping[str, tuple[int, ...]] = {"ct": (3, 4, 5), "pt": (6,), "petct": ()}
+
+"""Which named levels (jpeg, gauss, impulse, dose, views, blur, counts) are severities of a kind of picture."""
+
+_CELLS = tuple(itertools.product((0.0, 1.0, 2.0), repeat=3))
+
+_LEAST = 0.02
+
+
+@dataclass(frozen=True)
+class DegradationPrior:
+    """What the worth is read from.
+
+    ``cells`` are the 27 cell means over the training references, JPEG slowest, impulses fastest; ``sigma`` the
+    uncertainty of a named level. ``shares`` hold, for each of the seven levels, the share of the ``routine`` score at
+    levels 0, ``step``, 2 ``step`` ...; the first three are empty. ``trust`` is the part of the worth, by kind.
+    """
+
+    cells: tuple[float, ...]
+    sigma: float
+    shares: tuple[tuple[float, ...], ...]
+    step: float
+    routine: float
+    trust: Mapping[str, float]
+
+    def mix(self, score: npt.ArrayLike, levels: npt.ArrayLike, kind: str) -> FloatArray:
+        """Return the mixed score (n,) of scores (n,) and named levels (n, 7)."""
+        import numpy as np
+
+        own = np.asarray(score, np.float64)
+        trust = self.trust.get(kind, 0.0)
+        if not trust:
+            return own.astype(np.float32)
+        return ((1 - trust) * own + trust * self.worth(levels, kind)).astype(np.float32)
+
+    def worth(self, levels: npt.ArrayLike, kind: str) -> npt.NDArray[np.float64]:
+        """Return the worth (n,) of what was named (n, 7)."""
+        import numpy as np
+
+        named = np.asarray(levels, np.float64)
+        if kind == "petct":
+            distance = np.square(named[:, None, :3] - np.array(_CELLS)).sum(2)
+            near = np.exp((distance.min(1, keepdims=True) - distance) / (2 * self.sigma**2))
+            return np.asarray(near @ np.array(self.cells) / near.sum(1))
+        worth = np.full(len(named), self.routine)
+        for index in LEVELS_OF[kind]:
+            worth *= self._share(named[:, index], np.array(self.shares[index]))
+        return worth
+
+    def _share(self, level: npt.NDArray[np.float64], shares: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """Read a curve; below zero its first piece goes on, so that better than routine stays in order."""
+        import numpy as np
+
+        below = shares[0] + (shares[1] - shares[0]) / self.step * np.minimum(level, 0.0)
+        read = np.interp(level, self.step * np.arange(shares.size), shares)
+        return np.asarray(np.maximum(np.where(level < 0, below, read), _LEAST))
 
 
 @dataclass(frozen=True)
@@ -86,7 +148,7 @@ class DomainLimit:
 
 @dataclass(frozen=True)
 class DomainFile:
-    """The file behind the out-of-domain gate (``models/domain.py``), and its limits by kind of picture."""
+    """The file behind the out-of-domain gate (``models/ood.py``), and its limits by kind of picture."""
 
     file: str
     sha256: str
@@ -106,7 +168,7 @@ class Measured:
     figures: tuple[Figure, ...] = ()
     calibration: Mapping[str, Calibration] = field(default_factory=dict)
     domain: DomainFile | None = None
-    coded: Coded | None = None
+    coded: DegradationPrior | None = None
 
 
 @dataclass(frozen=True)
@@ -115,7 +177,8 @@ class ModelCard:
 
     ``network`` is ``module:function`` returning the untrained network; ``measured`` is None for a variant
     whose weights are not shipped. ``score_range`` runs from worst to best. ``needs_prompt`` asks the scorer to tell the
-    network the `models.prompts` of every picture. ``cost`` says what memory and time were measured on which machine.
+    network the `models.text_prompt` of every picture. ``cost`` says what memory and time were measured on which
+    machine.
     """
 
     name: str

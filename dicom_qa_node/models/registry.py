@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import dicom_qa_node.models as models
-from dicom_qa_node.errors import Misconfigured
+from dicom_qa_node.domain.errors import Misconfigured
 from dicom_qa_node.models.card import ModelCard
 
 if TYPE_CHECKING:

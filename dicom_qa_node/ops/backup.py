@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from dicom_qa_node.errors import Permanent
-from dicom_qa_node.records import SeriesState
-from dicom_qa_node.store import Database, QualityLog, Registry
+from dicom_qa_node.db.engine import Database
+from dicom_qa_node.domain.errors import Permanent
+from dicom_qa_node.domain.states import SeriesState
+from dicom_qa_node.flow.registry import Registry
+from dicom_qa_node.quality_log.entries import QualityLog
 
 __all__ = ["Backup", "back_up"]
 

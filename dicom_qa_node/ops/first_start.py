@@ -6,9 +6,9 @@ import logging
 import os
 from pathlib import Path
 
+from dicom_qa_node.accounts.accounts import Accounts
 from dicom_qa_node.config import Config
 from dicom_qa_node.log import log_event
-from dicom_qa_node.store import Accounts
 
 __all__ = ["address_of_pages", "new_setup_link", "offer_setup_link", "setup_link_file"]
 

@@ -14,16 +14,19 @@ from enum import StrEnum
 from pathlib import Path
 
 from dicom_qa_node.config import Config
-from dicom_qa_node.errors import Misconfigured, NodeError, Transient
+from dicom_qa_node.db.engine import Database
+from dicom_qa_node.db.heartbeats import Heartbeat, Heartbeats
+from dicom_qa_node.dicom_io.tls import concerns
+from dicom_qa_node.domain.clock import utc_now
+from dicom_qa_node.domain.errors import Misconfigured, NodeError, Transient
+from dicom_qa_node.domain.states import DeliveryState, SeriesState
+from dicom_qa_node.flow.outbox import Outbox
+from dicom_qa_node.flow.registry import Registry
 from dicom_qa_node.models.registry import card_of
 from dicom_qa_node.models.weights import verify, weights_path
-from dicom_qa_node.records import DeliveryState, SeriesState, utc_now
-from dicom_qa_node.spool.disk import DiskUsage, disk_usage
-from dicom_qa_node.store import Database, Liveness, Outbox, Registry
-from dicom_qa_node.store.liveness import Heartbeat
-from dicom_qa_node.tls import concerns
+from dicom_qa_node.spool.disk_space import DiskUsage, disk_usage
 
-__all__ = ["Check", "Facts", "HealthReport", "Level", "ModelCheck", "assess", "gather", "time_of"]
+__all__ = ["Check", "HealthReport", "HealthSnapshot", "Level", "ModelCheck", "assess", "gather", "time_of"]
 
 _SILENT_S = 30.0
 _QUEUE_OLD_S = 900.0
@@ -69,7 +72,7 @@ class HealthReport:
 
 
 @dataclass(frozen=True, slots=True)
-class Facts:
+class HealthSnapshot:
     """What `gather` found; texts are empty where nothing is wrong, None stands for "could not be read".
 
     ``deliveries`` are those that are not DELIVERED.
@@ -108,7 +111,7 @@ class ModelCheck:
         return self._known[1]
 
 
-def gather(config: Config, database: Database, model: ModelCheck) -> Facts:
+def gather(config: Config, database: Database, model: ModelCheck) -> HealthSnapshot:
     """Collect what the checks look at; an unreachable database is a fact, not an error."""
     spool_problem = _spool_problem(config.spool_dir)
     disk = disk_usage(config.spool_dir) if config.spool_dir.is_dir() else None
@@ -120,9 +123,9 @@ def gather(config: Config, database: Database, model: ModelCheck) -> Facts:
     }
     try:
         revision = database.require_current()
-        registry, outbox, liveness = Registry(database), Outbox(database), Liveness(database)
+        registry, outbox, liveness = Registry(database), Outbox(database), Heartbeats(database)
         liveness.require_writable()
-        return Facts(
+        return HealthSnapshot(
             revision=revision,
             heartbeats=liveness.all(),
             oldest_waiting=registry.oldest_waiting(),
@@ -131,17 +134,17 @@ def gather(config: Config, database: Database, model: ModelCheck) -> Facts:
             **common,  # type: ignore[arg-type]
         )
     except Transient as error:
-        return Facts(database_problem=f"{error}; {_MEANWHILE}", **common)  # type: ignore[arg-type]
+        return HealthSnapshot(database_problem=f"{error}; {_MEANWHILE}", **common)  # type: ignore[arg-type]
     except NodeError as error:
-        return Facts(database_problem=str(error), **common)  # type: ignore[arg-type]
+        return HealthSnapshot(database_problem=str(error), **common)  # type: ignore[arg-type]
 
 
-def time_of(facts: Facts, database: Database) -> dt.datetime:
+def time_of(facts: HealthSnapshot, database: Database) -> dt.datetime:
     """Return the time to judge facts by: the one that all hosts share, or this host's where the database is away."""
     return utc_now() if facts.database_problem else database.now()
 
 
-def assess(facts: Facts, config: Config, now: dt.datetime) -> HealthReport:
+def assess(facts: HealthSnapshot, config: Config, now: dt.datetime) -> HealthReport:
     """Judge what was found at ``now``."""
     checks = [_database(facts), _spool(facts), _disk(facts, config), _model(facts)]
     if facts.tls_concerns:
@@ -154,19 +157,19 @@ def assess(facts: Facts, config: Config, now: dt.datetime) -> HealthReport:
     return HealthReport(worst, tuple(checks), now, facts.series)
 
 
-def _database(facts: Facts) -> Check:
+def _database(facts: HealthSnapshot) -> Check:
     if facts.database_problem:
         return Check("database", Level.FAILED, facts.database_problem)
     return Check("database", Level.OK, f"schema {facts.revision}")
 
 
-def _spool(facts: Facts) -> Check:
+def _spool(facts: HealthSnapshot) -> Check:
     if facts.spool_problem:
         return Check("spool", Level.FAILED, facts.spool_problem)
     return Check("spool", Level.OK, "writable")
 
 
-def _disk(facts: Facts, config: Config) -> Check:
+def _disk(facts: HealthSnapshot, config: Config) -> Check:
     if facts.disk is None:
         return Check("disk", Level.FAILED, "free space unknown")
     free_mb = facts.disk.free_bytes // _MIB
@@ -179,7 +182,7 @@ def _disk(facts: Facts, config: Config) -> Check:
     return Check("disk", Level.OK, text)
 
 
-def _model(facts: Facts) -> Check:
+def _model(facts: HealthSnapshot) -> Check:
     if facts.model_problem:
         return Check("model", Level.DEGRADED, f"{facts.model_problem}; series wait unscored")
     return Check("model", Level.OK, "installed and verified")
@@ -201,7 +204,7 @@ def _role(role: str, heartbeats: Sequence[Heartbeat], now: dt.datetime) -> Check
     return Check(f"role {role}", Level.OK, said or f"{len(alive)} alive")
 
 
-def _queue(facts: Facts, now: dt.datetime) -> Check:
+def _queue(facts: HealthSnapshot, now: dt.datetime) -> Check:
     if facts.oldest_waiting is None:
         return Check("queue", Level.OK, "nothing waits to be scored")
     age_s = max(0.0, (now - facts.oldest_waiting).total_seconds())
@@ -209,7 +212,7 @@ def _queue(facts: Facts, now: dt.datetime) -> Check:
     return Check("queue", level, f"the oldest series waits for {age_s:.0f} s")
 
 
-def _parked(facts: Facts) -> Check:
+def _parked(facts: HealthSnapshot) -> Check:
     count = (facts.series or {}).get(SeriesState.PARKED, 0)
     if count:
         return Check(
@@ -218,7 +221,7 @@ def _parked(facts: Facts) -> Check:
     return Check("parked", Level.OK, "none")
 
 
-def _deliveries(facts: Facts) -> Check:
+def _deliveries(facts: HealthSnapshot) -> Check:
     found = facts.deliveries or {}
     parked = found.get(DeliveryState.PARKED, 0)
     waiting = found.get(DeliveryState.PENDING, 0) + found.get(DeliveryState.SENDING, 0)

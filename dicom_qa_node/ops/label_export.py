@@ -6,11 +6,11 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from dicom_qa_node.errors import Permanent
-from dicom_qa_node.spool.gallery import display_name
+from dicom_qa_node.db.engine import Database
+from dicom_qa_node.domain.errors import Permanent
+from dicom_qa_node.quality_log.reviews import COLUMNS, Reviews, labelled_slices, line_of
 from dicom_qa_node.spool.layout import SpoolLayout
-from dicom_qa_node.store import Database, Reviews
-from dicom_qa_node.store.labels import COLUMNS, labelled_slices, line_of
+from dicom_qa_node.spool.rendered_images import display_name
 
 __all__ = ["LABELS", "PICTURES", "Exported", "export_labels"]
 

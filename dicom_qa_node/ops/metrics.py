@@ -10,10 +10,14 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 
 from dicom_qa_node import __version__
+from dicom_qa_node.charts.alerts import Alerts
+from dicom_qa_node.charts.counters import BUCKETS_S
+from dicom_qa_node.charts.scanners import Scanners
 from dicom_qa_node.config import Config
-from dicom_qa_node.ops.health import Facts, HealthReport, Level
-from dicom_qa_node.store import Alerts, Database, NodeFacts, Outbox, Scanners
-from dicom_qa_node.store.tallies import BUCKETS_S
+from dicom_qa_node.db.engine import Database
+from dicom_qa_node.flow.node_statistics import NodeStatistics
+from dicom_qa_node.flow.outbox import Outbox
+from dicom_qa_node.ops.health import HealthReport, HealthSnapshot, Level
 
 __all__ = ["NodeCollector", "exposition"]
 
@@ -43,7 +47,9 @@ class NodeCollector(Collector):
         Where the counters of the flow are.
     """
 
-    def __init__(self, config: Config, look: Callable[[], tuple[Facts, HealthReport]], database: Database) -> None:
+    def __init__(
+        self, config: Config, look: Callable[[], tuple[HealthSnapshot, HealthReport]], database: Database
+    ) -> None:
         self._config = config
         self._look = look
         self._database = database
@@ -67,7 +73,7 @@ class NodeCollector(Collector):
         if facts.series is not None:
             counts = {state.value: float(count) for state, count in Outbox(self._database).counts().items()}
             yield _by_label("deliveries", "Deliveries of reports by state", "state", counts)
-            yield from _counted(NodeFacts(self._database), report.at)
+            yield from _counted(NodeStatistics(self._database), report.at)
             yield from _watched(self._database)
 
 
@@ -78,7 +84,7 @@ def exposition(collector: Collector) -> bytes:
     return generate_latest(registry)
 
 
-def _flow(facts: Facts, now: dt.datetime) -> Iterable[Metric]:
+def _flow(facts: HealthSnapshot, now: dt.datetime) -> Iterable[Metric]:
     if facts.series is not None:
         counts = {state.value: float(count) for state, count in facts.series.items()}
         yield _by_label("series", "Series by state", "state", counts)
@@ -87,7 +93,7 @@ def _flow(facts: Facts, now: dt.datetime) -> Iterable[Metric]:
         yield _gauge("queue_age_seconds", "How long the oldest series in COMPLETE has waited for a scorer", age)
 
 
-def _processes(facts: Facts, now: dt.datetime) -> Iterable[Metric]:
+def _processes(facts: HealthSnapshot, now: dt.datetime) -> Iterable[Metric]:
     family = GaugeMetricFamily(
         f"{_PREFIX}heartbeat_age_seconds", "Seconds since a process was heard of", labels=["role", "process"]
     )
@@ -96,7 +102,7 @@ def _processes(facts: Facts, now: dt.datetime) -> Iterable[Metric]:
     yield family
 
 
-def _counted(facts: NodeFacts, now: dt.datetime) -> Iterable[Metric]:
+def _counted(facts: NodeStatistics, now: dt.datetime) -> Iterable[Metric]:
     counters = facts.counters()
     received = CounterMetricFamily(_PREFIX + "received_images", "Images stored, by the number of the latest one")
     received.add_metric([], facts.received_images())

@@ -17,18 +17,21 @@ from pydicom import Dataset
 from pydicom.errors import InvalidDicomError
 from pydicom.uid import Comprehensive3DSRStorage
 
-from dicom_qa_node.charsets import dcmread
 from dicom_qa_node.config import Config
-from dicom_qa_node.errors import Misconfigured, Permanent
+from dicom_qa_node.db.engine import DamagedDatabase, Database
+from dicom_qa_node.db.heartbeats import Heartbeats
+from dicom_qa_node.dicom_io.pydicom_patches import dcmread
+from dicom_qa_node.domain.clock import utc_now
+from dicom_qa_node.domain.delivery import ReportRef
+from dicom_qa_node.domain.errors import Misconfigured, Permanent
+from dicom_qa_node.domain.uids import derived_uid
+from dicom_qa_node.flow.registry import Registry
+from dicom_qa_node.flow.restore import Restored, ResultRestorer
 from dicom_qa_node.log import log_event
-from dicom_qa_node.ops.lock import hold_spool
+from dicom_qa_node.ops.spool_lock import hold_spool
 from dicom_qa_node.receive.reconcile import count_files, reconcile
-from dicom_qa_node.records import ReportRef, derived_uid, utc_now
-from dicom_qa_node.spool.dossier import dossiers, read_dossier
 from dicom_qa_node.spool.layout import SpoolLayout
-from dicom_qa_node.store import Database, Liveness, Registry
-from dicom_qa_node.store.engine import DamagedDatabase
-from dicom_qa_node.store.rebuild import Rebuild, Restored
+from dicom_qa_node.spool.result_archive import read_result_archive, result_archives
 
 __all__ = ["Rebuilt", "rebuild"]
 
@@ -92,8 +95,8 @@ def rebuild(config: Config, *, new: bool = False, progress: Progress = lambda _w
             total = count_files(layout)
             found = reconcile(layout, registry, looked=lambda done: progress("images", done, total))
             done = Rebuilt(schema, found.files, found.added, found.damaged, 0, aside=aside)
-            done = _verdicts(Rebuild(database), config.spool_dir, done, progress)
-            done = _bare_reports(Rebuild(database), config.spool_dir, done)
+            done = _verdicts(ResultRestorer(database), config.spool_dir, done, progress)
+            done = _bare_reports(ResultRestorer(database), config.spool_dir, done)
             return replace(done, series=sum(registry.counts().values()))
         finally:
             database.close()
@@ -119,19 +122,19 @@ def _require_stopped(database: Database) -> None:
     """Refuse while a role runs, perhaps on another machine: one that runs by itself does not hold the spool."""
     if not database.has_schema():
         return
-    alive = [beat for beat in Liveness(database).all() if abs(database.now() - beat.seen_at) < _ALIVE]
+    alive = [beat for beat in Heartbeats(database).all() if abs(database.now() - beat.seen_at) < _ALIVE]
     if alive:
         names = ", ".join(f"{beat.name} (process {beat.pid} on {beat.host})" for beat in alive)
         raise Misconfigured(f"the node is running, or was killed less than a minute ago: {names}; stop it first")
 
 
-def _verdicts(store: Rebuild, spool_dir: Path, done: Rebuilt, progress: Progress) -> Rebuilt:
-    paths = list(dossiers(spool_dir))
+def _verdicts(store: ResultRestorer, spool_dir: Path, done: Rebuilt, progress: Progress) -> Rebuilt:
+    paths = list(result_archives(spool_dir))
     restored = known = 0
     unreadable: list[str] = []
     for number, path in enumerate(paths, start=1):
         try:
-            what = store.restore(read_dossier(path))
+            what = store.restore(read_result_archive(path))
         except Permanent as error:
             log_event(_LOGGER, logging.WARNING, "dossier_unreadable", file=path.name, reason=str(error))
             unreadable.append(path.relative_to(spool_dir).as_posix())
@@ -141,7 +144,7 @@ def _verdicts(store: Rebuild, spool_dir: Path, done: Rebuilt, progress: Progress
     return replace(done, restored=restored, known=known, unreadable=tuple(unreadable))
 
 
-def _bare_reports(store: Rebuild, spool_dir: Path, done: Rebuilt) -> Rebuilt:
+def _bare_reports(store: ResultRestorer, spool_dir: Path, done: Rebuilt) -> Rebuilt:
     """Give the reports that still lack one a row: those without a dossier that can be read."""
     added = 0
     unreadable = list(done.unreadable)
@@ -157,7 +160,7 @@ def _bare_reports(store: Rebuild, spool_dir: Path, done: Rebuilt) -> Rebuilt:
     return replace(done, without_verdict=added, unreadable=tuple(unreadable))
 
 
-def _unknown_reports(store: Rebuild, spool_dir: Path) -> Iterator[list[Path]]:
+def _unknown_reports(store: ResultRestorer, spool_dir: Path) -> Iterator[list[Path]]:
     paths = sorted((spool_dir / "reports").glob("??/*.dcm"))
     for start in range(0, len(paths), _AT_ONCE):
         batch = {path.relative_to(spool_dir).as_posix(): path for path in paths[start : start + _AT_ONCE]}

@@ -13,13 +13,13 @@ from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
 from dicom_qa_node.config import Config
+from dicom_qa_node.db.engine import Database
+from dicom_qa_node.domain.clock import ClockWatch
+from dicom_qa_node.flow.retention_candidates import Retention
 from dicom_qa_node.log import log_event
-from dicom_qa_node.ops.clock import ClockWatch
-from dicom_qa_node.spool.disk import DiskUsage, disk_usage
-from dicom_qa_node.spool.gallery import read_gallery
+from dicom_qa_node.spool.disk_space import Deletion, DiskUsage, delete_files, disk_usage
 from dicom_qa_node.spool.layout import SpoolLayout
-from dicom_qa_node.spool.retain import Deletion, delete_files
-from dicom_qa_node.store import Database, Retention
+from dicom_qa_node.spool.rendered_images import read_manifest
 
 __all__ = ["clear_pictures", "clear_quarantine", "make_room", "retain"]
 
@@ -138,7 +138,7 @@ def _copies(layout: SpoolLayout, versions: Iterable[tuple[str, int]]) -> Iterato
     """Yield the 16-bit pictures of these versions."""
     for uid, version in versions:
         folder = layout.pictures(uid, version)
-        gallery = read_gallery(folder)
+        gallery = read_manifest(folder)
         for name in gallery.stored_files() if gallery is not None else ():
             yield layout.relative(folder / name)
 

@@ -1,10 +1,4 @@
-"""Runs one role in this process: configuration, database, heartbeat, signals, exit code; then the role's own loop.
-
-Each role imports its own stages only inside its function: a receiver never loads what a scorer needs.
-
-Exit codes: 0 stopped as asked · 3 the configuration or the schema is wrong, or an address cannot be used · 75 replace
-this process (a scorer after its share of series) · anything else: a failure, started again by the supervisor.
-"""
+"""Runs one role in this process: configuration, database, heartbeat, signals, exit code, the role's loop."""
 
 from __future__ import annotations
 
@@ -21,12 +15,11 @@ from typing import NoReturn
 
 from dicom_qa_node import log
 from dicom_qa_node.config import Config
-from dicom_qa_node.errors import Misconfigured
-from dicom_qa_node.log import log_event
-from dicom_qa_node.ops.notify import Notifier
-from dicom_qa_node.ops.pulse import Pulse, pulse_name
-from dicom_qa_node.spool.check import check_spool
-from dicom_qa_node.store import Database
+from dicom_qa_node.db.engine import Database
+from dicom_qa_node.domain.errors import Misconfigured, NodeError
+from dicom_qa_node.log import RateLimitedLog, log_event
+from dicom_qa_node.ops.heartbeat import HeartbeatSender, SystemdNotifier, process_name
+from dicom_qa_node.spool.filesystem_check import check_spool
 
 __all__ = [
     "NAME_VARIABLE",
@@ -34,16 +27,72 @@ __all__ = [
     "ROLES",
     "STOP_ORDER",
     "Exit",
+    "Reporter",
     "RoleContext",
     "run_role",
     "stop_on_signals",
 ]
 
 _LOGGER = logging.getLogger(__name__)
+
+_LOOK_S = 0.1
+
+_PAUSE_S = 5.0
+
+
+class Reporter:
+    """Calls ``report_pending`` again and again in a thread of its own.
+
+    Parameters
+    ----------
+    report_pending
+        Reports what waits and returns how many series that was.
+    pause_s
+        Wait after a failure; nothing is lost meanwhile, series stay in SCORED.
+    """
+
+    def __init__(self, report_pending: Callable[[], int], pause_s: float = _PAUSE_S) -> None:
+        self._report_pending, self._pause_s = report_pending, pause_s
+        self._stop = threading.Event()
+        self._failure = ""
+        self._told = RateLimitedLog(_LOGGER)
+        self._thread = threading.Thread(target=self._run, name="reporter")
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def end(self) -> None:
+        """Finish the report that is being built, then stop."""
+        self._stop.set()
+        self._thread.join()
+
+    def detail(self) -> str:
+        """Return what fails, empty when nothing does."""
+        return f"reports cannot be built: {self._failure}" if self._failure else ""
+
+    def _run(self) -> None:
+        wait_s = 0.0
+        while not self._stop.wait(wait_s):
+            try:
+                wait_s = 0.0 if self._report_pending() else _LOOK_S
+                self._failure = ""
+            except NodeError as error:
+                wait_s = self._pause_s
+                self._failure = str(error)
+                self._told.log(logging.WARNING, "reporting_postponed", reason=str(error))
+            except Exception as error:
+                wait_s = self._pause_s
+                self._failure = type(error).__name__
+                _LOGGER.exception("reporting_failed")
+
+
 #: The roles that write files to the spool.
 _WRITERS = frozenset({"receive", "schedule", "score", "deliver"})
+
 #: Set by the supervisor for its children: the child's name, and the supervisor's process id.
 NAME_VARIABLE = "DICOM_QA_NODE_PROCESS"
+
 PARENT_VARIABLE = "DICOM_QA_NODE_PARENT"
 
 
@@ -63,7 +112,7 @@ class RoleContext:
     database: Database
     stop: threading.Event
     name: str
-    pulse: Pulse
+    pulse: HeartbeatSender
 
 
 def run_role(role: str, config: Config, environment: Mapping[str, str] | None = None) -> int:
@@ -86,10 +135,10 @@ def run_role(role: str, config: Config, environment: Mapping[str, str] | None = 
         database.require_current()
         if role in _WRITERS:
             _check_spool(config)
-        name = pulse_name(values.get(NAME_VARIABLE, role))
+        name = process_name(values.get(NAME_VARIABLE, role))
         parent = values.get(PARENT_VARIABLE, "")
         parent_pid = int(parent) if parent.isdigit() else None
-        pulse = Pulse(database, role, name, stop, parent_pid=parent_pid, notifier=Notifier(values))
+        pulse = HeartbeatSender(database, role, name, stop, parent_pid=parent_pid, notifier=SystemdNotifier(values))
         try:
             code = _BODIES[role](RoleContext(config, database, stop, name, pulse))
         finally:
@@ -125,7 +174,7 @@ def stop_on_signals(stop: threading.Event, hurry: threading.Event | None = None)
 
 
 def _schedule(context: RoleContext) -> int:
-    from dicom_qa_node.ops.schedule import run_schedule
+    from dicom_qa_node.ops.scheduler import run_schedule
 
     run_schedule(context.config, context.database, context.stop, context.pulse)
     return Exit.OK
@@ -146,23 +195,23 @@ def _score(context: RoleContext) -> int:
 
 
 def _deliver(context: RoleContext) -> int:
-    from dicom_qa_node.deliver.courier import run_courier
-    from dicom_qa_node.deliver.replies import ReplySender
-    from dicom_qa_node.ops.reporting import Reporter
-    from dicom_qa_node.report.build import report_pending
-    from dicom_qa_node.report.variants import as_form
-    from dicom_qa_node.store import Outbox, Registry
-    from dicom_qa_node.store.commitments import CommitReplies
+    from dicom_qa_node.deliver.commitment_results import CommitmentResultSender
+    from dicom_qa_node.deliver.delivery_worker import run_delivery_worker
+    from dicom_qa_node.flow.commitments import CommitReplies
+    from dicom_qa_node.flow.outbox import Outbox
+    from dicom_qa_node.flow.registry import Registry
+    from dicom_qa_node.report.report_builder import report_pending
+    from dicom_qa_node.report.sop_class_conversion import as_form
 
     config, registry, outbox = context.config, Registry(context.database), Outbox(context.database)
     reporter = Reporter(lambda: report_pending(outbox, registry, config.spool_dir, config))
     context.pulse.detail = reporter.detail
     context.pulse.start()
     reporter.start()
-    replies = ReplySender(config, CommitReplies(context.database))
+    replies = CommitmentResultSender(config, CommitReplies(context.database))
     replies.start()
     try:
-        run_courier(config, context.database, context.stop, convert=partial(as_form, config.spool_dir))
+        run_delivery_worker(config, context.database, context.stop, convert=partial(as_form, config.spool_dir))
     finally:
         replies.end()
         reporter.end()
@@ -170,7 +219,7 @@ def _deliver(context: RoleContext) -> int:
 
 
 def _web(context: RoleContext) -> int:
-    from dicom_qa_node.ops.website import run_web
+    from dicom_qa_node.ops.web_server import run_web
 
     run_web(context.config, context.database, context.stop, context.pulse)
     return Exit.OK
@@ -178,7 +227,7 @@ def _web(context: RoleContext) -> int:
 
 def _receive(context: RoleContext) -> int:
     from dicom_qa_node.query.service import open_query_service
-    from dicom_qa_node.receive.run import serve_receive
+    from dicom_qa_node.receive.server import serve_receive
 
     config = context.config
     services = [open_query_service] if config.query.enabled else []
@@ -192,8 +241,10 @@ _BODIES: Mapping[str, Callable[[RoleContext], int]] = {
     "web": _web,
     "receive": _receive,
 }
+
 #: In the order in which they start: nothing is received before the rest is on its way up.
 ROLES = tuple(_BODIES)
+
 #: In the order in which they stop, with the longest wait in seconds: a receiver lets associations finish, a courier the
 #: report it is sending; a scorer that is still loading its network has nothing to lose.
 STOP_ORDER: Mapping[str, float] = {"receive": 40, "schedule": 20, "score": 5, "deliver": 30, "web": 10}

@@ -1,39 +1,164 @@
-"""Runs a whole node: every role as a child process, restarted when it dies or falls silent, stopped in order.
-
-The supervisor moves no data and imports no stage. Exit codes: 0 stopped as asked, 3 a role found at the start that its
-configuration is wrong. Later a role that exits with 3 is tried again every minute, so that the others go on while an
-operator repairs.
-"""
+"""Runs a whole node: each role as a child process, restarted when it ends or hangs, stopped in order."""
 
 from __future__ import annotations
 
 import datetime as dt
 import logging
 import os
+import random
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from dicom_qa_node import log
 from dicom_qa_node.config import Config
-from dicom_qa_node.errors import NodeError
-from dicom_qa_node.log import Seldom, log_event
-from dicom_qa_node.ops.children import Child, specs_of
-from dicom_qa_node.ops.lock import hold_spool
-from dicom_qa_node.ops.notify import Notifier
-from dicom_qa_node.ops.pulse import BEAT_S, Pulse, pulse_name
-from dicom_qa_node.ops.roles import STOP_ORDER, Exit, stop_on_signals
-from dicom_qa_node.store import Database, Liveness
+from dicom_qa_node.db.engine import Database
+from dicom_qa_node.db.heartbeats import Heartbeats
+from dicom_qa_node.domain.errors import NodeError
+from dicom_qa_node.log import RateLimitedLog, log_event
+from dicom_qa_node.ops.heartbeat import BEAT_S, HeartbeatSender, SystemdNotifier, environment_for_children, process_name
+from dicom_qa_node.ops.roles import NAME_VARIABLE, PARENT_VARIABLE, ROLES, STOP_ORDER, Exit, stop_on_signals
+from dicom_qa_node.ops.spool_lock import hold_spool
 
-__all__ = ["Limits", "Supervisor", "serve"]
+__all__ = ["ChildSpec", "RestartLimits", "SupervisedProcess", "Supervisor", "serve", "specs_of"]
+
+_BACKOFF_FIRST_S = 0.5
+
+_BACKOFF_MAX_S = 60.0
+
+_STEADY_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class ChildSpec:
+    """What to run: ``process`` is the child's name on this host (``score-1``)."""
+
+    role: str
+    process: str
+    command: Sequence[str]
+
+
+def specs_of(config: Config, config_path: Path | None) -> list[ChildSpec]:
+    """Return the child processes of a whole node, in the order in which they start."""
+    options = ["--config", str(config_path.resolve())] if config_path is not None else []
+    base = [sys.executable, "-m", "dicom_qa_node", *options]
+    specs = []
+    for role in ROLES:
+        count = config.score.workers if role == "score" else 1
+        names = [role] if count == 1 else [f"{role}-{number}" for number in range(1, count + 1)]
+        specs += [ChildSpec(role, name, [*base, role]) for name in names]
+    return specs
+
+
+class SupervisedProcess:
+    """A child process that is started again, later each time that it fails soon after its start."""
+
+    def __init__(self, spec: ChildSpec, pass_fds: Sequence[int] = (), clock: Callable[[], float] = time.monotonic):
+        self.spec = spec
+        self._pass_fds, self._clock = tuple(pass_fds), clock
+        self._process: subprocess.Popen[bytes] | None = None
+        self._started = self._heard = 0.0
+        self._seen_at: dt.datetime | None = None
+        self._failures = 0
+        self._due = 0.0
+
+    @property
+    def pid(self) -> int | None:
+        """The process id while it runs."""
+        return None if self._process is None else self._process.pid
+
+    @property
+    def due(self) -> bool:
+        """Whether it is down and may be started now."""
+        return self._process is None and self._clock() >= self._due
+
+    @property
+    def beating(self) -> bool:
+        """Whether the running process has been heard of."""
+        return self._process is not None and self._seen_at is not None
+
+    def start(self) -> None:
+        """Start the process in a session of its own, so that Ctrl-C reaches the supervisor only."""
+        ours = {NAME_VARIABLE: self.spec.process, PARENT_VARIABLE: str(os.getpid())}
+        self._process = subprocess.Popen(
+            list(self.spec.command),
+            stdin=subprocess.DEVNULL,
+            env=environment_for_children(os.environ) | ours,
+            pass_fds=self._pass_fds,
+            start_new_session=True,
+        )
+        self._started = self._heard = self._clock()
+        self._seen_at = None
+
+    def exit_code(self) -> int | None:
+        """Return the exit code once after the process ended (negative: by that signal), else None."""
+        if self._process is None:
+            return None
+        # While the dead process is not reaped its group id stays taken: nobody else can be hit.
+        if os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+            return None
+        self.signal_group(signal.SIGKILL)
+        code = self._process.wait()
+        self._process = None
+        return code
+
+    def plan_restart(self, code: int) -> float:
+        """Decide when to start again after ``code``; return the wait in seconds."""
+        if code == Exit.RECYCLE:
+            self._failures, wait_s = 0, 0.0
+        else:
+            steady = self._clock() - self._started > _STEADY_S
+            self._failures = 0 if steady else self._failures
+            longest = _BACKOFF_MAX_S if code == Exit.MISCONFIGURED else _BACKOFF_FIRST_S * 2**self._failures
+            wait_s = min(_BACKOFF_MAX_S, longest) * random.uniform(0.5, 1.0)
+            self._failures = min(self._failures + 1, 16)
+        self._due = self._clock() + wait_s
+        return wait_s
+
+    def hear(self, beats: Mapping[int, dt.datetime]) -> None:
+        """Take note of the heartbeats, by process id.
+
+        Only a change counts, timed by the monotonic clock: a wrong wall clock or a suspended host kills nobody.
+        """
+        seen_at = None if self._process is None else beats.get(self._process.pid)
+        if seen_at is not None and seen_at != self._seen_at:
+            self._seen_at, self._heard = seen_at, self._clock()
+
+    def excuse(self) -> None:
+        """Take it as heard: while the database is away nobody can be, and there is a time to speak up afterwards."""
+        self._heard = self._clock()
+
+    def silent_s(self) -> float:
+        """Return for how long the running process has not been heard of, 0 when it is down."""
+        return 0.0 if self._process is None else self._clock() - self._heard
+
+    def terminate(self) -> None:
+        """Ask the process to stop in order."""
+        if self._process is not None:
+            with suppress(ProcessLookupError):
+                os.kill(self._process.pid, signal.SIGTERM)
+
+    def signal_group(self, number: signal.Signals) -> None:
+        """Send a signal to the process and to all that it started."""
+        if self._process is not None:
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(self._process.pid, number)
+
 
 _TICK_S = 0.2
+
 _LISTEN_S = 1.0
+
 # While the supervisor's own heartbeat does not arrive, nobody else's is missed.
 _OWN_BEAT_S = 3 * BEAT_S
+
 _LOGGER = logging.getLogger(__name__)
 
 
@@ -55,13 +180,13 @@ def serve(config: Config, config_path: Path | None = None) -> int:
         try:
             revision = database.upgrade()
             log_event(_LOGGER, logging.INFO, "starting", ae_title=config.ae_title, schema=revision)
-            children = [Child(spec, [lock]) for spec in specs_of(config, config_path)]
-            return Supervisor(children, database, stop, Notifier(), hurry=hurry).run()
+            children = [SupervisedProcess(spec, [lock]) for spec in specs_of(config, config_path)]
+            return Supervisor(children, database, stop, SystemdNotifier(), hurry=hurry).run()
         finally:
             database.close()
 
 
-class Limits:
+class RestartLimits:
     """How long a child may be silent, take to start, take to stop (seconds, at most that of its role)."""
 
     def __init__(self, silence_s: float = 60, start_s: float = 180, stop_s: float = 60) -> None:
@@ -73,18 +198,18 @@ class Supervisor:
 
     def __init__(
         self,
-        children: Sequence[Child],
+        children: Sequence[SupervisedProcess],
         database: Database,
         stop: threading.Event,
-        notifier: Notifier,
-        limits: Limits | None = None,
+        notifier: SystemdNotifier,
+        limits: RestartLimits | None = None,
         hurry: threading.Event | None = None,
     ) -> None:
         self._children = children
         self._stop, self._hurry, self._notifier = stop, hurry or threading.Event(), notifier
-        self._limits = limits or Limits()
+        self._limits = limits or RestartLimits()
         self._ears = _Ears(database)
-        self._pulse = Pulse(database, "serve", pulse_name("serve"), stop, detail=self._summary)
+        self._pulse = HeartbeatSender(database, "serve", process_name("serve"), stop, detail=self._summary)
         self._ready = False
         self._exit = Exit.OK
         self._next_alive = 0.0
@@ -119,7 +244,7 @@ class Supervisor:
                 self._kill_if_silent(child)
         self._tell_systemd()
 
-    def _ended(self, child: Child, code: int) -> None:
+    def _ended(self, child: SupervisedProcess, code: int) -> None:
         if code == Exit.MISCONFIGURED and not self._ready:
             log_event(_LOGGER, logging.ERROR, "cannot_start", process=child.spec.process, code=code)
             self._exit = Exit.MISCONFIGURED
@@ -129,7 +254,7 @@ class Supervisor:
         level = logging.INFO if code == Exit.RECYCLE else logging.ERROR
         log_event(_LOGGER, level, "role_ended", process=child.spec.process, code=code, restart_in_s=round(wait_s, 1))
 
-    def _kill_if_silent(self, child: Child) -> None:
+    def _kill_if_silent(self, child: SupervisedProcess) -> None:
         limit_s = self._limits.silence_s if child.beating else self._limits.start_s
         if child.silent_s() > limit_s:
             log_event(_LOGGER, logging.ERROR, "role_silent", process=child.spec.process, for_s=round(child.silent_s()))
@@ -158,7 +283,7 @@ class Supervisor:
             for child in group:
                 self._await_end(child, deadline)
 
-    def _await_end(self, child: Child, deadline: float) -> None:
+    def _await_end(self, child: SupervisedProcess, deadline: float) -> None:
         while child.pid is not None and child.exit_code() is None:
             if self._hurry.is_set() or time.monotonic() > deadline:
                 log_event(_LOGGER, logging.ERROR, "role_would_not_stop", process=child.spec.process)
@@ -175,10 +300,10 @@ class _Ears:
     """
 
     def __init__(self, database: Database) -> None:
-        self._liveness = Liveness(database)
+        self._liveness = Heartbeats(database)
         self._latest: tuple[float, dict[int, dt.datetime]] | None = None
         self._own: tuple[float, dt.datetime | None] = (0.0, None)
-        self._told = Seldom(_LOGGER)
+        self._told = RateLimitedLog(_LOGGER)
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="ears", daemon=True)
 

@@ -7,10 +7,11 @@ A seed gives a patient; the patient is rendered slice by slice, scanned by a pro
 
 from __future__ import annotations
 
+from dicom_qa_node.phantom.acquisition import CtQuality
 from dicom_qa_node.phantom.ct import CtForm, ct_series
-from dicom_qa_node.phantom.files import write
-from dicom_qa_node.phantom.identity import Identity, Scanner, identity_of, phantom_uid
-from dicom_qa_node.phantom.known import (
+from dicom_qa_node.phantom.encoding import write
+from dicom_qa_node.phantom.image_header import Identity, Scanner, identity_of, phantom_uid
+from dicom_qa_node.phantom.known_values import (
     KnownCt,
     KnownPet,
     known_dose_volume,
@@ -19,10 +20,9 @@ from dicom_qa_node.phantom.known import (
     known_pet_liver,
 )
 from dicom_qa_node.phantom.pet import DecayCorrection, PetForm, Units, pet_series, petct_study
-from dicom_qa_node.phantom.placement import Plane
 from dicom_qa_node.phantom.projector import Filter
-from dicom_qa_node.phantom.quality import CtQuality
-from dicom_qa_node.phantom.tissue import Channel
+from dicom_qa_node.phantom.volumes import Plane
+from dicom_qa_node.phantom.voxel_canvas import Channel
 
 __all__ = [
     "Channel",

@@ -5,14 +5,12 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from dicom_qa_node.phantom.canvas import Canvas
+from dicom_qa_node.phantom.body_outline import HIGHEST, LOWEST, NECK_BASE, Outline, outline_at
 from dicom_qa_node.phantom.organs import paint_organs
-from dicom_qa_node.phantom.outline import HIGHEST, LOWEST, NECK_BASE, Outline, outline_at
-from dicom_qa_node.phantom.patient import Patient
+from dicom_qa_node.phantom.patient import Patient, fractal_plane
 from dicom_qa_node.phantom.projector import FloatArray
 from dicom_qa_node.phantom.skeleton import paint_bones
-from dicom_qa_node.phantom.texture import fractal_plane
-from dicom_qa_node.phantom.tissue import (
+from dicom_qa_node.phantom.voxel_canvas import (
     AIR,
     FAT,
     MUSCLE,
@@ -20,6 +18,7 @@ from dicom_qa_node.phantom.tissue import (
     TABLE_FOAM,
     TABLE_SHELL,
     VISCERAL_FAT,
+    Canvas,
     Channel,
 )
 

@@ -10,13 +10,23 @@ import numpy.typing as npt
 from pydicom.dataset import Dataset
 from pydicom.uid import CTImageStorage
 
-from dicom_qa_node.phantom.header import add_pixels, add_plane, add_series, add_times, code, decimal, start_image
-from dicom_qa_node.phantom.identity import Identity, Scanner, identity_of, phantom_uid
-from dicom_qa_node.phantom.placement import Frame, Plane, frames_of
+from dicom_qa_node.phantom.acquisition import CtQuality, quality_named
+from dicom_qa_node.phantom.image_header import (
+    Identity,
+    Scanner,
+    add_pixels,
+    add_plane,
+    add_series,
+    add_times,
+    code,
+    decimal,
+    identity_of,
+    phantom_uid,
+    start_image,
+)
 from dicom_qa_node.phantom.projector import Filter
-from dicom_qa_node.phantom.quality import CtQuality, quality_named
-from dicom_qa_node.phantom.tissue import Channel
-from dicom_qa_node.phantom.volumes import AIR_HU, TOP_HU, ct_volume, heights
+from dicom_qa_node.phantom.volumes import AIR_HU, TOP_HU, Frame, Plane, ct_volume, frames_of, heights
+from dicom_qa_node.phantom.voxel_canvas import Channel
 
 ROUTINE_MA = 210.0
 ROUTINE_CTDI_MGY = 9.2

@@ -6,12 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dicom_qa_node.phantom.canvas import Canvas, Ellipsoid, Point, Tube
-from dicom_qa_node.phantom.outline import Outline
+from dicom_qa_node.phantom.body_outline import Outline
 from dicom_qa_node.phantom.patient import Patient
 from dicom_qa_node.phantom.projector import FloatArray
 from dicom_qa_node.phantom.skeleton import spine_depth
-from dicom_qa_node.phantom.tissue import (
+from dicom_qa_node.phantom.voxel_canvas import (
     AIRWAY,
     AIRWAY_WALL,
     BLADDER,
@@ -40,7 +39,11 @@ from dicom_qa_node.phantom.tissue import (
     THYROID,
     VENOUS_BLOOD,
     VISCERAL_FAT,
+    Canvas,
+    Ellipsoid,
+    Point,
     Tissue,
+    Tube,
 )
 
 LOWEST_LUNG = -110.0

@@ -12,13 +12,23 @@ from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 from pydicom.uid import PositronEmissionTomographyImageStorage
 
+from dicom_qa_node.phantom.acquisition import CtQuality, quality_named
 from dicom_qa_node.phantom.ct import CtForm, ct_series, table_origin
-from dicom_qa_node.phantom.header import add_pixels, add_plane, add_series, add_times, code, decimal, start_image
-from dicom_qa_node.phantom.identity import Identity, Scanner, identity_of, phantom_uid
-from dicom_qa_node.phantom.placement import Frame, Plane, frames_of
-from dicom_qa_node.phantom.quality import CtQuality, quality_named
-from dicom_qa_node.phantom.tissue import Channel
-from dicom_qa_node.phantom.volumes import heights, pet_volume
+from dicom_qa_node.phantom.image_header import (
+    Identity,
+    Scanner,
+    add_pixels,
+    add_plane,
+    add_series,
+    add_times,
+    code,
+    decimal,
+    identity_of,
+    phantom_uid,
+    start_image,
+)
+from dicom_qa_node.phantom.volumes import Frame, Plane, frames_of, heights, pet_volume
+from dicom_qa_node.phantom.voxel_canvas import Channel
 
 HALF_LIFE_S = 6586.2
 INJECTED_BQ = 3.1e8

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from dicom_qa_node.phantom.canvas import Canvas, Ellipsoid, Point, Tube
-from dicom_qa_node.phantom.outline import HEAD_BASE, WALL_MM, Outline, cavity_half_depth
+from dicom_qa_node.phantom.body_outline import HEAD_BASE, WALL_MM, Outline, cavity_half_depth
 from dicom_qa_node.phantom.projector import FloatArray
-from dicom_qa_node.phantom.tissue import (
+from dicom_qa_node.phantom.voxel_canvas import (
     AIR,
     BRAIN,
     CARTILAGE,
@@ -17,7 +16,11 @@ from dicom_qa_node.phantom.tissue import (
     MUSCLE,
     RIB_CORTEX,
     SPINAL_CANAL,
+    Canvas,
+    Ellipsoid,
+    Point,
     Tissue,
+    Tube,
 )
 
 _VERTEBRA_MM = 29.0

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from dicom_qa_node.config import Config, Destination, DicomTarget
-from dicom_qa_node.search.index import LAYOUT, Indexer
+from dicom_qa_node.db.engine import Database
+from dicom_qa_node.index.catalogue import Catalogue
+from dicom_qa_node.index.header_cache import LAYOUT, HeaderCache
 from dicom_qa_node.spool.layout import SpoolLayout
-from dicom_qa_node.store import Database
-from dicom_qa_node.store.catalogue import Catalogue
 
 __all__ = ["Holdings", "open_holdings"]
 
@@ -22,7 +22,7 @@ class Holdings:
 
     ae_title: str
     catalogue: Catalogue
-    indexer: Indexer
+    indexer: HeaderCache
     layout: SpoolLayout
     destinations: dict[str, Destination]
     timeout_s: float
@@ -41,7 +41,7 @@ def open_holdings(config: Config, database: Database) -> Holdings:
     return Holdings(
         ae_title=config.ae_title.strip(),
         catalogue=catalogue,
-        indexer=Indexer(catalogue, layout),
+        indexer=HeaderCache(catalogue, layout),
         layout=layout,
         destinations={entry.ae_title.strip(): entry for entry in [*targets, *config.query.destinations]},
         timeout_s=config.query.timeout_s,

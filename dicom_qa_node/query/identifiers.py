@@ -1,8 +1,10 @@
-"""Reads the Identifier of a C-FIND, C-MOVE or C-GET request and checks it against the hierarchy (PS3.4 C.4)."""
+"""Identifiers of C-FIND, C-MOVE and C-GET requests (PS3.4 C.4) and their character sets."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+import warnings
+from collections.abc import Iterable, Sequence
 from enum import Enum
 from io import BytesIO
 from typing import Any
@@ -13,21 +15,86 @@ from pydicom.dataset import Dataset
 from pydicom.tag import BaseTag
 from pydicom.uid import UID
 
-from dicom_qa_node.dicom_files import MessageBudget, ReadingLimit, decode_message
-from dicom_qa_node.query.charset import UnknownCharacterSet, decoded, encodings_of
-from dicom_qa_node.search.attributes import LEVELS, NEUTRAL, UNIQUE_KEYS, known_at
-from dicom_qa_node.search.keys import Identifier, Key
-from dicom_qa_node.spool.header import HeaderBudget, HeaderTooCostly, check_items
+from dicom_qa_node.dicom_io.element_scanner import HeaderBudget, HeaderTooCostly, check_items
+from dicom_qa_node.dicom_io.file_reader import MessageBudget, ReadingLimit, decode_message
+from dicom_qa_node.dicom_io.pydicom_patches import convert_encodings, decode_bytes, encode_string, python_encoding
+from dicom_qa_node.index.attributes import LEVELS, NEUTRAL, UNIQUE_KEYS, known_at
+from dicom_qa_node.index.matching import Identifier, Key
 
-__all__ = ["MismatchedIdentifier", "Model", "UnreadableIdentifier", "read_identifier"]
+__all__ = [
+    "MismatchedIdentifier",
+    "Model",
+    "UnknownCharacterSet",
+    "UnreadableIdentifier",
+    "answer_character_set",
+    "decoded",
+    "encodings_of",
+    "read_identifier",
+]
+
+_UTF8 = "ISO_IR 192"
+
+_SEPARATORS = re.compile(r"([=^])")
+
+_DELIMITERS = {ord(character) for character in "^=\\\r\n\t\f"}
+
+
+class UnknownCharacterSet(Exception):
+    """A Specific Character Set that the standard does not define."""
+
+
+def encodings_of(terms: Sequence[str]) -> list[str]:
+    """Return Python's names of the character sets that these defined terms stand for."""
+    if any(term.strip() not in python_encoding for term in terms):
+        raise UnknownCharacterSet
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return convert_encodings([term.strip() for term in terms] or [""])
+
+
+def decoded(value: bytes, encodings: Sequence[str]) -> str:
+    """Decode a text value; bytes that fit no character set become U+FFFD."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return decode_bytes(value, list(encodings), _DELIMITERS)
+
+
+def answer_character_set(texts: Iterable[str], asked: Sequence[str]) -> list[str]:
+    """Return the character set of an answer: none for ASCII, that of the query if it can write all, else UTF-8."""
+    beyond = [text for text in texts if not text.isascii()]
+    if not beyond:
+        return []
+    if asked and all(_survives(text, asked) for text in beyond):
+        return list(asked)
+    return [_UTF8]
+
+
+def _survives(text: str, terms: Sequence[str]) -> bool:
+    encodings = encodings_of(terms)
+    try:
+        with warnings.catch_warnings():
+            # pydicom warns, and writes question marks, where a text does not fit.
+            warnings.simplefilter("error")
+            # A component of a name begins in the first character set again (PS3.5 6.1.2.5.3).
+            parts = [encode_string(part, encodings) for part in _SEPARATORS.split(text)]
+            return decode_bytes(b"".join(parts), encodings, _DELIMITERS) == text
+    except (UnicodeError, LookupError, UserWarning):
+        return False
+
 
 _LONGEST_KEY = 1024
+
 _MOST_ITEM_LEVELS = 8
+
 _MOST_VALUES = 64
+
 _MOST_UIDS = 10_000
+
 _MOST_CHARACTER_SETS = 16
+
 # A list of ten thousand UIDs is 650 KB; known keys are less than a hundred.
 _BUDGET = MessageBudget(plain_bytes=1 << 20, elements=512)
+
 _ITEMS = HeaderBudget(nested=512, depth=_MOST_ITEM_LEVELS)
 
 

@@ -23,11 +23,11 @@ from pynetdicom.events import Event
 from pynetdicom.presentation import PresentationContext, build_context
 
 from dicom_qa_node.config import Config
-from dicom_qa_node.query.find import find
+from dicom_qa_node.db.engine import Database
+from dicom_qa_node.query.c_find import find
+from dicom_qa_node.query.c_move_c_get import serve_get, serve_move
 from dicom_qa_node.query.holdings import Holdings, open_holdings
-from dicom_qa_node.query.models import QUERY_CLASSES, accept_extended
-from dicom_qa_node.query.retrieve import serve_get, serve_move
-from dicom_qa_node.store import Database
+from dicom_qa_node.query.sop_classes import QUERY_CLASSES, accept_extended
 
 __all__ = ["REPORT_CLASSES", "QueryService", "open_query_service"]
 

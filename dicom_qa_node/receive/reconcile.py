@@ -20,14 +20,14 @@ from itertools import islice
 from pathlib import Path
 from typing import Protocol
 
-from dicom_qa_node.errors import Permanent
+from dicom_qa_node.dicom_io.element_scanner import BrokenDataSet
+from dicom_qa_node.dicom_io.instance_header import read_instance_header
+from dicom_qa_node.dicom_io.part10 import Checksum, open_envelope
+from dicom_qa_node.domain.errors import Permanent
+from dicom_qa_node.domain.series import Quarantined, Receipt, StoredInstance
 from dicom_qa_node.log import log_event
-from dicom_qa_node.records import Quarantined, Receipt, StoredInstance
-from dicom_qa_node.spool.facts import read_facts
-from dicom_qa_node.spool.header import BrokenDataSet
+from dicom_qa_node.spool.incoming import Outcome, StoredFile, move_to_quarantine, stored_instance
 from dicom_qa_node.spool.layout import SpoolLayout
-from dicom_qa_node.spool.part10 import Seal, open_envelope
-from dicom_qa_node.spool.write import Kept, Outcome, move_to_quarantine, stored_instance
 
 __all__ = ["ReconcileRegistry", "Reconciled", "count_files", "reconcile"]
 
@@ -156,13 +156,13 @@ def _stored(layout: SpoolLayout, path: Path) -> StoredInstance:
         envelope = open_envelope(data)
         _check_content(data, envelope.data_start, envelope.seal)
         assert envelope.seal is not None
-        facts = read_facts(data, envelope.data_start, envelope.origin.transfer_syntax_uid)
+        facts = read_instance_header(data, envelope.data_start, envelope.origin.transfer_syntax_uid)
         outcome = Outcome.CONFLICT if path.parent == layout.conflicts else Outcome.NEW
-        kept = Kept(outcome, layout.relative(path), envelope.seal)
+        kept = StoredFile(outcome, layout.relative(path), envelope.seal)
         return stored_instance(kept, envelope.origin, facts)
 
 
-def _check_content(data: mmap.mmap, start: int, seal: Seal | None) -> None:
+def _check_content(data: mmap.mmap, start: int, seal: Checksum | None) -> None:
     if seal is None or len(data) - start != seal.size_bytes:
         raise BrokenDataSet("the file is not complete")
     digest = hashlib.sha256()

@@ -22,12 +22,15 @@ from highdicom.sr import (
     TrackingIdentifier,
 )
 
-from dicom_qa_node import __version__, records
-from dicom_qa_node.records import Code, Finding, ScoredSlice, SeriesKind, SeriesResult, derived_uid
-from dicom_qa_node.report import codes
-from dicom_qa_node.report.codes import concept
-from dicom_qa_node.report.library import image_library
-from dicom_qa_node.report.sources import Sources
+from dicom_qa_node import __version__
+from dicom_qa_node.domain import results
+from dicom_qa_node.domain.codes import Code
+from dicom_qa_node.domain.results import Finding, ScoredSlice, SeriesKind, SeriesResult
+from dicom_qa_node.domain.uids import derived_uid
+from dicom_qa_node.report import sr_codes
+from dicom_qa_node.report.image_library import image_library
+from dicom_qa_node.report.source_headers import Sources
+from dicom_qa_node.report.sr_codes import coded_concept
 from dicom_qa_node.report.valid_values import plain_text
 
 __all__ = ["Observer", "measurement_report"]
@@ -59,10 +62,10 @@ def measurement_report(result: SeriesResult, sources: Sources, observer: Observe
     """
     report = MeasurementReport(
         observation_context=_observation_context(observer),
-        procedure_reported=concept(codes.PROCEDURES[result.kind]),
+        procedure_reported=coded_concept(sr_codes.PROCEDURES[result.kind]),
         imaging_measurements=list(_groups(result, sources, observer.manufacturer)),
-        title=concept(codes.IMAGING_MEASUREMENT_REPORT),
-        language_of_content_item_and_descendants=LanguageOfContentItemAndDescendants(concept(codes.ENGLISH)),
+        title=coded_concept(sr_codes.IMAGING_MEASUREMENT_REPORT),
+        language_of_content_item_and_descendants=LanguageOfContentItemAndDescendants(coded_concept(sr_codes.ENGLISH)),
     )
     items = report[0].ContentSequence
     items.insert(len(items) - 1, image_library(list(sources.headers.values())))
@@ -79,7 +82,7 @@ def _observation_context(observer: Observer) -> ObservationContext:
     )
     return ObservationContext(
         observer_device_context=ObserverContext(
-            observer_type=concept(codes.DEVICE), observer_identifying_attributes=attributes
+            observer_type=coded_concept(sr_codes.DEVICE), observer_identifying_attributes=attributes
         )
     )
 
@@ -98,13 +101,13 @@ def _groups(result: SeriesResult, sources: Sources, manufacturer: str) -> Iterat
 def _series_group(result: SeriesResult, sources: Sources, manufacturer: str) -> Group:
     evaluations = []
     if result.grade is not None:
-        evaluations.append(_evaluation(codes.QUALITY_ASSESSMENT, codes.GRADES[result.grade]))
+        evaluations.append(_evaluation(sr_codes.QUALITY_ASSESSMENT, sr_codes.GRADES[result.grade]))
     if result.score is None:
-        evaluations.append(_evaluation(codes.QUALITY_FINDING, codes.NOT_RATED))
+        evaluations.append(_evaluation(sr_codes.QUALITY_FINDING, sr_codes.NOT_RATED))
     images = _images_of_slices(result.slices) or _images_of(list(sources.headers)[:1], sources)
     return Group(
         tracking_identifier=_tracking("Image quality of the series", result, "series"),
-        finding_type=concept(codes.IMAGE_QUALITY),
+        finding_type=coded_concept(sr_codes.IMAGE_QUALITY),
         algorithm_id=_network(result, manufacturer, _parameters(result)),
         measurements=list(_series_ratings(result)),
         qualitative_evaluations=evaluations,
@@ -116,10 +119,10 @@ def _series_ratings(result: SeriesResult) -> Iterator[Measurement]:
     # TID 310 and 312 would put bounds below the value as properties; PixelMed's validator, the one of IHE, takes
     # every number below a number for a derivation parameter (TID 300 row 9) and calls that an error.
     if result.score is not None:
-        yield _number(codes.IMAGE_SET_QUALITY_RATING, result.score, codes.NO_UNITS)
+        yield _number(sr_codes.IMAGE_SET_QUALITY_RATING, result.score, sr_codes.NO_UNITS)
         if result.interval is not None:
-            yield _number(codes.INTERVAL_LOW, result.interval[0], codes.NO_UNITS)
-            yield _number(codes.INTERVAL_HIGH, result.interval[1], codes.NO_UNITS)
+            yield _number(sr_codes.INTERVAL_LOW, result.interval[0], sr_codes.NO_UNITS)
+            yield _number(sr_codes.INTERVAL_HIGH, result.interval[1], sr_codes.NO_UNITS)
 
 
 def _slice_group(result: SeriesResult, item: ScoredSlice, manufacturer: str) -> Group:
@@ -127,12 +130,12 @@ def _slice_group(result: SeriesResult, item: ScoredSlice, manufacturer: str) -> 
     label = f"Slice {item.index + 1} at {item.position_mm:.1f} mm{frame}"
     group = Group(
         tracking_identifier=_tracking(label, result, "slice", item.sop_instance_uid, str(item.frame_number or "")),
-        finding_type=concept(codes.IMAGE_QUALITY),
+        finding_type=coded_concept(sr_codes.IMAGE_QUALITY),
         algorithm_id=_network(result, manufacturer, ["Image Quality Rating = 25 x quality score of the slice"]),
         measurements=[
-            _number(codes.IMAGE_QUALITY_RATING, item.score * _RATING_PER_POINT, codes.NO_UNITS),
-            _number(codes.SLICE_SCORE, item.score, codes.NO_UNITS),
-            _number(codes.SLICE_WEIGHT, item.weight, codes.NO_UNITS),
+            _number(sr_codes.IMAGE_QUALITY_RATING, item.score * _RATING_PER_POINT, sr_codes.NO_UNITS),
+            _number(sr_codes.SLICE_SCORE, item.score, sr_codes.NO_UNITS),
+            _number(sr_codes.SLICE_WEIGHT, item.weight, sr_codes.NO_UNITS),
         ],
         source_images=_images_of_slices([item]),
     )
@@ -144,7 +147,7 @@ def _physics_group(result: SeriesResult, manufacturer: str) -> Group:
     measured = [(item, item.value) for item in result.measurements if item.value is not None]
     group = Group(
         tracking_identifier=_tracking("Physical measurements of the series", result, "physics"),
-        finding_type=concept(codes.IMAGE_QUALITY),
+        finding_type=coded_concept(sr_codes.IMAGE_QUALITY),
         algorithm_id=AlgorithmIdentification("dicom-qa-node physics", __version__, manufacturer=manufacturer),
         measurements=[_physical(item, value) for item, value in measured if math.isfinite(value)],
     )
@@ -152,12 +155,12 @@ def _physics_group(result: SeriesResult, manufacturer: str) -> Group:
     return group
 
 
-def _physical(item: records.Measurement, value: float) -> Measurement:
-    code = item.code or codes.private_code(item.name, item.meaning)
-    return _number(code, value, codes.unit_code(item.unit))
+def _physical(item: results.Measurement, value: float) -> Measurement:
+    code = item.code or sr_codes.private_code(item.name, item.meaning)
+    return _number(code, value, sr_codes.unit_code(item.unit))
 
 
-def _remark(item: records.Measurement) -> str:
+def _remark(item: results.Measurement) -> str:
     # A NUM item without a value (PS3.3 C.18.1) breaks readers, highdicom among them; words do not.
     if item.value is None:
         return f"{item.meaning}: not measured, {item.not_applicable or 'no reason given'}"
@@ -167,7 +170,7 @@ def _remark(item: records.Measurement) -> str:
     return f"{item.meaning}: {'; '.join(filter(None, words))}" if any(words) else ""
 
 
-def _usual_range(item: records.Measurement, value: float) -> str:
+def _usual_range(item: results.Measurement, value: float) -> str:
     bounds = [f"at least {item.low:g}"] if item.low is not None else []
     bounds += [f"at most {item.high:g}"] if item.high is not None else []
     if not bounds:
@@ -181,13 +184,13 @@ def _usual_range(item: records.Measurement, value: float) -> str:
 
 
 def _finding_group(result: SeriesResult, finding: Finding, number: int, sources: Sources) -> Group:
-    code = finding.code or codes.private_code(finding.key, finding.key.replace("_", " ").capitalize())
+    code = finding.code or sr_codes.private_code(finding.key, finding.key.replace("_", " ").capitalize())
     group = Group(
         tracking_identifier=_tracking(f"Finding {number}: {finding.key}", result, "finding", finding.key, str(number)),
-        finding_type=concept(codes.IMAGE_QUALITY),
+        finding_type=coded_concept(sr_codes.IMAGE_QUALITY),
         qualitative_evaluations=[
-            _evaluation(codes.QUALITY_FINDING, code),
-            _evaluation(codes.SEVERITY, codes.SEVERITIES[finding.severity]),
+            _evaluation(sr_codes.QUALITY_FINDING, code),
+            _evaluation(sr_codes.SEVERITY, sr_codes.SEVERITIES[finding.severity]),
         ],
         source_images=_images_of(finding.sop_instance_uids, sources),
     )
@@ -201,7 +204,7 @@ def _network(result: SeriesResult, manufacturer: str, parameters: Sequence[str])
         version=result.model.version,
         manufacturer=manufacturer,
         parameters=list(parameters),
-        family=concept(codes.ARTIFICIAL_INTELLIGENCE),
+        family=coded_concept(sr_codes.ARTIFICIAL_INTELLIGENCE),
     )
 
 
@@ -221,11 +224,11 @@ def _parameters(result: SeriesResult) -> list[str]:
 
 
 def _number(name: Code, value: float, unit: Code) -> Measurement:
-    return Measurement(concept(name), round(float(value), _DECIMALS), concept(unit))
+    return Measurement(coded_concept(name), round(float(value), _DECIMALS), coded_concept(unit))
 
 
 def _evaluation(name: Code, value: Code) -> QualitativeEvaluation:
-    return QualitativeEvaluation(concept(name), concept(value))
+    return QualitativeEvaluation(coded_concept(name), coded_concept(value))
 
 
 def _tracking(label: str, result: SeriesResult, *parts: str) -> TrackingIdentifier:
@@ -238,7 +241,9 @@ def _comment(group: Group, texts: Iterable[str]) -> None:
     for text in texts:
         # A sentence may quote a header, and no control character of that may stand in a report.
         words = plain_text(text, paragraphs=True)
-        group[0].ContentSequence.append(TextContentItem(concept(codes.COMMENT), words, relationship_type=_CONTAINS))
+        group[0].ContentSequence.append(
+            TextContentItem(coded_concept(sr_codes.COMMENT), words, relationship_type=_CONTAINS)
+        )
 
 
 def _images_of(uids: Iterable[str], sources: Sources) -> list[SourceImageForMeasurementGroup]:

@@ -18,8 +18,8 @@ from pydicom.dataelem import RawDataElement
 from pydicom.tag import BaseTag
 from pydicom.valuerep import PersonName
 
-from dicom_qa_node.charsets import decoded_text
-from dicom_qa_node.spool.layout import is_uid
+from dicom_qa_node.dicom_io.pydicom_patches import decoded_text
+from dicom_qa_node.domain.uids import is_uid
 
 __all__ = ["Changes", "plain_text", "stated_text", "valid_element", "valid_values"]
 

@@ -16,8 +16,8 @@ from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
 from scipy import ndimage
 
-from dicom_qa_node.records import SeriesKind
-from dicom_qa_node.score import attributes as at
+from dicom_qa_node.dicom_io import headers as at
+from dicom_qa_node.domain.results import SeriesKind
 from dicom_qa_node.score.volume import FloatArray, PackedVoxels, Volume
 
 __all__ = ["ADULT_YEARS", "BodyRegion", "ctdi_phantom_cm", "header_region", "patient_years", "region_of", "shows_skull"]

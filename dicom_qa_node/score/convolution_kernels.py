@@ -12,7 +12,7 @@ from enum import StrEnum
 
 from pydicom import Dataset
 
-from dicom_qa_node.score import attributes as at
+from dicom_qa_node.dicom_io import headers as at
 
 __all__ = ["Sharpness", "kernel_name", "sharpness_of_header", "sharpness_of_name"]
 

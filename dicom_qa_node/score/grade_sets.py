@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from dicom_qa_node.config import Grades
-from dicom_qa_node.records import Grade, RatedPart
+from dicom_qa_node.domain.results import Grade, RatedPart
 
 __all__ = ["grade_of", "grade_set", "graded"]
 

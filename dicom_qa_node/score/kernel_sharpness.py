@@ -8,8 +8,8 @@ import numpy as np
 from scipy import ndimage
 
 from dicom_qa_node.score.convolution_kernels import Sharpness, kernel_name, sharpness_of_header
-from dicom_qa_node.score.physics.ct_slices import CtSlice, ct_slice
-from dicom_qa_node.score.physics.ct_spectrum import radial_spectrum
+from dicom_qa_node.score.physics.ct_noise_power_spectrum import radial_spectrum
+from dicom_qa_node.score.physics.ct_sampling import CtSlice, ct_slice
 from dicom_qa_node.score.volume import FloatArray, Volume
 
 __all__ = ["KernelSharpness", "NoiseTexture", "noise_texture", "sharpness_of_volume"]

@@ -10,11 +10,11 @@ from pathlib import Path
 
 from pydicom import Dataset
 
-from dicom_qa_node.modalities import kind_for, kind_of
-from dicom_qa_node.records import SeriesKind
-from dicom_qa_node.score import attributes as at
-from dicom_qa_node.score.headers import LeftOut, SliceHeader, describe, slice_header
+from dicom_qa_node.dicom_io import headers as at
+from dicom_qa_node.domain.modalities import modality_class_for, modality_class_of
+from dicom_qa_node.domain.results import SeriesKind
 from dicom_qa_node.score.pet_units import PetUnit, pet_unit
+from dicom_qa_node.score.slice_headers import LeftOut, SliceHeader, describe, slice_header
 
 __all__ = ["flattened", "frame_headers"]
 
@@ -103,7 +103,11 @@ def _in_real_units(flat: Dataset) -> Dataset:
         flat.Units, flat.RescaleSlope, flat.RescaleIntercept = unit.units, slope * unit.factor, intercept * unit.factor
         if unit.suv_type:
             flat.SUVType = unit.suv_type
-    elif unknown and "Units" not in flat and kind_for(at.word(flat, "SOPClassUID")) is kind_of(SeriesKind.PT):
+    elif (
+        unknown
+        and "Units" not in flat
+        and modality_class_for(at.word(flat, "SOPClassUID")) is modality_class_of(SeriesKind.PT)
+    ):
         # So that the reason why there is no SUV names it.
         flat.Units = unknown
     return flat

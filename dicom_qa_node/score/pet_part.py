@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dicom_qa_node import __version__
-from dicom_qa_node.records import (
+from dicom_qa_node.domain.results import (
     DimensionScore,
     Finding,
     ModelRef,
@@ -15,7 +15,7 @@ from dicom_qa_node.records import (
     RatedPartKind,
     Severity,
 )
-from dicom_qa_node.score.physics.pet import PetExamination
+from dicom_qa_node.score.physics.measurements import PetExamination
 from dicom_qa_node.score.physics.pet_anchors import (
     LIVER_REFERENCE,
     at_equal_width,

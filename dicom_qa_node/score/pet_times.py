@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 from pydicom import Dataset
 
-from dicom_qa_node.score import attributes as at
-from dicom_qa_node.score.date_times import parse_datetime
+from dicom_qa_node.dicom_io import headers as at
+from dicom_qa_node.dicom_io.date_times import parse_datetime
 from dicom_qa_node.score.tracers import NUCLIDES, administered, named_nuclides
 
 __all__ = ["PetTimes", "acquired_at", "half_life_of", "mean_count_time_s", "pet_times"]

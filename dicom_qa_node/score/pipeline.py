@@ -18,33 +18,31 @@ import numpy as np
 import numpy.typing as npt
 
 from dicom_qa_node.config import Grades, Score
-from dicom_qa_node.errors import Permanent
-from dicom_qa_node.limits import FindingRules
-from dicom_qa_node.records import Finding, Measurement, SeriesKind, SeriesResult, Severity, grade_label
-from dicom_qa_node.score import attributes as at
-from dicom_qa_node.score import findings
-from dicom_qa_node.score.assemble import Survey, read, survey
-from dicom_qa_node.score.decoders import Decoders
-from dicom_qa_node.score.display import display_pictures
-from dicom_qa_node.score.exhibits import Exhibit, exhibit_of
+from dicom_qa_node.config.thresholds import FindingRules
+from dicom_qa_node.dicom_io import headers as at
+from dicom_qa_node.domain.errors import Permanent
+from dicom_qa_node.domain.results import Finding, Measurement, SeriesKind, SeriesResult, Severity, grade_label
+from dicom_qa_node.score.decoder_pool import DecoderPool
+from dicom_qa_node.score.display_images import SOFT_TISSUE
+from dicom_qa_node.score.fusion import Pairing, pair
+from dicom_qa_node.score.grading import ScoringModel, SeriesScore, grade_series, model_ref, no_score, outside_domain
 from dicom_qa_node.score.kernel_sharpness import KernelSharpness, sharpness_of_volume
-from dicom_qa_node.score.measure import measure
-from dicom_qa_node.score.pairing import Pairing, pair
-from dicom_qa_node.score.parts import Part
-from dicom_qa_node.score.physics.pet import PetExamination, examine_pet
-from dicom_qa_node.score.prepare import SOFT_TISSUE
+from dicom_qa_node.score.physics.measurements import PetExamination, examine_pet, measure
 from dicom_qa_node.score.rating import ct_verdict, pet_verdict
 from dicom_qa_node.score.reading_windows import unread_window, windows_of
-from dicom_qa_node.score.rules.case import coded
+from dicom_qa_node.score.rules import evaluation
+from dicom_qa_node.score.rules.case import with_code
 from dicom_qa_node.score.series_identity import same_patient
-from dicom_qa_node.score.slices import choose_slices
-from dicom_qa_node.score.threads import allowed
-from dicom_qa_node.score.verdict import Judge, Verdict, judge, model_ref, no_verdict, outside_domain
+from dicom_qa_node.score.slice_rendering import KeySlices, display_pictures, key_slices_of
+from dicom_qa_node.score.slice_selection import choose_slices
+from dicom_qa_node.score.stacks import Stack
+from dicom_qa_node.score.threads import max_threads
 from dicom_qa_node.score.volume import Volume
+from dicom_qa_node.score.volume_builder import HeaderScan, build_volume, scan_headers
 
-__all__ = ["Options", "SeriesVerdict", "score_series"]
+__all__ = ["Options", "ScoredSeries", "score_series"]
 
-Pictures = npt.NDArray[np.uint8]
+WriteImages = npt.NDArray[np.uint8]
 
 MOST_STACKS = 8
 """Stacks of one series that are judged; a dynamic PET of forty time frames is judged by eight of them."""
@@ -70,15 +68,15 @@ class Options:
 
 
 @dataclass(frozen=True, slots=True)
-class SeriesVerdict:
+class ScoredSeries:
     """The result of a series with the pictures of its slices, uint8 RGB, shape (slices, rows, columns, 3).
 
     ``exhibit`` holds the same slices in their unit; None where no slice was chosen.
     """
 
     result: SeriesResult
-    pictures: Pictures
-    exhibit: Exhibit | None = None
+    pictures: WriteImages
+    exhibit: KeySlices | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,30 +88,30 @@ class _Paired:
 
 
 @dataclass(frozen=True, slots=True)
-class _StackVerdict:
+class _StackResult:
     """What was found about one stack, its voxels forgotten; ``irregular`` are the warnings of its assembly."""
 
     part: str
     kind: SeriesKind
     size: int
-    verdict: Verdict
-    pictures: Pictures
+    verdict: SeriesScore
+    pictures: WriteImages
     measurements: tuple[Measurement, ...]
     findings: tuple[Finding, ...]
     irregular: tuple[Finding, ...]
     instances: frozenset[str]
-    exhibit: Exhibit | None
+    exhibit: KeySlices | None
 
 
 def score_series(
     paths: Sequence[Path],
     *,
     pair_paths: Sequence[Path] = (),
-    scorer: Judge,
+    scorer: ScoringModel,
     options: Options | None = None,
-    decoders: Decoders | None = None,
+    decoders: DecoderPool | None = None,
     before_step: Callable[[str], None] = lambda _: None,
-) -> SeriesVerdict:
+) -> ScoredSeries:
     """Judge one series.
 
     Parameters
@@ -135,27 +133,27 @@ def score_series(
         The series cannot be judged; the text names what and which object, never the patient.
     """
     if decoders is None:
-        with Decoders() as own:
+        with DecoderPool() as own:
             return score_series(
                 paths, pair_paths=pair_paths, scorer=scorer, options=options, decoders=own, before_step=before_step
             )
     clock = _Clock(before_step)
     chosen = options or Options()
     with clock.step("headers"):
-        found = survey(paths)
+        found = scan_headers(paths)
     with clock.step("pair"):
         candidates, pair_findings = _pair_volumes(found, pair_paths, decoders)
-    parts, skipped = _parts_to_judge(found)
+    parts, skipped = _stacks_to_score(found)
     paired = _Paired(candidates, pair_findings)
-    stacks, unread = _each(parts, lambda part: _judge_part(part, paired, scorer, chosen, decoders, clock))
+    stacks, unread = _each(parts, lambda part: _score_stack(part, paired, scorer, chosen, decoders, clock))
     result = _combined(found, stacks, (*found.findings, *pair_findings, *skipped, *unread), scorer)
     lead = _leading(stacks)
     pair_uid = _pair_uid(candidates, lead.kind)
     result = replace(result, pair_series_uid=pair_uid, timings_ms=clock.timings())
-    return SeriesVerdict(result, lead.pictures, lead.exhibit)
+    return ScoredSeries(result, lead.pictures, lead.exhibit)
 
 
-def _each(parts: Sequence[Part], use: Callable[[Part], _T]) -> tuple[list[_T], tuple[Finding, ...]]:
+def _each(parts: Sequence[Stack], use: Callable[[Stack], _T]) -> tuple[list[_T], tuple[Finding, ...]]:
     """Use every stack that can be decoded; a stack without one decodable slice costs itself only, unless all do."""
     used: list[_T] = []
     unread: list[Finding] = []
@@ -171,11 +169,11 @@ def _each(parts: Sequence[Part], use: Callable[[Part], _T]) -> tuple[list[_T], t
     return used, tuple(unread)
 
 
-def _judge_part(
-    part: Part, paired: _Paired, scorer: Judge, options: Options, decoders: Decoders, clock: _Clock
-) -> _StackVerdict:
+def _score_stack(
+    part: Stack, paired: _Paired, scorer: ScoringModel, options: Options, decoders: DecoderPool, clock: _Clock
+) -> _StackResult:
     with clock.step("decode"):
-        volume = read(part, decoders)
+        volume = build_volume(part, decoders)
     with clock.step("pair"):
         pairing = pair(volume, paired.candidates) if volume.kind is SeriesKind.PT else Pairing(None, ())
     kind = volume.kind if pairing.ct is None else SeriesKind.PETCT
@@ -192,24 +190,26 @@ def _judge_part(
         windows = windows_of(volume, indices, kernel) if kernel else (SOFT_TISSUE,) * len(indices)
         reason = reason or unread_window(windows, kernel)
         pictures = display_pictures(volume, indices, pairing.ct, windows) if picked else _none()
-        exhibit = exhibit_of(volume, indices, pairing.ct, windows) if picked else None
+        exhibit = key_slices_of(volume, indices, pairing.ct, windows) if picked else None
 
-    def judged() -> Verdict:
+    def judged() -> SeriesScore:
         with clock.step("network"):
             if examined is not None:
                 return pet_verdict(volume, pairing.ct, picked, pictures, scorer, options.grades, examined)
-            seen = no_verdict(reason) if reason else judge(pictures, volume, kind, picked, scorer, options.grades)
+            seen = no_score(reason) if reason else grade_series(pictures, volume, kind, picked, scorer, options.grades)
             return ct_verdict(volume, seen, scorer, options.grades)
 
     # The network hardly holds Python's lock, nor do the filters of the measurements.
-    with ThreadPoolExecutor(min(allowed(), 2), thread_name_prefix="judge") as pool:
+    with ThreadPoolExecutor(min(max_threads(), 2), thread_name_prefix="judge") as pool:
         measuring = pool.submit(_measured, volume, pairing.ct, kernel, examined, clock)
         judging = pool.submit(judged)
         verdict, measurements = judging.result(), measuring.result()
     with clock.step("findings"):
         said = {finding.key for finding in (*paired.findings, *pairing.findings, *verdict.findings)}
-        physics = findings.judge(volume, measurements, pairing.ct, findings.limits_of(volume, options.rules), said)
-    return _StackVerdict(
+        physics = evaluation.evaluate_rules(
+            volume, measurements, pairing.ct, evaluation.thresholds_of(volume, options.rules), said
+        )
+    return _StackResult(
         part=part.name,
         kind=kind,
         size=len(volume.positions_mm),
@@ -231,25 +231,25 @@ def _measured(
 
 
 def _pair_volumes(
-    found: Survey, pair_paths: Sequence[Path], decoders: Decoders
+    found: HeaderScan, pair_paths: Sequence[Path], decoders: DecoderPool
 ) -> tuple[list[Volume], tuple[Finding, ...]]:
     """Read the CT of a PET; what is wrong with it costs the pairing, not the PET."""
     if found.modality != "PT" or not pair_paths:
         return [], ()
     try:
-        other = survey(pair_paths)
+        other = scan_headers(pair_paths)
         if other.modality != "CT":
             raise Permanent(f"the paired series is {other.modality}")
         if not same_patient(found.identity, other.identity):
             raise Permanent("it names another patient than the PET")
         largest = sorted(other.parts, key=lambda part: -len(part.slices))[:2]
-        return _each(largest, lambda part: read(part, decoders))
+        return _each(largest, lambda part: build_volume(part, decoders))
     except Permanent as error:
         sentence = f"The PET was judged without its CT, which cannot be used: {error}."
         return [], (Finding("petct_not_paired", Severity.WARNING, sentence),)
 
 
-def _parts_to_judge(found: Survey) -> tuple[list[Part], tuple[Finding, ...]]:
+def _stacks_to_score(found: HeaderScan) -> tuple[list[Stack], tuple[Finding, ...]]:
     """Return the stacks to judge: all, or the largest and evenly chosen others of very many."""
     parts = list(found.parts)
     if len(parts) <= MOST_STACKS:
@@ -262,7 +262,7 @@ def _parts_to_judge(found: Survey) -> tuple[list[Part], tuple[Finding, ...]]:
     return kept, (Finding("stacks_sampled", Severity.INFO, sentence),)
 
 
-def _leading(stacks: Sequence[_StackVerdict]) -> _StackVerdict:
+def _leading(stacks: Sequence[_StackResult]) -> _StackResult:
     """Return the stack with the lowest score among those at least half as long as the longest."""
     longest = max(stack.size for stack in stacks)
     large = [stack for stack in stacks if stack.size >= _LEADS_FROM * longest]
@@ -271,7 +271,7 @@ def _leading(stacks: Sequence[_StackVerdict]) -> _StackVerdict:
 
 
 def _combined(
-    found: Survey, stacks: Sequence[_StackVerdict], findings: Sequence[Finding], scorer: Judge
+    found: HeaderScan, stacks: Sequence[_StackResult], findings: Sequence[Finding], scorer: ScoringModel
 ) -> SeriesResult:
     lead = _leading(stacks)
     others = tuple(item for stack in stacks if stack is not lead for item in (_about_other(stack), *_irregular(stack)))
@@ -288,14 +288,14 @@ def _combined(
         why=lead.verdict.why,
         slices=lead.verdict.slices,
         measurements=lead.measurements,
-        findings=tuple(coded(item) for item in (*findings, *lead.findings, *others)),
+        findings=tuple(with_code(item) for item in (*findings, *lead.findings, *others)),
         model=model_ref(scorer),
         instances_used=len(frozenset[str]().union(*(stack.instances for stack in stacks))),
         part=lead.part,
     )
 
 
-def _about_other(stack: _StackVerdict) -> Finding:
+def _about_other(stack: _StackResult) -> Finding:
     verdict = stack.verdict
     if verdict.score is None or verdict.grade is None:
         sentence = f"The stack {stack.part} ({stack.size} slices) has no score."
@@ -307,7 +307,7 @@ def _about_other(stack: _StackVerdict) -> Finding:
     return Finding("other_stack", Severity.INFO, sentence, f"slices {scores}", None, uids)
 
 
-def _irregular(stack: _StackVerdict) -> Iterator[Finding]:
+def _irregular(stack: _StackResult) -> Iterator[Finding]:
     """Yield what assembly warns of in a stack that does not lead, with its name."""
     for item in stack.irregular:
         yield replace(item, sentence=f"In the stack {stack.part}: {item.sentence}")
@@ -319,7 +319,7 @@ def _pair_uid(candidates: Sequence[Volume], kind: SeriesKind) -> str | None:
     return at.word(candidates[0].header, "SeriesInstanceUID") or None
 
 
-def _none() -> Pictures:
+def _none() -> WriteImages:
     return np.zeros((0, 1, 1, 3), np.uint8)
 
 

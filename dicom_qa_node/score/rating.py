@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from dicom_qa_node.config import Grades
-from dicom_qa_node.records import (
+from dicom_qa_node.dicom_io import headers as at
+from dicom_qa_node.domain.results import (
     Finding,
     QualityDimension,
     RatedPart,
@@ -18,18 +19,25 @@ from dicom_qa_node.records import (
     SeriesKind,
     SourceImage,
 )
-from dicom_qa_node.score import attributes as at
 from dicom_qa_node.score.body_region import region_of
-from dicom_qa_node.score.display import display_pictures
+from dicom_qa_node.score.fusion import ct_slice_at
 from dicom_qa_node.score.grade_sets import grade_set, graded
+from dicom_qa_node.score.grading import (
+    ScoringModel,
+    SeriesScore,
+    grade_series,
+    model_ref,
+    no_score,
+    outside_domain,
+    scored_slice,
+)
 from dicom_qa_node.score.kernel_sharpness import sharpness_of_volume
-from dicom_qa_node.score.pairing import ct_slice_at
 from dicom_qa_node.score.pet_part import PetRating, rate_pet
-from dicom_qa_node.score.physics.pet import PetExamination
+from dicom_qa_node.score.physics.measurements import PetExamination
 from dicom_qa_node.score.reading_windows import unread_window, windows_of
-from dicom_qa_node.score.rules.domain import unlike_training
-from dicom_qa_node.score.slices import ChosenSlice
-from dicom_qa_node.score.verdict import Judge, Verdict, judge, model_ref, no_verdict, outside_domain, scored_slice
+from dicom_qa_node.score.rules.applicability import outside_training_domain
+from dicom_qa_node.score.slice_rendering import display_pictures
+from dicom_qa_node.score.slice_selection import ChosenSlice
 from dicom_qa_node.score.volume import Volume
 from dicom_qa_node.score.why import reason_for
 
@@ -45,13 +53,13 @@ _ATTENUATION_CT = "noise of the CT that goes with a PET counts as at least 2.0"
 _SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 
 
-def ct_verdict(volume: Volume, verdict: Verdict, scorer: Judge, grades: Grades) -> Verdict:
+def ct_verdict(volume: Volume, verdict: SeriesScore, scorer: ScoringModel, grades: Grades) -> SeriesScore:
     """Return the verdict on a CT series: its one part decides."""
     part = ct_part(volume, verdict, scorer, grades)
     return fused((part,), verdict.slices, verdict.findings, grades)
 
 
-def ct_part(volume: Volume, verdict: Verdict, scorer: Judge, grades: Grades) -> RatedPart:
+def ct_part(volume: Volume, verdict: SeriesScore, scorer: ScoringModel, grades: Grades) -> RatedPart:
     """Return the part of a CT from the verdict of the network on it."""
     part = _network_part(RatedPartKind.CT, volume, verdict, scorer)
     if verdict.dimensions:
@@ -64,7 +72,7 @@ def ct_part(volume: Volume, verdict: Verdict, scorer: Judge, grades: Grades) -> 
 
 def pet_domain(volume: Volume, kind: SeriesKind) -> str:
     """Return why the anchors of the PET part do not hold for a series, "" where they do."""
-    return unlike_training(volume.header, kind, region_of(volume))
+    return outside_training_domain(volume.header, kind, region_of(volume))
 
 
 def pet_verdict(
@@ -72,10 +80,10 @@ def pet_verdict(
     ct: Volume | None,
     chosen: Sequence[ChosenSlice],
     pictures: Pictures,
-    scorer: Judge,
+    scorer: ScoringModel,
     grades: Grades,
     examined: PetExamination,
-) -> Verdict:
+) -> SeriesScore:
     """Return the verdict on a PET, alone or with its CT.
 
     The PET is rated first; where it is implausible or cannot be rated, no network looks at it and there is no score.
@@ -88,10 +96,10 @@ def pet_verdict(
         skipped = [RatedPart(RatedPartKind.DISPLAY, None, reason=rating.withheld)]
         skipped += [] if ct is None else [RatedPart(RatedPartKind.CT, None, reason=rating.withheld)]
         why = reason_for((pet, *skipped), None, withheld=rating.withheld)
-        return Verdict(None, None, None, (), rating.findings, parts=(pet, *skipped), why=why)
+        return SeriesScore(None, None, None, (), rating.findings, parts=(pet, *skipped), why=why)
     shown = _displayed(volume, kind, chosen, pictures, scorer, grades)
     display = graded(_display_part(volume, shown, scorer), grades)
-    parts, ct_seen = [pet, display], Verdict(None, None, None, ())
+    parts, ct_seen = [pet, display], SeriesScore(None, None, None, ())
     if ct is not None:
         ct_seen = _paired_ct(volume, ct, chosen, scorer, grades)
         parts.insert(1, as_attenuation_ct(ct_part(ct, ct_seen, scorer, grades)))
@@ -105,19 +113,19 @@ def pet_verdict(
 
 def fused(
     parts: tuple[RatedPart, ...], slices: tuple[ScoredSlice, ...], findings: tuple[Finding, ...], grades: Grades
-) -> Verdict:
+) -> SeriesScore:
     """Return the verdict of rated parts: the lowest of those that may decide, which it names.
 
     The bounds are the lowest bounds of these parts: where each holds, the lowest score lies between them.
     """
     rated = [(value, part) for part in parts if part.decisive and (value := counted_score(part)) is not None]
     if not rated:
-        return Verdict(None, None, None, (), findings, parts=parts, why=reason_for(parts, None))
+        return SeriesScore(None, None, None, (), findings, parts=parts, why=reason_for(parts, None))
     score, lead = min(rated, key=lambda pair: pair[0])
     bounds = [bound for _, part in rated if (bound := _counted_interval(part)) is not None]
     interval = (min(low for low, _ in bounds), min(high for _, high in bounds)) if bounds else None
     best, worst = grade_set(score, interval, grades)
-    return Verdict(
+    return SeriesScore(
         score,
         interval,
         best,
@@ -160,7 +168,7 @@ def _counted_interval(part: RatedPart) -> tuple[float, float] | None:
     return max(part.interval[0], part.counted), min(part.interval[1] + raised, 4.0)
 
 
-def _network_part(kind: RatedPartKind, volume: Volume, verdict: Verdict, scorer: Judge) -> RatedPart:
+def _network_part(kind: RatedPartKind, volume: Volume, verdict: SeriesScore, scorer: ScoringModel) -> RatedPart:
     reason = "" if verdict.score is not None else _reason(verdict)
     return RatedPart(
         kind,
@@ -174,7 +182,7 @@ def _network_part(kind: RatedPartKind, volume: Volume, verdict: Verdict, scorer:
     )
 
 
-def _display_part(volume: Volume, shown: Verdict, scorer: Judge) -> RatedPart:
+def _display_part(volume: Volume, shown: SeriesScore, scorer: ScoringModel) -> RatedPart:
     """Return the part of the displayed picture; it may decide only where there is a cause in the display itself."""
     part = _network_part(RatedPartKind.DISPLAY, volume, shown, scorer)
     causes = list(shown.defects)
@@ -189,13 +197,20 @@ def _display_part(volume: Volume, shown: Verdict, scorer: Judge) -> RatedPart:
 
 
 def _displayed(
-    volume: Volume, kind: SeriesKind, chosen: Sequence[ChosenSlice], pictures: Pictures, scorer: Judge, grades: Grades
-) -> Verdict:
+    volume: Volume,
+    kind: SeriesKind,
+    chosen: Sequence[ChosenSlice],
+    pictures: Pictures,
+    scorer: ScoringModel,
+    grades: Grades,
+) -> SeriesScore:
     reason = outside_domain(volume, kind, scorer, chosen)
-    return no_verdict(reason) if reason else judge(pictures, volume, kind, chosen, scorer, grades)
+    return no_score(reason) if reason else grade_series(pictures, volume, kind, chosen, scorer, grades)
 
 
-def _paired_ct(pet: Volume, ct: Volume, chosen: Sequence[ChosenSlice], scorer: Judge, grades: Grades) -> Verdict:
+def _paired_ct(
+    pet: Volume, ct: Volume, chosen: Sequence[ChosenSlice], scorer: ScoringModel, grades: Grades
+) -> SeriesScore:
     """Judge the CT on up to four of its slices, those nearest to chosen slices of the PET."""
     places = sorted({ct_slice_at(pet, item.index, ct) for item in chosen})
     kept = [
@@ -208,8 +223,8 @@ def _paired_ct(pet: Volume, ct: Volume, chosen: Sequence[ChosenSlice], scorer: J
         windows = windows_of(ct, kept, kernel)
         reason = unread_window(windows, kernel)
     if reason:
-        return no_verdict(reason)
-    return judge(display_pictures(ct, kept, windows=windows), ct, SeriesKind.CT, picked, scorer, grades)
+        return no_score(reason)
+    return grade_series(display_pictures(ct, kept, windows=windows), ct, SeriesKind.CT, picked, scorer, grades)
 
 
 def _slices(
@@ -244,5 +259,5 @@ def _series(volume: Volume) -> str:
     return at.word(volume.header, "SeriesInstanceUID")
 
 
-def _reason(verdict: Verdict) -> str:
+def _reason(verdict: SeriesScore) -> str:
     return next((item.evidence or item.sentence for item in verdict.findings), "not rated")

@@ -12,9 +12,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
+from dicom_qa_node.score.display_images import BONE, LUNG, SOFT_TISSUE, Window
 from dicom_qa_node.score.kernel_sharpness import KernelSharpness, sharpness_of_volume
-from dicom_qa_node.score.physics.ct_slices import block_mean, body_mask
-from dicom_qa_node.score.prepare import BONE, LUNG, SOFT_TISSUE, Window
+from dicom_qa_node.score.physics.ct_sampling import block_mean, body_mask
 from dicom_qa_node.score.volume import BoolArray, FloatArray, Volume
 
 __all__ = ["lung_share", "readable_slices", "unread_window", "windows_of"]

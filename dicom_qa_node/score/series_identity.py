@@ -9,8 +9,8 @@ from dataclasses import dataclass, fields
 
 from pydicom import Dataset
 
-from dicom_qa_node.errors import Permanent
-from dicom_qa_node.score import attributes as at
+from dicom_qa_node.dicom_io import headers as at
+from dicom_qa_node.domain.errors import Permanent
 
 __all__ = ["ImageIdentity", "identity_of", "one_identity", "same_patient"]
 

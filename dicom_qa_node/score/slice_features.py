@@ -15,10 +15,10 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from dicom_qa_node.modalities import kind_of
-from dicom_qa_node.records import SeriesKind
-from dicom_qa_node.score.geometry import display_turn
-from dicom_qa_node.score.threads import allowed
+from dicom_qa_node.domain.modalities import modality_class_of
+from dicom_qa_node.domain.results import SeriesKind
+from dicom_qa_node.score.slice_geometry import display_turn
+from dicom_qa_node.score.threads import max_threads
 from dicom_qa_node.score.volume import BoolArray, FloatArray, Volume
 
 __all__ = ["SliceFeatures", "features_of"]
@@ -73,7 +73,7 @@ def features_of(volume: Volume) -> SliceFeatures:
     grid = _grid(volume)
     slices = len(volume.positions_mm)
     chunks = [slice(first, min(first + _CHUNK, slices)) for first in range(0, slices, _CHUNK)]
-    with ThreadPoolExecutor(allowed()) as pool:
+    with ThreadPoolExecutor(max_threads()) as pool:
         values = list(pool.map(lambda chunk: np.ascontiguousarray(volume.voxels[chunk, grid.row, grid.column]), chunks))
         above = _body_above(values, volume)
         thick = list(pool.map(lambda part: _opened(part > above), values))
@@ -137,7 +137,7 @@ def _moved(chosen: slice, by: int) -> slice:
 
 def _body_above(values: Sequence[FloatArray], volume: Volume) -> float:
     if volume.kind is SeriesKind.CT or volume.unit.startswith("SUV"):
-        return kind_of(volume.kind).body_above
+        return modality_class_of(volume.kind).body_above
     # Without a scale, tissue is a tenth of what the brighter part of the field holds on average.
     everything = np.concatenate([part.ravel() for part in values])
     mean = float(everything.mean(dtype=np.float64))

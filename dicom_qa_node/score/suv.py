@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 
 from pydicom import Dataset
 
-from dicom_qa_node.records import Finding, Severity
-from dicom_qa_node.score import attributes as at
+from dicom_qa_node.dicom_io import headers as at
+from dicom_qa_node.domain.results import Finding, Severity
 from dicom_qa_node.score.pet_times import PetTimes, half_life_of, mean_count_time_s, pet_times
 from dicom_qa_node.score.pet_units import PetUnit, pet_unit
 from dicom_qa_node.score.tracers import administered

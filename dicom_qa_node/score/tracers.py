@@ -15,7 +15,7 @@ from pydicom import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
 
-from dicom_qa_node.score import attributes as at
+from dicom_qa_node.dicom_io import headers as at
 
 __all__ = ["NUCLIDES", "Nuclide", "Tracer", "administered", "is_fdg", "named_nuclides", "nuclide_of", "tracer_of"]
 

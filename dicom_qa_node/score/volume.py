@@ -1,7 +1,11 @@
-"""The assembled volume: what `assemble` hands to slice selection, measurement and the network."""
+"""The assembled volume, in memory or mapped from an unnamed temporary file."""
 
 from __future__ import annotations
 
+import mmap
+import os
+import tempfile
+import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -10,14 +14,15 @@ import numpy as np
 import numpy.typing as npt
 from pydicom import Dataset
 
-from dicom_qa_node.records import Finding, SeriesKind
-from dicom_qa_node.score.headers import Lossy
+from dicom_qa_node.domain.errors import Transient
+from dicom_qa_node.domain.results import Finding, SeriesKind
 from dicom_qa_node.score.pet_times import PetTimes
-from dicom_qa_node.score.scratch import Scratch
+from dicom_qa_node.score.slice_headers import Lossy
 
-__all__ = ["BoolArray", "FloatArray", "PackedMask", "PackedVoxels", "Volume"]
+__all__ = ["BoolArray", "FloatArray", "MappedStorage", "PackedMask", "PackedVoxels", "Volume"]
 
 FloatArray = npt.NDArray[np.float32]
+
 BoolArray = npt.NDArray[np.bool_]
 
 
@@ -39,7 +44,9 @@ class PackedVoxels:
     dtype = np.dtype(np.float32)
     ndim: Literal[3] = 3
 
-    def __init__(self, scratch: Scratch, slope: npt.NDArray[np.float32], intercept: npt.NDArray[np.float32]) -> None:
+    def __init__(
+        self, scratch: MappedStorage, slope: npt.NDArray[np.float32], intercept: npt.NDArray[np.float32]
+    ) -> None:
         self._scratch = scratch
         self._stored = scratch.array[: len(slope)]
         self._slope = slope
@@ -119,8 +126,8 @@ class Volume:
     ----------
     voxels
         float32, shape (slices, rows, columns), in ``unit`` after the rescale of PS3.3 C.11.1. Above
-        `score.stack.PACK_ABOVE_VOXELS` voxels a `PackedVoxels`: read it slice by slice, ``voxels[i]``, or strided;
-        both then give float32.
+        `score.stack_pixels.PACK_ABOVE_VOXELS` voxels a `PackedVoxels`: read it slice by slice, ``voxels[i]``, or
+        strided; both then give float32.
     unit
         "HU" for CT; "SUVbw" for PET where it can be computed, else "BQML" or "relative".
     spacing_mm
@@ -172,3 +179,44 @@ class Volume:
     lossy: Lossy | None = None
     suv_ratios: Mapping[str, float] = field(default_factory=dict)
     pet_times: PetTimes | None = None
+
+
+_DROP_AFTER_BYTES = 128 << 20
+
+
+class MappedStorage:
+    """One array in a file of the temporary folder (``TMPDIR``), gone with its last reference.
+
+    Parameters
+    ----------
+    shape, dtype
+        Of ``array``, which is zero at first.
+
+    Raises
+    ------
+    Transient
+        The folder has no room for it.
+    """
+
+    def __init__(self, shape: tuple[int, ...], dtype: npt.DTypeLike) -> None:
+        size = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
+        try:
+            with tempfile.TemporaryFile(prefix="dicom-qa-") as file:
+                # Reserved now: a full disk must be an error here, not a killed process at the first write.
+                os.posix_fallocate(file.fileno(), 0, size)
+                self._map = mmap.mmap(file.fileno(), size)
+        except OSError as error:
+            folder = tempfile.gettempdir()
+            raise Transient(f"{folder} has no room for a large series ({size >> 20} MB): {error.strerror}") from error
+        self.array: npt.NDArray[Any] = np.frombuffer(self._map, dtype).reshape(shape)
+        self._touched = 0
+        self._lock = threading.Lock()
+
+    def touched(self, count: int) -> None:
+        """Count bytes read or written; now and then the pages are dropped from this process's memory."""
+        with self._lock:
+            self._touched += count
+            if self._touched < _DROP_AFTER_BYTES:
+                return
+            self._touched = 0
+        self._map.madvise(mmap.MADV_DONTNEED)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from dicom_qa_node.records import QualityDimension, RatedPart, RatedPartKind
+from dicom_qa_node.domain.results import QualityDimension, RatedPart, RatedPartKind
 
 __all__ = ["reason_for"]
 

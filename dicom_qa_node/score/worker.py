@@ -19,19 +19,21 @@ from types import TracebackType
 import psutil
 
 from dicom_qa_node.config import Config
-from dicom_qa_node.errors import Misconfigured, NodeError, Permanent, Transient
-from dicom_qa_node.log import Seldom, log_event
-from dicom_qa_node.records import Job, SeriesKind
-from dicom_qa_node.score.afterwork import Afterwork
-from dicom_qa_node.score.asked_maps import AskedMaps
-from dicom_qa_node.score.decoders import Decoders
-from dicom_qa_node.score.pictures import write_pictures
-from dicom_qa_node.score.pipeline import Options, SeriesVerdict, score_series
-from dicom_qa_node.score.threads import allow
-from dicom_qa_node.score.verdict import Judge
+from dicom_qa_node.db.engine import Database
+from dicom_qa_node.domain.errors import Misconfigured, NodeError, Permanent, Transient
+from dicom_qa_node.domain.results import SeriesKind
+from dicom_qa_node.domain.series import Job
+from dicom_qa_node.flow.jobs import Jobs
+from dicom_qa_node.flow.queue import Waiter
+from dicom_qa_node.flow.registry import Registry
+from dicom_qa_node.log import RateLimitedLog, log_event
+from dicom_qa_node.score.decoder_pool import DecoderPool
+from dicom_qa_node.score.grading import ScoringModel
+from dicom_qa_node.score.heat_maps import BackgroundHeatMaps, RequestedHeatMaps
+from dicom_qa_node.score.image_files import write_images
+from dicom_qa_node.score.pipeline import Options, ScoredSeries, score_series
+from dicom_qa_node.score.threads import set_max_threads
 from dicom_qa_node.spool.layout import SpoolLayout
-from dicom_qa_node.store import Database, Jobs, Registry
-from dicom_qa_node.store.queue import Waiter
 
 __all__ = ["run_worker"]
 
@@ -42,7 +44,7 @@ _MODEL_RECHECK_S = 15.0
 _DATABASE_PAUSE_S = 2.0
 _MB = 1 << 20
 
-OpenScorer = Callable[[Config, str], Judge]
+OpenScorer = Callable[[Config, str], ScoringModel]
 
 
 class _Abandoned(Exception):
@@ -74,21 +76,21 @@ def run_worker(
     bool
         True if the process should be replaced by a fresh one: enough series, too much memory, or an unexpected error.
     """
-    allow(config.score.threads)
+    set_max_threads(config.score.threads)
     worker = _Worker(config, database, stop, name, say)
     scorer = worker.wait_for_model(open_scorer or _open_installed)
     if scorer is None:
         return False
-    with Decoders() as decoders:
+    with DecoderPool() as decoders:
         return worker.work(scorer, decoders)
 
 
-def _open_installed(config: Config, name: str) -> Judge:
+def _open_installed(config: Config, name: str) -> ScoringModel:
     """Import torch, for the first time in this process, and open the configured model."""
     torch = importlib.import_module("torch")
-    infer = importlib.import_module("dicom_qa_node.score.infer")
+    infer = importlib.import_module("dicom_qa_node.score.inference")
     device = _own_device(config.score.device, name, torch.cuda.device_count())
-    scorer: Judge = infer.Scorer.open(config.score.model, device, config.score.models_dir)
+    scorer: ScoringModel = infer.Scorer.open(config.score.model, device, config.score.models_dir)
     return scorer
 
 
@@ -107,12 +109,12 @@ class _Worker:
     stop: threading.Event
     name: str
     say: Callable[[str], None]
-    afterwork: Afterwork | None = None
-    asked: AskedMaps | None = None
-    told: Seldom = field(default_factory=lambda: Seldom(_LOGGER))
+    afterwork: BackgroundHeatMaps | None = None
+    asked: RequestedHeatMaps | None = None
+    told: RateLimitedLog = field(default_factory=lambda: RateLimitedLog(_LOGGER))
     waiter: Waiter | None = None
 
-    def wait_for_model(self, open_scorer: OpenScorer) -> Judge | None:
+    def wait_for_model(self, open_scorer: OpenScorer) -> ScoringModel | None:
         """Return the network as soon as it can be opened; None if told to stop before."""
         said = ""
         while not self.stop.is_set():
@@ -130,13 +132,13 @@ class _Worker:
                 return scorer
         return None
 
-    def work(self, scorer: Judge, decoders: Decoders) -> bool:
+    def work(self, scorer: ScoringModel, decoders: DecoderPool) -> bool:
         """Claim and score until stopped (False) or due to be replaced (True)."""
         settings = self.config.score
         jobs = Jobs(self.database, lease_s=settings.lease_s, max_attempts=settings.max_attempts, sites=settings.sites)
         self.waiter = jobs.waiter(_IDLE_S)
-        self.afterwork = Afterwork(scorer)
-        self.asked = AskedMaps(self.database, self.config.spool_dir, scorer)
+        self.afterwork = BackgroundHeatMaps(scorer)
+        self.asked = RequestedHeatMaps(self.database, self.config.spool_dir, scorer)
         self.say("idle")
         try:
             return self._go_round(jobs, scorer, decoders)
@@ -144,7 +146,7 @@ class _Worker:
             self.waiter.close()
             self.asked.give_back()
 
-    def _go_round(self, jobs: Jobs, scorer: Judge, decoders: Decoders) -> bool:
+    def _go_round(self, jobs: Jobs, scorer: ScoringModel, decoders: DecoderPool) -> bool:
         done = 0
         while not self.stop.is_set():
             job = self._claim(jobs)
@@ -174,7 +176,7 @@ class _Worker:
         """Do a little of what waits beside the series; False when nothing does."""
         return any(work is not None and work.step() for work in (self.afterwork, self.asked))
 
-    def _handle(self, jobs: Jobs, job: Job, scorer: Judge, decoders: Decoders) -> bool:
+    def _handle(self, jobs: Jobs, job: Job, scorer: ScoringModel, decoders: DecoderPool) -> bool:
         """Score one series and end its job; return whether this process is still sound."""
         lease = _Lease(jobs, job, self.config.score.lease_s, self.stop)
         try:
@@ -196,7 +198,7 @@ class _Worker:
             return False
         return True
 
-    def _score(self, job: Job, scorer: Judge, decoders: Decoders, lease: _Lease) -> SeriesVerdict:
+    def _score(self, job: Job, scorer: ScoringModel, decoders: DecoderPool, lease: _Lease) -> ScoredSeries:
         verdict = score_series(
             self._files(job.series_instance_uid),
             pair_paths=self._files(job.pair_series_uid) if job.pair_series_uid else (),
@@ -216,10 +218,10 @@ class _Worker:
         stored = Registry(self.database).instances(series_instance_uid)
         return [layout.absolute(item.path) for item in stored if not item.conflict]
 
-    def _finish(self, jobs: Jobs, job: Job, verdict: SeriesVerdict) -> None:
+    def _finish(self, jobs: Jobs, job: Job, verdict: ScoredSeries) -> None:
         folder = SpoolLayout(self.config.spool_dir).pictures(job.series_instance_uid, job.version)
         try:
-            write_pictures(verdict, folder, self.config.score.grades)
+            write_images(verdict, folder, self.config.score.grades)
         except OSError as error:
             log_event(_LOGGER, logging.WARNING, "pictures_failed", **_fields(job), reason=error.strerror)
         if self.afterwork is not None and self.config.score.heat_maps == "idle":
@@ -234,10 +236,10 @@ class _Worker:
             ms=result.timings_ms.get("total"), findings=",".join(item.key for item in result.findings),
         )  # fmt: skip
 
-    def _heat_maps_first(self, job: Job, verdict: SeriesVerdict, scorer: Judge, lease: _Lease) -> None:
+    def _heat_maps_first(self, job: Job, verdict: ScoredSeries, scorer: ScoringModel, lease: _Lease) -> None:
         if self.config.score.heat_maps != "first":
             return
-        work = Afterwork(scorer)
+        work = BackgroundHeatMaps(scorer)
         work.add(verdict, SpoolLayout(self.config.spool_dir).pictures(job.series_instance_uid, job.version))
         while work.step():
             lease.check("heat maps")

@@ -15,52 +15,17 @@ instance first.
 
 from __future__ import annotations
 
-import hashlib
-import os
-import re
 import secrets
 import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from dicom_qa_node.errors import Misconfigured, Permanent
-from dicom_qa_node.spool.gallery import heat_name
+from dicom_qa_node.dicom_io.durable import sync_folder
+from dicom_qa_node.domain.errors import Misconfigured, Permanent
+from dicom_qa_node.domain.uids import uid_key
+from dicom_qa_node.spool.rendered_images import heat_name
 
-__all__ = ["InvalidUid", "SpoolLayout", "check_uid", "is_uid", "make_private", "sync_folder", "uid_key"]
-
-_UID = re.compile(r"(?:0|[1-9][0-9]*)(?:\.(?:0|[1-9][0-9]*))+")
-_UID_LENGTH = 64
-_KEY_LENGTH = 32
-
-
-class InvalidUid(Permanent):
-    """A UID breaks the rules of PS3.5 chapter 9: digits and dots, no leading zeros, at most 64 characters."""
-
-
-def is_uid(text: str) -> bool:
-    """Return whether ``text`` is a UID after PS3.5 9.1."""
-    return len(text) <= _UID_LENGTH and _UID.fullmatch(text) is not None
-
-
-def check_uid(text: str, name: str) -> str:
-    """Return ``text`` unchanged if it is a UID; ``name`` says which one in the `InvalidUid` that is raised if not."""
-    if not is_uid(text):
-        raise InvalidUid(f"{name} is not a valid UID")
-    return text
-
-
-def sync_folder(folder: Path) -> None:
-    """Make the names in ``folder`` durable."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def uid_key(uid: str) -> str:
-    """Return the file name stem that stands for ``uid`` (32 lower-case hex digits)."""
-    return hashlib.sha256(uid.encode("ascii")).hexdigest()[:_KEY_LENGTH]
+__all__ = ["SpoolLayout", "make_private"]
 
 
 def make_private(folder: Path) -> None:
@@ -124,7 +89,7 @@ class SpoolLayout:
         return self.root / "pictures" / key[:2] / key / f"v{version}"
 
     def heat_map_path(self, series_instance_uid: str, version: int, number: int) -> Path:
-        """Return the path of the heat map of a slice, counted from 1; see `spool.gallery`."""
+        """Return the path of the heat map of a slice, counted from 1; see `spool.rendered_images`."""
         return self.pictures(series_instance_uid, version) / heat_name(number)
 
     def relative(self, path: Path) -> str:

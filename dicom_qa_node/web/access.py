@@ -19,10 +19,11 @@ from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import RedirectResponse, Response
 
-from dicom_qa_node.store.accounts import AccountRow, Role, Token
-from dicom_qa_node.store.audit import Outcome
+from dicom_qa_node.accounts.accounts import AccountRow, Token
+from dicom_qa_node.accounts.audit import Outcome
+from dicom_qa_node.domain.accounts import Role
 from dicom_qa_node.web.auth.cookies import SESSION, read_cookie
-from dicom_qa_node.web.auth.forgery import FIELD, HEADER, require_own_page, require_token
+from dicom_qa_node.web.auth.csrf import FIELD, HEADER, require_own_page, require_token
 from dicom_qa_node.web.site import Site, site_of
 
 __all__ = [

@@ -19,29 +19,27 @@ from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from dicom_qa_node.errors import NodeError
+from dicom_qa_node.domain.errors import NodeError
 from dicom_qa_node.web.access import Permission, authenticate, guarded
 from dicom_qa_node.web.api.app import create_api
-from dicom_qa_node.web.auth import door, oidc
-from dicom_qa_node.web.auth.edge import Edge
-from dicom_qa_node.web.auth.limits import BodyLimit
+from dicom_qa_node.web.auth import oidc, sign_in
 from dicom_qa_node.web.dicomweb import routes as dicomweb
-from dicom_qa_node.web.failures import on_client_left, on_error, on_http_error
-from dicom_qa_node.web.pages import redirect
+from dicom_qa_node.web.middleware import BodyLimit, RequestMiddleware
+from dicom_qa_node.web.page_rendering import on_client_left, on_error, on_http_error, redirect
 from dicom_qa_node.web.site import SCOPE_KEY, NodeView, Site, site_of
 from dicom_qa_node.web.templating import STATIC
-from dicom_qa_node.web.views import account, alerts, audit, log, node, pictures, review, scanners, series, users
+from dicom_qa_node.web.views import account, alerts, audit, images, log, node, reviews, scanners, series, users
 
 __all__ = ["NodeView", "create_app"]
 
 #: Modules with ``routes(site)``; one line each.
 _VIEWS = (
-    door,
+    sign_in,
     oidc,
     account,
     log,
-    pictures,
-    review,
+    images,
+    reviews,
     series,
     scanners,
     node,
@@ -73,7 +71,7 @@ def create_app(site: Site) -> ASGIApp:
     return Starlette(
         routes=routes,
         middleware=[
-            Middleware(Edge, web=web),
+            Middleware(RequestMiddleware, web=web),
             Middleware(BodyLimit, limit_bytes=web.max_body_kb * 1024),
             Middleware(_WithSite, site=site, paths=frozenset(paths)),
         ],

@@ -11,12 +11,15 @@ from typing import Protocol, cast
 from jinja2 import Environment
 from starlette.requests import HTTPConnection
 
+from dicom_qa_node.accounts.accounts import Accounts
+from dicom_qa_node.accounts.audit import Audit
+from dicom_qa_node.accounts.sessions import Sessions, Throttle
 from dicom_qa_node.config import Config
-from dicom_qa_node.records import SeriesState, utc_now
-from dicom_qa_node.store import Accounts, Audit, Database, Sessions
-from dicom_qa_node.store.sessions import Throttle
-from dicom_qa_node.web.auth.limits import Buckets
+from dicom_qa_node.db.engine import Database
+from dicom_qa_node.domain.clock import utc_now
+from dicom_qa_node.domain.states import SeriesState
 from dicom_qa_node.web.auth.passwords import Passwords
+from dicom_qa_node.web.middleware import RateLimiter
 from dicom_qa_node.web.templating import environment
 
 __all__ = ["Actions", "Health", "HealthCheck", "NodeView", "Site", "site_of"]
@@ -80,7 +83,7 @@ def _no_echo(target: str) -> tuple[bool, str]:
 
 @dataclass(frozen=True, slots=True)
 class Actions:
-    """What pages may start but other stages do; `ops.website` hands them in.
+    """What pages may start but other stages do; `ops.web_server` hands them in.
 
     ``echo(target)`` asks a peer whether it answers and returns that with the peer's words.
     """
@@ -132,14 +135,14 @@ class Site:
         return Passwords(web.password_memory_mb, web.password_passes, web.password_min_length)
 
     @cached_property
-    def login_rate(self) -> Buckets:
+    def login_rate(self) -> RateLimiter:
         """Return the budget of login attempts per address."""
-        return Buckets(self.config.web.login_per_minute)
+        return RateLimiter(self.config.web.login_per_minute)
 
     @cached_property
-    def api_rate(self) -> Buckets:
+    def api_rate(self) -> RateLimiter:
         """Return the budget of API calls per token or session."""
-        return Buckets(self.config.web.api_per_minute)
+        return RateLimiter(self.config.web.api_per_minute)
 
 
 def site_of(request: HTTPConnection) -> Site:

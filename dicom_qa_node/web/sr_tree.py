@@ -8,7 +8,7 @@ from pathlib import Path
 from pydicom import Dataset
 from pydicom.errors import InvalidDicomError
 
-from dicom_qa_node.charsets import dcmread
+from dicom_qa_node.dicom_io.pydicom_patches import dcmread
 
 __all__ = ["Node", "read_tree"]
 

@@ -21,7 +21,7 @@ import uvicorn
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, BrowserContext, Page, Playwright, sync_playwright
 
-from dicom_qa_node.store import Role
+from dicom_qa_node.domain.accounts import Role
 from dicom_qa_node.web.app import create_app
 from dicom_qa_node.web.site import Site
 from tests.web_site import NAMES, PASSWORD, open_site

@@ -7,7 +7,7 @@ import re
 import pytest
 from playwright.sync_api import expect
 
-from dicom_qa_node.store import Role
+from dicom_qa_node.domain.accounts import Role
 from tests.web_site import NAMES, PASSWORD
 
 pytestmark = pytest.mark.browser

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from dicom_qa_node.score.asked_maps import AskedMaps
-from dicom_qa_node.store import Liveness, Role
+from dicom_qa_node.db.heartbeats import Heartbeats
+from dicom_qa_node.domain.accounts import Role
+from dicom_qa_node.score.heat_maps import RequestedHeatMaps
 from tests.conftest import poll_until
 from tests.scored_series import add_ct
 from tests.unit.test_web_heat_maps import InUse
@@ -23,9 +24,9 @@ def picture_of(page, word: str) -> None:
         page.locator("#slices").screenshot(path=str(Path(folder) / f"heat-{word}.png"))
 
 
-def asked(site) -> AskedMaps:
+def asked(site) -> RequestedHeatMaps:
     """Return a worker's part that has taken the request."""
-    maps = AskedMaps(site.database, site.config.spool_dir, InUse())
+    maps = RequestedHeatMaps(site.database, site.config.spool_dir, InUse())
     assert maps.step()
     return maps
 
@@ -45,7 +46,7 @@ def test_a_button_asks_and_the_maps_appear(visit, accessible, fits, filled_site,
     accessible(page)
     fits(page)
     picture_of(page, f"waiting-{width}-{theme}")
-    Liveness(filled_site.database).beat("score", "score-1@here", detail="idle")
+    Heartbeats(filled_site.database).beat("score", "score-1@here", detail="idle")
     worker = asked(filled_site)
     poll_until(lambda: "while no series waits" in page.locator("[data-heat-state]").inner_text())
     while worker.step():
@@ -58,7 +59,7 @@ def test_a_button_asks_and_the_maps_appear(visit, accessible, fits, filled_site,
     accessible(page)
     fits(page)
     picture_of(page, f"ready-{width}-{theme}")
-    Liveness(filled_site.database).gone("score-1@here")
+    Heartbeats(filled_site.database).gone("score-1@here")
 
 
 def test_it_works_without_scripts(visit, filled_site, tmp_path):

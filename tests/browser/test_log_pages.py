@@ -9,7 +9,10 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page
 
-from dicom_qa_node.store import LogQuery, LogSearch, Reviews, Role
+from dicom_qa_node.domain.accounts import Role
+from dicom_qa_node.quality_log.filters import LogQuery
+from dicom_qa_node.quality_log.reviews import Reviews
+from dicom_qa_node.quality_log.search import LogSearch
 from tests.conftest import poll_until
 from tests.realistic_log import fill
 from tests.scored_series import add_ct, add_petct

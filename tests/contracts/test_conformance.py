@@ -11,22 +11,22 @@ from typing import Any
 import pytest
 from pydicom.uid import UID
 
-from dicom_qa_node import tls
 from dicom_qa_node.config import Receive
 from dicom_qa_node.deliver.targets import dicom
-from dicom_qa_node.query import status as query_status
-from dicom_qa_node.query.models import QUERY_CLASSES
+from dicom_qa_node.dicom_io import part10, tls
+from dicom_qa_node.domain.codes import Code
+from dicom_qa_node.index import attributes
+from dicom_qa_node.index.attributes import LEVELS, UNIQUE_KEYS
+from dicom_qa_node.query import sop_classes as query_status
 from dicom_qa_node.query.service import REPORT_CLASSES, QueryService
-from dicom_qa_node.receive import admit, contexts
-from dicom_qa_node.receive.commit_scp import CommitmentService
-from dicom_qa_node.receive.status import Status
-from dicom_qa_node.records import Code
-from dicom_qa_node.report import codes
-from dicom_qa_node.report.document import SOP_CLASS_UID
-from dicom_qa_node.search import attributes
-from dicom_qa_node.search.attributes import LEVELS, UNIQUE_KEYS
-from dicom_qa_node.spool import part10
-from dicom_qa_node.spool.commitment import CommitStatus
+from dicom_qa_node.query.sop_classes import QUERY_CLASSES
+from dicom_qa_node.receive import admission
+from dicom_qa_node.receive import services as contexts
+from dicom_qa_node.receive.commitment_scp import CommitmentService
+from dicom_qa_node.receive.store_status import Status
+from dicom_qa_node.report import sr_codes
+from dicom_qa_node.report.sr_document import SOP_CLASS_UID
+from dicom_qa_node.spool.storage_commitment import CommitStatus
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "conformance.md"
 _BLOCK = re.compile(r"<!-- generated: ([\w-]+) -->\n(.*?)<!-- end -->", re.DOTALL)
@@ -52,13 +52,13 @@ def all_codes() -> list[Code]:
             for item in value.values() if isinstance(value, dict) else value:
                 collect(item)
 
-    for value in vars(codes).values():
+    for value in vars(sr_codes).values():
         collect(value)
     return [found[key] for key in sorted(found)]
 
 
 def code_rows(*, private: bool) -> str:
-    chosen = [code for code in all_codes() if (code.scheme == codes.PRIVATE_SCHEME) is private]
+    chosen = [code for code in all_codes() if (code.scheme == sr_codes.PRIVATE_SCHEME) is private]
     return table(("Code", "Scheme", "Meaning"), [(code.value, code.scheme, code.meaning) for code in chosen])
 
 
@@ -161,7 +161,7 @@ def test_answers_that_the_sender_knows_are_all_listed_with_what_they_lead_to():
 def test_rejections_are_all_listed_and_no_other():
     text = section("An association may be rejected:", "**C-STORE responses:**")
     listed = {tuple(map(int, row)) for row in re.findall(r"^\| (\d) [^|]+\| (\d) [^|]+\| (\d) ", text, re.MULTILINE)}
-    rejections = [value for value in vars(admit).values() if isinstance(value, admit.Rejection)]
+    rejections = [value for value in vars(admission).values() if isinstance(value, admission.Rejection)]
     assert listed == {(item.result, item.source, item.reason) for item in rejections}
 
 

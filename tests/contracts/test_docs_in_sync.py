@@ -15,7 +15,8 @@ from dicom_qa_node.cli.app import app
 from dicom_qa_node.cli.config_reference import as_markdown, as_yaml
 from dicom_qa_node.cli.exit_codes import ExitCode
 from dicom_qa_node.config.tiers import BASIC_KEYS
-from dicom_qa_node.records import DeliveryState, Grade, SeriesState
+from dicom_qa_node.domain.results import Grade
+from dicom_qa_node.domain.states import DeliveryState, SeriesState
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMANDS = ROOT / "docs" / "commands.md"

@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-import dicom_qa_node.store
-from dicom_qa_node.store import Database
+from dicom_qa_node.db.engine import Database
 
 #: Each takes a tenth of a second or more, or brings others that do; no command that only reads needs one.
 NEVER = {
@@ -97,9 +96,3 @@ def test_help_loads_next_to_nothing(folder, command):
     code, loaded = loaded_by(folder, WITHOUT_SETTINGS[command])
     assert code == 0
     assert loaded & {*NEVER, DATABASE, SETTINGS} == set()
-
-
-def test_every_view_of_the_store_is_found_by_its_name():
-    assert all(getattr(dicom_qa_node.store, name).__name__ == name for name in dicom_qa_node.store.__all__)
-    with pytest.raises(AttributeError, match="no attribute 'Nothing'"):
-        dicom_qa_node.store.Nothing  # noqa: B018

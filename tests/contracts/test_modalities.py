@@ -9,16 +9,16 @@ import sys
 import pytest
 from pydicom.uid import UID
 
-from dicom_qa_node.modalities import all_kinds, kind_for, kind_of, storage_classes
-from dicom_qa_node.records import SeriesKind
-from dicom_qa_node.spool.layout import is_uid
+from dicom_qa_node.domain.modalities import modality_class_for, modality_class_of, modality_classes, storage_classes
+from dicom_qa_node.domain.results import SeriesKind
+from dicom_qa_node.domain.uids import is_uid
 
 
 def test_every_kind_of_picture_has_one_file():
-    assert sorted(kind.kind for kind in all_kinds()) == sorted(SeriesKind)
+    assert sorted(kind.kind for kind in modality_classes()) == sorted(SeriesKind)
 
 
-@pytest.mark.parametrize("kind", all_kinds(), ids=lambda kind: kind.kind.value)
+@pytest.mark.parametrize("kind", modality_classes(), ids=lambda kind: kind.kind.value)
 def test_its_facts_are_complete(kind):
     assert re.fullmatch(r"[A-Z]{2}", kind.modality)
     assert kind.unit
@@ -27,25 +27,29 @@ def test_its_facts_are_complete(kind):
     assert not kind.image_classes & kind.frame_classes
     assert all(is_uid(uid) and UID(uid).name.endswith("Storage") for uid in kind.storage_classes)
     assert all(word == word.upper() and what == what.lower() for word, what in kind.left_out.items())
-    assert kind_of(kind.kind) is kind
+    assert modality_class_of(kind.kind) is kind
     assert 0 <= kind.min_overlap < 1
 
 
-@pytest.mark.parametrize("kind", [kind for kind in all_kinds() if kind.pairs_with], ids=lambda kind: kind.kind.value)
+@pytest.mark.parametrize(
+    "kind", [kind for kind in modality_classes() if kind.pairs_with], ids=lambda kind: kind.kind.value
+)
 def test_what_it_pairs_with_is_a_kind_itself(kind):
-    assert kind.pairs_with in {other.modality for other in all_kinds() if not other.pairs_with}
+    assert kind.pairs_with in {other.modality for other in modality_classes() if not other.pairs_with}
     assert kind.min_overlap > 0
 
 
 def test_a_class_belongs_to_one_unpaired_kind():
     for uid in storage_classes():
-        assert kind_for(uid) is not None
-        assert len([kind for kind in all_kinds() if uid in kind.storage_classes and not kind.pairs_with]) == 1
-    assert kind_for("1.2.840.10008.5.1.4.1.1.7") is None
+        assert modality_class_for(uid) is not None
+        assert len([kind for kind in modality_classes() if uid in kind.storage_classes and not kind.pairs_with]) == 1
+    assert modality_class_for("1.2.840.10008.5.1.4.1.1.7") is None
 
 
 def test_nothing_heavy_is_loaded():
     heavy = "{'torch', 'SimpleITK', 'numpy'}"
-    script = f"import sys, dicom_qa_node.modalities as m; m.all_kinds(); print(*{heavy} & set(sys.modules))"
+    script = (
+        f"import sys, dicom_qa_node.domain.modalities as m; m.modality_classes(); print(*{heavy} & set(sys.modules))"
+    )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.strip() == ""

@@ -13,11 +13,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from dicom_qa_node.errors import Misconfigured
+from dicom_qa_node.domain.errors import Misconfigured
 from dicom_qa_node.models import weights
 from dicom_qa_node.models.card import ModelCard, read_measured
 from dicom_qa_node.models.registry import DEFAULT_MODEL, all_cards, build_network, card_of
-from dicom_qa_node.score.infer import Scorer
+from dicom_qa_node.score.inference import Scorer
 from training.document import replace_generated
 
 CARDS = list(all_cards().values())

@@ -16,7 +16,7 @@ ONE_PLACE = {
     "the 16 and 32 cm phantoms": (r'"11369[01]"', ("phantom",)),
     "parsing of VR DA, TM and DT": (r"valuerep import .*\b(DA|TM|DT)\b", ("report",)),
     "the oldest child": (r"ADULT_YEARS = ", ("body_region.py",)),
-    "the names of head scans": (r"\bORBIT\b.*\bSINUS\b|\bSINUS\b.*\bORBIT\b", ("body_region.py", "prompt.py")),
+    "the names of head scans": (r"\bORBIT\b.*\bSINUS\b|\bSINUS\b.*\bORBIT\b", ("body_region.py", "grading.py")),
 }
 
 

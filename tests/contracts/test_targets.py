@@ -15,11 +15,11 @@ from pynetdicom import AE, evt
 from dicom_qa_node.config import Config, Target
 from dicom_qa_node.deliver.targets import open_target, target_kinds
 from dicom_qa_node.deliver.targets.base import Answer, Deferred, Refused
-from dicom_qa_node.records import ReportRef, Sender
-from dicom_qa_node.report.build import build_report
-from dicom_qa_node.report.document import SOP_CLASS_UID, ReportRequest, report_uid
-from tests.fake_stow import serving
+from dicom_qa_node.domain.delivery import ReportRef, Sender
+from dicom_qa_node.report.report_builder import build_report
+from dicom_qa_node.report.sr_document import SOP_CLASS_UID, ReportRequest, report_uid
 from tests.report_samples import T0, shipped, verdict, write_series
+from tests.stow_server import serving
 
 Setting = dict[str, Any]
 

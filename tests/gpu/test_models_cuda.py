@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from dicom_qa_node.models.registry import all_cards, build_network
-from dicom_qa_node.score.infer import Scorer
+from dicom_qa_node.score.inference import Scorer
 
 pytestmark = [
     pytest.mark.gpu,

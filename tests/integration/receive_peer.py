@@ -24,12 +24,13 @@ from pynetdicom.association import Association
 from pynetdicom.dimse_primitives import C_STORE
 
 from dicom_qa_node.config import Config
-from dicom_qa_node.records import StoredInstance
+from dicom_qa_node.db.engine import Database
+from dicom_qa_node.domain.series import StoredInstance
+from dicom_qa_node.flow.registry import Registry
 from dicom_qa_node.spool.layout import SpoolLayout
-from dicom_qa_node.store import Database, Registry
 from tests.conftest import ROOT, poll_until
 from tests.processes import listens, signal_all
-from tests.unit.received_images import EXPLICIT, encoded
+from tests.unit.encoded_images import EXPLICIT, encoded
 
 
 class Receiver:

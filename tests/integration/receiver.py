@@ -17,8 +17,8 @@ from typing import Any
 
 from dicom_qa_node import log
 from dicom_qa_node.config import load_config
-from dicom_qa_node.receive.run import serve_receive
-from dicom_qa_node.store import Database
+from dicom_qa_node.db.engine import Database
+from dicom_qa_node.receive.server import serve_receive
 
 
 def _die(*_: Any, **__: Any) -> None:

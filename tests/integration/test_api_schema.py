@@ -17,8 +17,14 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from dicom_qa_node.store import Alerts, ChartRules, Drifts, Folding, LogQuery, LogSearch, Outbox, Role, Scanners
-from dicom_qa_node.store.alerts import AlertSubject, NewAlert
+from dicom_qa_node.charts.alerts import Alerts, AlertSubject, NewAlert
+from dicom_qa_node.charts.baselines import ChartRules, Drifts
+from dicom_qa_node.charts.chart_ingest import ChartIngest
+from dicom_qa_node.charts.scanners import Scanners
+from dicom_qa_node.domain.accounts import Role
+from dicom_qa_node.flow.outbox import Outbox
+from dicom_qa_node.quality_log.filters import LogQuery
+from dicom_qa_node.quality_log.search import LogSearch
 from dicom_qa_node.web.app import create_app
 from tests.realistic_log import fill
 from tests.web_site import NAMES, open_site
@@ -35,9 +41,9 @@ def site(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("api")
     site = open_site(folder, database_url=url, api_per_minute=1_000_000, allowed_hosts=["testserver"])
     fill(site.database, 120, seed=4, days=9)
-    while Folding(site.database).take_in(limit=500):
+    while ChartIngest(site.database).take_in(limit=500):
         pass
-    Folding(site.database).refresh_weeks()
+    ChartIngest(site.database).refresh_weeks()
     Drifts(site.database, ChartRules()).look()
     Alerts(site.database).add([NewAlert("o", "drift", AlertSubject.DRIFT, "score")])
     yield site

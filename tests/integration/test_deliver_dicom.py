@@ -19,15 +19,15 @@ from pynetdicom.dsutils import split_dataset
 
 from dicom_qa_node.config import Config, DicomTarget
 from dicom_qa_node.deliver.echo import echo_target
-from dicom_qa_node.deliver.send import Peer, files_below, send_files
+from dicom_qa_node.deliver.send_files import Peer, files_below, send_files
 from dicom_qa_node.deliver.targets import open_target
 from dicom_qa_node.deliver.targets.base import Answer, Deferred, Refused
 from dicom_qa_node.deliver.targets.dicom import associate, contexts_for, file_kind
-from dicom_qa_node.errors import Misconfigured
-from dicom_qa_node.records import ReportRef
-from dicom_qa_node.report.build import build_report
-from dicom_qa_node.report.document import SOP_CLASS_UID, ReportRequest
-from dicom_qa_node.spool.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from dicom_qa_node.dicom_io.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from dicom_qa_node.domain.delivery import ReportRef
+from dicom_qa_node.domain.errors import Misconfigured
+from dicom_qa_node.report.report_builder import build_report
+from dicom_qa_node.report.sr_document import SOP_CLASS_UID, ReportRequest
 from tests.report_samples import T0, shipped, verdict, write_series
 
 pytestmark = [

@@ -15,12 +15,12 @@ import pytest
 from dicom_qa_node.config import Config, DicomwebTarget
 from dicom_qa_node.deliver.targets import open_target
 from dicom_qa_node.deliver.targets.base import CLASSES, Deferred, Refused
-from dicom_qa_node.records import DocumentKind, ReportRef
-from dicom_qa_node.report.build import build_report
-from dicom_qa_node.report.document import SOP_CLASS_UID, ReportRequest, report_uid
-from dicom_qa_node.report.variants import as_form, form_uid
-from tests.fake_stow import JSON, failed, serving, stored, willing
+from dicom_qa_node.domain.delivery import DocumentKind, ReportRef
+from dicom_qa_node.report.report_builder import build_report
+from dicom_qa_node.report.sop_class_conversion import as_form, form_uid
+from dicom_qa_node.report.sr_document import SOP_CLASS_UID, ReportRequest, report_uid
 from tests.report_samples import T0, shipped, verdict, write_series
+from tests.stow_server import JSON, failed, serving, stored, willing
 
 pytestmark = pytest.mark.integration
 

@@ -12,8 +12,8 @@ import yaml
 from pydicom import dcmread
 from pydicom.uid import Comprehensive3DSRStorage
 
-from dicom_qa_node.cli.demo_node import free_port as port_or_free
-from dicom_qa_node.cli.demo_studies import CT_BEST_FIRST, count
+from dicom_qa_node.cli.demo_run import CT_BEST_FIRST, count
+from dicom_qa_node.cli.demo_run import free_port as port_or_free
 
 pytestmark = pytest.mark.integration
 
@@ -47,7 +47,7 @@ def test_demo_takes_free_ports_when_the_standard_ones_are_taken(listening):
 
 
 def test_demo_configuration_is_a_valid_one(tmp_path):
-    from dicom_qa_node.cli.demo_node import _write_config
+    from dicom_qa_node.cli.demo_run import _write_config
     from dicom_qa_node.config import load_config
 
     path = _write_config(tmp_path, 11113)

@@ -16,9 +16,9 @@ from dicomweb_client.web import DICOMwebClient
 from pydicom import Dataset, dcmread
 from pydicom.uid import ImplicitVRLittleEndian
 
+from dicom_qa_node.accounts.audit import AuditFilter
 from dicom_qa_node.config import Config
-from dicom_qa_node.store import Role
-from dicom_qa_node.store.audit import AuditFilter
+from dicom_qa_node.domain.accounts import Role
 from dicom_qa_node.web.app import create_app
 from dicom_qa_node.web.site import Site
 from tests.query_samples import CASES, fill, images_of, report_files

@@ -19,14 +19,16 @@ from pydicom.uid import Comprehensive3DSRStorage, ExplicitVRLittleEndian
 from pynetdicom import AE, evt
 
 from dicom_qa_node.config import Config, Deliver, DicomTarget
-from dicom_qa_node.deliver.courier import Lane
+from dicom_qa_node.db.engine import Database
+from dicom_qa_node.deliver.delivery_worker import TargetWorker
 from dicom_qa_node.deliver.targets import open_target
-from dicom_qa_node.records import DeliveryState, SeriesState
-from dicom_qa_node.report.build import report_pending
-from dicom_qa_node.store import Database, Jobs, Outbox, Registry
-from dicom_qa_node.store.outbox import OutboxRow
-from tests.faulty_wire import FAULTS, Wire
-from tests.killed_node import Sockets
+from dicom_qa_node.domain.states import DeliveryState, SeriesState
+from dicom_qa_node.flow.jobs import Jobs
+from dicom_qa_node.flow.outbox import Outbox, OutboxRow
+from dicom_qa_node.flow.registry import Registry
+from dicom_qa_node.report.report_builder import report_pending
+from tests.crash_helpers import Sockets
+from tests.fault_proxy import FAULTS, Wire
 from tests.report_samples import verdict, write_series
 from tests.set_clock import HOUR_S, Host
 
@@ -81,7 +83,7 @@ class Node:
         self.config = Config.model_validate({"spool_dir": folder, "deliver": {"targets": [target]}})
         settings = DicomTarget.model_validate(target | {"timeout_s": TIMEOUT_S})
         pacs, never = open_target(settings, "NODE"), threading.Event()
-        self._lane = Lane("pacs", pacs, self.outbox, SETTINGS, folder, never, self.host)
+        self._lane = TargetWorker("pacs", pacs, self.outbox, SETTINGS, folder, never, self.host)
         self.series = [self._reported(number) for number in range(1, SERIES + 1)]
         assert self.registry.rescore(self.series[0], actor="admin", at=self.host())
         self._judge(self.series[0])

@@ -21,18 +21,19 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from dicom_qa_node.errors import Transient
-from dicom_qa_node.ops import pulse, supervisor
+from dicom_qa_node.db.engine import Database
+from dicom_qa_node.db.heartbeats import Heartbeats
+from dicom_qa_node.domain.errors import Transient
+from dicom_qa_node.ops import heartbeat, supervisor
 from dicom_qa_node.ops.rebuild import rebuild
-from dicom_qa_node.ops.supervisor import Limits
-from dicom_qa_node.store import Database, Liveness
+from dicom_qa_node.ops.supervisor import RestartLimits
 from tests.conftest import poll_until
+from tests.crash_helpers import ROOT, SLICES, KillRun, kill_run
 from tests.integration.receive_peer import MakeReceiver, association, kill_hard, receiver_fixture, store
 from tests.integration.test_supervisor import Node as SupervisedNode
-from tests.killed_node import ROOT, SLICES, KillRun, kill_run
 from tests.postgresql_server import PostgresqlServer, required_programs, running_server
 from tests.processes import processor_s
-from tests.unit.received_images import ct
+from tests.unit.encoded_images import ct
 
 # pynetdicom leaves the socket of a refused connection to the garbage collector.
 pytestmark = [pytest.mark.integration, pytest.mark.filterwarnings("ignore::ResourceWarning")]
@@ -118,7 +119,7 @@ def test_an_embedded_database_that_takes_no_writes_delays_and_loses_nothing(
     tmp_path, node_config, free_port, monkeypatch
 ):
     monkeypatch.setenv("QA_FAULTS", str(tmp_path))
-    with kill_run(tmp_path, node_config, free_port, 1, program="tests.faulty_node") as run:
+    with kill_run(tmp_path, node_config, free_port, 1, program="tests.fault_injecting_node") as run:
         push_and_wait(run)
         all_delivered(run)
         before = pids(run)
@@ -126,7 +127,7 @@ def test_an_embedded_database_that_takes_no_writes_delays_and_loses_nothing(
         for fault in (read_only, locked):
             with fault(tmp_path, Path(str(run.database.url.database))) as words:
                 uid = push_and_wait(run)
-                said = health(run, "tests.faulty_node")
+                said = health(run, "tests.fault_injecting_node")
                 seen = watch(run)
                 assert run.registry.series(uid) is None
                 _check_watched(fault.__name__, seen)
@@ -195,13 +196,13 @@ def test_a_postgresql_that_only_reads_for_now_is_waited_for(server):
     url = server.create()
     with closing(Database(url)) as database:
         name = sa.make_url(url).database
-        Liveness(database).require_writable()
+        Heartbeats(database).require_writable()
         with database.write() as connection:
             connection.exec_driver_sql(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
         database.close()
         with pytest.raises(Transient, match="read-only transaction"):
-            Liveness(database).require_writable()
-        assert Liveness(database).all() == []
+            Heartbeats(database).require_writable()
+        assert Heartbeats(database).all() == []
 
 
 @pytest.fixture
@@ -267,9 +268,9 @@ def _damage(database_file: Path) -> None:
 
 
 def test_nobody_is_killed_for_silence_while_the_database_takes_no_heartbeat(tmp_path, poll, monkeypatch):
-    monkeypatch.setattr(pulse, "BEAT_S", 0.5)
+    monkeypatch.setattr(heartbeat, "BEAT_S", 0.5)
     monkeypatch.setattr(supervisor, "_OWN_BEAT_S", 2.0)
-    node = SupervisedNode(tmp_path, limits=Limits(silence_s=7))
+    node = SupervisedNode(tmp_path, limits=RestartLimits(silence_s=7))
     child = node.add("receive")
     try:
         node.start()
@@ -282,8 +283,8 @@ def test_nobody_is_killed_for_silence_while_the_database_takes_no_heartbeat(tmp_
             poll(lambda: time.monotonic() - begun > 12, 20)
             assert child.silent_s() < 7
             other.execute("ROLLBACK")
-        beats: Mapping[int, object] = {beat.pid: beat.seen_at for beat in Liveness(node.database).all()}
-        poll(lambda: {b.pid: b.seen_at for b in Liveness(node.database).all()}[first] != beats[first], 20, "a beat")
+        beats: Mapping[int, object] = {beat.pid: beat.seen_at for beat in Heartbeats(node.database).all()}
+        poll(lambda: {b.pid: b.seen_at for b in Heartbeats(node.database).all()}[first] != beats[first], 20, "a beat")
         assert child.pid == first
         os.kill(first, signal.SIGSTOP)
         poll(lambda: child.pid != first, 40, "the end of one that is really silent")

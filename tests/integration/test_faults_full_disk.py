@@ -20,17 +20,21 @@ import sqlalchemy as sa
 from pydicom import Dataset
 
 from dicom_qa_node.config import Config
-from dicom_qa_node.deliver.courier import Lane
+from dicom_qa_node.db.engine import Database
+from dicom_qa_node.deliver.delivery_worker import TargetWorker
 from dicom_qa_node.deliver.targets.folder import Folder
-from dicom_qa_node.errors import Transient
-from dicom_qa_node.records import DeliveryState, SeriesState, utc_now
-from dicom_qa_node.report.document import SOP_CLASS_UID
-from dicom_qa_node.spool.part10 import Origin
-from dicom_qa_node.spool.write import SpoolFull, SpoolWriter, stored_instance
-from dicom_qa_node.store import Database, Jobs, Outbox, QualityLog
+from dicom_qa_node.dicom_io.part10 import Origin
+from dicom_qa_node.domain.clock import utc_now
+from dicom_qa_node.domain.errors import Transient
+from dicom_qa_node.domain.states import DeliveryState, SeriesState
+from dicom_qa_node.flow.jobs import Jobs
+from dicom_qa_node.flow.outbox import Outbox
+from dicom_qa_node.quality_log.entries import QualityLog
+from dicom_qa_node.report.sr_document import SOP_CLASS_UID
+from dicom_qa_node.spool.incoming import SpoolFull, SpoolWriter, stored_instance
 from tests.received_series import Carrier, Ticking
 from tests.report_samples import verdict
-from tests.unit.received_images import EXPLICIT, encoded
+from tests.unit.encoded_images import EXPLICIT, encoded
 
 pytestmark = pytest.mark.integration
 
@@ -167,7 +171,7 @@ class Way:
     def _deliver(self) -> None:
         outbox = Outbox(self.node.database, clock=self._later)
         spool, never = self.node.config.spool_dir, threading.Event()
-        assert Lane("copy", self.target, outbox, self.node.config.deliver, spool, never).step()
+        assert TargetWorker("copy", self.target, outbox, self.node.config.deliver, spool, never).step()
         (row,) = outbox.deliveries_of(self.uid)
         if row.state is not DeliveryState.DELIVERED:
             assert row.state is DeliveryState.PENDING

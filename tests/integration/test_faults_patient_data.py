@@ -20,15 +20,19 @@ import yaml
 from pydicom import Dataset
 from pydicom.uid import CTImageStorage, generate_uid
 
+from dicom_qa_node.accounts.accounts import Accounts
+from dicom_qa_node.charts.alerts import Alerts
 from dicom_qa_node.config import Config
+from dicom_qa_node.db.engine import Database
+from dicom_qa_node.domain.accounts import Role
+from dicom_qa_node.flow.registry import Registry
 from dicom_qa_node.phantom import ct_series
-from dicom_qa_node.store import Accounts, Alerts, Database, Registry, Role
-from dicom_qa_node.web.auth.forgery import FIELD
+from dicom_qa_node.web.auth.csrf import FIELD
 from tests.conftest import ROOT
+from tests.crash_helpers import Archive
 from tests.integration.receive_peer import association, store_bytes
-from tests.killed_node import Archive
 from tests.mail_server import Hook
-from tests.unit.received_images import encoded
+from tests.unit.encoded_images import encoded
 
 pytestmark = [pytest.mark.integration, pytest.mark.filterwarnings("ignore::ResourceWarning")]
 

@@ -12,18 +12,18 @@ from pathlib import Path
 import pytest
 from pydicom import Dataset
 
-from dicom_qa_node.errors import Permanent
+from dicom_qa_node.db.engine import Database
+from dicom_qa_node.dicom_io.part10 import Origin
+from dicom_qa_node.domain.errors import Permanent
+from dicom_qa_node.domain.series import Quarantined, Receipt, StoredInstance
 from dicom_qa_node.receive.reconcile import reconcile
-from dicom_qa_node.records import Quarantined, Receipt, StoredInstance
-from dicom_qa_node.spool.dossier import dossiers, read_dossier
+from dicom_qa_node.spool.incoming import SpoolWriter, StoredFile
 from dicom_qa_node.spool.layout import SpoolLayout
-from dicom_qa_node.spool.part10 import Origin
-from dicom_qa_node.spool.write import Kept, SpoolWriter
-from dicom_qa_node.store import Database
+from dicom_qa_node.spool.result_archive import read_result_archive, result_archives
 from tests.power_cut import Cut, Recorder
 from tests.received_series import Carrier, Ticking
 from tests.report_samples import T0
-from tests.unit.received_images import EXPLICIT, ct, encoded
+from tests.unit.encoded_images import EXPLICIT, ct, encoded
 
 pytestmark = pytest.mark.integration
 
@@ -43,7 +43,7 @@ class Rows:
         return {path for path in paths if path in self.rows}
 
 
-def offer(writer: SpoolWriter, ds: Dataset) -> Kept:
+def offer(writer: SpoolWriter, ds: Dataset) -> StoredFile:
     origin = Origin(str(ds.SOPClassUID), str(ds.SOPInstanceUID), EXPLICIT, "CT1", "DICOMQA", "c" * 32)
     incoming = writer.begin(origin)
     incoming.write(encoded(ds))
@@ -145,11 +145,11 @@ def test_every_cut_while_reporting_keeps_what_has_its_row(tmp_path, node_config,
         spool = tmp_path / f"cut{number}"
         cut.write(spool / "reports")
         counted["cuts"] += 1
-        found = list(itertools.chain(dossiers(spool)))
+        found = list(itertools.chain(result_archives(spool)))
         for path in found:
             # A dossier that can be read stands for a report that is whole.
             try:
-                dossier = read_dossier(path)
+                dossier = read_result_archive(path)
             except Permanent:
                 counted["partial"] += 1
                 continue

@@ -16,14 +16,21 @@ import yaml
 
 from dicom_qa_node.cli.app import run
 from dicom_qa_node.config import Config
-from dicom_qa_node.errors import Misconfigured
+from dicom_qa_node.db.engine import Database
+from dicom_qa_node.db.heartbeats import Heartbeats
+from dicom_qa_node.domain.errors import Misconfigured
+from dicom_qa_node.domain.states import DeliveryState, SeriesState
+from dicom_qa_node.flow.outbox import Outbox
+from dicom_qa_node.flow.registry import Registry
+from dicom_qa_node.flow.retention_candidates import Retention
 from dicom_qa_node.ops.backup import back_up
-from dicom_qa_node.ops.lock import hold_spool
 from dicom_qa_node.ops.rebuild import rebuild
-from dicom_qa_node.records import DeliveryState, SeriesState
-from dicom_qa_node.spool.dossier import dossiers
-from dicom_qa_node.spool.retain import delete_files
-from dicom_qa_node.store import Database, Liveness, LogQuery, LogSearch, Outbox, QualityLog, Registry, Retention
+from dicom_qa_node.ops.spool_lock import hold_spool
+from dicom_qa_node.quality_log.entries import QualityLog
+from dicom_qa_node.quality_log.filters import LogQuery
+from dicom_qa_node.quality_log.search import LogSearch
+from dicom_qa_node.spool.disk_space import delete_files
+from dicom_qa_node.spool.result_archive import result_archives
 from tests.received_series import Carrier, Ticking
 from tests.report_samples import T0
 
@@ -267,7 +274,7 @@ def test_an_empty_postgresql_is_filled_too(node, config, postgresql):
 
 
 def test_a_locked_database_is_named_and_waited_for(node, config, qa, monkeypatch):
-    monkeypatch.setattr("dicom_qa_node.store.engine._BUSY_TIMEOUT_MS", 50)
+    monkeypatch.setattr("dicom_qa_node.db.engine._BUSY_TIMEOUT_MS", 50)
     node.database.close()
     with closing(sqlite3.connect(file_of(config))) as other:
         other.execute("BEGIN IMMEDIATE")
@@ -296,7 +303,7 @@ def test_a_series_whose_images_have_left_is_kept_and_not_sent_again(node, config
 def test_reports_of_an_older_version_keep_their_numbers(node, config):
     """Without a dossier the verdict is gone; the next report must not take the UID of the one that the PACS has."""
     report = node.outbox.report(uid_of(2))
-    for path in dossiers(config.spool_dir):
+    for path in result_archives(config.spool_dir):
         path.unlink()
     node.database.close()
     delete(config)
@@ -313,7 +320,7 @@ def test_reports_of_an_older_version_keep_their_numbers(node, config):
 
 
 def test_files_that_cannot_be_used_are_named_and_stay(node, config, qa):
-    dossier, other, *_ = dossiers(config.spool_dir)
+    dossier, other, *_ = result_archives(config.spool_dir)
     report = other.with_suffix(".dcm")
     dossier.write_text('{"facts": "Sample^Sally"}')
     report.write_bytes(b"nothing")
@@ -338,13 +345,13 @@ def test_it_refuses_while_a_node_runs(node, config, qa):
         code, _, err = qa("db", "rebuild")
         assert code == 3
         assert "stop it first" in err
-    Liveness(node.database).beat("score", "score-1@elsewhere")
+    Heartbeats(node.database).beat("score", "score-1@elsewhere")
     with pytest.raises(Misconfigured, match="score-1@elsewhere"):
         rebuild(config)
     with pytest.raises(Misconfigured, match="score-1@elsewhere"):
         rebuild(config, new=True)
     assert file_of(config).exists()
-    Liveness(node.database).gone("score-1@elsewhere")
+    Heartbeats(node.database).gone("score-1@elsewhere")
     assert rebuild(config).added == 3
 
 

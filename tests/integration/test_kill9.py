@@ -12,7 +12,7 @@ import random
 
 import pytest
 
-from tests.killed_node import AT_WORK, kill_run
+from tests.crash_helpers import AT_WORK, kill_run
 
 # pynetdicom leaves the socket of a refused connection to the garbage collector.
 pytestmark = [pytest.mark.integration, pytest.mark.filterwarnings("ignore::ResourceWarning")]

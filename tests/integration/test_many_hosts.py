@@ -1,6 +1,6 @@
 """One node on several hosts, as processes that share PostgreSQL and the spool: whoever dies or loses the database.
 
-Every process takes another name for its host. Scorers have no network (`tests.one_host`).
+Every process takes another name for its host. Scorers have no network (`tests.single_host`).
 """
 
 from __future__ import annotations
@@ -17,13 +17,16 @@ import pytest
 import sqlalchemy as sa
 
 from dicom_qa_node.config import Config
-from dicom_qa_node.config.priority import LEVELS
+from dicom_qa_node.config.scoring import LEVELS
+from dicom_qa_node.db.engine import Database
+from dicom_qa_node.domain.states import SeriesState
+from dicom_qa_node.flow.jobs import Jobs
+from dicom_qa_node.flow.outbox import Outbox
 from dicom_qa_node.phantom import ct_series
-from dicom_qa_node.records import SeriesState
-from dicom_qa_node.store import Database, Jobs, Outbox, QualityLog
+from dicom_qa_node.quality_log.entries import QualityLog
 from tests.cluster import Cluster, rows_left
-from tests.cut_line import CutLine
-from tests.killed_node import Archive, Scanner, series_of
+from tests.crash_helpers import Archive, Scanner, series_of
+from tests.interrupted_connection import CutLine
 
 # pynetdicom leaves the socket of a refused connection to the garbage collector.
 pytestmark = [pytest.mark.integration, pytest.mark.filterwarnings("ignore::ResourceWarning")]

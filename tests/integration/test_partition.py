@@ -17,14 +17,15 @@ from pathlib import Path
 import pytest
 
 from dicom_qa_node.config import Config
+from dicom_qa_node.db.engine import Database
+from dicom_qa_node.domain.states import SeriesState
+from dicom_qa_node.flow.outbox import Outbox, OutboxRow
 from dicom_qa_node.phantom import ct_series
 from dicom_qa_node.phantom import write as write_phantom
-from dicom_qa_node.records import SeriesState
-from dicom_qa_node.store import Database, Outbox, QualityLog
-from dicom_qa_node.store.outbox import OutboxRow
+from dicom_qa_node.quality_log.entries import QualityLog
 from tests.cluster import Cluster, rows_left
+from tests.multi_host import NoNamespaces, SeparateHosts
 from tests.postgresql_server import PostgresqlServer, required_programs, running_server
-from tests.separate_hosts import NoNamespaces, SeparateHosts
 
 pytestmark = [pytest.mark.integration, pytest.mark.peers("ip")]
 
@@ -84,7 +85,7 @@ def archive(cluster: Cluster, hosts: SeparateHosts) -> Callable[..., Callable[[]
         target = {"name": "archive", "kind": "dicom", "host": address, "port": 104, "ae_title": "ARCHIVE"}
         cluster.settings["deliver"] |= {"targets": [target | {"timeout_s": TARGET_TIMEOUT_S}]}
         gates = [] if gate is None else [str(gate)]
-        cluster.run("archive", [sys.executable, "-m", "tests.one_archive", address, "104", *gates])
+        cluster.run("archive", [sys.executable, "-m", "tests.archive_peer", address, "104", *gates])
         return lambda: Counter(line.split()[1] for line in lines(cluster, "archive") if line.startswith("arrived"))
 
     return start
@@ -109,7 +110,7 @@ def send(cluster: Cluster, number: int, to: str) -> str:
 def test_a_cut_network_says_nothing_to_either_side(cluster, hosts, poll):
     # What the other tests rest on: a router that answered, or reset, would only be another kind of line that is cut.
     address = hosts.address("archive")
-    cluster.run("archive", [sys.executable, "-m", "tests.one_archive", address, "104"])
+    cluster.run("archive", [sys.executable, "-m", "tests.archive_peer", address, "104"])
     poll(lambda: "listens" in lines(cluster, "archive"), PATIENCE_S)
     call = f"import socket; socket.create_connection(({address!r}, 104), 3).close(); print('connected')"
 
@@ -210,7 +211,7 @@ def test_a_report_whose_archive_vanished_is_given_up_in_time_and_comes_once(clus
 
 def test_what_a_host_held_when_it_vanished_is_soon_free_again(cluster, hosts, poll):
     uid = cluster.put(1)
-    holder = [sys.executable, "-m", "tests.one_lock", cluster.settings["database_url"], uid]
+    holder = [sys.executable, "-m", "tests.shared_lock", cluster.settings["database_url"], uid]
     cluster.run("away", holder)
     poll(lambda: "holds" in lines(cluster, "away"), PATIENCE_S, "a host is in the middle of a transaction")
     hosts.cut("away", DATABASE)

@@ -23,7 +23,7 @@ from tests.integration.receive_peer import (
     receiver_fixture,
     store,
 )
-from tests.unit.received_images import ct
+from tests.unit.encoded_images import ct
 
 pytestmark = pytest.mark.integration
 SUCCESS = 0

@@ -12,7 +12,7 @@ from pydicom.uid import generate_uid
 
 from dicom_qa_node.config import Config
 from tests.integration.receive_peer import MakeReceiver, association, receiver_fixture, store
-from tests.unit.received_images import ct, encoded
+from tests.unit.encoded_images import ct, encoded
 
 pytestmark = pytest.mark.integration
 SUCCESS = 0

@@ -10,10 +10,10 @@ import pytest
 from pydicom.uid import RLELossless, generate_uid
 
 from dicom_qa_node.config import Config
-from dicom_qa_node.receive.contexts import STORAGE_CLASSES, TRANSFER_SYNTAXES
-from dicom_qa_node.spool.part10 import open_envelope
+from dicom_qa_node.dicom_io.part10 import open_envelope
+from dicom_qa_node.receive.services import STORAGE_CLASSES, TRANSFER_SYNTAXES
 from tests.integration.receive_peer import MakeReceiver, association, receiver_fixture, store, store_bytes
-from tests.unit.received_images import EXPLICIT, ct, encoded
+from tests.unit.encoded_images import EXPLICIT, ct, encoded
 
 pytestmark = pytest.mark.integration
 SUCCESS = 0

@@ -15,12 +15,15 @@ from pydicom.dataset import FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
 from dicom_qa_node.config import Config, load_config
-from dicom_qa_node.records import SeriesState
-from dicom_qa_node.report.build import report_pending
-from dicom_qa_node.store import Database, Jobs, Outbox, Registry
+from dicom_qa_node.db.engine import Database
+from dicom_qa_node.domain.states import SeriesState
+from dicom_qa_node.flow.jobs import Jobs
+from dicom_qa_node.flow.outbox import Outbox
+from dicom_qa_node.flow.registry import Registry
+from dicom_qa_node.report.report_builder import report_pending
 from tests.processes import processor_s
 from tests.report_samples import verdict
-from tests.unit.received_images import ct
+from tests.unit.encoded_images import ct
 
 pytestmark = [pytest.mark.integration, pytest.mark.peers("storescu")]
 

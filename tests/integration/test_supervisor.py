@@ -12,22 +12,22 @@ from pathlib import Path
 import psutil
 import pytest
 
-from dicom_qa_node.errors import Misconfigured
-from dicom_qa_node.ops.children import Child, ChildSpec, specs_of
-from dicom_qa_node.ops.lock import hold_spool
-from dicom_qa_node.ops.notify import Notifier
+from dicom_qa_node.db.engine import Database
+from dicom_qa_node.db.heartbeats import Heartbeats
+from dicom_qa_node.domain.errors import Misconfigured
+from dicom_qa_node.ops.heartbeat import SystemdNotifier
 from dicom_qa_node.ops.roles import ROLES, STOP_ORDER
-from dicom_qa_node.ops.supervisor import Limits, Supervisor
-from dicom_qa_node.store import Database, Liveness
+from dicom_qa_node.ops.spool_lock import hold_spool
+from dicom_qa_node.ops.supervisor import ChildSpec, RestartLimits, SupervisedProcess, Supervisor, specs_of
 
 pytestmark = pytest.mark.integration
 
 #: A role without a stage: it beats, notes when it is told to stop, and ends with a code after a while if told so.
 ACTOR = """
 import os, sys, threading
-from dicom_qa_node.ops.pulse import Pulse
+from dicom_qa_node.ops.heartbeat import HeartbeatSender
 from dicom_qa_node.ops.roles import NAME_VARIABLE, PARENT_VARIABLE, stop_on_signals
-from dicom_qa_node.store import Database
+from dicom_qa_node.db.engine import Database
 url, notes, role, code, after = sys.argv[1:]
 stop = threading.Event()
 stop_on_signals(stop)
@@ -51,24 +51,26 @@ pulse.end()
 
 
 class Node:
-    def __init__(self, tmp_path: Path, limits: Limits | None = None, notifier: Notifier | None = None) -> None:
+    def __init__(
+        self, tmp_path: Path, limits: RestartLimits | None = None, notifier: SystemdNotifier | None = None
+    ) -> None:
         self.notes = tmp_path / "notes"
         self.database = Database(f"sqlite:///{tmp_path}/q.db")
         self.database.upgrade()
-        self.children: list[Child] = []
+        self.children: list[SupervisedProcess] = []
         self.stop, self.hurry = threading.Event(), threading.Event()
         self.limits, self.notifier = limits, notifier
         self.exit: list[int] = []
         self._thread: threading.Thread | None = None
 
-    def add(self, role: str, code: str = "", after_s: float = 0) -> Child:
+    def add(self, role: str, code: str = "", after_s: float = 0) -> SupervisedProcess:
         command = [sys.executable, "-c", ACTOR, str(self.database.url), str(self.notes), role, code, str(after_s)]
-        child = Child(ChildSpec(role, role, command))
+        child = SupervisedProcess(ChildSpec(role, role, command))
         self.children.append(child)
         return child
 
     def start(self) -> None:
-        notifier = self.notifier or Notifier({})
+        notifier = self.notifier or SystemdNotifier({})
         supervisor = Supervisor(self.children, self.database, self.stop, notifier, self.limits, self.hurry)
         self._thread = threading.Thread(target=lambda: self.exit.append(supervisor.run()))
         self._thread.start()
@@ -108,10 +110,10 @@ def test_starts_all_and_stops_them_in_order(make_node, poll):
         node.add(role)
     node.start()
     poll(node.beating, 60, "all beating")
-    assert {beat.role for beat in Liveness(node.database).all()} == {*ROLES, "serve"}
+    assert {beat.role for beat in Heartbeats(node.database).all()} == {*ROLES, "serve"}
     assert node.end() == [0]
     assert [line.split()[1] for line in node.lines() if line.startswith("stop")] == list(STOP_ORDER)
-    assert Liveness(node.database).all() == []
+    assert Heartbeats(node.database).all() == []
 
 
 def test_a_killed_role_is_started_again(make_node, poll):
@@ -125,7 +127,7 @@ def test_a_killed_role_is_started_again(make_node, poll):
 
 
 def test_a_silent_role_is_killed_and_started_again(make_node, poll):
-    node = make_node(limits=Limits(silence_s=8))
+    node = make_node(limits=RestartLimits(silence_s=8))
     child = node.add("score")
     node.start()
     poll(node.beating, 30, "beating")
@@ -135,7 +137,7 @@ def test_a_silent_role_is_killed_and_started_again(make_node, poll):
 
 
 def test_a_role_that_never_gets_ready_is_started_again(make_node, poll):
-    node = make_node(limits=Limits(start_s=3, stop_s=2))
+    node = make_node(limits=RestartLimits(start_s=3, stop_s=2))
     node.add("score", "silent")
     node.start()
     poll(lambda: node.lines().count("start score") >= 2, 40, "second start")
@@ -169,7 +171,7 @@ def test_a_role_that_is_misconfigured_later_does_not_end_the_node(make_node, pol
 
 
 def test_a_role_that_will_not_stop_is_killed(make_node, poll):
-    node = make_node(limits=Limits(stop_s=1))
+    node = make_node(limits=RestartLimits(stop_s=1))
     node.add("web", "stubborn")
     node.start()
     poll(node.beating, 30, "beating")
@@ -177,7 +179,7 @@ def test_a_role_that_will_not_stop_is_killed(make_node, poll):
 
 
 def test_a_second_signal_ends_what_will_not_stop(make_node, poll):
-    node = make_node(limits=Limits(stop_s=600))
+    node = make_node(limits=RestartLimits(stop_s=600))
     node.add("web", "stubborn")
     node.start()
     poll(node.beating, 30, "beating")
@@ -187,7 +189,7 @@ def test_a_second_signal_ends_what_will_not_stop(make_node, poll):
 
 def test_backoff_grows_and_a_steady_run_resets_it():
     now = [0.0]
-    child = Child(ChildSpec("score", "score", ["true"]), clock=lambda: now[0])
+    child = SupervisedProcess(ChildSpec("score", "score", ["true"]), clock=lambda: now[0])
     waits = [child.plan_restart(1) for _ in range(12)]
     assert waits[0] <= 0.5
     assert 30 <= waits[-1] <= 60
@@ -201,7 +203,7 @@ def test_backoff_grows_and_a_steady_run_resets_it():
 
 def test_what_a_dead_role_left_behind_is_ended(tmp_path, poll):
     script = "import subprocess, sys, time; subprocess.Popen(['sleep', '300']); time.sleep(300)"
-    child = Child(ChildSpec("receive", "receive", [sys.executable, "-c", script]))
+    child = SupervisedProcess(ChildSpec("receive", "receive", [sys.executable, "-c", script]))
     child.start()
     (left,) = poll(lambda: psutil.Process(child.pid).children(), 20, "grandchild")
     os.kill(child.pid, signal.SIGKILL)
@@ -231,11 +233,11 @@ def test_a_second_node_on_the_same_spool_is_refused(tmp_path):
 def test_roles_end_when_their_supervisor_was_killed(tmp_path, poll):
     script = f"""
 import sys, threading
-from dicom_qa_node.ops.children import Child, ChildSpec
-from dicom_qa_node.ops.lock import hold_spool
-from dicom_qa_node.ops.notify import Notifier
+from dicom_qa_node.ops.supervisor import SupervisedProcess, ChildSpec
+from dicom_qa_node.ops.spool_lock import hold_spool
+from dicom_qa_node.ops.heartbeat import SystemdNotifier
 from dicom_qa_node.ops.supervisor import Supervisor
-from dicom_qa_node.store import Database
+from dicom_qa_node.db.engine import Database
 from pathlib import Path
 database = Database("sqlite:///{tmp_path}/q.db")
 database.upgrade()

@@ -11,7 +11,8 @@ import httpx2
 import pytest
 import yaml
 
-from dicom_qa_node.store import Audit, Database
+from dicom_qa_node.accounts.audit import Audit
+from dicom_qa_node.db.engine import Database
 from tests.unit.test_audit_syslog import certificate
 
 pytestmark = pytest.mark.integration

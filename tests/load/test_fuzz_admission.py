@@ -18,16 +18,17 @@ from typing import Any
 import psutil
 import pytest
 
-from dicom_qa_node.receive.command import StoreRequest
+from dicom_qa_node.db.engine import Database
+from dicom_qa_node.dicom_io.element_scanner import default_text
+from dicom_qa_node.domain.series import Quarantined, Receipt, StoredInstance
+from dicom_qa_node.flow.registry import Registry
+from dicom_qa_node.receive.fastpath.command_sets import StoreRequest
 from dicom_qa_node.receive.reconcile import reconcile
-from dicom_qa_node.receive.status import Status
-from dicom_qa_node.receive.store_scp import Intake, Sender
-from dicom_qa_node.records import Quarantined, Receipt, StoredInstance
-from dicom_qa_node.spool.header import default_text
+from dicom_qa_node.receive.store_handler import Sender, StoreHandler
+from dicom_qa_node.receive.store_status import Status
+from dicom_qa_node.spool.disk_space import DiskGauge, delete_files
+from dicom_qa_node.spool.incoming import SpoolWriter
 from dicom_qa_node.spool.layout import SpoolLayout
-from dicom_qa_node.spool.retain import DiskGauge, delete_files
-from dicom_qa_node.spool.write import SpoolWriter
-from dicom_qa_node.store import Database, Registry
 from tests.load.mutations import KINDS, WILD_UIDS, Image, mutated, read_image
 
 pytestmark = [pytest.mark.realdata, pytest.mark.filterwarnings("ignore:.*:UserWarning:pydicom")]
@@ -76,7 +77,7 @@ def test_damaged_data_sets_are_kept_or_refused(
     chance, known = random.Random(seed), images(shared_data / "dicom")
     layout, registry, receipts = SpoolLayout(tmp_path / "spool"), Registry(any_database), []
     layout.create()
-    intake = Intake(SpoolWriter(layout), DiskGauge(layout.root, 1, 1), receipts.append)
+    intake = StoreHandler(SpoolWriter(layout), DiskGauge(layout.root, 1, 1), receipts.append)
     statuses: Counter[tuple[str, Status]] = Counter()
     process, before = psutil.Process(), 0
     for start in range(0, count, BATCH):

@@ -35,8 +35,10 @@ from pynetdicom import AE, _config
 from pynetdicom.sop_class import Verification
 
 from dicom_qa_node.config import load_config
-from dicom_qa_node.records import SeriesState
-from dicom_qa_node.store import Database, QualityLog, Registry
+from dicom_qa_node.db.engine import Database
+from dicom_qa_node.domain.states import SeriesState
+from dicom_qa_node.flow.registry import Registry
+from dicom_qa_node.quality_log.entries import QualityLog
 from tests.load.mutations import KINDS, SECRETS, Image, mutated, read_image
 from tests.processes import signal_all
 

@@ -29,8 +29,8 @@ from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 from pynetdicom import AE, build_role, evt
 
 from dicom_qa_node.config import Config, load_config
-from dicom_qa_node.spool.commitment import PUSH_MODEL, PUSH_MODEL_INSTANCE, request_of
-from dicom_qa_node.store import Database
+from dicom_qa_node.db.engine import Database
+from dicom_qa_node.spool.storage_commitment import PUSH_MODEL, PUSH_MODEL_INSTANCE, request_of
 from tests.load.dialogues import Dialogue, Ending, damaged, play, recorder
 from tests.processes import listens
 from tests.query_samples import CASES, STUDY_FIND, fill, identifier, images_of

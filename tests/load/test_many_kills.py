@@ -12,7 +12,7 @@ import time
 
 import pytest
 
-from tests.killed_node import SLICES, kill_run
+from tests.crash_helpers import SLICES, kill_run
 
 # pynetdicom leaves the socket of a refused connection to the garbage collector.
 pytestmark = [pytest.mark.load, pytest.mark.filterwarnings("ignore::ResourceWarning")]
@@ -30,7 +30,7 @@ def test_many_kills_under_load_lose_nothing_and_send_nothing_twice(tmp_path, nod
     print(f"QA_KILLS={kills} QA_KILL9_SEED={seed}", flush=True)
     # A receiver that is killed again and again is started later each time: its series must not end by silence.
     waits = node_config.complete.model_dump(mode="json") | {"quiet_s": 900}
-    with kill_run(tmp_path, node_config, free_port, seed, {"complete": waits}, "tests.quick_serve") as run:
+    with kill_run(tmp_path, node_config, free_port, seed, {"complete": waits}, "tests.fast_serve") as run:
         begun = time.monotonic()
         while len(run.node.killed) < kills and time.monotonic() - begun < longest_s:
             run.keep_busy(ABREAST)

@@ -13,10 +13,10 @@ import pytest
 from pydicom import FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, RLELossless
 
-from dicom_qa_node.score.assemble import read, survey
-from dicom_qa_node.score.decoders import Decoders
-from dicom_qa_node.score.measure import measure
-from dicom_qa_node.score.slices import salient_slices
+from dicom_qa_node.score.decoder_pool import DecoderPool
+from dicom_qa_node.score.physics.measurements import measure
+from dicom_qa_node.score.slice_selection import salient_slices
+from dicom_qa_node.score.volume_builder import build_volume, scan_headers
 from tests.tiny_series import ct, write
 
 pytestmark = pytest.mark.load
@@ -73,8 +73,8 @@ def resident_mb():
 
 
 def test_three_thousand_slices_stay_within_bounded_memory(paths):
-    with Decoders() as decoders, resident_mb() as most:
-        volume = read(survey(paths).parts[0], decoders)
+    with DecoderPool() as decoders, resident_mb() as most:
+        volume = build_volume(scan_headers(paths).parts[0], decoders)
         chosen = salient_slices(volume)
         found = measure(volume)
     assert len(volume.voxels) == SLICES

@@ -15,8 +15,8 @@ from pydicom.uid import ExplicitVRLittleEndian
 from pydicom.valuerep import PersonName
 
 from dicom_qa_node.config import Config
+from dicom_qa_node.db.engine import Database
 from dicom_qa_node.query.service import open_query_service
-from dicom_qa_node.store import Database
 from tests.query_samples import CASES, Case, images_of, serving
 
 pytestmark = [pytest.mark.peers("findscu", "storescu", "dcmdump"), pytest.mark.integration]

@@ -12,13 +12,15 @@ from pydicom import dcmread
 from pydicom.uid import generate_uid
 
 from dicom_qa_node.config import Config
-from dicom_qa_node.deliver.courier import run_courier
-from dicom_qa_node.deliver.replies import ReplySender
-from dicom_qa_node.receive.commit_scp import CommitmentService
-from dicom_qa_node.records import DeliveryState, SeriesState
+from dicom_qa_node.db.engine import Database
+from dicom_qa_node.deliver.commitment_results import CommitmentResultSender
+from dicom_qa_node.deliver.delivery_worker import run_delivery_worker
+from dicom_qa_node.domain.states import DeliveryState, SeriesState
+from dicom_qa_node.flow.commitments import CommitReplies, CommitRequests
+from dicom_qa_node.flow.outbox import Outbox
+from dicom_qa_node.flow.registry import Registry
+from dicom_qa_node.receive.commitment_scp import CommitmentService
 from dicom_qa_node.spool.layout import SpoolLayout
-from dicom_qa_node.store import Database, Outbox, Registry
-from dicom_qa_node.store.commitments import CommitReplies, CommitRequests
 from tests.peers.orthanc_peer import OrthancPeer, start_orthanc
 from tests.query_samples import CASES, fill, images_of, keep, serving
 
@@ -55,7 +57,7 @@ def test_orthanc_learns_what_the_node_holds(node: Node, poll: Any) -> None:
     config, database, orthanc = node
     held = keep(config.spool_dir, images_of(CASES[0])[0])
     replies = CommitReplies(database)
-    sender = ReplySender(config, replies)
+    sender = CommitmentResultSender(config, replies)
     sender.start()
     transaction = orthanc.ask(
         "modalities/node/storage-commitment",
@@ -76,7 +78,7 @@ def test_orthanc_learns_what_the_node_holds(node: Node, poll: Any) -> None:
 
 def test_orthanc_sends_and_has_it_committed(node: Node, poll: Any) -> None:
     config, database, orthanc = node
-    sender = ReplySender(config, CommitReplies(database))
+    sender = CommitmentResultSender(config, CommitReplies(database))
     sender.start()
     image = keep(config.spool_dir / "other", images_of(CASES[1])[0])
     orthanc.ask("instances", (config.spool_dir / "other" / image.path).read_bytes())
@@ -95,7 +97,7 @@ def test_report_counts_when_orthanc_has_committed(node: Node, poll: Any) -> None
     fill(config, database, CASES[:1])
     uid = CASES[0].series_uid
     stop = threading.Event()
-    courier = threading.Thread(target=run_courier, args=(config, database, stop, 5.0))
+    courier = threading.Thread(target=run_delivery_worker, args=(config, database, stop, 5.0))
     courier.start()
     try:
         poll(lambda: Registry(database).series(uid).state is SeriesState.DELIVERED, 40, "delivered")

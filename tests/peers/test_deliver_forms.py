@@ -14,13 +14,17 @@ from pydicom import dcmread
 from pynetdicom import AE, evt
 
 from dicom_qa_node.config import Config
-from dicom_qa_node.deliver.courier import run_courier
+from dicom_qa_node.db.engine import Database
+from dicom_qa_node.deliver.delivery_worker import run_delivery_worker
 from dicom_qa_node.deliver.echo import echo_target
 from dicom_qa_node.deliver.targets.base import CLASSES
-from dicom_qa_node.records import AssociationStart, SeriesState
-from dicom_qa_node.report.build import report_pending
-from dicom_qa_node.report.variants import as_form, form_uid
-from dicom_qa_node.store import Database, Jobs, Outbox, Registry
+from dicom_qa_node.domain.series import AssociationStart
+from dicom_qa_node.domain.states import SeriesState
+from dicom_qa_node.flow.jobs import Jobs
+from dicom_qa_node.flow.outbox import Outbox
+from dicom_qa_node.flow.registry import Registry
+from dicom_qa_node.report.report_builder import report_pending
+from dicom_qa_node.report.sop_class_conversion import as_form, form_uid
 from tests.report_samples import T0, verdict, write_series
 
 PLUGIN = "/usr/share/orthanc/plugins/libOrthancDicomWeb.so"
@@ -73,7 +77,7 @@ def deliver(database: Database, config: Config, uid: str, poll: Callable[..., An
     """Run the courier until the series is delivered and return the target's answer."""
     stop = threading.Event()
     forms = {"convert": lambda ref, sop_class: as_form(config.spool_dir, ref, sop_class)}
-    courier = threading.Thread(target=run_courier, args=(config, database, stop), kwargs=forms)
+    courier = threading.Thread(target=run_delivery_worker, args=(config, database, stop), kwargs=forms)
     courier.start()
     try:
         poll(lambda: Registry(database).series(uid).state is SeriesState.DELIVERED, 60)
@@ -141,7 +145,7 @@ def test_archive_that_fails_once_gets_every_version_in_order_and_other_series_me
     jobs.finish(jobs.claim("w"), verdict(registry.instances(uids[0])))
     assert report_pending(outbox, registry, config.spool_dir, config) == 1
     stop = threading.Event()
-    courier = threading.Thread(target=run_courier, args=(config, database, stop))
+    courier = threading.Thread(target=run_delivery_worker, args=(config, database, stop))
     courier.start()
     try:
         poll(lambda: len(received) == 3, 30)

@@ -16,11 +16,14 @@ import yaml
 from pydicom import dcmread
 
 from dicom_qa_node.config import Config, load_config
+from dicom_qa_node.db.engine import Database
 from dicom_qa_node.deliver.echo import echo_target
-from dicom_qa_node.deliver.send import Peer, files_below, send_files
-from dicom_qa_node.records import DeliveryState, SeriesState
-from dicom_qa_node.report.build import report_pending
-from dicom_qa_node.store import Database, Jobs, Outbox, Registry
+from dicom_qa_node.deliver.send_files import Peer, files_below, send_files
+from dicom_qa_node.domain.states import DeliveryState, SeriesState
+from dicom_qa_node.flow.jobs import Jobs
+from dicom_qa_node.flow.outbox import Outbox
+from dicom_qa_node.flow.registry import Registry
+from dicom_qa_node.report.report_builder import report_pending
 from tests.report_samples import verdict, write_series
 
 pytestmark = [pytest.mark.peers("Orthanc", "storescp", "dcmdump"), pytest.mark.integration]
@@ -30,8 +33,8 @@ COURIER = """
 import os, signal, sys, threading
 from pathlib import Path
 from dicom_qa_node.config import load_config
-from dicom_qa_node.deliver.courier import run_courier
-from dicom_qa_node.store import Database, Outbox
+from dicom_qa_node.deliver.delivery_worker import run_delivery_worker
+from dicom_qa_node.db.engine import Database; from dicom_qa_node.flow.outbox import Outbox
 config = load_config(Path(sys.argv[1]))
 if sys.argv[2] == "kill":
     Outbox.delivered = lambda *_: os.kill(os.getpid(), signal.SIGKILL)

@@ -14,15 +14,15 @@ from PIL import Image
 from pydicom import dcmread
 
 from dicom_qa_node.config import Config
-from dicom_qa_node.deliver.targets.base import Refused, Shipment
+from dicom_qa_node.deliver.targets.base import DeliveryItem, Refused
 from dicom_qa_node.deliver.targets.dicom import Pacs, Peer
-from dicom_qa_node.records import DocumentKind, ReportRef
-from dicom_qa_node.report.capture import SC_SOP_CLASS_UID
-from dicom_qa_node.report.document import SOP_CLASS_UID, ReportRequest, report_series_uid, report_uid
-from dicom_qa_node.report.further import make_documents
-from dicom_qa_node.report.objects import document_series_uid, document_uid
-from dicom_qa_node.report.page import HEIGHT, WIDTH
-from dicom_qa_node.report.sources import read_sources
+from dicom_qa_node.domain.delivery import DocumentKind, ReportRef
+from dicom_qa_node.report.derived_objects import make_documents
+from dicom_qa_node.report.document_base import document_series_uid, document_uid
+from dicom_qa_node.report.rendered_documents import SC_SOP_CLASS_UID
+from dicom_qa_node.report.source_headers import read_sources
+from dicom_qa_node.report.sr_document import SOP_CLASS_UID, ReportRequest, report_series_uid, report_uid
+from dicom_qa_node.report.summary_page.layout import HEIGHT, WIDTH
 from tests.peers.orthanc_peer import start_orthanc
 from tests.peers.test_report_validators import (
     JAVA_OPTIONS,
@@ -135,7 +135,7 @@ def test_every_document_reaches_an_archive_by_c_store(tmp_path, documents, free_
         header = dcmread(path, stop_before_pixels=True)
         uids = (str(header[name].value) for name in ("SOPInstanceUID", "SOPClassUID", "SeriesInstanceUID"))
         ref = ReportRef(*uids, "1.2.3", 1, path.name, T0, kind=kind)
-        first, again = (pacs.send(Shipment(path.parent, ref)) for _ in range(2))
+        first, again = (pacs.send(DeliveryItem(path.parent, ref)) for _ in range(2))
         assert first.status.startswith("0x0000"), kind
         assert first.sent_uid == again.sent_uid == ""
     assert len(orthanc.ask("instances")) == len(FURTHER)
@@ -159,4 +159,4 @@ def test_an_archive_without_the_class_refuses_it_for_good(tmp_path, documents, f
 
     poll(lambda: listening(port))
     with pytest.raises(Refused):
-        pacs.send(Shipment(path.parent, ref))
+        pacs.send(DeliveryItem(path.parent, ref))

@@ -9,8 +9,8 @@ import pytest
 from pydicom.dataset import Dataset
 
 from dicom_qa_node import phantom
-from dicom_qa_node.phantom import CtForm, DecayCorrection, PetForm, Plane, Units, encode, enhanced, irregular
-from dicom_qa_node.phantom.multiframe import legacy_converted
+from dicom_qa_node.phantom import CtForm, DecayCorrection, PetForm, Plane, Units, encoding, enhanced, irregular_series
+from dicom_qa_node.phantom.enhanced import legacy_converted
 
 pytestmark = pytest.mark.peers
 
@@ -68,31 +68,32 @@ def test_multiframe_pet(make: object, tmp_path: Path) -> None:
 
 
 def test_localizer(tmp_path: Path) -> None:
-    assert complaints(irregular.localizer(phantom.ct_series(4, 3, 64)), tmp_path) == []
+    assert complaints(irregular_series.localizer(phantom.ct_series(4, 3, 64)), tmp_path) == []
 
 
 # Debian's dciodvfy is built without zlib and cannot read the deflated syntax
 @pytest.mark.parametrize(
-    "uid", [u for u in encode.PLAIN_SYNTAXES + encode.COMPRESSED_SYNTAXES if u != encode.DeflatedExplicitVRLittleEndian]
+    "uid",
+    [u for u in encoding.PLAIN_SYNTAXES + encoding.COMPRESSED_SYNTAXES if u != encoding.DeflatedExplicitVRLittleEndian],
 )
 def test_transfer_syntaxes(uid: str, tmp_path: Path) -> None:
-    assert complaints(encode.encoded(phantom.ct_series(4, 1, 64)[0], uid), tmp_path) == []
+    assert complaints(encoding.encoded(phantom.ct_series(4, 1, 64)[0], uid), tmp_path) == []
 
 
 @pytest.mark.parametrize(
     ("tool", "uid"),
     [
-        ("dcmdjpeg", encode.JPEGLosslessSV1),
-        ("dcmdjpls", encode.JPEGLSLossless),
-        ("dcmdrle", encode.RLELossless),
-        ("dcmconv", encode.DeflatedExplicitVRLittleEndian),
+        ("dcmdjpeg", encoding.JPEGLosslessSV1),
+        ("dcmdjpls", encoding.JPEGLSLossless),
+        ("dcmdrle", encoding.RLELossless),
+        ("dcmconv", encoding.DeflatedExplicitVRLittleEndian),
     ],
 )
 def test_dcmtk_decodes(tool: str, uid: str, tmp_path: Path) -> None:
     import pydicom
 
     image = phantom.ct_series(4, 1, 64)[0]
-    (path,) = phantom.write([encode.encoded(image, uid)], tmp_path)
+    (path,) = phantom.write([encoding.encoded(image, uid)], tmp_path)
     extra = ["+te"] if tool == "dcmconv" else []
     subprocess.run([tool, *extra, str(path), str(tmp_path / "plain.dcm")], check=True, timeout=60)
     assert (pydicom.dcmread(tmp_path / "plain.dcm").pixel_array == image.pixel_array).all()

@@ -14,8 +14,8 @@ from pydicom import Dataset
 from pynetdicom import AE
 
 from dicom_qa_node.config import Config
+from dicom_qa_node.db.engine import Database
 from dicom_qa_node.query.service import open_query_service
-from dicom_qa_node.store import Database
 from tests.conftest import poll_until
 from tests.peers.query_cases import DEVIATIONS, PATIENT, QUERIES
 from tests.query_samples import PATIENT_FIND, STUDY_FIND, fill, identifier, serving

@@ -11,8 +11,8 @@ import pytest
 from pydicom import dcmread
 
 from dicom_qa_node.config import Config
+from dicom_qa_node.db.engine import Database
 from dicom_qa_node.query.service import open_query_service
-from dicom_qa_node.store import Database
 from tests.peers.orthanc_peer import start_orthanc
 from tests.query_samples import CASES, digest, fill, serving
 

@@ -13,8 +13,8 @@ from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 from pynetdicom import AE, evt
 
 from dicom_qa_node.config import load_config
-from dicom_qa_node.spool.commitment import PUSH_MODEL, PUSH_MODEL_INSTANCE, request_of
-from dicom_qa_node.store import Database
+from dicom_qa_node.db.engine import Database
+from dicom_qa_node.spool.storage_commitment import PUSH_MODEL, PUSH_MODEL_INSTANCE, request_of
 from tests.query_samples import CASES, STUDY_FIND, fill, identifier, images_of
 
 pytestmark = [pytest.mark.integration, pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")]

@@ -11,13 +11,14 @@ import pytest
 from pydicom import dcmread
 
 from dicom_qa_node.config import Config
-from dicom_qa_node.records import Code, Finding, SeriesKind, Severity
-from dicom_qa_node.report.build import build_report
-from dicom_qa_node.report.document import ReportRequest
-from dicom_qa_node.score.physics.ct_quantities import CT
-from dicom_qa_node.score.physics.pet_quantities import PET
-from dicom_qa_node.score.physics.quantity import Register
-from dicom_qa_node.score.physics.stack_quantities import STACK
+from dicom_qa_node.domain.codes import Code
+from dicom_qa_node.domain.results import Finding, SeriesKind, Severity
+from dicom_qa_node.report.report_builder import build_report
+from dicom_qa_node.report.sr_document import ReportRequest
+from dicom_qa_node.score.physics.ct_quantities import CT_QUANTITIES
+from dicom_qa_node.score.physics.geometry_checks import GEOMETRY_QUANTITIES
+from dicom_qa_node.score.physics.pet_quantities import PET_QUANTITIES
+from dicom_qa_node.score.physics.quantities import Register
 from dicom_qa_node.score.rules import case
 from tests.report_samples import T0, verdict, write_series
 
@@ -38,14 +39,16 @@ def every_measurement(register):
 
 def report(folder: Path, kind: SeriesKind, register: Register) -> Path:
     images = write_series(folder, 1, "CT" if kind is SeriesKind.CT else "PT")
-    measurements = (*every_measurement(register), *every_measurement(STACK))
+    measurements = (*every_measurement(register), *every_measurement(GEOMETRY_QUANTITIES))
     result = verdict(images, kind, measurements=measurements, findings=every_finding())
     path = folder / "report.dcm"
     path.write_bytes(build_report(ReportRequest(result, 1, T0), images, folder, Config()))
     return path
 
 
-@pytest.fixture(scope="module", params=[(SeriesKind.CT, CT), (SeriesKind.PT, PET)], ids=["ct", "pet"])
+@pytest.fixture(
+    scope="module", params=[(SeriesKind.CT, CT_QUANTITIES), (SeriesKind.PT, PET_QUANTITIES)], ids=["ct", "pet"]
+)
 def built(request, tmp_path_factory):
     kind, register = request.param
     return report(tmp_path_factory.mktemp(kind.value), kind, register), register
@@ -71,7 +74,7 @@ def test_pixelmed_finds_no_error(built):
 def test_every_measurement_is_in_the_report_with_its_unit_and_code(built):
     path, register = built
     shown = run("dsrdump", "+Pc", str(path))
-    for quantity in (*register, *STACK):
+    for quantity in (*register, *GEOMETRY_QUANTITIES):
         assert quantity.code.value in shown, quantity.name
         assert quantity.code.meaning in shown, quantity.name
         assert quantity.unit in shown, quantity.name

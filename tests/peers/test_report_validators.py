@@ -13,10 +13,12 @@ from pydicom import dcmread
 
 from dicom_qa_node.config import Config
 from dicom_qa_node.deliver.targets.base import CLASSES
-from dicom_qa_node.records import Grade, ReportRef, SeriesKind, StoredInstance
-from dicom_qa_node.report.build import build_report
-from dicom_qa_node.report.document import SOP_CLASS_UID, ReportRequest, report_series_uid, report_uid
-from dicom_qa_node.report.variants import as_form
+from dicom_qa_node.domain.delivery import ReportRef
+from dicom_qa_node.domain.results import Grade, SeriesKind
+from dicom_qa_node.domain.series import StoredInstance
+from dicom_qa_node.report.report_builder import build_report
+from dicom_qa_node.report.sop_class_conversion import as_form
+from dicom_qa_node.report.sr_document import SOP_CLASS_UID, ReportRequest, report_series_uid, report_uid
 from tests.report_samples import MODEL, T0, not_rated, verdict, write_multiframe, write_series
 
 pytestmark = pytest.mark.peers("dciodvfy", "dsrdump", "dcmdump", "DicomSRValidator")

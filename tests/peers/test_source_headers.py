@@ -13,11 +13,12 @@ from hypothesis import HealthCheck, example, given, settings
 from pydicom import Dataset, dcmread
 
 from dicom_qa_node.config import Config
-from dicom_qa_node.records import DocumentKind, Grade
-from dicom_qa_node.report.build import build_report
-from dicom_qa_node.report.document import ReportRequest
-from dicom_qa_node.report.further import make_documents
-from dicom_qa_node.report.sources import read_sources
+from dicom_qa_node.domain.delivery import DocumentKind
+from dicom_qa_node.domain.results import Grade
+from dicom_qa_node.report.derived_objects import make_documents
+from dicom_qa_node.report.report_builder import build_report
+from dicom_qa_node.report.source_headers import read_sources
+from dicom_qa_node.report.sr_document import ReportRequest
 from tests.odd_headers import headers, series_with
 from tests.peers.test_report_validators import JAVA_OPTIONS
 from tests.report_samples import T0

@@ -13,9 +13,9 @@ from pydicom.dataset import FileMetaDataset
 from pydicom.uid import generate_uid
 
 from dicom_qa_node.config import Config, Peer
-from dicom_qa_node.spool.part10 import open_envelope
+from dicom_qa_node.dicom_io.part10 import open_envelope
 from tests.integration.receive_peer import MakeReceiver, Receiver, receiver_fixture
-from tests.unit.received_images import EXPLICIT, ct, encoded
+from tests.unit.encoded_images import EXPLICIT, ct, encoded
 
 pytestmark = [pytest.mark.integration, pytest.mark.peers("storescu", "echoscu", "dcmconv")]
 RunTool = Callable[..., subprocess.CompletedProcess[str]]

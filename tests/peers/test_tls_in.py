@@ -20,7 +20,7 @@ from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 from pynetdicom import AE, build_role, evt
 
 from dicom_qa_node.config import Config, load_config
-from dicom_qa_node.store import Database
+from dicom_qa_node.db.engine import Database
 from tests.query_samples import CASES, fill, identifier, images_of
 from tests.tls_files import Authority, Pair
 

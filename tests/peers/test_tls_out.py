@@ -11,16 +11,18 @@ from typing import Any
 import pytest
 
 from dicom_qa_node.config import ClientTls, Config, DicomTarget, ServerTls
-from dicom_qa_node.deliver.courier import run_courier
-from dicom_qa_node.deliver.replies import ReplySender
+from dicom_qa_node.db.engine import Database
+from dicom_qa_node.deliver.commitment_results import CommitmentResultSender
+from dicom_qa_node.deliver.delivery_worker import run_delivery_worker
 from dicom_qa_node.deliver.targets import open_target
 from dicom_qa_node.deliver.targets.base import Deferred
-from dicom_qa_node.receive.commit_scp import CommitmentService
-from dicom_qa_node.records import DeliveryState, SeriesState
+from dicom_qa_node.dicom_io.tls import RenewedContext
+from dicom_qa_node.domain.states import DeliveryState, SeriesState
+from dicom_qa_node.flow.commitments import CommitReplies, CommitRequests
+from dicom_qa_node.flow.outbox import Outbox
+from dicom_qa_node.flow.registry import Registry
+from dicom_qa_node.receive.commitment_scp import CommitmentService
 from dicom_qa_node.spool.layout import SpoolLayout
-from dicom_qa_node.store import Database, Outbox, Registry
-from dicom_qa_node.store.commitments import CommitReplies, CommitRequests
-from dicom_qa_node.tls import RenewedContext
 from tests.peers.orthanc_peer import start_orthanc
 from tests.query_samples import CASES, fill, images_of, keep, serving
 from tests.tls_files import Authority, Pair
@@ -134,7 +136,7 @@ def test_a_report_waits_for_trust_and_then_goes(
     fill(config, database, CASES[:1])
     outbox, uid = Outbox(database), CASES[0].series_uid
     stop = threading.Event()
-    courier = threading.Thread(target=run_courier, args=(config, database, stop))
+    courier = threading.Thread(target=run_delivery_worker, args=(config, database, stop))
     courier.start()
     try:
         poll(lambda: "certificate is not accepted" in outbox.deliveries_of(uid)[0].last_answer, 30)
@@ -168,7 +170,7 @@ def test_orthanc_over_tls_in_both_directions(
         )
         assert orthanc.ask("modalities/node/echo", {}) == {}
         held = keep(config.spool_dir, images_of(CASES[1])[0])
-        sender = ReplySender(config, replies)
+        sender = CommitmentResultSender(config, replies)
         sender.start()
         asked = {"DicomInstances": [[held.sop_class_uid, held.sop_instance_uid]]}
         transaction = orthanc.ask("modalities/node/storage-commitment", asked)["ID"]
@@ -177,7 +179,7 @@ def test_orthanc_over_tls_in_both_directions(
         sender.end()
         fill(config, database, CASES[:1])
         stop = threading.Event()
-        courier = threading.Thread(target=run_courier, args=(config, database, stop))
+        courier = threading.Thread(target=run_delivery_worker, args=(config, database, stop))
         courier.start()
         delivered = lambda: Registry(database).series(CASES[0].series_uid).state is SeriesState.DELIVERED  # noqa: E731
         poll(delivered, 40, "a report is delivered and committed over TLS")

@@ -7,10 +7,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from dicom_qa_node.score.assemble import assemble
-from dicom_qa_node.score.findings import judge
-from dicom_qa_node.score.measure import measure
-from tests.unit.made_volumes import reasons, values
+from dicom_qa_node.score.physics.measurements import measure
+from dicom_qa_node.score.rules.evaluation import evaluate_rules
+from dicom_qa_node.score.volume_builder import build_volumes
+from tests.unit.synthetic_volumes import reasons, values
 
 pytestmark = pytest.mark.realdata
 
@@ -24,7 +24,7 @@ STABLE_HU = {"hu_air": 4.0, "hu_fat": 5.0}
 
 
 def read(folder):
-    (volume,) = assemble(sorted(folder.glob("*.dcm")))
+    (volume,) = build_volumes(sorted(folder.glob("*.dcm")))
     return volume
 
 
@@ -95,7 +95,7 @@ def test_whole_bodies_have_a_diameter_and_a_cut_one_has_none(ct_series):
     assert 250 < whole["water_equivalent_diameter"] < 400
     cut = measure(ct_series["C3N-00247_chest60"])
     assert "field cuts the body" in reasons(cut)["water_equivalent_diameter"]
-    (finding,) = (found for found in judge(ct_series["C3N-00247_chest60"], cut) if found.key == "truncated")
+    (finding,) = (found for found in evaluate_rules(ct_series["C3N-00247_chest60"], cut) if found.key == "truncated")
     assert "289 mm of the 500 mm" in finding.sentence
 
 
@@ -108,7 +108,7 @@ def test_limb_petct_is_plausible_and_stable(petct, name):
     assert 4.0 < values(found)["activity_per_weight"] < 7.0
     assert "no lung" in reasons(found)["liver_cov"]
     assert "not seen from enough sides" in reasons(found)["misregistration_contour"]
-    assert "misregistered" not in {finding.key for finding in judge(pet, found, ct)}
+    assert "misregistered" not in {finding.key for finding in evaluate_rules(pet, found, ct)}
     assert_stable(pet, ct)
 
 

@@ -10,9 +10,10 @@ import pytest
 from pydicom import dcmread
 
 from dicom_qa_node.config import Config
-from dicom_qa_node.records import SeriesFacts, SeriesKind, StoredInstance
-from dicom_qa_node.report.build import build_report
-from dicom_qa_node.report.document import ReportRequest
+from dicom_qa_node.domain.results import SeriesKind
+from dicom_qa_node.domain.series import SeriesHeader, StoredInstance
+from dicom_qa_node.report.report_builder import build_report
+from dicom_qa_node.report.sr_document import ReportRequest
 from tests.report_samples import T0, verdict
 
 pytestmark = [
@@ -45,7 +46,7 @@ def _instance(path: Path) -> StoredInstance:
         received_at=T0,
         calling_ae="SCANNER",
         association_id="a1",
-        series=SeriesFacts(header.SeriesInstanceUID, header.StudyInstanceUID, header.Modality),
+        series=SeriesHeader(header.SeriesInstanceUID, header.StudyInstanceUID, header.Modality),
     )
 
 

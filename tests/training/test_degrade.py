@@ -11,8 +11,8 @@ import pytest
 
 from dicom_qa_node.phantom import acquisition
 from dicom_qa_node.phantom.acquisition import Scan
-from dicom_qa_node.phantom.pet_noise import FWHM_PER_SIGMA, correlated_noise
 from dicom_qa_node.phantom.projector import ParallelBeam
+from dicom_qa_node.phantom.volumes import FWHM_PER_SIGMA, correlated_noise
 from training import degrade
 
 SIDE = 256

@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dicom_qa_node.errors import Misconfigured
+from dicom_qa_node.domain.errors import Misconfigured
 from dicom_qa_node.models.card import DomainFile
-from dicom_qa_node.models.domain import fit, pack, read_domains, unpack
+from dicom_qa_node.models.ood import fit, pack, read_ood_models, unpack
 from dicom_qa_node.models.registry import DEFAULT_MODEL, card_of
-from dicom_qa_node.phantom.quality import NAMED
+from dicom_qa_node.phantom.acquisition import NAMED
 from dicom_qa_node.phantom.volumes import ct_volume
-from dicom_qa_node.score import prepare
-from dicom_qa_node.score.infer import Scorer
+from dicom_qa_node.score import display_images
+from dicom_qa_node.score.inference import Scorer
 from training.domain import Distances, limits_of, outsiders, trustworthy
 
 
@@ -57,10 +57,10 @@ def test_the_file_is_the_same_for_the_same_content(tmp_path: Path) -> None:
 def test_a_missing_or_other_file_is_named(tmp_path: Path) -> None:
     described = DomainFile("d.safetensors", "0" * 64, {})
     with pytest.raises(Misconfigured, match="missing"):
-        read_domains(described, tmp_path)
+        read_ood_models(described, tmp_path)
     (tmp_path / "d.safetensors").write_bytes(pack({"ct": fit(_cloud(100), 8)}))
     with pytest.raises(Misconfigured, match="SHA-256"):
-        read_domains(described, tmp_path)
+        read_ood_models(described, tmp_path)
 
 
 def test_limits_are_quantiles_and_outsiders_are_counted_with_the_limit_of_other_folds() -> None:
@@ -90,7 +90,7 @@ def _gated(scorer: Scorer) -> set[str]:
 
 def test_generated_scans_lie_inside_and_noise_outside_where_there_is_a_gate(scorer: Scorer) -> None:
     volume = ct_volume(5, np.array([-120.0, -20.0, 80.0]), 512, 420.0, NAMED["routine"])
-    pictures = np.stack([prepare.ct_picture(hu) for hu in volume.voxels])
+    pictures = np.stack([display_images.ct_picture(hu) for hu in volume.voxels])
     assert (scorer.score(pictures, "ct").strangeness < 1).all()
     gated = _gated(scorer)
     assert gated

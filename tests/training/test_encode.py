@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dicom_qa_node.models.coded import Coded
+from dicom_qa_node.models.card import DegradationPrior
 from training.code import severity_curves
 from training.config import RunConfig, Share
 from training.dataset import held_out_groups
@@ -21,8 +21,8 @@ CELLS = tuple(4.0 - 0.5 * sum(cell) for cell in itertools.product(range(3), repe
 SHARES = ((),) * 3 + tuple(tuple(map(float, curve)) for curve in severity_curves(17, 0.25))
 
 
-def _coded(**trust: float) -> Coded:
-    return Coded(CELLS, 0.3, SHARES, 0.25, ROUTINE_SCORE, trust)
+def _coded(**trust: float) -> DegradationPrior:
+    return DegradationPrior(CELLS, 0.3, SHARES, 0.25, ROUTINE_SCORE, trust)
 
 
 def _named(**levels: float) -> np.ndarray:

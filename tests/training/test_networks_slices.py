@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from pydicom import Dataset
 
-from dicom_qa_node.score.slices import ChosenSlice
+from dicom_qa_node.score.slice_selection import ChosenSlice
 from training import degrade, slice_rules
 from training.config import RunConfig
 from training.pool import fold_of

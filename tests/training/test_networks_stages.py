@@ -17,9 +17,9 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from dicom_qa_node.errors import Misconfigured
+from dicom_qa_node.domain.errors import Misconfigured
 from dicom_qa_node.models.registry import build_network, card_of
-from dicom_qa_node.score.infer import Scorer
+from dicom_qa_node.score.inference import Scorer
 from training import losses, pseudo_labels, stages
 from training.config import RunConfig, Share, read_config
 from training.data.prepare_natural import main as prepare_natural

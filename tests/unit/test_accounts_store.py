@@ -9,12 +9,12 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import sqlalchemy as sa
 
-from dicom_qa_node.errors import Permanent
-from dicom_qa_node.records import utc_now
-from dicom_qa_node.store import Accounts, Audit, Role, Sessions
-from dicom_qa_node.store.accounts import NameTaken
-from dicom_qa_node.store.audit import AuditFilter, Outcome
-from dicom_qa_node.store.sessions import OidcLogin, OidcLogins, Throttle, ThrottleLimit
+from dicom_qa_node.accounts.accounts import Accounts, NameTaken
+from dicom_qa_node.accounts.audit import Audit, AuditFilter, Outcome
+from dicom_qa_node.accounts.sessions import OidcLogin, OidcLogins, Sessions, Throttle, ThrottleLimit
+from dicom_qa_node.domain.accounts import Role
+from dicom_qa_node.domain.clock import utc_now
+from dicom_qa_node.domain.errors import Permanent
 
 
 @pytest.fixture

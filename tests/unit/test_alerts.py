@@ -12,14 +12,13 @@ import ssl
 
 import pytest
 
+from dicom_qa_node.charts.alerts import Alerts, AlertSubject, MessageState, NewAlert, Send
 from dicom_qa_node.config import Config, parse_config
 from dicom_qa_node.config.loader import InvalidConfig
-from dicom_qa_node.ops.alert_courier import SIGNATURE, AlertCourier, signature_of
-from dicom_qa_node.ops.alerts import Judge, Troubles, keep_charts, quiet_until
+from dicom_qa_node.db import tables as t
+from dicom_qa_node.ops.alert_delivery import SIGNATURE, AlertDelivery, signature_of
+from dicom_qa_node.ops.alert_evaluation import AlertEvaluator, NodeAlerts, quiet_until, update_charts
 from dicom_qa_node.ops.health import Check, HealthReport, Level
-from dicom_qa_node.store import Alerts
-from dicom_qa_node.store import tables as t
-from dicom_qa_node.store.alerts import AlertSubject, MessageState, NewAlert, Send
 from tests.mail_server import Hook, MailServer
 from tests.tls_files import Authority
 from tests.unit.test_store_scanners import add
@@ -98,10 +97,10 @@ def test_a_bad_series_reaches_mail_and_webhook_without_its_patient(tmp_path, dat
     add(database, 1, 0.7, at=NOW)
     with database.write() as connection:
         connection.execute(t.results.update().values(grade="non-diagnostic"))
-    run = keep_charts(config, database, Judge(config, clock))
+    run = update_charts(config, database, AlertEvaluator(config, clock))
     run(NOW)
     run(NOW)
-    courier = AlertCourier(config, database, clock)
+    courier = AlertDelivery(config, database, clock)
     assert courier.send_due() == 0, "gathered for five minutes"
     clock.pass_(minutes=5)
     assert courier.send_due() == 2
@@ -142,7 +141,7 @@ def test_alerts_of_one_window_make_one_message_and_urgent_ones_their_own(databas
 def test_a_message_is_retried_with_growing_waits_and_then_given_up(tmp_path, database, mail, clock):
     config = config_for(tmp_path, mail, retry_first_s=30.0, retry_max_s=100.0, give_up_hours=1.0)
     mail.refuse = "451 later"
-    alerts, courier = Alerts(database, clock=clock), AlertCourier(config, database, clock)
+    alerts, courier = Alerts(database, clock=clock), AlertDelivery(config, database, clock)
     alerts.add([an_alert("a", "mail")])
     waits = []
     while alerts.messages()[0].state is not MessageState.FAILED:
@@ -163,7 +162,7 @@ def test_what_the_server_refuses_for_good_is_not_tried_again(tmp_path, database,
     mail.refuse, hook.status = "550 no", 400
     alerts = Alerts(database, clock=clock)
     alerts.add([an_alert("a", "mail", "hook"), an_alert("b", "gone")])
-    assert AlertCourier(config, database, clock).send_due() == 3
+    assert AlertDelivery(config, database, clock).send_due() == 3
     assert [m.state for m in alerts.messages()] == [MessageState.FAILED] * 3
     answers = " ".join(m.last_answer for m in alerts.messages())
     assert "550" in answers
@@ -175,7 +174,7 @@ def test_what_the_server_refuses_for_good_is_not_tried_again(tmp_path, database,
 def test_a_receiver_that_is_down_is_tried_again(tmp_path, database, hook, clock):
     config = config_for(tmp_path, hook=hook)
     hook.status = 503
-    alerts, courier = Alerts(database, clock=clock), AlertCourier(config, database, clock)
+    alerts, courier = Alerts(database, clock=clock), AlertDelivery(config, database, clock)
     alerts.add([an_alert("a", "hook")])
     courier.send_due()
     assert alerts.messages()[0].state is MessageState.PENDING
@@ -190,12 +189,12 @@ def test_a_kill_between_sending_and_marking_sends_again_under_the_same_key(tmp_p
     config = config_for(tmp_path, hook=hook)
     alerts = Alerts(database, clock=clock)
     alerts.add([an_alert("a", "hook")])
-    killed = AlertCourier(config, database, clock)
+    killed = AlertDelivery(config, database, clock)
     killed._alerts.sent = lambda *_: None  # the process ends here
     killed.send_due()
-    assert AlertCourier(config, database, clock).send_due() == 0, "the lease holds"
+    assert AlertDelivery(config, database, clock).send_due() == 0, "the lease holds"
     clock.pass_(minutes=10)
-    assert AlertCourier(config, database, clock).send_due() == 1
+    assert AlertDelivery(config, database, clock).send_due() == 1
     first, second = hook.posted
     assert first.headers["idempotency-key"] == second.headers["idempotency-key"]
     assert alerts.messages()[0].state is MessageState.SENT
@@ -204,7 +203,7 @@ def test_a_kill_between_sending_and_marking_sends_again_under_the_same_key(tmp_p
 def test_the_test_button_sends_a_test(tmp_path, database, mail, clock):
     config = config_for(tmp_path, mail)
     Alerts(database, clock=clock).queue_test("mail")
-    AlertCourier(config, database, clock).send_due()
+    AlertDelivery(config, database, clock).send_due()
     assert mail.mails[0]["Subject"] == "[DICOMQA] test message"
 
 
@@ -228,7 +227,7 @@ def test_quiet_hours_and_weekends_hold_messages_back(tmp_path, now, due):
 def test_an_urgent_rule_speaks_at_night(tmp_path, mail):
     rules = [{"name": "loud", "urgent": True}, {"name": "calm"}]
     config = config_for(tmp_path, mail, rules=rules, quiet_from="00:00", quiet_until="23:59")
-    judge = Judge(config, lambda: NOW)
+    judge = AlertEvaluator(config, lambda: NOW)
     loud, calm = (judge.sends(rule) for rule in config.alerts.rules)
     assert loud[0].not_before == NOW
     assert calm[0].not_before > NOW + dt.timedelta(hours=6)
@@ -241,7 +240,7 @@ def test_old_results_and_other_scanners_make_no_alert(tmp_path, database, clock)
     add(database, 2, 2.0, at=NOW, station="CT9", serial="S9")
     add(database, 3, 2.0, at=NOW)
     add(database, 4, 2.0, at=NOW, protocol="Abdomen")
-    keep_charts(config, database, Judge(config, clock))(NOW)
+    update_charts(config, database, AlertEvaluator(config, clock))(NOW)
     assert [alert.series_instance_uid for alert in Alerts(database).history()] == ["1.2.3"]
 
 
@@ -252,7 +251,7 @@ def test_trouble_is_told_once_when_it_lasts_and_ends(tmp_path, database, clock):
     def health():
         return HealthReport(Level.FAILED, tuple(checks), clock())
 
-    troubles = Troubles(config, database, health, Judge(config, clock), clock, lambda: clock().timestamp())
+    troubles = NodeAlerts(config, database, health, AlertEvaluator(config, clock), clock, lambda: clock().timestamp())
     alerts = Alerts(database, clock=clock)
     assert troubles.look() == 0
     clock.pass_(minutes=6)
@@ -274,9 +273,9 @@ def test_a_scanner_that_used_to_send_is_missed(tmp_path, database, clock):
     for number in range(25):
         add(database, number, 3.0, at=NOW - dt.timedelta(hours=number))
     add(database, 99, 3.0, at=NOW - dt.timedelta(days=5), station="ONCE", serial="ONCE")
-    judge = Judge(config, clock)
-    keep_charts(config, database, judge)(NOW)
-    troubles = Troubles(config, database, lambda: HealthReport(Level.OK, (), clock()), judge, clock)
+    judge = AlertEvaluator(config, clock)
+    update_charts(config, database, judge)(NOW)
+    troubles = NodeAlerts(config, database, lambda: HealthReport(Level.OK, (), clock()), judge, clock)
     assert troubles.look() == 0
     clock.pass_(hours=49)
     assert troubles.look() == 1
@@ -301,7 +300,7 @@ def test_a_template_of_the_site_is_used_and_cannot_reach_out(tmp_path, database,
     subject = tmp_path / "subject.txt"
     subject.write_text("{{ alerts | length }} for\n{{ node }}")
     config = config_for(tmp_path, mail, subject_template=subject)
-    alerts, courier = Alerts(database, clock=clock), AlertCourier(config, database, clock)
+    alerts, courier = Alerts(database, clock=clock), AlertDelivery(config, database, clock)
     alerts.add([an_alert("a", "mail")])
     courier.send_due()
     assert mail.mails[0]["Subject"] == "1 for DICOMQA"
@@ -317,7 +316,7 @@ def test_a_text_cannot_forge_a_header(tmp_path, database, mail, clock):
     config = config_for(tmp_path, mail)
     bad = NewAlert("x", "r", AlertSubject.GRADE, "a\r\nBcc: all@x", scanner="CT\n1", sends=(Send("mail", NOW),))
     Alerts(database, clock=clock).add([bad])
-    AlertCourier(config, database, clock).send_due()
+    AlertDelivery(config, database, clock).send_due()
     assert mail.mails[0]["Bcc"] is None
     assert mail.mails[0]["Subject"] == "[DICOMQA] CT 1: a Bcc: all@x"
 
@@ -364,7 +363,7 @@ def test_mail_goes_over_starttls_with_a_login_and_only_to_a_trusted_server(tmp_p
         for ca_file, state in ((ours.ca, MessageState.SENT), (others.ca, MessageState.PENDING)):
             config = config_for(tmp_path, email=[{**channel, "ca_file": ca_file}])
             alerts.queue_test("mail")
-            AlertCourier(config, database, clock).send_due()
+            AlertDelivery(config, database, clock).send_due()
             assert alerts.messages()[0].state is state
         assert "not secure" in alerts.messages()[0].last_answer
         assert len(server.mails) == len(server.logins) == 1

@@ -14,13 +14,12 @@ from xml.etree import ElementTree
 import pytest
 import sqlalchemy as sa
 
+from dicom_qa_node.accounts.audit import Audit, AuditEntry, Outcome
 from dicom_qa_node.config import Config
-from dicom_qa_node.errors import Misconfigured, Transient
-from dicom_qa_node.ops.audit_message import audit_message
-from dicom_qa_node.ops.audit_syslog import CURSOR, SyslogSender
-from dicom_qa_node.ops.tasks import tasks_of
-from dicom_qa_node.store import Audit, Database
-from dicom_qa_node.store.audit import AuditEntry, Outcome
+from dicom_qa_node.db.engine import Database
+from dicom_qa_node.domain.errors import Misconfigured, Transient
+from dicom_qa_node.ops.audit_syslog import CURSOR, SyslogSender, audit_message
+from dicom_qa_node.ops.scheduler import tasks_of
 
 AT = dt.datetime(2026, 3, 1, 7, 30, 15, 250_000, tzinfo=dt.UTC)
 ROW = AuditEntry(

@@ -7,7 +7,7 @@ import pytest
 
 from dicom_qa_node.score.body_region import BodyRegion, header_region, patient_years, region_of
 from tests.unit.made_headers import coded, header
-from tests.unit.made_volumes import ellipse, volume
+from tests.unit.synthetic_volumes import ellipse, volume
 
 HEAD_PHANTOM, BODY_PHANTOM = coded("113690", "DCM"), coded("113691", "DCM")
 

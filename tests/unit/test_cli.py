@@ -12,34 +12,35 @@ import pytest
 
 from dicom_qa_node.cli.app import run
 from dicom_qa_node.cli.exit_codes import ExitCode
-from dicom_qa_node.records import (
-    DeliveryState,
+from dicom_qa_node.db.engine import Database
+from dicom_qa_node.domain.clock import utc_now
+from dicom_qa_node.domain.delivery import ReportRef
+from dicom_qa_node.domain.results import (
     Finding,
     Grade,
     Measurement,
     ModelRef,
-    ReportRef,
     ScoredSlice,
-    SeriesFacts,
     SeriesKind,
     SeriesResult,
-    SeriesState,
     Severity,
-    StoredInstance,
-    utc_now,
 )
+from dicom_qa_node.domain.series import SeriesHeader, StoredInstance
+from dicom_qa_node.domain.states import DeliveryState, SeriesState
+from dicom_qa_node.flow.jobs import Jobs
+from dicom_qa_node.flow.outbox import Outbox
+from dicom_qa_node.flow.registry import Registry
 from dicom_qa_node.spool.layout import SpoolLayout
-from dicom_qa_node.store import Database, Jobs, Outbox, Registry
 
 NAME = "Mustermann^Erika"
 SCORED, PARKED, ARRIVING = "1.2.3", "1.2.4", "1.2.5"
 
 
-def facts(uid: str, station: str = "CT7") -> SeriesFacts:
-    return SeriesFacts(uid, "1.2", "CT", patient_name=NAME, patient_id="P-4711", station_name=station)
+def facts(uid: str, station: str = "CT7") -> SeriesHeader:
+    return SeriesHeader(uid, "1.2", "CT", patient_name=NAME, patient_id="P-4711", station_name=station)
 
 
-def instance(series: SeriesFacts, at: dt.datetime) -> StoredInstance:
+def instance(series: SeriesHeader, at: dt.datetime) -> StoredInstance:
     uid = series.series_instance_uid
     return StoredInstance(
         f"{uid}.1", "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.1.2.1", f"images/{uid}/1.dcm", "0" * 64, 10, at,

@@ -8,11 +8,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from dicom_qa_node.cli.demo_node import demo_node
-from dicom_qa_node.cli.demo_run import _verdict
-from dicom_qa_node.cli.demo_studies import CT_BEST_FIRST, DemoSeries
-from dicom_qa_node.errors import Permanent
-from dicom_qa_node.records import LogEntry, ModelRef, SeriesFacts, SeriesKind, SeriesResult, SeriesState
+from dicom_qa_node.cli.demo_run import CT_BEST_FIRST, DemoSeries, _verdict, demo_node
+from dicom_qa_node.domain.errors import Permanent
+from dicom_qa_node.domain.results import LogEntry, ModelRef, SeriesKind, SeriesResult
+from dicom_qa_node.domain.series import SeriesHeader
+from dicom_qa_node.domain.states import SeriesState
 
 NOW = dt.datetime(2026, 1, 5, tzinfo=dt.UTC)
 
@@ -20,7 +20,7 @@ NOW = dt.datetime(2026, 1, 5, tzinfo=dt.UTC)
 def entry(uid: str, score: float | None) -> LogEntry:
     model = ModelRef("m", "1", "f" * 64)
     result = SeriesResult(uid, "CT", SeriesKind.CT, score, None, None, (), (), (), model, 1)
-    return LogEntry(SeriesFacts(uid, "1.2", "CT"), 1, SeriesState.DELIVERED, NOW, result, f"2.25.{uid}")
+    return LogEntry(SeriesHeader(uid, "1.2", "CT"), 1, SeriesState.DELIVERED, NOW, result, f"2.25.{uid}")
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from pydicom.dataset import FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian
 
 from dicom_qa_node.cli.exit_codes import NotFound
-from dicom_qa_node.cli.offline import find_series
+from dicom_qa_node.cli.offline_scoring import find_series
 
 CT, PT = "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.128"
 
@@ -100,10 +100,10 @@ def test_unwritable_picture_folder_is_told_before_scoring(tmp_path, monkeypatch)
     from dicom_qa_node import phantom
     from dicom_qa_node.cli import offline_scoring
     from dicom_qa_node.config import Config
-    from dicom_qa_node.errors import Permanent
+    from dicom_qa_node.domain.errors import Permanent
 
     phantom.write(phantom.ct_series(1, slices=1, rows=64), tmp_path / "study")
     (tmp_path / "file").write_text("no folder")
     monkeypatch.setattr(offline_scoring.Scorer, "open", lambda *_: pytest.fail("scored all the same"))
     with pytest.raises(Permanent, match="nothing was scored"):
-        offline_scoring.score_found(Config(), [tmp_path / "study"], tmp_path / "file" / "pictures")
+        offline_scoring.score_folders(Config(), [tmp_path / "study"], tmp_path / "file" / "pictures")

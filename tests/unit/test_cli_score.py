@@ -13,7 +13,7 @@ from dicom_qa_node.cli.app import run
 from dicom_qa_node.cli.exit_codes import ExitCode
 from dicom_qa_node.models.registry import card_of
 from dicom_qa_node.phantom import ct_series, petct_study, write
-from dicom_qa_node.score.threads import allow, allowed
+from dicom_qa_node.score.threads import max_threads, set_max_threads
 
 
 @pytest.fixture
@@ -111,9 +111,9 @@ def test_the_threads_of_the_configuration_hold_here_too(qa, study, tmp_path):
     (tmp_path / "config.yaml").write_text("score: {threads: 3, models_dir: weights}\n")
     try:
         assert qa("--config", tmp_path / "config.yaml", "score", study[0])[0] != ExitCode.OK
-        assert allowed() == 3
+        assert max_threads() == 3
     finally:
-        allow(0)
+        set_max_threads(0)
 
 
 def test_a_missing_model_scores_nothing(qa, study, tmp_path):

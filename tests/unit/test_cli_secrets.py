@@ -6,7 +6,7 @@ import pytest
 
 from dicom_qa_node.config.loader import parse_config
 from dicom_qa_node.config.redaction import redacted, redacted_address
-from dicom_qa_node.errors import Misconfigured
+from dicom_qa_node.domain.errors import Misconfigured
 
 
 @pytest.mark.parametrize(

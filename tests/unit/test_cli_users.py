@@ -8,10 +8,12 @@ import stat
 import pytest
 from typer.testing import CliRunner
 
+from dicom_qa_node.accounts.accounts import Accounts
 from dicom_qa_node.cli.app import app
 from dicom_qa_node.cli.exit_codes import NotFound, WrongState
+from dicom_qa_node.db.engine import Database
+from dicom_qa_node.domain.accounts import Role
 from dicom_qa_node.ops.first_start import offer_setup_link
-from dicom_qa_node.store import Accounts, Database, Role
 from tests.web_site import web_config
 
 
@@ -60,7 +62,7 @@ def test_first_link_lies_in_a_file_for_the_node_alone(tmp_path, config, database
 def test_links_expire(config, database):
     import datetime as dt
 
-    from dicom_qa_node.records import utc_now
+    from dicom_qa_node.domain.clock import utc_now
 
     now = [utc_now()]
     accounts = Accounts(database, lambda: now[0])

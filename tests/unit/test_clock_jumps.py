@@ -12,27 +12,25 @@ import apscheduler.schedulers.base
 import pytest
 import sqlalchemy as sa
 
-from dicom_qa_node.complete import Ages, sweep
 from dicom_qa_node.config import Config, Deliver
-from dicom_qa_node.deliver.courier import Lane
+from dicom_qa_node.db import tables as t
+from dicom_qa_node.db.engine import Database
+from dicom_qa_node.db.heartbeats import Heartbeats
+from dicom_qa_node.deliver.delivery_worker import TargetWorker
 from dicom_qa_node.deliver.targets.base import Answer, Deferred
-from dicom_qa_node.ops.clock import ClockWatch
-from dicom_qa_node.ops.health import Facts, Level, assess
+from dicom_qa_node.domain.clock import ClockWatch
+from dicom_qa_node.domain.delivery import ReportRef
+from dicom_qa_node.domain.series import AssociationEnd, AssociationStart, SeriesHeader, StoredInstance
+from dicom_qa_node.domain.states import DeliveryState, SeriesState
+from dicom_qa_node.flow.completion import ArrivalAges, sweep
+from dicom_qa_node.flow.jobs import Jobs
+from dicom_qa_node.flow.outbox import Outbox
+from dicom_qa_node.flow.registry import Registry
+from dicom_qa_node.ops.health import HealthSnapshot, Level, assess
 from dicom_qa_node.ops.retention import retain
-from dicom_qa_node.ops.schedule import TaskRunner
-from dicom_qa_node.ops.tasks import Task, recall, tasks_of
-from dicom_qa_node.receive import prefork
-from dicom_qa_node.records import (
-    AssociationEnd,
-    AssociationStart,
-    DeliveryState,
-    ReportRef,
-    SeriesFacts,
-    SeriesState,
-    StoredInstance,
-)
-from dicom_qa_node.store import Database, Jobs, Liveness, Outbox, QualityLog, Registry
-from dicom_qa_node.store import tables as t
+from dicom_qa_node.ops.scheduler import Task, TaskRunner, recall, tasks_of
+from dicom_qa_node.quality_log.entries import QualityLog
+from dicom_qa_node.receive import server
 from tests.report_samples import T0, verdict
 from tests.set_clock import HOUR_S, JUMPS, YEAR_S, Host
 
@@ -65,7 +63,7 @@ def config(tmp_path) -> Config:
 
 def image(host: Host, number: int, series: str = "1.2.3") -> StoredInstance:
     uid, link = f"{series}.{number}", f"a{series}.{number}"
-    facts = SeriesFacts(series, "1.2", "CT", frame_of_reference_uid="1.9")
+    facts = SeriesHeader(series, "1.2", "CT", frame_of_reference_uid="1.9")
     return StoredInstance(uid, "1.2", "1.2", f"instances/{uid}.dcm", "0" * 64, 9, host(), "SC", link, facts)
 
 
@@ -94,7 +92,7 @@ def results(database: Database) -> int:
 
 @pytest.mark.parametrize("by_s", JUMPS)
 def test_a_series_that_is_arriving_is_neither_cut_nor_left_waiting(database, config, host, by_s):
-    registry, ages = Registry(database), Ages(host.steady)
+    registry, ages = Registry(database), ArrivalAges(host.steady)
 
     def look() -> int:
         return sweep(registry, config.complete, host(), ages)
@@ -126,7 +124,7 @@ def test_a_sweep_that_starts_after_the_clock_was_set_waits_for_silence_only(data
     registry = Registry(database)
     registry.record([image(host, 1)])
     host.set_clock(by_s)
-    ages, waited = Ages(host.steady), 0
+    ages, waited = ArrivalAges(host.steady), 0
     while not sweep(registry, config.complete, host(), ages):
         host.pass_(1)
         waited += 1
@@ -199,7 +197,7 @@ def test_a_delivery_between_two_attempts_goes_once_and_in_its_order(database, co
         (tmp_path / f"{number}.dcm").write_bytes(b"report")
     outbox = Outbox(database, lease_s=LEASE_S, clock=host)
     settings = Deliver(retry_first_s=5, retry_max_s=300)
-    lane = Lane("pacs", Pacs(), outbox, settings, tmp_path, threading.Event(), host)
+    lane = TargetWorker("pacs", Pacs(), outbox, settings, tmp_path, threading.Event(), host)
     assert [lane.step() for _ in range(4)] == [True, True, True, False]
     host.set_clock(by_s)
     recalled = recall(config, database, host())
@@ -266,7 +264,7 @@ def test_retention_waits_and_never_deletes_what_is_not_delivered(database, confi
 
 @pytest.mark.parametrize("by_s", JUMPS)
 def test_associations_of_living_receivers_are_left_open(database, config, host, by_s):
-    registry, liveness, watch = Registry(database), Liveness(database), ClockWatch(host, host.steady)
+    registry, liveness, watch = Registry(database), Heartbeats(database), ClockWatch(host, host.steady)
     close = next(task for task in tasks_of(config, database, watch) if task.name == "associations")
     receiver = f"receive-0@{socket.gethostname()}"
     registry.record([AssociationStart("a1", "SC", "127.0.0.1", receiver, host()), image(host, 1)])
@@ -285,9 +283,9 @@ def test_associations_of_living_receivers_are_left_open(database, config, host, 
 
 
 def test_a_beat_of_the_future_is_no_sign_of_life(database, config, host):
-    Liveness(database).beat("receive", at=host())
+    Heartbeats(database).beat("receive", at=host())
     host.set_clock(-HOUR_S)
-    facts = Facts(revision="1", heartbeats=Liveness(database).all())
+    facts = HealthSnapshot(revision="1", heartbeats=Heartbeats(database).all())
     assert assess(facts, config, host()).named("role receive").level is Level.FAILED
 
 
@@ -321,9 +319,9 @@ def test_periodic_tasks_go_on(by_s, monkeypatch, poll, host):
 
 @pytest.mark.parametrize("by_s", JUMPS)
 def test_the_files_of_a_dead_receiver_are_looked_for(monkeypatch, node_config, host, by_s):
-    monkeypatch.setattr(prefork.time, "time", lambda: host().timestamp())
-    monkeypatch.setattr(prefork.time, "monotonic", host.steady)
-    master = prefork.Master(node_config, [])
+    monkeypatch.setattr(server.time, "time", lambda: host().timestamp())
+    monkeypatch.setattr(server.time, "monotonic", host.steady)
+    master = server.ProcessMaster(node_config, [])
     assert master._changed_since() == 0.0
     master._reconciled_from = host().timestamp(), host.steady()
     host.pass_(10)

@@ -6,7 +6,7 @@ import pytest
 
 from dicom_qa_node.cli.config_reference import as_yaml
 from dicom_qa_node.config import Config, InvalidConfig, load_config, parse_config
-from dicom_qa_node.errors import Misconfigured
+from dicom_qa_node.domain.errors import Misconfigured
 
 MANY_WRONG = """
 ae_title: TOO LONG AE TITLE HERE

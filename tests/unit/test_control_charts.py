@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dicom_qa_node.control_charts import (
+from dicom_qa_node.charts.control_charts import (
     Limits,
     Rule,
     distribution,

@@ -7,15 +7,15 @@ import pytest
 from pydicom import Dataset
 
 from dicom_qa_node.phantom import CtQuality, Filter, ct_series, write
-from dicom_qa_node.score import prepare
-from dicom_qa_node.score.assemble import assemble
+from dicom_qa_node.score import display_images
 from dicom_qa_node.score.convolution_kernels import Sharpness, sharpness_of_header, sharpness_of_name
-from dicom_qa_node.score.findings import judge
 from dicom_qa_node.score.kernel_sharpness import noise_texture, sharpness_of_volume
-from dicom_qa_node.score.measure import measure
+from dicom_qa_node.score.physics.measurements import measure
 from dicom_qa_node.score.reading_windows import lung_share, unread_window, windows_of
-from dicom_qa_node.score.slices import salient_slices
-from tests.unit.made_volumes import ct
+from dicom_qa_node.score.rules.evaluation import evaluate_rules
+from dicom_qa_node.score.slice_selection import salient_slices
+from dicom_qa_node.score.volume_builder import build_volumes
+from tests.unit.synthetic_volumes import ct
 
 SIEMENS, GE, PHILIPS, TOSHIBA, CANON = (
     "SIEMENS", "GE MEDICAL SYSTEMS", "Philips", "TOSHIBA", "Canon Medical Systems",
@@ -112,14 +112,14 @@ def test_without_noise_nothing_shows_the_kernel():
 @pytest.mark.parametrize("kernel", ["L", "B70f", "FC51", "BONEPLUS", "B_SHARP_C", "NEVER HEARD"])
 def test_a_sharp_kernel_is_neither_noise_nor_motion(kernel):
     made = ct(8, 70.0, peak_per_mm=0.7, elements={"ConvolutionKernel": kernel})
-    keys = {finding.key for finding in judge(made, measure(made))}
+    keys = {finding.key for finding in evaluate_rules(made, measure(made))}
     assert "sharp_kernel" in keys
     assert not keys & {"noise_high", "motion"}
 
 
 def test_noise_of_a_soft_kernel_is_still_noise():
     made = ct(8, 70.0, elements={"ConvolutionKernel": "XQ7"})
-    assert "noise_high" in {finding.key for finding in judge(made, measure(made))}
+    assert "noise_high" in {finding.key for finding in evaluate_rules(made, measure(made))}
 
 
 @pytest.fixture(scope="module")
@@ -132,26 +132,26 @@ def chest_and_abdomen():
 
 
 def test_a_chest_in_a_lung_kernel_is_judged_on_lungs_in_the_lung_window(chest_and_abdomen, tmp_path):
-    volume = assemble(write(chest_and_abdomen, tmp_path))[0]
+    volume = build_volumes(write(chest_and_abdomen, tmp_path))[0]
     shares = np.array([lung_share(volume, index) for index in range(40)])
     assert 10 <= np.count_nonzero(shares > 0.1) <= 30
     chosen = [item.index for item in salient_slices(volume)]
     assert len(chosen) == 7
     assert shares[chosen].min() >= 0.1
-    assert set(windows_of(volume, chosen)) == {prepare.LUNG}
+    assert set(windows_of(volume, chosen)) == {display_images.LUNG}
 
 
 def test_the_same_chest_in_a_soft_kernel_is_judged_as_a_whole(chest_and_abdomen, tmp_path):
     for image in chest_and_abdomen:
         image.ConvolutionKernel = "B"
-    volume = assemble(write(chest_and_abdomen, tmp_path))[0]
+    volume = build_volumes(write(chest_and_abdomen, tmp_path))[0]
     chosen = [item.index for item in salient_slices(volume)]
     assert min(lung_share(volume, index) for index in chosen) < 0.1
-    assert set(windows_of(volume, chosen)) == {prepare.SOFT_TISSUE}
+    assert set(windows_of(volume, chosen)) == {display_images.SOFT_TISSUE}
 
 
 def test_an_abdomen_in_a_bone_kernel_is_not_read_in_the_lung_window():
     made = ct(4, elements={"ConvolutionKernel": "BONE"})
     windows = windows_of(made, [0, 3])
-    assert windows == (prepare.BONE, prepare.BONE)
+    assert windows == (display_images.BONE, display_images.BONE)
     assert "BONE is made for bone" in unread_window(windows, sharpness_of_volume(made))

@@ -11,15 +11,15 @@ import pytest
 from pydicom import dcmread
 
 from dicom_qa_node.config import Config
+from dicom_qa_node.domain.uids import is_uid
 from dicom_qa_node.phantom import ct_series
 from dicom_qa_node.phantom import write as write_phantom
-from dicom_qa_node.report.build import build_report
-from dicom_qa_node.report.document import ReportRequest
+from dicom_qa_node.report.report_builder import build_report
+from dicom_qa_node.report.sr_document import ReportRequest
 from dicom_qa_node.score.physics.ct_noise import mode
 from dicom_qa_node.score.pipeline import score_series
-from dicom_qa_node.spool.layout import is_uid
 from tests.report_samples import T0, verdict, write_series
-from tests.tiny_scorer import TinyScorer
+from tests.stub_model import TinyScorer
 
 
 @pytest.fixture

@@ -6,8 +6,8 @@ import datetime as dt
 
 import pytest
 
-from dicom_qa_node.score import attributes as at
-from dicom_qa_node.score.date_times import parse_date, parse_datetime, parse_time, utc_offset
+from dicom_qa_node.dicom_io import headers as at
+from dicom_qa_node.dicom_io.date_times import parse_date, parse_datetime, parse_time, utc_offset
 from tests.unit.made_headers import header
 
 HOUR = dt.timedelta(hours=1)

@@ -10,8 +10,8 @@ import pytest
 from dicom_qa_node.config import FolderTarget
 from dicom_qa_node.deliver.targets import open_target
 from dicom_qa_node.deliver.targets.base import Deferred, Refused
-from dicom_qa_node.records import ReportRef
-from dicom_qa_node.report.document import SOP_CLASS_UID
+from dicom_qa_node.domain.delivery import ReportRef
+from dicom_qa_node.report.sr_document import SOP_CLASS_UID
 from tests.report_samples import T0, shipped
 
 REPORT = ReportRef("2.25.7", SOP_CLASS_UID, "2.25.9", "1.2.3", 1, "r", T0)

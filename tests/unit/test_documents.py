@@ -13,12 +13,18 @@ from pydicom import dcmread
 
 from dicom_qa_node.config import Config
 from dicom_qa_node.config.loader import InvalidConfig, parse_config
-from dicom_qa_node.records import DocumentKind, Finding, Grade, SeriesState, Severity
-from dicom_qa_node.report.build import report_pending
-from dicom_qa_node.report.canvas import Drawn
-from dicom_qa_node.report.key_objects import offending
-from dicom_qa_node.report.page import HEIGHT, WIDTH
-from dicom_qa_node.store import Database, Jobs, Outbox, QualityLog, Registry
+from dicom_qa_node.db.engine import Database
+from dicom_qa_node.domain.delivery import DocumentKind
+from dicom_qa_node.domain.results import Finding, Grade, Severity
+from dicom_qa_node.domain.states import SeriesState
+from dicom_qa_node.flow.jobs import Jobs
+from dicom_qa_node.flow.outbox import Outbox
+from dicom_qa_node.flow.registry import Registry
+from dicom_qa_node.quality_log.entries import QualityLog
+from dicom_qa_node.report.key_object_selection import offending
+from dicom_qa_node.report.report_builder import report_pending
+from dicom_qa_node.report.summary_page.drawing import Drawn
+from dicom_qa_node.report.summary_page.layout import HEIGHT, WIDTH
 from tests.report_samples import verdict, write_series
 
 FURTHER = [DocumentKind.IMAGE, DocumentKind.PDF, DocumentKind.KEY_OBJECTS]
@@ -228,7 +234,7 @@ def test_a_page_that_cannot_be_drawn_costs_itself_only(tmp_path, database, monke
         raise ValueError("Doe^Jane")
 
     caplog.set_level(logging.INFO)
-    monkeypatch.setattr("dicom_qa_node.report.further.companion_page", broken)
+    monkeypatch.setattr("dicom_qa_node.report.derived_objects.companion_page", broken)
     _, registry, outbox, instances = reported(tmp_path, database)
     uid = instances[0].series.series_instance_uid
     assert registry.series(uid).state is SeriesState.REPORTED
@@ -245,7 +251,7 @@ def _with_score(instances, score: float):
 def test_the_trend_is_that_of_the_scanner_s_other_series(tmp_path, database, monkeypatch):
     seen = []
     monkeypatch.setattr(
-        "dicom_qa_node.report.further.companion_page",
+        "dicom_qa_node.report.derived_objects.companion_page",
         lambda request, sources, folder, trend, config: seen.append(list(trend)) or Drawn(Image.new("RGB", (4, 4)), ()),
     )
     config = configured(tmp_path)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from dicom_qa_node.records import Code, Finding, Severity
-from dicom_qa_node.score.rules.case import INCOMPLETE, PRIVATE_CODES, coded
+from dicom_qa_node.domain.codes import Code
+from dicom_qa_node.domain.results import Finding, Severity
+from dicom_qa_node.score.rules.case import INCOMPLETE, PRIVATE_CODES, with_code
 
 
 @pytest.mark.parametrize(
@@ -18,9 +19,9 @@ from dicom_qa_node.score.rules.case import INCOMPLETE, PRIVATE_CODES, coded
     ],
 )
 def test_key_gives_the_code(key, code):
-    assert coded(Finding(key, Severity.INFO, "said")).code == code
+    assert with_code(Finding(key, Severity.INFO, "said")).code == code
 
 
 def test_a_code_that_is_there_stays():
     own = Code("111213", "DCM", "No image")
-    assert coded(Finding("slices_missing", Severity.INFO, "said", "", own)).code == own
+    assert with_code(Finding("slices_missing", Severity.INFO, "said", "", own)).code == own

@@ -13,16 +13,16 @@ from pydicom import Dataset
 from pydicom.sequence import Sequence
 from pydicom.sr.codedict import codes
 
-from dicom_qa_node.limits import DEFAULTS, FindingRules, Limits, ProtocolLimits
-from dicom_qa_node.phantom.quality import NAMED
+from dicom_qa_node.config.thresholds import DEFAULTS, FindingRules, ProtocolThresholds, Thresholds
+from dicom_qa_node.domain.results import Finding, Measurement, SeriesKind, Severity
+from dicom_qa_node.phantom.acquisition import NAMED
 from dicom_qa_node.phantom.volumes import ct_volume, heights
-from dicom_qa_node.records import Finding, Measurement, SeriesKind, Severity
-from dicom_qa_node.score.findings import judge, limits_of, rules_for
-from dicom_qa_node.score.headers import Lossy
-from dicom_qa_node.score.measure import measure
-from dicom_qa_node.score.physics.quantity import SCHEME
+from dicom_qa_node.score.physics.measurements import measure
+from dicom_qa_node.score.physics.quantities import SCHEME
 from dicom_qa_node.score.rules.case import PRIVATE_CODES
-from tests.unit.made_volumes import ct, scanned, volume
+from dicom_qa_node.score.rules.evaluation import evaluate_rules, rules_for, thresholds_of
+from dicom_qa_node.score.slice_headers import Lossy
+from tests.unit.synthetic_volumes import ct, scanned, volume
 
 PAGE = Path(__file__).parents[2] / "docs" / "measurements.md"
 CT_VOXELS = np.zeros((5, 8, 8), np.float32)
@@ -41,7 +41,7 @@ def pet_case(unit="SUVbw", **elements):
 
 
 def judged(made, limits=DEFAULTS, paired_ct=None, **found):
-    return {finding.key: finding for finding in judge(made, given(**found), paired_ct, limits)}
+    return {finding.key: finding for finding in evaluate_rules(made, given(**found), paired_ct, limits)}
 
 
 CT_LIMITS = [
@@ -114,14 +114,14 @@ def test_small_field_chosen_on_purpose_is_no_warning():
 
 def test_no_body_is_an_error():
     air = volume(np.full((3, 32, 32), -1000.0, np.float32))
-    found = {finding.key: finding for finding in judge(air, measure(air))}
+    found = {finding.key: finding for finding in evaluate_rules(air, measure(air))}
     assert found["no_body"].severity is Severity.ERROR
     assert found["no_body"].code.value == "111213"
 
 
 def test_still_quiet_patient_has_no_finding():
     made = ct(noise_hu=12, blur_mm=0.6, slices=10)
-    assert judge(made, measure(made)) == ()
+    assert evaluate_rules(made, measure(made)) == ()
 
 
 def test_pet_without_ct_is_told():
@@ -190,8 +190,8 @@ def test_what_is_said_elsewhere_is_not_said_twice():
     already = Finding("slices_missing", Severity.WARNING, "2 slices missing.")
     made = replace(ct_case(), findings=(already,))
     measured = given(missing_slices=2.0, largest_gap=9.0, streak_index=0.9)
-    assert [finding.key for finding in judge(made, measured)] == ["streaks"]
-    assert judge(made, measured, said=("streaks",)) == ()
+    assert [finding.key for finding in evaluate_rules(made, measured)] == ["streaks"]
+    assert evaluate_rules(made, measured, said=("streaks",)) == ()
 
 
 def everything():
@@ -202,7 +202,7 @@ def everything():
     for key, name, beyond, *_ in PET_LIMITS:
         found |= {key: judged(pet_case(), paired_ct=ct_case(), **{name: beyond})[key]}
     air = volume(np.full((3, 32, 32), -1000.0, np.float32))
-    found |= {finding.key: finding for finding in judge(air, measure(air)) if finding.key == "no_body"}
+    found |= {finding.key: finding for finding in evaluate_rules(air, measure(air)) if finding.key == "no_body"}
     found |= judged(pet_case("BQML", CorrectedImage=["DECY"]))
     lossy = replace(ct_case(ImagesInAcquisition=8), lossy=Lossy(True, None))
     return found | judged(lossy, completeness=60.0, missing_slices=1.0, largest_gap=6.0)
@@ -245,27 +245,27 @@ def test_limits_can_be_set_for_one_protocol():
     )
     screening = ct_case(ProtocolName="Thorax LUNG low dose Screening")
     routine = ct_case(ProtocolName="Thorax routine")
-    assert limits_of(screening, rules).noise_hu == 45.0
-    assert limits_of(screening, rules).liver_cov_percent == 12.0
-    assert limits_of(routine, rules).noise_hu == 18.0
-    assert judged(screening, limits_of(screening, rules), global_noise_level=50.0) == {}
-    assert "noise_high" in judged(routine, limits_of(routine, rules), global_noise_level=50.0)
+    assert thresholds_of(screening, rules).noise_hu == 45.0
+    assert thresholds_of(screening, rules).liver_cov_percent == 12.0
+    assert thresholds_of(routine, rules).noise_hu == 18.0
+    assert judged(screening, thresholds_of(screening, rules), global_noise_level=50.0) == {}
+    assert "noise_high" in judged(routine, thresholds_of(routine, rules), global_noise_level=50.0)
 
 
 def test_first_matching_protocol_counts_and_all_its_patterns_must_match():
-    first = ProtocolLimits(name="a", body_part="CHEST", station="CT1", limits=Limits(noise_hu=30))
-    second = ProtocolLimits(name="b", body_part="chest", limits=Limits(noise_hu=40))
+    first = ProtocolThresholds(name="a", body_part="CHEST", station="CT1", limits=Thresholds(noise_hu=30))
+    second = ProtocolThresholds(name="b", body_part="chest", limits=Thresholds(noise_hu=40))
     rules = FindingRules(protocols=[first, second])
-    assert limits_of(ct_case(BodyPartExamined="CHEST", StationName="CT1"), rules).noise_hu == 30
-    assert limits_of(ct_case(BodyPartExamined="CHEST", StationName="CT2"), rules).noise_hu == 40
-    assert limits_of(ct_case(BodyPartExamined="HEAD"), rules) == DEFAULTS
+    assert thresholds_of(ct_case(BodyPartExamined="CHEST", StationName="CT1"), rules).noise_hu == 30
+    assert thresholds_of(ct_case(BodyPartExamined="CHEST", StationName="CT2"), rules).noise_hu == 40
+    assert thresholds_of(ct_case(BodyPartExamined="HEAD"), rules) == DEFAULTS
 
 
 def test_impossible_limits_are_refused():
     with pytest.raises(ValidationError, match="noise_hu"):
-        Limits(noise_hu=-1)
+        Thresholds(noise_hu=-1)
     with pytest.raises(ValidationError, match="noise_hux"):
-        Limits.model_validate({"noise_hux": 3})
+        Thresholds.model_validate({"noise_hux": 3})
 
 
 @pytest.mark.parametrize(
@@ -275,5 +275,5 @@ def test_impossible_limits_are_refused():
 def test_generated_scans_get_the_findings_that_they_were_made_for(quality, expected):
     generated = ct_volume(1, heights(4, 5.0, -60.0), 256, 420.0, NAMED[quality])
     made = scanned(generated, SeriesKind.CT, "HU", SliceThickness=5.0)
-    found = {finding.key for finding in judge(made, measure(made))}
+    found = {finding.key for finding in evaluate_rules(made, measure(made))}
     assert found - {"resolution_low"} == expected  # pixels of 1.6 mm are coarse

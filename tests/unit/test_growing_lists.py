@@ -11,10 +11,15 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from dicom_qa_node.records import DeliveryState, Grade, SeriesState
-from dicom_qa_node.store import Database, LogFilter, Outbox, QualityLog, Registry, Retention
-from dicom_qa_node.store import tables as t
-from dicom_qa_node.store.catalogue import Catalogue
+from dicom_qa_node.db import tables as t
+from dicom_qa_node.db.engine import Database
+from dicom_qa_node.domain.results import Grade
+from dicom_qa_node.domain.states import DeliveryState, SeriesState
+from dicom_qa_node.flow.outbox import Outbox
+from dicom_qa_node.flow.registry import Registry
+from dicom_qa_node.flow.retention_candidates import Retention
+from dicom_qa_node.index.catalogue import Catalogue
+from dicom_qa_node.quality_log.entries import LogFilter, QualityLog
 from tests.realistic_log import fill
 
 NOW = dt.datetime(2026, 3, 1, 12, 0, tzinfo=dt.UTC)
@@ -55,7 +60,7 @@ def test_the_log_is_filtered_by_every_mixture(database):
 
 
 def test_a_long_log_is_read_in_pages_and_stays_in_order(database, monkeypatch):
-    monkeypatch.setattr("dicom_qa_node.store.quality._BATCH", 7)
+    monkeypatch.setattr("dicom_qa_node.quality_log.entries._BATCH", 7)
     found = QualityLog(database).entries(limit=50)
     assert len(found) == 50
     assert [item.scored_at for item in found] == sorted((item.scored_at for item in found), reverse=True)
@@ -141,7 +146,7 @@ def test_statistics_are_taken_of_a_part_of_a_long_log(two_sizes, monkeypatch):
         with database.write() as connection:
             connection.exec_driver_sql("DROP TABLE IF EXISTS sqlite_stat1")
         database.close()
-    monkeypatch.setattr("dicom_qa_node.store.engine._ANALYSED", 20)
+    monkeypatch.setattr("dicom_qa_node.db.engine._ANALYSED", 20)
     few, many = (_steps(database, _look_and_refresh) for database in two_sizes)
     assert many <= 1.5 * few + 20, f"{few} and {many} hundred steps"
     with two_sizes[1].read() as connection:

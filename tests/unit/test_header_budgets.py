@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
-from dicom_qa_node.spool.facts import read_facts
-from dicom_qa_node.spool.header import BrokenDataSet, HeaderBudget, HeaderTooCostly, encoding_of, scan
+from dicom_qa_node.dicom_io.element_scanner import BrokenDataSet, HeaderBudget, HeaderTooCostly, encoding_of, scan
+from dicom_qa_node.dicom_io.instance_header import read_instance_header
 from tests.hostile_data_sets import HOSTILE, deflate, element, head
 from tests.measured_process import measured
 
@@ -21,7 +21,7 @@ SOP = 0x00080018
 def read_file(path: str, syntax: str) -> str:
     """Read the facts of a file as the receiver does; called in a process of its own."""
     with Path(path).open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        return read_facts(data, 0, syntax).sop_instance_uid
+        return read_instance_header(data, 0, syntax).sop_instance_uid
 
 
 @pytest.mark.parametrize("kind", HOSTILE)
@@ -45,8 +45,8 @@ def test_the_budget_of_a_deflated_header_grows_with_what_was_received() -> None:
 
 def test_a_long_private_value_before_the_pixels_is_no_reason_to_refuse() -> None:
     data = head(UID) + element(0x29, 0x1010, b"OB", bytes(8 << 20)) + element(0x7FE0, 0x10, b"OW", b"\0\0")
-    assert read_facts(data, 0, "1.2.840.10008.1.2.1").sop_instance_uid == UID
-    assert read_facts(deflate(data, bytes(4096)), 0, DeflatedExplicitVRLittleEndian).sop_instance_uid == UID
+    assert read_instance_header(data, 0, "1.2.840.10008.1.2.1").sop_instance_uid == UID
+    assert read_instance_header(deflate(data, bytes(4096)), 0, DeflatedExplicitVRLittleEndian).sop_instance_uid == UID
 
 
 @pytest.mark.parametrize("length", [65536, 65538])

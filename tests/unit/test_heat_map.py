@@ -10,17 +10,16 @@ from PIL import Image
 from scipy import ndimage
 
 from dicom_qa_node.config import Grades
+from dicom_qa_node.domain.results import ModelRef, SeriesKind, SeriesResult
 from dicom_qa_node.phantom import ct_series
 from dicom_qa_node.phantom import write as write_phantom
-from dicom_qa_node.records import ModelRef, SeriesKind, SeriesResult
-from dicom_qa_node.score.afterwork import Afterwork
-from dicom_qa_node.score.assemble import assemble
-from dicom_qa_node.score.heat_map import heat_map, heat_map_steps
-from dicom_qa_node.score.pipeline import SeriesVerdict
-from dicom_qa_node.score.prepare import ct_picture
+from dicom_qa_node.score.display_images import ct_picture
 from dicom_qa_node.score.grade_sets import grade_of
-from dicom_qa_node.spool.gallery import heat_name
-from tests.tiny_scorer import TinyScorer
+from dicom_qa_node.score.heat_maps import BackgroundHeatMaps, heat_map, heat_map_steps
+from dicom_qa_node.score.pipeline import ScoredSeries
+from dicom_qa_node.score.volume_builder import build_volumes
+from dicom_qa_node.spool.rendered_images import heat_name
+from tests.stub_model import TinyScorer
 
 
 @dataclass(frozen=True)
@@ -71,10 +70,10 @@ def test_a_map_is_made_in_steps():
 
 
 def test_maps_are_made_only_where_a_score_is_lost(tmp_path):
-    def series(score: float | None) -> SeriesVerdict:
-        return SeriesVerdict(_result(score), np.stack([_picture()] * 2))
+    def series(score: float | None) -> ScoredSeries:
+        return ScoredSeries(_result(score), np.stack([_picture()] * 2))
 
-    work = Afterwork(RoughnessScorer())
+    work = BackgroundHeatMaps(RoughnessScorer())
     work.add(series(3.6), tmp_path / "good")
     work.add(series(None), tmp_path / "none")
     assert not work.step()
@@ -89,8 +88,8 @@ def test_maps_are_made_only_where_a_score_is_lost(tmp_path):
 
 def test_a_map_that_cannot_be_written_costs_itself_only(tmp_path, caplog):
     (tmp_path / "taken").touch()
-    work = Afterwork(RoughnessScorer())
-    work.add(SeriesVerdict(_result(1.0), np.stack([_picture()])), tmp_path / "taken")
+    work = BackgroundHeatMaps(RoughnessScorer())
+    work.add(ScoredSeries(_result(1.0), np.stack([_picture()])), tmp_path / "taken")
     while work.step():
         pass
     assert [record.getMessage() for record in caplog.records] == ["heat_map_failed"]
@@ -99,9 +98,9 @@ def test_a_map_that_cannot_be_written_costs_itself_only(tmp_path, caplog):
 @pytest.mark.parametrize(("defect", "least"), [("noise", 0.58), ("streaks", 0.7)])
 def test_the_shipped_network_loses_score_on_the_degraded_side(tmp_path, defect, least):
     """The same slice degraded left and right: most of what smoothing wins back lies on the degraded side."""
-    infer = pytest.importorskip("dicom_qa_node.score.infer")
+    infer = pytest.importorskip("dicom_qa_node.score.inference")
     scorer = infer.Scorer.open("ms_iqa_small", "cpu")
-    (volume,) = assemble(write_phantom(ct_series(3, 3, 512, spacing_mm=15.0, fov_mm=500), tmp_path))
+    (volume,) = build_volumes(write_phantom(ct_series(3, 3, 512, spacing_mm=15.0, fov_mm=500), tmp_path))
     shares = []
     for side in (0, 1):
         picture = ct_picture(_degraded(volume.voxels[1], defect, side))

@@ -10,7 +10,7 @@ import warnings
 import pytest
 
 from dicom_qa_node import log
-from dicom_qa_node.log import Seldom, log_event
+from dicom_qa_node.log import RateLimitedLog, log_event
 
 
 @pytest.fixture
@@ -92,7 +92,7 @@ def test_a_library_that_sets_its_own_level_later_stays_silent(stream, monkeypatc
 def test_what_fails_again_and_again_is_told_once_a_minute(stream):
     log.configure("info", "text", stream)
     now = [0.0]
-    seldom = Seldom(logging.getLogger("x"), 60, lambda: now[0])
+    seldom = RateLimitedLog(logging.getLogger("x"), 60, lambda: now[0])
     for second in range(125):
         now[0] = float(second)
         seldom.log(logging.WARNING, "claim_failed", reason="database is locked")

@@ -9,14 +9,21 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
 
-from dicom_qa_node.errors import Permanent
-from dicom_qa_node.records import Finding, Grade, ReportRef, SeriesFacts, Severity
-from dicom_qa_node.store import Cursor, Jobs, LogOrder, LogQuery, LogSearch, Outbox, Registry, Reviews
-from dicom_qa_node.store import tables as t
-from dicom_qa_node.store.log_rows import LAST_BIT, SHARED_KEY, Bits, deviation_from
-from dicom_qa_node.store.log_words import words_of
-from dicom_qa_node.store.review_tables import DeliveryMark, ReviewMark, reviews
-from tests.passing_time import PassingTime
+from dicom_qa_node.db import tables as t
+from dicom_qa_node.db.log_tables import DeliveryMark, ReviewMark, reviews
+from dicom_qa_node.domain.delivery import ReportRef
+from dicom_qa_node.domain.errors import Permanent
+from dicom_qa_node.domain.results import Finding, Grade, Severity
+from dicom_qa_node.domain.series import SeriesHeader
+from dicom_qa_node.flow.jobs import Jobs
+from dicom_qa_node.flow.outbox import Outbox
+from dicom_qa_node.flow.registry import Registry
+from dicom_qa_node.quality_log.filters import Cursor, LogOrder, LogQuery
+from dicom_qa_node.quality_log.full_text import words_of
+from dicom_qa_node.quality_log.reviews import Reviews
+from dicom_qa_node.quality_log.rows import LAST_BIT, SHARED_KEY, Bits, deviation_from
+from dicom_qa_node.quality_log.search import LogSearch
+from tests.fake_clock import PassingTime
 from tests.realistic_log import fill
 from tests.unit.test_store_flow import SERIES, T0, instance, result
 
@@ -139,7 +146,7 @@ def test_new_rows_come_in_by_number(filled):
 
 
 def test_counting_ends_at_its_limit(filled, monkeypatch):
-    monkeypatch.setattr("dicom_qa_node.store.log_search.MOST_COUNTED", 100)
+    monkeypatch.setattr("dicom_qa_node.quality_log.search.MOST_COUNTED", 100)
     page = LogSearch(filled).page(LogQuery(), limit=10)
     assert (page.count, page.more) == (100, True)
 
@@ -148,7 +155,7 @@ def test_common_facets_are_walked_in_order(filled, monkeypatch):
     chosen = LogQuery(site="Northfield General", finding="metal", order=LogOrder.SCORE, descending=False)
     rare = every(LogSearch(filled), chosen)
     for bound in ("_RARE_ROWS", "_RARE_OF_FACETS"):
-        monkeypatch.setattr(f"dicom_qa_node.store.log_filters.{bound}", -1)
+        monkeypatch.setattr(f"dicom_qa_node.quality_log.filters.{bound}", -1)
     assert every(LogSearch(filled), chosen) == rare
     assert rare
 
@@ -283,4 +290,4 @@ def test_series_facts_of_the_log_are_those_of_the_series(database):
     (row,) = LogSearch(database).versions(uid)
     with database.read() as connection:
         stored = connection.execute(sa.select(t.series)).one()
-    assert row.facts == SeriesFacts(**{name: getattr(stored, name) for name in t.FACT_COLUMNS})
+    assert row.facts == SeriesHeader(**{name: getattr(stored, name) for name in t.HEADER_COLUMNS})

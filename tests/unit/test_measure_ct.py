@@ -10,12 +10,12 @@ import pytest
 from scipy import ndimage
 
 from dicom_qa_node.phantom.acquisition import Scan, exposure_noise, missing_view_streaks, photons_for_noise
-from dicom_qa_node.phantom.known import known_dose_volume, known_noise_volume
+from dicom_qa_node.phantom.known_values import known_dose_volume, known_noise_volume
 from dicom_qa_node.phantom.projector import ParallelBeam
-from dicom_qa_node.score.measure import measure
+from dicom_qa_node.score.physics.ct_dose_and_protocol import size_factor
 from dicom_qa_node.score.physics.ct_resolution import half_modulation
-from dicom_qa_node.score.physics.ct_size_dose import size_factor
-from tests.unit.made_volumes import Slicewise, ct, ellipse, patient, reasons, values, volume
+from dicom_qa_node.score.physics.measurements import measure
+from tests.unit.synthetic_volumes import Slicewise, ct, ellipse, patient, reasons, values, volume
 
 
 def measured(made):

@@ -11,12 +11,12 @@ from pydicom import Dataset
 from pydicom.sequence import Sequence
 from scipy import ndimage
 
-from dicom_qa_node.phantom.known import known_misregistration, known_pet_liver
-from dicom_qa_node.records import SeriesKind
-from dicom_qa_node.score.measure import measure
+from dicom_qa_node.domain.results import SeriesKind
+from dicom_qa_node.phantom.known_values import known_misregistration, known_pet_liver
+from dicom_qa_node.score.physics.measurements import measure
 from dicom_qa_node.score.physics.pet_liver import Liver, liver_measurements
 from dicom_qa_node.score.physics.pet_noise import correlation_fwhm
-from tests.unit.made_volumes import Slicewise, reasons, scanned, values, volume
+from tests.unit.synthetic_volumes import Slicewise, reasons, scanned, values, volume
 
 
 def pet_of(known, unit="SUVbw", **elements):

@@ -10,36 +10,36 @@ import numpy as np
 import pytest
 from pydicom.sr import _concepts_dict
 
-from dicom_qa_node.records import SeriesKind
+from dicom_qa_node.domain.results import SeriesKind
 from dicom_qa_node.score import physics
-from dicom_qa_node.score.measure import measure
-from dicom_qa_node.score.physics.ct_quantities import CT
-from dicom_qa_node.score.physics.pet_quantities import PET
-from dicom_qa_node.score.physics.quantity import SCHEME
-from dicom_qa_node.score.physics.reference import TABLES, with_tables
-from dicom_qa_node.score.physics.stack_quantities import STACK
-from tests.unit.made_volumes import ct, volume
+from dicom_qa_node.score.physics.ct_quantities import CT_QUANTITIES
+from dicom_qa_node.score.physics.geometry_checks import GEOMETRY_QUANTITIES
+from dicom_qa_node.score.physics.measurements import measure
+from dicom_qa_node.score.physics.pet_quantities import PET_QUANTITIES
+from dicom_qa_node.score.physics.quantities import SCHEME
+from dicom_qa_node.score.physics.reference_tables import TABLES, with_tables
+from tests.unit.synthetic_volumes import ct, volume
 
 PAGE = Path(__file__).parents[2] / "docs" / "measurements.md"
-EVERY = [*CT, *PET, *STACK]
+EVERY = [*CT_QUANTITIES, *PET_QUANTITIES, *GEOMETRY_QUANTITIES]
 
 
 def test_tables_of_the_page_are_current():
     page = PAGE.read_text()
-    command = "python -m dicom_qa_node.score.physics.reference docs/measurements.md"
+    command = "python -m dicom_qa_node.score.physics.reference_tables docs/measurements.md"
     assert with_tables(page) == page, f"docs/measurements.md is not what the code says; run: {command}"
     assert set(re.findall(r"<!-- table: (\w+) -->", page)) == TABLES.keys()
 
 
 def test_every_ct_measurement_is_reported_once_and_in_order():
     names = [found.name for found in measure(ct(slices=2))]
-    assert sorted(names) == sorted(quantity.name for quantity in (*CT, *STACK))
+    assert sorted(names) == sorted(quantity.name for quantity in (*CT_QUANTITIES, *GEOMETRY_QUANTITIES))
 
 
 @pytest.mark.parametrize("kind", [SeriesKind.PT, SeriesKind.PETCT])
 def test_every_pet_measurement_is_reported_once(kind):
     names = [found.name for found in measure(volume(np.ones((3, 20, 20), np.float32), (4.0,) * 3, kind, "SUVbw"))]
-    assert sorted(names) == sorted(quantity.name for quantity in (*PET, *STACK))
+    assert sorted(names) == sorted(quantity.name for quantity in (*PET_QUANTITIES, *GEOMETRY_QUANTITIES))
 
 
 @pytest.mark.parametrize("quantity", EVERY, ids=lambda quantity: quantity.name)

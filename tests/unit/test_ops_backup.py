@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from dicom_qa_node.errors import Permanent
+from dicom_qa_node.db.engine import Database
+from dicom_qa_node.domain.clock import utc_now
+from dicom_qa_node.domain.errors import Permanent
+from dicom_qa_node.domain.series import SeriesHeader, StoredInstance
+from dicom_qa_node.flow.registry import Registry
 from dicom_qa_node.ops.backup import back_up
-from dicom_qa_node.records import SeriesFacts, StoredInstance, utc_now
-from dicom_qa_node.store import Database, Registry
 
 
 @pytest.fixture
@@ -19,7 +21,7 @@ def database(tmp_path):
 
 
 def test_backup_is_read_back(database, tmp_path):
-    facts = SeriesFacts("1.2.3", "1.2", "CT")
+    facts = SeriesHeader("1.2.3", "1.2", "CT")
     item = StoredInstance("1.2.3.1", "1.2", "1.2", "a/1", "0" * 64, 9, utc_now(), "SC", "a", facts)
     Registry(database).record([item])
     done = back_up(database, tmp_path / "copy.db")

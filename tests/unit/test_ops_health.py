@@ -7,12 +7,13 @@ import datetime as dt
 import pytest
 
 from dicom_qa_node.config import Config
-from dicom_qa_node.ops.health import Facts, Level, ModelCheck, assess, gather
+from dicom_qa_node.db.engine import Database
+from dicom_qa_node.db.heartbeats import Heartbeat
+from dicom_qa_node.domain.clock import utc_now
+from dicom_qa_node.domain.states import DeliveryState, SeriesState
+from dicom_qa_node.ops.health import HealthSnapshot, Level, ModelCheck, assess, gather
 from dicom_qa_node.ops.metrics import NodeCollector, exposition
-from dicom_qa_node.records import DeliveryState, SeriesState, utc_now
-from dicom_qa_node.spool.disk import DiskUsage
-from dicom_qa_node.store import Database
-from dicom_qa_node.store.liveness import Heartbeat
+from dicom_qa_node.spool.disk_space import DiskUsage
 
 NOW = dt.datetime(2026, 1, 5, 8, 0, tzinfo=dt.UTC)
 GIB = 2**30
@@ -26,7 +27,7 @@ def beat(role: str, age_s: float = 1, detail: str = "", process: str = "") -> He
 ALIVE = tuple(beat(role) for role in ("receive", "schedule", "score", "deliver", "web"))
 
 
-def facts(**changes: object) -> Facts:
+def facts(**changes: object) -> HealthSnapshot:
     values = {
         "revision": "1",
         "disk": DiskUsage(100 * GIB, 50 * GIB),
@@ -34,7 +35,7 @@ def facts(**changes: object) -> Facts:
         "series": dict.fromkeys(SeriesState, 0),
         "deliveries": dict.fromkeys(DeliveryState, 0),
     }
-    return Facts(**(values | changes))  # type: ignore[arg-type]
+    return HealthSnapshot(**(values | changes))  # type: ignore[arg-type]
 
 
 def without(role: str, *more: Heartbeat) -> tuple[Heartbeat, ...]:

@@ -10,28 +10,27 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from dicom_qa_node.complete import sweep
 from dicom_qa_node.config import Complete, Config
+from dicom_qa_node.db import tables as t
+from dicom_qa_node.db.engine import Database
+from dicom_qa_node.dicom_io.part10 import Origin
+from dicom_qa_node.domain.delivery import ReportRef
+from dicom_qa_node.domain.results import Grade, ModelRef, SeriesKind, SeriesResult
+from dicom_qa_node.domain.series import Quarantined, SeriesHeader, StoredInstance
+from dicom_qa_node.domain.states import SeriesState
+from dicom_qa_node.flow.completion import sweep
+from dicom_qa_node.flow.jobs import Jobs
+from dicom_qa_node.flow.outbox import Outbox
+from dicom_qa_node.flow.registry import Registry
+from dicom_qa_node.flow.retention_candidates import Retention
 from dicom_qa_node.ops.retention import clear_pictures, clear_quarantine, make_room, retain
+from dicom_qa_node.quality_log.entries import QualityLog
+from dicom_qa_node.quality_log.reviews import Reviews
 from dicom_qa_node.receive.reconcile import reconcile
-from dicom_qa_node.records import (
-    Grade,
-    ModelRef,
-    Quarantined,
-    ReportRef,
-    SeriesFacts,
-    SeriesKind,
-    SeriesResult,
-    SeriesState,
-    StoredInstance,
-)
-from dicom_qa_node.spool.disk import DiskUsage
-from dicom_qa_node.spool.gallery import INDEX, Gallery, ShownSlice, StoredLayer, gallery_to_json
+from dicom_qa_node.spool.disk_space import DiskUsage
+from dicom_qa_node.spool.incoming import SpoolWriter, move_to_quarantine
 from dicom_qa_node.spool.layout import SpoolLayout
-from dicom_qa_node.spool.part10 import Origin
-from dicom_qa_node.spool.write import SpoolWriter, move_to_quarantine
-from dicom_qa_node.store import Database, Jobs, Outbox, QualityLog, Registry, Retention, Reviews
-from dicom_qa_node.store import tables as t
+from dicom_qa_node.spool.rendered_images import INDEX, ImageManifest, RenderedSlice, StoredLayer, manifest_to_json
 
 T0 = dt.datetime(2026, 1, 5, 8, 0, tzinfo=dt.UTC)
 LATER = T0 + dt.timedelta(days=1)
@@ -44,7 +43,7 @@ def database(any_database):
 
 def report(database: Database, targets: list[str], grade: Grade | None = None) -> Outbox:
     registry = Registry(database)
-    facts = SeriesFacts("1.2.3", "1.2", "CT")
+    facts = SeriesHeader("1.2.3", "1.2", "CT")
     registry.record([StoredInstance("1.2.3.1", "1.2", "1.2", "a/1.dcm", "0" * 64, 9, T0, "SC", "a1", facts)])
     (progress,) = registry.receiving()
     registry.complete(progress, reason="quiet", at=T0)
@@ -125,7 +124,7 @@ def delivered_series(database: Database, layout: SpoolLayout, count: int) -> lis
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"image")
         paths.append(path)
-        facts = SeriesFacts(uid, uid, "CT")
+        facts = SeriesHeader(uid, uid, "CT")
         image = StoredInstance(f"{uid}.1", "1.2", "1.2", layout.relative(path), "0" * 64, 9, at, "SC", "a", facts)
         registry.record([image])
         (progress,) = registry.receiving()
@@ -159,7 +158,7 @@ def test_a_short_disk_lets_the_oldest_delivered_images_leave_early(database, lay
 def test_a_short_disk_takes_no_image_that_waits_for_delivery_or_review_or_is_parked(database, layout):
     delivered_series(database, layout, 1)
     report(database, ["pacs"])
-    facts = SeriesFacts("1.2.9", "1.2", "CT")
+    facts = SeriesHeader("1.2.9", "1.2", "CT")
     registry = Registry(database)
     registry.record([StoredInstance("1.2.9.1", "1.2", "1.2", "p/1.dcm", "0" * 64, 9, T0, "SC", "a1", facts)])
     assert registry.park("1.2.9", "no slices", actor="score", at=T0)
@@ -230,7 +229,7 @@ def test_pictures_that_cannot_be_deleted_are_tried_again(database, layout):
 
 def test_a_late_image_takes_the_series_off_the_list(database):
     report(database, [])
-    facts = SeriesFacts("1.2.3", "1.2", "CT")
+    facts = SeriesHeader("1.2.3", "1.2", "CT")
     late = StoredInstance("1.2.3.2", "1.2", "1.2", "a/2.dcm", "0" * 64, 9, T0, "SC", "a1", facts)
     Registry(database).record([late])
     assert Retention(database).expired(LATER, LATER) == []
@@ -238,7 +237,7 @@ def test_a_late_image_takes_the_series_off_the_list(database):
 
 def test_conflicting_images_go_with_their_series_and_leave_nothing_to_look_at(database):
     report(database, [])
-    facts = SeriesFacts("1.2.3", "1.2", "CT")
+    facts = SeriesHeader("1.2.3", "1.2", "CT")
     other = StoredInstance("1.2.3.1", "1.2", "1.2", "c/1.dcm", "1" * 64, 9, T0, "SC", "a1", facts, conflict=True)
     Registry(database).record([other])
     retention = Retention(database)
@@ -284,7 +283,7 @@ def test_only_series_with_images_are_looked_at(tmp_path):
 
 
 def images(*numbers: int, at: dt.datetime = T0) -> list[StoredInstance]:
-    facts = SeriesFacts("1.2.3", "1.2", "CT")
+    facts = SeriesHeader("1.2.3", "1.2", "CT")
     return [
         StoredInstance(f"1.2.3.{n}", "1.2", "1.2", f"a/{n}.dcm", "0" * 64, 9, at, "SC", "a1", facts, expected=3)
         for n in numbers
@@ -331,8 +330,8 @@ def test_the_large_copies_of_the_slices_go_with_the_images(database, tmp_path):
     folder = layout.pictures("1.2.3", 1)
     folder.mkdir(parents=True)
     layer = StoredLayer("slice_1.png", "HU", 1.0, -1024.0, 0.0, -135.0, 215.0)
-    shown = ShownSlice(1, "1.2.3.1", None, 0, 0.0, "display_1.png", 8, 8, (1.0, 1.0), (layer,))
-    (folder / INDEX).write_bytes(gallery_to_json(Gallery("ct", (shown,))))
+    shown = RenderedSlice(1, "1.2.3.1", None, 0, 0.0, "display_1.png", 8, 8, (1.0, 1.0), (layer,))
+    (folder / INDEX).write_bytes(manifest_to_json(ImageManifest("ct", (shown,))))
     for name in ("sheet.png", "display_1.png", "slice_1.png"):
         (folder / name).touch()
     (tmp_path / "a").mkdir()

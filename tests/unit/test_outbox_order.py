@@ -11,9 +11,14 @@ import pytest
 import sqlalchemy as sa
 
 from dicom_qa_node.config import Config
-from dicom_qa_node.records import AssociationStart, DeliveryState, ReportRef, Sender, SeriesState
-from dicom_qa_node.report.build import report_pending
-from dicom_qa_node.store import Database, Jobs, Outbox, Registry
+from dicom_qa_node.db.engine import Database
+from dicom_qa_node.domain.delivery import ReportRef, Sender
+from dicom_qa_node.domain.series import AssociationStart
+from dicom_qa_node.domain.states import DeliveryState, SeriesState
+from dicom_qa_node.flow.jobs import Jobs
+from dicom_qa_node.flow.outbox import Outbox
+from dicom_qa_node.flow.registry import Registry
+from dicom_qa_node.report.report_builder import report_pending
 from tests.report_samples import T0, verdict, write_series
 
 

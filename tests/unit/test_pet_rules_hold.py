@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dicom_qa_node.limits import DEFAULTS
-from dicom_qa_node.records import SeriesKind, Severity
-from dicom_qa_node.score.measure import measure
-from dicom_qa_node.score.physics.pet_quantities import PET
+from dicom_qa_node.config.thresholds import DEFAULTS
+from dicom_qa_node.domain.results import SeriesKind, Severity
+from dicom_qa_node.score.physics.measurements import measure
+from dicom_qa_node.score.physics.pet_quantities import PET_QUANTITIES
 from dicom_qa_node.score.rules import pet as rules
 from dicom_qa_node.score.rules.case import Case
 from tests.unit.made_headers import coded, header
-from tests.unit.made_volumes import ellipse, volume
+from tests.unit.synthetic_volumes import ellipse, volume
 
 
 def tracer(value, scheme="SCT", name=""):
@@ -28,7 +28,7 @@ def case(measured, drug=FDG, **attributes):
         np.ones((4, 16, 16), np.float32), (4.0, 4.0, 4.0), SeriesKind.PT, "SUVbw",
         RadiopharmaceuticalInformationSequence=drug, **attributes,
     )  # fmt: skip
-    values = {name: PET.value(name, value) for name, value in measured.items()}
+    values = {name: PET_QUANTITIES.value(name, value) for name, value in measured.items()}
     return Case(made, values, None, DEFAULTS)
 
 

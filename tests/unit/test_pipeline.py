@@ -10,19 +10,19 @@ from PIL import Image
 from pydicom import dcmread
 
 from dicom_qa_node.config import Grades
-from dicom_qa_node.errors import Permanent
+from dicom_qa_node.domain.errors import Permanent
+from dicom_qa_node.domain.results import Finding, Grade, SeriesKind, Severity
 from dicom_qa_node.phantom import CtForm, DecayCorrection, PetForm, Plane, Units, ct_series, pet_series, petct_study
 from dicom_qa_node.phantom import write as write_phantom
-from dicom_qa_node.phantom.irregular import another_acquisition, localizer
-from dicom_qa_node.records import Finding, Grade, SeriesKind, Severity
-from dicom_qa_node.score.assemble import assemble
-from dicom_qa_node.score.display import display_pictures
+from dicom_qa_node.phantom.irregular_series import another_acquisition, localizer
+from dicom_qa_node.score.fusion import pair
 from dicom_qa_node.score.grade_sets import grade_of
-from dicom_qa_node.score.pairing import pair
-from dicom_qa_node.score.pictures import SHEET, contact_sheet, write_pictures
+from dicom_qa_node.score.image_files import SHEET, contact_sheet, write_images
 from dicom_qa_node.score.pipeline import Options, score_series
-from dicom_qa_node.score.resample import on_slice
-from tests.tiny_scorer import TinyScorer
+from dicom_qa_node.score.resampling import on_slice
+from dicom_qa_node.score.slice_rendering import display_pictures
+from dicom_qa_node.score.volume_builder import build_volumes
+from tests.stub_model import TinyScorer
 from tests.tiny_series import ct, pet, write
 
 pytestmark = pytest.mark.usefixtures("no_measurements")
@@ -90,13 +90,13 @@ def test_the_same_files_in_any_order_give_the_same_verdict(tmp_path, ct_images):
 def test_however_the_patient_lies_the_pictures_are_upright(tmp_path, ct_images, form):
     turned = ct_series(3, 14, 96, spacing_mm=10.0, centre_mm=0.0, form=form)
     (plain,), (other,) = (
-        assemble(write_phantom(images, tmp_path / name)) for name, images in (("a", ct_images), ("b", turned))
+        build_volumes(write_phantom(images, tmp_path / name)) for name, images in (("a", ct_images), ("b", turned))
     )
     assert np.array_equal(display_pictures(plain, [3, 9]), display_pictures(other, [3, 9]))
 
 
 def test_coronal_slices_are_shown_head_up(tmp_path):
-    (volume,) = assemble(
+    (volume,) = build_volumes(
         write_phantom(ct_series(3, 24, 64, spacing_mm=12.0, form=CtForm(plane=Plane.CORONAL)), tmp_path)
     )
     assert "not_axial" in keys(volume.findings)
@@ -112,7 +112,7 @@ def test_pet_is_judged_on_its_ct(study):
     scorer = TinyScorer()
     result = score_series(pet_paths, pair_paths=ct_paths, scorer=scorer).result
     assert (result.modality, result.kind) == ("PT", SeriesKind.PETCT)
-    (ct_volume,), (pet_volume,) = assemble(ct_paths), assemble(pet_paths)
+    (ct_volume,), (pet_volume,) = build_volumes(ct_paths), build_volumes(pet_paths)
     assert result.pair_series_uid == ct_volume.header.SeriesInstanceUID
     assert {item.sop_instance_uid for item in result.slices} <= set(pet_volume.sop_instance_uids)
     seen = dict(scorer.seen)
@@ -146,14 +146,14 @@ def test_a_ct_that_cannot_be_read_costs_the_pairing_only(tmp_path, study):
 
 def test_partial_overlap_is_said_and_respected(study):
     ct_paths, pet_paths = study
-    (whole,) = assemble(ct_paths)
+    (whole,) = build_volumes(ct_paths)
     kept = [
         path for path, place in zip(ct_paths, whole.positions_mm, strict=True) if place < np.median(whole.positions_mm)
     ]
     result = score_series(pet_paths, pair_paths=kept, scorer=TinyScorer()).result
     assert result.kind is SeriesKind.PETCT
     (finding,) = (item for item in result.findings if item.key == "petct_partial_overlap")
-    (pet_volume,) = assemble(pet_paths)
+    (pet_volume,) = build_volumes(pet_paths)
     low = max(whole.positions_mm[0] - 3.0, pet_volume.positions_mm[0] - 4.0)
     shared = whole.positions_mm[len(kept) - 1] + 3.0 - low
     assert float(finding.evidence.split(" mm")[0]) == pytest.approx(shared, abs=1.0)
@@ -161,7 +161,7 @@ def test_partial_overlap_is_said_and_respected(study):
 
 
 def test_a_smaller_field_of_view_of_the_ct_is_said(study):
-    (ct_volume,), (pet_volume,) = assemble(study[0]), assemble(study[1])
+    (ct_volume,), (pet_volume,) = build_volumes(study[0]), build_volumes(study[1])
     assert pair(pet_volume, [ct_volume]).findings == ()
     small = replace(ct_volume, voxels=ct_volume.voxels[:, :80, :80])
     (finding,) = pair(pet_volume, [small]).findings
@@ -197,7 +197,7 @@ def test_resampling_goes_through_physical_space(tmp_path, fixed, gone):
         pet(i, ImagePositionPatient=[-14.0, -13.0, -7.0 + 3.0 * i], PixelSpacing=[2.0, 2.5])
         for i in range(9) if i not in gone
     ]  # fmt: skip
-    (target,), (source,) = (assemble(write(tmp_path / name, s)) for name, s in (("f", fixed), ("m", moving)))
+    (target,), (source,) = (build_volumes(write(tmp_path / name, s)) for name, s in (("f", fixed), ("m", moving)))
     weights = np.array([0.5, -1.25, 2.0])
     source, _ = plane_values(source, weights, 100.0)
     _, points = plane_values(target, weights, 100.0)
@@ -209,8 +209,10 @@ def test_resampling_goes_through_physical_space(tmp_path, fixed, gone):
 
 
 def test_outside_the_pet_there_is_nothing(tmp_path):
-    (target,) = assemble(write(tmp_path / "a", [ct(i, ImagePositionPatient=[500.0, 0.0, 2.5 * i]) for i in range(3)]))
-    (source,) = assemble(write(tmp_path / "b", [pet(i) for i in range(5)]))
+    (target,) = build_volumes(
+        write(tmp_path / "a", [ct(i, ImagePositionPatient=[500.0, 0.0, 2.5 * i]) for i in range(3)])
+    )
+    (source,) = build_volumes(write(tmp_path / "b", [pet(i) for i in range(5)]))
     assert np.isnan(on_slice(source, target, 1)).all()
 
 
@@ -219,7 +221,7 @@ def test_outside_the_pet_there_is_nothing(tmp_path):
 def test_suv_of_a_generated_patient_is_the_same_in_every_form(tmp_path, units, decay):
     forms = {"plain": PetForm(), "other": PetForm(units=units, decay=decay)}
     (plain,), (other,) = (
-        assemble(write_phantom(pet_series(3, 5, 32, pixel_mm=14.0, spacing_mm=20.0, form=form), tmp_path / name))
+        build_volumes(write_phantom(pet_series(3, 5, 32, pixel_mm=14.0, spacing_mm=20.0, form=form), tmp_path / name))
         for name, form in forms.items()
     )
     assert plain.unit == other.unit == "SUVbw"
@@ -397,7 +399,7 @@ def test_grades_follow_the_configured_thresholds(score, grade):
 
 def test_pictures_are_written_whole(tmp_path, ct_images):
     found = score_series(write_phantom(ct_images, tmp_path / "in"), scorer=TinyScorer())
-    written = write_pictures(found, tmp_path / "out" / "v1", Grades())
+    written = write_images(found, tmp_path / "out" / "v1", Grades())
     assert sorted(path.name for path in (tmp_path / "out" / "v1").iterdir()) == sorted(path.name for path in written)
     assert written[0].name == SHEET
     with Image.open(written[3]) as third, Image.open(written[0]) as sheet:
@@ -423,7 +425,7 @@ def test_a_sheet_is_drawn_for_any_verdict(tmp_path, ct_images, slices):
 
 
 def test_pairing_prefers_the_ct_that_covers_most(study):
-    (ct_volume,), (pet_volume,) = assemble(study[0]), assemble(study[1])
+    (ct_volume,), (pet_volume,) = build_volumes(study[0]), build_volumes(study[1])
     part = replace(
         ct_volume,
         voxels=ct_volume.voxels[:8],

@@ -5,15 +5,15 @@ from __future__ import annotations
 import pytest
 
 from dicom_qa_node.config import Config, parse_config
-from dicom_qa_node.limits import FindingRules, Limits
+from dicom_qa_node.config.thresholds import FindingRules, Thresholds
+from dicom_qa_node.domain.results import SeriesKind
 from dicom_qa_node.phantom import ct_series, petct_study
 from dicom_qa_node.phantom import write as write_phantom
-from dicom_qa_node.records import SeriesKind
-from dicom_qa_node.score.physics.ct_quantities import CT
-from dicom_qa_node.score.physics.pet_quantities import PET
-from dicom_qa_node.score.physics.stack_quantities import STACK
+from dicom_qa_node.score.physics.ct_quantities import CT_QUANTITIES
+from dicom_qa_node.score.physics.geometry_checks import GEOMETRY_QUANTITIES
+from dicom_qa_node.score.physics.pet_quantities import PET_QUANTITIES
 from dicom_qa_node.score.pipeline import Options, score_series
-from tests.tiny_scorer import TinyScorer
+from tests.stub_model import TinyScorer
 
 
 @pytest.fixture(scope="module")
@@ -39,12 +39,12 @@ def keys(result):
 
 def test_ct_result_holds_every_measurement(ct_paths):
     result = score_series(ct_paths, scorer=TinyScorer()).result
-    assert names(result) == {quantity.name for quantity in (*CT, *STACK)}
+    assert names(result) == {quantity.name for quantity in (*CT_QUANTITIES, *GEOMETRY_QUANTITIES)}
     assert "noise_high" not in keys(result)
 
 
 def test_limits_of_the_configuration_decide(ct_paths):
-    strict = Options(rules=FindingRules(limits=Limits(noise_hu=0.1)))
+    strict = Options(rules=FindingRules(limits=Thresholds(noise_hu=0.1)))
     result = score_series(ct_paths, scorer=TinyScorer(), options=strict).result
     assert "noise_high" in keys(result)
 
@@ -54,7 +54,7 @@ def test_pet_is_measured_with_its_ct_and_says_once_that_it_has_none(study):
     paired = score_series(pet, pair_paths=ct, scorer=TinyScorer()).result
     alone = score_series(pet, scorer=TinyScorer()).result
     broken = score_series(pet, pair_paths=pet, scorer=TinyScorer()).result
-    assert names(paired) == {quantity.name for quantity in (*PET, *STACK)}
+    assert names(paired) == {quantity.name for quantity in (*PET_QUANTITIES, *GEOMETRY_QUANTITIES)}
     values = {found.name: found.value for found in paired.measurements}
     assert values["misregistration_contour"] < 3.0
     assert "petct_not_paired" not in keys(paired)

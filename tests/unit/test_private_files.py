@@ -7,9 +7,9 @@ import stat
 
 import pytest
 
+from dicom_qa_node.db.engine import Database
 from dicom_qa_node.ops.backup import back_up
 from dicom_qa_node.spool.layout import SpoolLayout
-from dicom_qa_node.store import Database
 
 OTHERS = stat.S_IRWXG | stat.S_IRWXO
 

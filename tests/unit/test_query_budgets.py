@@ -11,12 +11,11 @@ from pathlib import Path
 import pytest
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
+from dicom_qa_node.index.attributes import GROUPED
+from dicom_qa_node.index.catalogue import Catalogue, HeldSeries
+from dicom_qa_node.index.find import SearchTooLong, find_entities
+from dicom_qa_node.index.matching import Identifier, Key, matcher_for
 from dicom_qa_node.query.identifiers import Model, UnreadableIdentifier, read_identifier
-from dicom_qa_node.search.attributes import GROUPED
-from dicom_qa_node.search.find import SearchTooLong, find_entities
-from dicom_qa_node.search.keys import Identifier, Key
-from dicom_qa_node.search.matching import matcher_for
-from dicom_qa_node.store.catalogue import Catalogue, HeldSeries
 from tests.hostile_data_sets import element as explicit
 from tests.measured_process import measured
 

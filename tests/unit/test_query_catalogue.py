@@ -9,14 +9,16 @@ import pytest
 from pynetdicom import AE
 
 from dicom_qa_node.config import Config
+from dicom_qa_node.db import tables as t
+from dicom_qa_node.db.engine import Database
+from dicom_qa_node.domain.delivery import ReportRef
+from dicom_qa_node.domain.series import SeriesHeader
+from dicom_qa_node.flow.registry import Registry
+from dicom_qa_node.index.catalogue import Catalogue, Level, Narrowing, ReportHeader
+from dicom_qa_node.index.find import find_entities
+from dicom_qa_node.index.matching import Identifier, Key
 from dicom_qa_node.query.holdings import open_holdings
 from dicom_qa_node.query.service import QueryService
-from dicom_qa_node.records import ReportRef, SeriesFacts
-from dicom_qa_node.search.find import find_entities
-from dicom_qa_node.search.keys import Identifier, Key
-from dicom_qa_node.store import Database, Registry
-from dicom_qa_node.store import tables as t
-from dicom_qa_node.store.catalogue import Catalogue, Level, Narrowing, ReportHeader
 from tests.query_samples import STUDY_FIND, identifier, serving
 from tests.unit.test_store_flow import T0, instance
 
@@ -27,7 +29,7 @@ COUNT = 3000
 def database(tmp_path_factory):
     database = Database(f"sqlite:///{tmp_path_factory.mktemp('many')}/q.db")
     database.upgrade()
-    series = [SeriesFacts(f"1.3.{n}", f"1.2.{n // 2}", "CT", patient_id=f"P{n // 4}") for n in range(20)]
+    series = [SeriesHeader(f"1.3.{n}", f"1.2.{n // 2}", "CT", patient_id=f"P{n // 4}") for n in range(20)]
     Registry(database).record([instance(1, facts) for facts in series])
     with database.write() as connection:
         rows = [

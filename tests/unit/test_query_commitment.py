@@ -13,17 +13,19 @@ from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian, generate_ui
 from pynetdicom import AE, build_role, evt
 
 from dicom_qa_node.config import Config, DicomTarget
-from dicom_qa_node.deliver.commitment import CommittedPacs
-from dicom_qa_node.deliver.replies import ReplySender
+from dicom_qa_node.db.engine import Database
+from dicom_qa_node.deliver.commitment_results import CommitmentResultSender
+from dicom_qa_node.deliver.commitment_scu import CommittedPacs
 from dicom_qa_node.deliver.targets import open_target
-from dicom_qa_node.deliver.targets.base import CLASSES, Deferred, Refused, Shipment
-from dicom_qa_node.receive.commit_scp import CommitmentService
-from dicom_qa_node.records import DeliveryState, ReportRef
-from dicom_qa_node.report.variants import as_form, form_uid
-from dicom_qa_node.spool.commitment import PUSH_MODEL, PUSH_MODEL_INSTANCE, CommitItem, request_of
+from dicom_qa_node.deliver.targets.base import CLASSES, Deferred, DeliveryItem, Refused
+from dicom_qa_node.domain.delivery import ReportRef
+from dicom_qa_node.domain.states import DeliveryState
+from dicom_qa_node.flow.commitments import CommitReplies, CommitRequests
+from dicom_qa_node.flow.outbox import Outbox
+from dicom_qa_node.receive.commitment_scp import CommitmentService
+from dicom_qa_node.report.sop_class_conversion import as_form, form_uid
 from dicom_qa_node.spool.layout import SpoolLayout
-from dicom_qa_node.store import Database, Outbox
-from dicom_qa_node.store.commitments import CommitReplies, CommitRequests
+from dicom_qa_node.spool.storage_commitment import PUSH_MODEL, PUSH_MODEL_INSTANCE, CommitItem, request_of
 from tests.query_samples import CASES, fill, images_of, keep, serving
 from tests.report_samples import shipped
 
@@ -138,7 +140,7 @@ def test_a_peer_that_left_is_told_on_a_new_association(config, database, poll):
         peers = {"peers": [{"ae_title": "SCANNER", "port": back}]}
         known = config.model_copy(update={"receive": type(config.receive).model_validate(peers)})
         CommitReplies(database).try_later(reply, "", -1)
-        assert ReplySender(known, CommitReplies(database)).step() == 1
+        assert CommitmentResultSender(known, CommitReplies(database)).step() == 1
     ((event_type, report),) = scanner.reports
     assert (event_type, report.TransactionUID) == (1, reply.transaction_uid)
     assert CommitReplies(database).pending("SCANNER") == []
@@ -150,7 +152,7 @@ def test_an_answer_that_nobody_takes_is_tried_again_and_given_up(config, databas
     known = config.model_copy(update={"receive": type(config.receive).model_validate(peers)})
     replies.add("1.2.3", "SCANNER", "127.0.0.1", [CommitItem("1.2", "1.3")])
     replies.add("1.2.4", "OTHER", "127.0.0.1", [CommitItem("1.2", "1.3")])
-    assert ReplySender(known, replies).step() == 0
+    assert CommitmentResultSender(known, replies).step() == 0
     told = [record.qa_fields for record in caplog.records if record.msg == "commitment_not_told"]
     assert {line["calling_ae"]: line["reason"] for line in told} == {
         "SCANNER": f"no connection to SCANNER at 127.0.0.1:{known.receive.peers[0].port}",
@@ -160,7 +162,7 @@ def test_an_answer_that_nobody_takes_is_tried_again_and_given_up(config, databas
     assert [reply.attempts for reply in replies.pending("SCANNER") + replies.pending("OTHER")] == [1, 1]
     late = replies.pending("SCANNER")[0].created_at.replace(year=2100)
     later = CommitReplies(database, clock=lambda: late)
-    assert ReplySender(known, later, clock=lambda: late).step() == 0
+    assert CommitmentResultSender(known, later, clock=lambda: late).step() == 0
     assert later.pending("SCANNER") == later.pending("OTHER") == []
 
 
@@ -264,7 +266,7 @@ def test_committed_on_the_same_association(config, database, report):
 
 def test_commitment_is_asked_for_the_form_that_was_sent(config, database, report):
     archive, enhanced = Archive(), CLASSES["enhanced"]
-    shipment = Shipment(config.spool_dir, report, convert=lambda ref, cls: as_form(config.spool_dir, ref, cls))
+    shipment = DeliveryItem(config.spool_dir, report, convert=lambda ref, cls: as_form(config.spool_dir, ref, cls))
     with archive.listening(sop_class=enhanced) as port:
         answers = [pacs(database, port).send(shipment) for _ in range(2)]
     uid = form_uid(report.sop_instance_uid, enhanced)

@@ -6,8 +6,8 @@ import time
 
 import pytest
 
-from dicom_qa_node.query.charset import UnknownCharacterSet, answer_character_set, encodings_of
-from dicom_qa_node.search.matching import matcher_for
+from dicom_qa_node.index.matching import matcher_for
+from dicom_qa_node.query.identifiers import UnknownCharacterSet, answer_character_set, encodings_of
 
 
 @pytest.mark.parametrize(

@@ -17,9 +17,9 @@ from pynetdicom.association import Association
 from pynetdicom.pdu_primitives import SOPClassExtendedNegotiation
 
 from dicom_qa_node.config import Config
+from dicom_qa_node.db.engine import Database
+from dicom_qa_node.dicom_io.part10 import IMPLEMENTATION_VERSION_NAME
 from dicom_qa_node.query.service import REPORT_CLASSES, open_query_service
-from dicom_qa_node.spool.part10 import IMPLEMENTATION_VERSION_NAME
-from dicom_qa_node.store import Database
 from tests.query_samples import CASES, PATIENT_FIND, STUDY_FIND, fill, identifier, images_of, serving
 
 # pynetdicom does not close the socket of a connection that was refused.

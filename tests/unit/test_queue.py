@@ -14,12 +14,16 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from dicom_qa_node.config.priority import LEVELS, PriorityRule, priority_name, priority_of
-from dicom_qa_node.errors import Transient
-from dicom_qa_node.records import ModelRef, SeriesFacts, SeriesKind, SeriesResult, SeriesState, StoredInstance
-from dicom_qa_node.store import Database, Jobs, QualityLog, Registry
-from dicom_qa_node.store.shared_clock import SharedClock
-from tests.passing_time import PassingTime
+from dicom_qa_node.config.scoring import LEVELS, PriorityRule, priority_name, priority_of
+from dicom_qa_node.db.engine import Database, SharedClock
+from dicom_qa_node.domain.errors import Transient
+from dicom_qa_node.domain.results import ModelRef, SeriesKind, SeriesResult
+from dicom_qa_node.domain.series import SeriesHeader, StoredInstance
+from dicom_qa_node.domain.states import SeriesState
+from dicom_qa_node.flow.jobs import Jobs
+from dicom_qa_node.flow.registry import Registry
+from dicom_qa_node.quality_log.entries import QualityLog
+from tests.fake_clock import PassingTime
 
 T0 = dt.datetime(2026, 1, 5, 8, 0, tzinfo=dt.UTC)
 RULES = [
@@ -40,11 +44,11 @@ def clock(database) -> PassingTime:
     return PassingTime(T0, database)
 
 
-def facts(uid: str, **changes: str) -> SeriesFacts:
-    return SeriesFacts(uid, f"{uid}.0", changes.pop("modality", "CT"), **changes)
+def facts(uid: str, **changes: str) -> SeriesHeader:
+    return SeriesHeader(uid, f"{uid}.0", changes.pop("modality", "CT"), **changes)
 
 
-def image(series: SeriesFacts, number: int = 1, calling_ae: str = "CT1") -> StoredInstance:
+def image(series: SeriesHeader, number: int = 1, calling_ae: str = "CT1") -> StoredInstance:
     uid = f"{series.series_instance_uid}.{number}"
     return StoredInstance(
         uid, "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.1.2.1", f"i/{uid}", "0" * 64, 1, T0, calling_ae, "a", series
@@ -188,7 +192,7 @@ def test_a_job_that_failed_for_good_or_too_often_leaves_the_queue(database, cloc
 
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
 def test_a_series_that_somebody_changes_is_left_to_them(database, clock, monkeypatch):
-    monkeypatch.setattr("dicom_qa_node.store.jobs._BUSY_PAUSE_S", 0.0)
+    monkeypatch.setattr("dicom_qa_node.flow.jobs._BUSY_PAUSE_S", 0.0)
     complete(database, [image(facts("1.1"))])
     jobs = Jobs(database, clock=clock)
     with database.write() as connection:
@@ -244,7 +248,7 @@ def test_hosts_agree_on_the_time_of_the_server():
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
 def test_a_receiver_whose_clock_is_wrong_does_not_make_its_series_old(database, monkeypatch):
     behind = dt.timedelta(minutes=7)
-    monkeypatch.setattr("dicom_qa_node.store.engine.utc_now", lambda: dt.datetime.now(dt.UTC) - behind)
+    monkeypatch.setattr("dicom_qa_node.db.engine.utc_now", lambda: dt.datetime.now(dt.UTC) - behind)
     at = dt.datetime.now(dt.UTC)
     Registry(database).record([replace(image(facts("1.1")), received_at=at - behind)])
     (progress,) = Registry(database).receiving()
@@ -253,7 +257,8 @@ def test_a_receiver_whose_clock_is_wrong_does_not_make_its_series_old(database, 
 
 def test_the_embedded_database_loads_no_procrastinate(tmp_path):
     script = (
-        "import sys; from dicom_qa_node.store import Database, Jobs; from dicom_qa_node.score import worker;"
+        "import sys; from dicom_qa_node.db.engine import Database; from dicom_qa_node.flow.jobs import Jobs;"
+        "from dicom_qa_node.score import worker;"
         f"d = Database('sqlite:///{tmp_path}/q.db'); d.upgrade(); assert Jobs(d).claim('w') is None;"
         "print(*[name for name in ('procrastinate', 'psycopg') if name in sys.modules])"
     )
@@ -264,6 +269,6 @@ def test_the_embedded_database_loads_no_procrastinate(tmp_path):
 def test_a_revision_makes_every_step_of_the_installed_procrastinate():
     from procrastinate.schema import SchemaManager
 
-    revision = import_module("dicom_qa_node.store.migrations.versions.0100_initial_schema")
+    revision = import_module("dicom_qa_node.db.migrations.versions.0100_initial_schema")
     newest = max(path.stem for path in Path(SchemaManager.get_migrations_path()).glob("*.sql"))
     assert newest == revision.PROCRASTINATE_STEP

@@ -9,8 +9,8 @@ from scipy import ndimage
 from torch.nn import functional
 
 from dicom_qa_node.models.layers import _high_pass, _pool
-from dicom_qa_node.score.physics.ct_slices import block_mean
-from dicom_qa_node.score.physics.registration import _shifted
+from dicom_qa_node.score.physics.ct_sampling import block_mean
+from dicom_qa_node.score.physics.petct_registration import _shifted
 
 
 @pytest.mark.parametrize("factors", [(1, 1), (1, 3), (2, 2), (4, 1), (3, 5), (7, 11)])

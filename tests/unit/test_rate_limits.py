@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from dicom_qa_node.web.auth.limits import Buckets
+from dicom_qa_node.web.middleware import RateLimiter
 
 
 class Clock:
@@ -29,7 +29,7 @@ def clock(monkeypatch) -> Clock:
 
 
 def test_the_limit_holds_in_any_minute(clock):
-    rate = Buckets(3)
+    rate = RateLimiter(3)
     assert [rate.wait_s("a") for _ in range(3)] == [0, 0, 0]
     assert rate.wait_s("a") == pytest.approx(60)
     clock.advance(40)
@@ -40,7 +40,7 @@ def test_the_limit_holds_in_any_minute(clock):
 
 
 def test_the_wait_is_the_time_until_the_next_one(clock):
-    rate = Buckets(2)
+    rate = RateLimiter(2)
     rate.wait_s("a")
     clock.advance(30)
     rate.wait_s("a")
@@ -51,14 +51,14 @@ def test_the_wait_is_the_time_until_the_next_one(clock):
 
 
 def test_keys_do_not_share_a_limit(clock):
-    rate = Buckets(1)
+    rate = RateLimiter(1)
     assert (rate.wait_s("a"), rate.wait_s("b")) == (0, 0)
     assert min(rate.wait_s("a"), rate.wait_s("b")) > 0
 
 
 @pytest.mark.parametrize("step_s", [-3600.0, 3600.0, -86400.0])
 def test_a_clock_that_is_set_keeps_nobody_out(clock, step_s):
-    rate = Buckets(1)
+    rate = RateLimiter(1)
     rate.wait_s("a")
     clock.wall += step_s
     assert rate.wait_s("a") == 0

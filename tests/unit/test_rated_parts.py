@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dicom_qa_node.records import (
+from dicom_qa_node.domain.results import (
     DimensionScore,
     Grade,
     ModelRef,

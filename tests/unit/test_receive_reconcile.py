@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from dicom_qa_node.dicom_io.instance_header import read_instance_header
+from dicom_qa_node.dicom_io.part10 import Origin
+from dicom_qa_node.domain.series import Quarantined, Receipt, StoredInstance
 from dicom_qa_node.receive.reconcile import reconcile
-from dicom_qa_node.records import Quarantined, Receipt, StoredInstance
-from dicom_qa_node.spool.facts import read_facts
+from dicom_qa_node.spool.incoming import SpoolWriter, stored_instance
 from dicom_qa_node.spool.layout import SpoolLayout
-from dicom_qa_node.spool.part10 import Origin
-from dicom_qa_node.spool.write import SpoolWriter, stored_instance
-from tests.unit.received_images import EXPLICIT, ct, encoded
+from tests.unit.encoded_images import EXPLICIT, ct, encoded
 
 
 class Registry:
@@ -44,7 +44,7 @@ def store(layout: SpoolLayout, ds: object = None) -> StoredInstance:
     data = encoded(ds)  # type: ignore[arg-type]
     incoming = SpoolWriter(layout).begin(origin)
     incoming.write(data)
-    return stored_instance(incoming.keep(), origin, read_facts(data, 0, EXPLICIT))
+    return stored_instance(incoming.keep(), origin, read_instance_header(data, 0, EXPLICIT))
 
 
 def test_rows_are_rebuilt_as_they_were(layout: SpoolLayout) -> None:

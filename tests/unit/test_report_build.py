@@ -11,11 +11,15 @@ import pytest
 from pydicom import dcmread
 
 from dicom_qa_node.config import Config
-from dicom_qa_node.errors import Transient
-from dicom_qa_node.records import DocumentKind, SeriesState
-from dicom_qa_node.report import build
-from dicom_qa_node.report.build import report_pending, write_report
-from dicom_qa_node.store import Database, Jobs, Outbox, Registry
+from dicom_qa_node.db.engine import Database
+from dicom_qa_node.domain.delivery import DocumentKind
+from dicom_qa_node.domain.errors import Transient
+from dicom_qa_node.domain.states import SeriesState
+from dicom_qa_node.flow.jobs import Jobs
+from dicom_qa_node.flow.outbox import Outbox
+from dicom_qa_node.flow.registry import Registry
+from dicom_qa_node.report import report_builder
+from dicom_qa_node.report.report_builder import report_pending, write_report
 from tests.odd_headers import series_with
 from tests.report_samples import verdict, write_series
 
@@ -107,7 +111,7 @@ def test_full_disk_parks_nothing(database, config, monkeypatch):
     spool = config.spool_dir
     instances = write_series(spool)
     registry, outbox = scored(database, instances), Outbox(database)
-    monkeypatch.setattr("dicom_qa_node.report.files.os.fsync", full)
+    monkeypatch.setattr("dicom_qa_node.report.document_base.os.fsync", full)
     with pytest.raises(Transient, match="no space"):
         report_pending(outbox, registry, spool, config)
     assert registry.series(instances[0].series.series_instance_uid).state is SeriesState.SCORED
@@ -148,9 +152,9 @@ def test_one_series_whose_report_fails_unexpectedly_is_set_aside_and_the_others_
             raise OverflowError("of a kind that nobody foresaw")
         return real(request, sources, settings)
 
-    real = build.build_document
-    monkeypatch.setattr(build, "build_document", built)
-    monkeypatch.setattr(build, "BROKEN_DATA", (KeyError,))
+    real = report_builder.build_document
+    monkeypatch.setattr(report_builder, "build_document", built)
+    monkeypatch.setattr(report_builder, "BROKEN_DATA", (KeyError,))
     assert report_pending(Outbox(database), registry, spool, config) == 2
     assert registry.series(uid).state is SeriesState.PARKED
     assert "OverflowError" in registry.series(uid).parked_reason

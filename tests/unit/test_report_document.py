@@ -14,11 +14,13 @@ from pydicom.sr._concepts_dict import concepts
 from pydicom.sr.codedict import codes as standard
 
 from dicom_qa_node.config import Config
-from dicom_qa_node.errors import Permanent
-from dicom_qa_node.records import Code, Grade, ReportRef, SeriesKind
-from dicom_qa_node.report import codes
-from dicom_qa_node.report.build import build_report
-from dicom_qa_node.report.document import SOP_CLASS_UID, ReportRequest, device_uid, report_series_uid, report_uid
+from dicom_qa_node.domain.codes import Code
+from dicom_qa_node.domain.delivery import ReportRef
+from dicom_qa_node.domain.errors import Permanent
+from dicom_qa_node.domain.results import Grade, SeriesKind
+from dicom_qa_node.report import sr_codes
+from dicom_qa_node.report.report_builder import build_report
+from dicom_qa_node.report.sr_document import SOP_CLASS_UID, ReportRequest, device_uid, report_series_uid, report_uid
 from tests.report_samples import MODEL, T0, not_rated, verdict, write_multiframe, write_series
 
 CONFIG = Config()
@@ -99,7 +101,7 @@ def test_measurements_and_findings_are_told_in_codes_and_words(tmp_path):
     (noise_item,) = items(physics, "NOISE_HU")
     assert noise_item.MeasuredValueSequence[0].MeasurementUnitsCodeSequence[0].CodeValue == "[hnsf'U]"
     assert number(physics, "111787") == 12.5
-    assert not items(physics, codes.private_code("global_noise_level_liver_hu", "").value)
+    assert not items(physics, sr_codes.private_code("global_noise_level_liver_hu", "").value)
     assert comments(physics) == [
         "Global noise level: 9 slices; above the usual range (at least 5, at most 20 [hnsf'U])",
         "Signal to noise ratio: within the usual range (at least 10 1)",
@@ -300,7 +302,7 @@ def test_what_cannot_be_built_is_told_without_patient_data(tmp_path, monkeypatch
     def fail(*_: object) -> None:
         raise struct.error("Sample^Sally is no name")
 
-    monkeypatch.setattr("dicom_qa_node.report.build.build_document", fail)
+    monkeypatch.setattr("dicom_qa_node.report.report_builder.build_document", fail)
     instances = write_series(tmp_path)
     with pytest.raises(Permanent) as caught:
         built(tmp_path, verdict(instances), instances)
@@ -323,12 +325,12 @@ def test_highdicom_reads_the_report_back(tmp_path):
 
 @pytest.mark.parametrize("grade", list(Grade))
 def test_every_grade_has_its_code(grade):
-    assert codes.GRADES[grade].scheme == "RADLEX"
+    assert sr_codes.GRADES[grade].scheme == "RADLEX"
 
 
 def test_private_codes_fit_and_differ():
     names = ["noise_hu", "global_noise_level_liver_hu", "global_noise_level_lung_hu"]
-    values = [codes.private_code(name, "meaning").value for name in names]
+    values = [sr_codes.private_code(name, "meaning").value for name in names]
     assert len(set(values)) == 3
     assert all(len(value) <= 16 for value in values)
     assert values[0] == "NOISE_HU"
@@ -341,6 +343,6 @@ def test_standard_codes_are_spelled_as_in_the_standard():
         for entries in concepts[scheme].values()
         for value, (meaning, _) in entries.items()
     }
-    used = [code for code in vars(codes).values() if isinstance(code, Code) and code.scheme in ("DCM", "SCT")]
+    used = [code for code in vars(sr_codes).values() if isinstance(code, Code) and code.scheme in ("DCM", "SCT")]
     assert len(used) > 20
     assert [code for code in used if known[code.scheme, code.value] != code.meaning] == []

@@ -11,9 +11,8 @@ import pypdfium2
 import pytest
 from PIL import Image
 
-from dicom_qa_node.report.canvas import Canvas, Line
-from dicom_qa_node.report.glyphs import Glyphs
-from dicom_qa_node.report.pdf import pdf_page
+from dicom_qa_node.report.summary_page.drawing import Canvas, Glyphs, Line
+from dicom_qa_node.report.summary_page.pdf import pdf_page
 from tests.report_samples import T0
 
 PICTURE = Image.new("RGB", (300, 200), (250, 250, 250))

@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 
 from dicom_qa_node.config import Config, InvalidConfig, Peer, parse_config
-from dicom_qa_node.config.routing import Decision, Route, Traits, decide
+from dicom_qa_node.config.delivery import Decision, Route, Traits, decide
 
 TRAITS = Traits("PT", "petct", "PETCT2", "ROOM7", "North Hospital", "limited", ("noise_high", "motion"), "10.1.2.3")
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from markupsafe import Markup
 
 from dicom_qa_node import log
-from dicom_qa_node.cli import present
+from dicom_qa_node.cli import output
 from dicom_qa_node.safe_text import csv_cell, escaped_json, visible, visible_lines
 from dicom_qa_node.web.templating import environment
 
@@ -55,10 +55,10 @@ def test_cells_are_no_formulas(value, cell):
 
 
 def test_terminal(capsys):
-    present.say(HOSTILE)
-    present.complain(HOSTILE)
-    present.show_json({"station": HOSTILE})
-    present.show_rows("", [{"station": HOSTILE}], as_json=False, empty="")
+    output.say(HOSTILE)
+    output.complain(HOSTILE)
+    output.show_json({"station": HOSTILE})
+    output.show_rows("", [{"station": HOSTILE}], as_json=False, empty="")
     out, err = capsys.readouterr()
     assert "CT" in out
     assert holds_raw(out + err) == []

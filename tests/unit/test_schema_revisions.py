@@ -17,13 +17,14 @@ from alembic.config import Config as AlembicConfig
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
-import dicom_qa_node.store
+import dicom_qa_node.db
 from dicom_qa_node.cli.app import run
-from dicom_qa_node.errors import Misconfigured
-from dicom_qa_node.store import Database, Registry
-from dicom_qa_node.store.schema import metadata
+from dicom_qa_node.db.engine import Database
+from dicom_qa_node.db.schema import metadata
+from dicom_qa_node.domain.errors import Misconfigured
+from dicom_qa_node.flow.registry import Registry
 
-MIGRATIONS = Path(dicom_qa_node.store.__file__).parent / "migrations"
+MIGRATIONS = Path(dicom_qa_node.db.__file__).parent / "migrations"
 REVISIONS = [script.revision for script in reversed(list(ScriptDirectory(str(MIGRATIONS)).walk_revisions()))]
 SCHEMA = {
     "sqlite": ("SELECT type, name, sql FROM sqlite_master WHERE name <> 'sqlite_sequence'",),

@@ -12,14 +12,14 @@ from pydicom import Dataset, dcmread
 from pydicom.encaps import encapsulate
 from pydicom.uid import DeflatedExplicitVRLittleEndian, RLELossless
 
-from dicom_qa_node.charsets import dcmread as bounded_dcmread
-from dicom_qa_node.dicom_files import ReadingLimit
-from dicom_qa_node.score import attributes, stack
-from dicom_qa_node.score import decoders as decoding
-from dicom_qa_node.score.assemble import assemble
-from dicom_qa_node.score.decode import BrokenPixels, Codestream
-from dicom_qa_node.score.decoders import Decoders, DecodingTime
-from dicom_qa_node.score.headers import PixelFormat, UnreadableHeader, open_header
+from dicom_qa_node.dicom_io import headers
+from dicom_qa_node.dicom_io.file_reader import ReadingLimit
+from dicom_qa_node.dicom_io.pydicom_patches import dcmread as bounded_dcmread
+from dicom_qa_node.score import decoder_pool as decoding
+from dicom_qa_node.score import stack_pixels
+from dicom_qa_node.score.decoder_pool import BrokenPixels, Codestream, DecoderPool, DecodingTime
+from dicom_qa_node.score.slice_headers import PixelFormat, UnreadableHeader, open_header
+from dicom_qa_node.score.volume_builder import build_volumes
 from tests.measured_process import measured
 from tests.tiny_series import ENHANCED_CT, ct, multiframe, pixels_of, write
 
@@ -29,7 +29,7 @@ MOST_MB, MOST_CPU_S = 96, 10.0
 
 def assembled(folder: str) -> tuple[tuple[int, ...], float, float]:
     """Assemble a folder; called in a process of its own."""
-    (volume,) = assemble(sorted(Path(folder).iterdir()))
+    (volume,) = build_volumes(sorted(Path(folder).iterdir()))
     return volume.voxels.shape, float(volume.voxels.min()), float(volume.voxels.max())
 
 
@@ -85,7 +85,7 @@ def test_pixels_beyond_those_of_the_header_are_not_inflated(slices, tmp_path):
 def test_deflated_frames_of_one_object_are_read_in_one_pass(tmp_path):
     (path,) = write(tmp_path, [multiframe([ct(index) for index in range(4)], ENHANCED_CT)],
                     syntax=DeflatedExplicitVRLittleEndian)  # fmt: skip
-    (volume,) = assemble([path])
+    (volume,) = build_volumes([path])
     assert np.array_equal(volume.voxels, [pixels_of(index) - 1024.0 for index in range(4)])
 
 
@@ -93,7 +93,7 @@ def test_a_deflated_object_that_is_cut_off_gives_the_frames_it_has(tmp_path):
     frames = [ct(index, pixels=np.random.default_rng(index).integers(0, 4000, (16, 20))) for index in range(4)]
     (path,) = write(tmp_path, [multiframe(frames, ENHANCED_CT)], syntax=DeflatedExplicitVRLittleEndian)
     path.write_bytes(path.read_bytes()[:-700])
-    (volume,) = assemble([path])
+    (volume,) = build_volumes([path])
     assert 0 < len(volume.voxels) < 4
 
 
@@ -119,7 +119,7 @@ def test_a_deflated_header_without_end_is_refused(slices, tmp_path):
 
 
 def test_a_header_of_millions_of_elements_is_refused(slices, tmp_path, monkeypatch):
-    monkeypatch.setattr("dicom_qa_node.dicom_files.MOST_READS", 2000)
+    monkeypatch.setattr("dicom_qa_node.dicom_io.file_reader.MOST_READS", 2000)
     path = Path(slices[0].filename)
     data = path.read_bytes()
     at = data.index(struct.pack("<HH2sH", 0x0008, 0x0060, b"CS", 2))
@@ -137,7 +137,7 @@ def test_a_long_sequence_is_counted_before_its_items_are_made(slices, count, rea
     at = data.index(struct.pack("<HH2s", 0x0020, 0x000D, b"UI"))
     items = struct.pack("<HHL", 0xFFFE, 0xE000, 0) * count
     path.write_bytes(data[:at] + struct.pack("<HH2sHL", 0x0018, 0x9346, b"SQ", 0, len(items)) + items + data[at:])
-    assert len(attributes.items(open_header(path)[0], 0x00189346)) == read
+    assert len(headers.items(open_header(path)[0], 0x00189346)) == read
 
 
 def rle_bomb(side: int, factor: int) -> bytes:
@@ -154,8 +154,8 @@ def test_an_rle_frame_that_decodes_to_more_than_its_size_costs_no_more_than_its_
     ds["PixelData"].is_undefined_length = True
     ds.file_meta.TransferSyntaxUID = RLELossless
     ds.save_as(paths[1])
-    with Decoders(1) as pool:
-        (volume,) = assemble(paths, pool)
+    with DecoderPool(1) as pool:
+        (volume,) = build_volumes(paths, pool)
         assert len(volume.voxels) == 2
         assert [finding.key for finding in volume.findings].count("slices_undecodable") == 1
 
@@ -200,7 +200,7 @@ def test_frames_that_block_their_decoder_do_not_hold_a_scorer_for_hours(monkeypa
 
 
 def test_a_series_that_does_not_fit_sixteen_bits_is_read_in_part(tmp_path, monkeypatch):
-    monkeypatch.setattr(stack, "PACK_ABOVE_VOXELS", 2 * 16 * 20)
+    monkeypatch.setattr(stack_pixels, "PACK_ABOVE_VOXELS", 2 * 16 * 20)
     wide = {"BitsAllocated": 32, "BitsStored": 20, "HighBit": 19}
-    (volume,) = assemble(write(tmp_path, [ct(index, **wide) for index in range(4)]))
+    (volume,) = build_volumes(write(tmp_path, [ct(index, **wide) for index in range(4)]))
     assert len(volume.voxels) == 2

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 from pydicom import dcmread
 
-from dicom_qa_node.errors import Permanent
+from dicom_qa_node.domain.errors import Permanent
 from dicom_qa_node.phantom import ct_series, petct_study
 from dicom_qa_node.phantom import write as write_phantom
-from dicom_qa_node.score.assemble import survey
 from dicom_qa_node.score.pipeline import score_series
-from tests.tiny_scorer import TinyScorer
+from dicom_qa_node.score.volume_builder import scan_headers
+from tests.stub_model import TinyScorer
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def test_three_patients_are_three(files):
     for number, path in enumerate(files):
         change([path], PatientID=f"P{number // 3}")
     with pytest.raises(Permanent, match=r"3 patients \(3 of one, 3 of another, 3 of another\)"):
-        survey(files)
+        scan_headers(files)
 
 
 @pytest.mark.parametrize(
@@ -68,14 +68,14 @@ def test_another_spelling_or_an_empty_element_is_no_other_patient(files, element
     change(files, SpecificCharacterSet="ISO_IR 192")
     change(files, PatientID="FIRST", PatientName="First^Patient", PatientBirthDate="19600101")
     change(files[6:], **elements)
-    assert survey(files).identity.patient == ("first", "first patient", "19600101")
+    assert scan_headers(files).identity.patient == ("first", "first patient", "19600101")
 
 
 def test_a_name_in_two_character_sets_is_one_name(files):
     change(files, PatientName="", SpecificCharacterSet="ISO_IR 100")
     change(files[:4], PatientName="Müller^Jürgen")
     change(files[4:], SpecificCharacterSet="ISO_IR 192", PatientName="Müller^Jürgen")
-    assert survey(files).identity.patient_name == "müller jürgen"
+    assert scan_headers(files).identity.patient_name == "müller jürgen"
 
 
 def test_a_pet_is_not_fused_with_the_ct_of_another_patient(tmp_path):

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from dicom_qa_node.errors import Permanent
-from dicom_qa_node.spool.layout import InvalidUid, SpoolLayout, check_uid, is_uid, uid_key
+from dicom_qa_node.domain.errors import Permanent
+from dicom_qa_node.domain.uids import InvalidUid, check_uid, is_uid, uid_key
+from dicom_qa_node.spool.layout import SpoolLayout
 
 HOSTILE = [
     "",

@@ -7,10 +7,14 @@ import datetime as dt
 import pytest
 import sqlalchemy as sa
 
-from dicom_qa_node.records import DeliveryState, SeriesState
-from dicom_qa_node.store import Database, NodeFacts, Outbox, Registry, fold_counts, state_counts
-from dicom_qa_node.store import tables as t
-from dicom_qa_node.store.engine import insert_ignore
+from dicom_qa_node.db import tables as t
+from dicom_qa_node.db.engine import Database, insert_ignore
+from dicom_qa_node.domain.states import DeliveryState, SeriesState
+from dicom_qa_node.flow import state_machine
+from dicom_qa_node.flow.node_statistics import NodeStatistics
+from dicom_qa_node.flow.outbox import Outbox
+from dicom_qa_node.flow.registry import Registry
+from dicom_qa_node.flow.state_machine import fold_counts
 
 T0 = dt.datetime(2026, 1, 5, 8, 0, tzinfo=dt.UTC)
 
@@ -111,7 +115,7 @@ def test_nobody_waits_for_the_count_of_somebody_else(postgresql):
 
 
 def test_folding_keeps_the_counts_and_leaves_a_row_for_each_state(any_database, monkeypatch):
-    monkeypatch.setattr(state_counts, "_MANY", 6)
+    monkeypatch.setattr(state_machine, "_MANY", 6)
     put(any_database, COMPLETE=4)
     for number in range(4):
         with any_database.write() as connection:
@@ -127,7 +131,7 @@ def test_folding_keeps_the_counts_and_leaves_a_row_for_each_state(any_database, 
 
 def test_deliveries_are_counted_exactly(any_database):
     send(any_database, PENDING=1, SENDING=2, PARKED=3, DELIVERED=9)
-    outbox, facts = Outbox(any_database), NodeFacts(any_database)
+    outbox, facts = Outbox(any_database), NodeStatistics(any_database)
     assert outbox.counts() == {
         DeliveryState.PENDING: 1, DeliveryState.SENDING: 2, DeliveryState.PARKED: 3, DeliveryState.DELIVERED: 9
     }  # fmt: skip
@@ -155,7 +159,7 @@ def test_what_pages_ask_of_deliveries_is_answered_by_the_index_of_the_undelivere
     database.upgrade()
     asked: list[str] = []
     sa.event.listen(database.engine, "before_cursor_execute", lambda *call: asked.append(call[2]))
-    facts = NodeFacts(database)
+    facts = NodeStatistics(database)
     for ask in (facts.undelivered_by_target, facts.oldest_undelivered, Outbox(database).undelivered):
         ask()
     queries = [line for line in asked if "outbox" in line]

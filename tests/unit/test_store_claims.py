@@ -9,10 +9,14 @@ import threading
 import pytest
 import sqlalchemy as sa
 
-from dicom_qa_node.errors import Misconfigured, Transient
-from dicom_qa_node.records import ModelRef, SeriesFacts, SeriesKind, SeriesResult, StoredInstance
-from dicom_qa_node.store import Database, Jobs, QualityLog, Registry
-from tests.passing_time import PassingTime
+from dicom_qa_node.db.engine import Database
+from dicom_qa_node.domain.errors import Misconfigured, Transient
+from dicom_qa_node.domain.results import ModelRef, SeriesKind, SeriesResult
+from dicom_qa_node.domain.series import SeriesHeader, StoredInstance
+from dicom_qa_node.flow.jobs import Jobs
+from dicom_qa_node.flow.registry import Registry
+from dicom_qa_node.quality_log.entries import QualityLog
+from tests.fake_clock import PassingTime
 
 T0 = dt.datetime(2026, 1, 5, 8, 0, tzinfo=dt.UTC)
 MODEL = ModelRef("m", "1", "f" * 64)
@@ -26,7 +30,7 @@ def database(any_database):
 def stored(uid: str) -> StoredInstance:
     return StoredInstance(
         f"{uid}.1", "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.1.2.1", f"i/{uid}", "0" * 64, 1, T0, "CT", "a",
-        SeriesFacts(uid, "1.2", "CT"),
+        SeriesHeader(uid, "1.2", "CT"),
     )  # fmt: skip
 
 
@@ -91,7 +95,7 @@ def test_the_oldest_job_comes_from_an_index_however_many_wait(tmp_path):
 
 def test_locked_database_is_transient(tmp_path, monkeypatch):
     Database(f"sqlite:///{tmp_path}/q.db").upgrade()
-    monkeypatch.setattr("dicom_qa_node.store.engine._BUSY_TIMEOUT_MS", 50)
+    monkeypatch.setattr("dicom_qa_node.db.engine._BUSY_TIMEOUT_MS", 50)
     other = Database(f"sqlite:///{tmp_path}/q.db")
     holder = sqlite3.connect(tmp_path / "q.db", isolation_level=None)
     holder.execute("BEGIN IMMEDIATE")

@@ -7,25 +7,21 @@ from dataclasses import replace
 
 import pytest
 
-from dicom_qa_node.errors import Permanent
-from dicom_qa_node.records import (
-    AssociationEnd,
-    AssociationStart,
-    DeliveryState,
-    Grade,
-    ModelRef,
-    ReportRef,
-    SeriesFacts,
-    SeriesKind,
-    SeriesResult,
-    SeriesState,
-    StoredInstance,
-)
-from dicom_qa_node.store import Database, Jobs, LogFilter, Outbox, QualityLog, Registry, Retention
-from tests.passing_time import PassingTime
+from dicom_qa_node.db.engine import Database
+from dicom_qa_node.domain.delivery import ReportRef
+from dicom_qa_node.domain.errors import Permanent
+from dicom_qa_node.domain.results import Grade, ModelRef, SeriesKind, SeriesResult
+from dicom_qa_node.domain.series import AssociationEnd, AssociationStart, SeriesHeader, StoredInstance
+from dicom_qa_node.domain.states import DeliveryState, SeriesState
+from dicom_qa_node.flow.jobs import Jobs
+from dicom_qa_node.flow.outbox import Outbox
+from dicom_qa_node.flow.registry import Registry
+from dicom_qa_node.flow.retention_candidates import Retention
+from dicom_qa_node.quality_log.entries import LogFilter, QualityLog
+from tests.fake_clock import PassingTime
 
 T0 = dt.datetime(2026, 1, 5, 8, 0, tzinfo=dt.UTC)
-SERIES = SeriesFacts("1.2.3", "1.2", "CT", frame_of_reference_uid="1.9", patient_name="Doe^Jane", station_name="CT7")
+SERIES = SeriesHeader("1.2.3", "1.2", "CT", frame_of_reference_uid="1.9", patient_name="Doe^Jane", station_name="CT7")
 
 
 @pytest.fixture
@@ -38,7 +34,7 @@ def clock(database) -> PassingTime:
     return PassingTime(T0, database)
 
 
-def instance(number: int, series: SeriesFacts = SERIES, **changes: object) -> StoredInstance:
+def instance(number: int, series: SeriesHeader = SERIES, **changes: object) -> StoredInstance:
     values = {
         "sop_instance_uid": f"{series.series_instance_uid}.{number}",
         "sop_class_uid": "1.2.840.10008.5.1.4.1.1.2",
@@ -239,8 +235,8 @@ def test_backup_is_a_complete_copy(tmp_path):
         opened.close()
 
 
-CT_OF_PET = SeriesFacts("1.2.5", "1.2", "CT", frame_of_reference_uid="1.9")
-PET = SeriesFacts("1.2.4", "1.2", "PT", frame_of_reference_uid="1.9")
+CT_OF_PET = SeriesHeader("1.2.5", "1.2", "CT", frame_of_reference_uid="1.9")
+PET = SeriesHeader("1.2.4", "1.2", "PT", frame_of_reference_uid="1.9")
 
 
 def score_everything(registry: Registry, jobs: Jobs, clock: PassingTime) -> list[tuple[str, int, str | None]]:

@@ -13,25 +13,26 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
 
-from dicom_qa_node.errors import Permanent
-from dicom_qa_node.records import (
+from dicom_qa_node.charts.alerts import Alerts, AlertSubject, NewAlert
+from dicom_qa_node.charts.baselines import ChartRules, Drifts
+from dicom_qa_node.charts.chart_ingest import ChartIngest, monday_of
+from dicom_qa_node.charts.scanners import Scanners
+from dicom_qa_node.charts.service_events import EventKind, ServiceEvents
+from dicom_qa_node.db import chart_tables as s
+from dicom_qa_node.db import tables as t
+from dicom_qa_node.db.chart_tables import pack, unpack
+from dicom_qa_node.domain.errors import Permanent
+from dicom_qa_node.domain.results import (
     Grade,
     Measurement,
     ModelRef,
-    SeriesFacts,
     SeriesKind,
     SeriesResult,
-    SeriesState,
     result_from_json,
     result_to_json,
 )
-from dicom_qa_node.store import Alerts, ChartRules, Drifts, Folding, Scanners, ServiceEvents
-from dicom_qa_node.store import scanner_tables as s
-from dicom_qa_node.store import tables as t
-from dicom_qa_node.store.alerts import AlertSubject, NewAlert
-from dicom_qa_node.store.chart_points import pack, unpack
-from dicom_qa_node.store.folding import monday_of
-from dicom_qa_node.store.service_events import EventKind
+from dicom_qa_node.domain.series import SeriesHeader
+from dicom_qa_node.domain.states import SeriesState
 from tests.realistic_log import fill
 
 DERIVED = (s.points, s.weeks, s.groups, s.counters, s.stale_weeks)
@@ -46,7 +47,7 @@ def database(any_database):
 def add(database, number, score, *, version=1, at=None, noise=None, station="CT1", serial="S1", protocol="Chest"):
     """Put one result in, as the scorer leaves it."""
     uid, when = f"1.2.{number}", at or START + dt.timedelta(hours=number)
-    facts = SeriesFacts(
+    facts = SeriesHeader(
         uid, "1.2", "CT", station_name=station, device_serial_number=serial, manufacturer="M",
         manufacturer_model_name="X", protocol_name=protocol, patient_name="Doe^Jane", patient_id="PID-1",
     )  # fmt: skip
@@ -73,7 +74,7 @@ def add(database, number, score, *, version=1, at=None, noise=None, station="CT1
 
 
 def fold_all(database, **kwargs):
-    folding = Folding(database)
+    folding = ChartIngest(database)
     while folding.take_in(**kwargs):
         pass
     while folding.refresh_weeks():
@@ -141,7 +142,7 @@ def test_a_recount_from_the_log_gives_the_same(database):
     fill(database, series=600, seed=5)
     fold_all(database, limit=70)
     before = derived(database)
-    Folding(database).forget()
+    ChartIngest(database).forget()
     assert derived(database) != before
     fold_all(database)
     after = derived(database)
@@ -154,7 +155,7 @@ def test_a_recount_from_the_log_gives_the_same(database):
 
 KILLED = """
 import sys
-from dicom_qa_node.store import Database, Folding
+from dicom_qa_node.db.engine import Database; from dicom_qa_node.charts.chart_ingest import ChartIngest
 folding = Folding(Database(sys.argv[1]))
 print("ready", flush=True)
 while folding.take_in(limit=7) or folding.refresh_weeks(limit=1):
@@ -177,7 +178,7 @@ def test_kill_9_at_any_moment_counts_nothing_twice(database, tmp_path):
         child.stdout.close()
     fold_all(database)
     killed = derived(database)
-    Folding(database).forget()
+    ChartIngest(database).forget()
     fold_all(database)
     fresh = derived(database)
     for name in ("chart_points", "chart_weeks", "chart_groups"):
@@ -337,7 +338,7 @@ def test_another_network_leaves_one_event(database):
 def test_latency_is_counted_in_buckets(database):
     add(database, 1, 3.0)
     fold_all(database)
-    from dicom_qa_node.store.tallies import read_counters
+    from dicom_qa_node.charts.counters import read_counters
 
     with database.read() as connection:
         found = read_counters(connection)

@@ -7,9 +7,9 @@ import pytest
 from pydicom import Dataset
 from pydicom.sequence import Sequence as Items
 
-from dicom_qa_node.records import SeriesKind
-from dicom_qa_node.score.assemble import assemble
+from dicom_qa_node.domain.results import SeriesKind
 from dicom_qa_node.score.suv import body_surface_m2, lean_body_mass_kg
+from dicom_qa_node.score.volume_builder import build_volumes
 from tests.tiny_series import ENHANCED_PET, LEGACY_PET, multiframe, pet, pixels_of, write
 
 ACTIVITY = 2.0 * pixels_of(0)[0, 0]  # Bq/ml of the first voxel: 2000
@@ -31,7 +31,7 @@ def first(tmp_path):
                     setattr(item, keyword, value)
             if change:
                 change(ds)
-        (volume,) = assemble(write(tmp_path, slices))
+        (volume,) = build_volumes(write(tmp_path, slices))
         return volume.unit, float(volume.voxels[0, 0, 0]), volume
 
     return assembled
@@ -169,7 +169,7 @@ def test_enhanced_pet_has_its_own_reference_time(tmp_path):
     made = multiframe(
         slices, ENHANCED_PET, **elements, DecayCorrected="YES", DecayCorrectionDateTime="20240501100000", KVP=None
     )
-    (volume,) = assemble(write(tmp_path, [made]))
+    (volume,) = build_volumes(write(tmp_path, [made]))
     assert volume.unit == "SUVbw"
     assert np.allclose(volume.voxels[1], pixels_of(1) * 2.0 * 80000 / 2e8)
 
@@ -185,7 +185,7 @@ def test_legacy_converted_pet_keeps_what_its_single_slices_said(tmp_path, weight
         made.SharedFunctionalGroupsSequence[0].UnassignedSharedConvertedAttributesSequence = Items([unassigned])
 
     made = multiframe(slices, LEGACY_PET, convert, Modality="PT", PatientWeight=weight, KVP=None)
-    (volume,) = assemble(write(tmp_path, [made]))
+    (volume,) = build_volumes(write(tmp_path, [made]))
     assert volume.kind is SeriesKind.PT
     assert volume.unit == ("SUVbw" if weight else "BQML")
     scale = 80000 / 2e8 if weight else 1.0

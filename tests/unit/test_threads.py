@@ -12,16 +12,16 @@ import pytest
 import torch
 
 from dicom_qa_node.config import Config, Grades
-from dicom_qa_node.errors import Misconfigured
+from dicom_qa_node.db.engine import Database
+from dicom_qa_node.domain.errors import Misconfigured
 from dicom_qa_node.models.registry import card_of
 from dicom_qa_node.phantom import ct_series, write
-from dicom_qa_node.score.infer import Scorer
-from dicom_qa_node.score.pictures import write_pictures
+from dicom_qa_node.score.image_files import write_images
+from dicom_qa_node.score.inference import Scorer
 from dicom_qa_node.score.pipeline import score_series
-from dicom_qa_node.score.threads import allow, allowed
+from dicom_qa_node.score.threads import max_threads, set_max_threads
 from dicom_qa_node.score.worker import run_worker
-from dicom_qa_node.store import Database
-from tests.tiny_scorer import TinyScorer
+from tests.stub_model import TinyScorer
 
 
 @pytest.fixture(autouse=True)
@@ -29,15 +29,15 @@ def as_before() -> Iterator[None]:
     """Leave the process as it was."""
     of_torch = torch.get_num_threads()
     yield
-    allow(0)
+    set_max_threads(0)
     torch.set_num_threads(of_torch)
 
 
 @pytest.mark.parametrize(("cores", "wanted", "expected"), [(1, 0, 1), (2, 0, 2), (64, 0, 4), (64, 1, 1), (2, 7, 7)])
 def test_what_is_wanted_counts_else_the_cores(monkeypatch, cores, wanted, expected):
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(cores)))
-    allow(wanted)
-    assert allowed() == expected
+    set_max_threads(wanted)
+    assert max_threads() == expected
 
 
 @pytest.mark.parametrize("count", [1, 3])
@@ -50,17 +50,17 @@ def test_no_step_takes_more_threads_than_are_allowed(monkeypatch, tmp_path, coun
         sizes.append(pool._max_workers)
 
     monkeypatch.setattr(ThreadPoolExecutor, "__init__", noted)
-    allow(count)
+    set_max_threads(count)
     paths = write(ct_series(3, 8, 64, spacing_mm=12.0), tmp_path / "series")
     verdict = score_series(paths, scorer=TinyScorer())
-    write_pictures(verdict, tmp_path / "pictures", Grades())
+    write_images(verdict, tmp_path / "pictures", Grades())
     # Decoding, the features of the slices, network beside measurements, the measurements themselves, the pictures.
     assert len(sizes) == 5
     assert max(sizes) == count
 
 
 def test_the_network_takes_the_threads_that_are_allowed():
-    allow(3)
+    set_max_threads(3)
     scorer = Scorer(torch.nn.Identity(), card_of("ms_iqa_small"), torch.device("cpu"))
     assert scorer._workers == 3
     assert torch.get_num_threads() == 1
@@ -71,7 +71,7 @@ def test_a_worker_allows_what_is_configured(node_config: Config):
     stop, seen = threading.Event(), []
 
     def open_scorer(config: Config, name: str) -> TinyScorer:
-        seen.append(allowed())
+        seen.append(max_threads())
         stop.set()
         raise Misconfigured("not needed here")
 

@@ -8,10 +8,10 @@ import pytest
 from pydantic import ValidationError
 
 from dicom_qa_node.config import ClientTls, Config, ServerTls
-from dicom_qa_node.errors import Misconfigured
-from dicom_qa_node.ops.health import Facts, Level, assess
-from dicom_qa_node.records import utc_now
-from dicom_qa_node.tls import CIPHERS, RenewedContext, call_context, concerns
+from dicom_qa_node.dicom_io.tls import CIPHERS, RenewedContext, call_context, concerns
+from dicom_qa_node.domain.clock import utc_now
+from dicom_qa_node.domain.errors import Misconfigured
+from dicom_qa_node.ops.health import HealthSnapshot, Level, assess
 from tests.tls_files import Authority
 
 
@@ -80,7 +80,7 @@ def test_open_keys_and_near_ends_are_told_and_degrade_health(hospital):
     assert "replace it in time" in found
     (found,) = concerns(ending, lambda: utc_now() + dt.timedelta(days=11))
     assert "ended on" in found
-    report = assess(Facts(tls_concerns=(found,)), ending, utc_now())
+    report = assess(HealthSnapshot(tls_concerns=(found,)), ending, utc_now())
     assert report.named("tls").level is Level.DEGRADED
     assert found in report.named("tls").detail
 

@@ -6,7 +6,7 @@ import pytest
 from pydicom import Dataset
 from pydicom.datadict import dictionary_VR
 
-from dicom_qa_node.charsets import decoded_text, writable_character_set
+from dicom_qa_node.dicom_io.pydicom_patches import decoded_text, writable_character_set
 from dicom_qa_node.report.copied_modules import copied_modules
 from dicom_qa_node.report.valid_values import Changes, plain_text, valid_element
 from tests.odd_headers import raw

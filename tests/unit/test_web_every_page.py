@@ -10,19 +10,13 @@ import pytest
 import sqlalchemy as sa
 from starlette.routing import Route
 
-from dicom_qa_node.records import (
-    Finding,
-    Grade,
-    ModelRef,
-    SeriesFacts,
-    SeriesKind,
-    SeriesResult,
-    Severity,
-    StoredInstance,
-    utc_now,
-)
-from dicom_qa_node.store import Jobs, Registry, Role
-from dicom_qa_node.store import tables as t
+from dicom_qa_node.db import tables as t
+from dicom_qa_node.domain.accounts import Role
+from dicom_qa_node.domain.clock import utc_now
+from dicom_qa_node.domain.results import Finding, Grade, ModelRef, SeriesKind, SeriesResult, Severity
+from dicom_qa_node.domain.series import SeriesHeader, StoredInstance
+from dicom_qa_node.flow.jobs import Jobs
+from dicom_qa_node.flow.registry import Registry
 from dicom_qa_node.web import app as web_app
 from tests.web_site import bearer, logged_in, open_site, stranger
 
@@ -38,7 +32,7 @@ WORDS = ("PID-4711", "Doe", "Jane", "19700102", "1970-01-02", "ACC-99")
 
 
 def series(database, **change: str) -> None:
-    facts = replace(SeriesFacts(UID, "1.2", "CT", study_date="20260301", study_time="080000"), **change)
+    facts = replace(SeriesHeader(UID, "1.2", "CT", study_date="20260301", study_time="080000"), **change)
     registry, jobs = Registry(database), Jobs(database)
     registry.record([StoredInstance("1.2.3.1", "1.2", "1.2", "a/1", "0" * 64, 9, utc_now(), "SC", "a", facts)])
     (progress,) = registry.receiving()
@@ -51,7 +45,7 @@ def series(database, **change: str) -> None:
 
 
 def texts(kind: str = SCRIPT) -> dict[str, str]:
-    free = [field.name for field in fields(SeriesFacts) if field.name.endswith(("_name", "_description", "_id"))]
+    free = [field.name for field in fields(SeriesHeader) if field.name.endswith(("_name", "_description", "_id"))]
     more = [
         "patient_sex",
         "body_part_examined",

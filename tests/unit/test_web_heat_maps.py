@@ -9,17 +9,19 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from dicom_qa_node.errors import Permanent, Transient
+from dicom_qa_node.db.heartbeats import Heartbeats
+from dicom_qa_node.domain.accounts import Role
+from dicom_qa_node.domain.errors import Permanent, Transient
+from dicom_qa_node.flow.heat_map_requests import MAX_ATTEMPTS, HeatRequests
 from dicom_qa_node.models.registry import card_of
-from dicom_qa_node.score import asked_maps
-from dicom_qa_node.score.asked_maps import AskedMaps
-from dicom_qa_node.spool.gallery import display_name, heat_name, read_gallery
+from dicom_qa_node.quality_log.entries import QualityLog
+from dicom_qa_node.score import heat_maps
+from dicom_qa_node.score.heat_maps import RequestedHeatMaps
 from dicom_qa_node.spool.layout import SpoolLayout
-from dicom_qa_node.store import HeatRequests, Liveness, QualityLog, Role
-from dicom_qa_node.store.heat_requests import MAX_ATTEMPTS
-from dicom_qa_node.web.heat import HeatState, ask_for_maps, heat_of
+from dicom_qa_node.spool.rendered_images import display_name, heat_name, read_manifest
+from dicom_qa_node.web.heat_map_state import HeatState, ask_for_maps, heat_of
 from tests.scored_series import add_ct
-from tests.tiny_scorer import TinyScorer
+from tests.stub_model import TinyScorer
 from tests.unit.test_store_claims import queue
 from tests.web_site import bearer, logged_in, open_site, stranger
 
@@ -63,7 +65,7 @@ def requests(any_database, clock):
 @pytest.fixture
 def site(tmp_path, monkeypatch):
     monkeypatch.setattr("dicom_qa_node.score.pipeline.measure", lambda *_: ())
-    monkeypatch.setattr(asked_maps, "_LOOK_S", 0.0)
+    monkeypatch.setattr(heat_maps, "_LOOK_S", 0.0)
     site = open_site(tmp_path)
     site.__dict__["uid"] = add_ct(site.config, site.database, tmp_path / "work", slices=8, rows=64, scorer=InUse())
     yield site
@@ -79,7 +81,7 @@ def entry_of(site):
 
 
 def worked_off(site, scorer=None) -> int:
-    asked, steps = AskedMaps(site.database, site.config.spool_dir, scorer or InUse()), 0
+    asked, steps = RequestedHeatMaps(site.database, site.config.spool_dir, scorer or InUse()), 0
     while asked.step():
         steps += 1
     return steps
@@ -142,7 +144,7 @@ def test_the_worker_makes_what_is_missing_and_nothing_else(site):
 def test_maps_need_no_images_but_the_pictures(site):
     for path in SpoolLayout(site.config.spool_dir).instances.rglob("*.dcm"):
         path.unlink()
-    for name in read_gallery(folder_of(site)).stored_files():
+    for name in read_manifest(folder_of(site)).stored_files():
         (folder_of(site) / name).unlink()
     ask_for_maps(site, entry_of(site), "rudi")
     scorer = InUse()
@@ -189,7 +191,7 @@ def test_a_failure_ends_the_request_with_its_kind_and_can_be_asked_again(site):
 
 def test_a_worker_that_stops_leaves_the_rest_to_the_next(site):
     ask_for_maps(site, entry_of(site), "rudi")
-    asked = AskedMaps(site.database, site.config.spool_dir, InUse())
+    asked = RequestedHeatMaps(site.database, site.config.spool_dir, InUse())
     for _ in range(8):
         assert asked.step()
     asked.give_back()
@@ -200,7 +202,7 @@ def test_a_worker_that_stops_leaves_the_rest_to_the_next(site):
 
 
 def test_a_database_out_of_reach_ends_no_worker(site, monkeypatch):
-    asked = AskedMaps(site.database, site.config.spool_dir, InUse())
+    asked = RequestedHeatMaps(site.database, site.config.spool_dir, InUse())
 
     def locked(self):
         raise Transient("database: locked")
@@ -225,7 +227,7 @@ def test_the_button_asks_and_the_page_follows(site, role):
     assert 'data-heat-state="waiting"' in text
     assert "1 of 7 made" in text
     assert "No scoring worker is running" in text
-    Liveness(site.database).beat("score", detail="idle")
+    Heartbeats(site.database).beat("score", detail="idle")
     assert "while no series waits" in client.get(path).text
     worked_off(site)
     text = client.get(path).text
@@ -238,7 +240,7 @@ def test_the_button_asks_and_the_page_follows(site, role):
 
 def test_the_page_says_that_the_model_is_missing(site):
     client = logged_in(site, Role.REVIEWER)
-    Liveness(site.database).beat("score", detail="no model: the weights of model ms_iqa_small are missing")
+    Heartbeats(site.database).beat("score", detail="no model: the weights of model ms_iqa_small are missing")
     client.post(f"/series/{site.uid}/v1/heat", data={"csrf": client.csrf})
     text = client.get(f"/series/{site.uid}").text
     assert "The scoring worker has no model: the weights of model ms_iqa_small are missing" in text

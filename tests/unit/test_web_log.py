@@ -13,13 +13,17 @@ from urllib.parse import parse_qsl
 import pytest
 from starlette.testclient import TestClient
 
-from dicom_qa_node.errors import Permanent
+from dicom_qa_node.db import tables as t
+from dicom_qa_node.domain.accounts import Role
+from dicom_qa_node.domain.errors import Permanent
+from dicom_qa_node.domain.states import DeliveryState, SeriesState
+from dicom_qa_node.flow.outbox import Outbox
+from dicom_qa_node.flow.registry import Registry
 from dicom_qa_node.ops.label_export import export_labels
-from dicom_qa_node.records import DeliveryState, SeriesState
-from dicom_qa_node.store import LogSearch, Outbox, Registry, Reviews, Role
-from dicom_qa_node.store import tables as t
+from dicom_qa_node.quality_log.reviews import Reviews
+from dicom_qa_node.quality_log.search import LogSearch
 from dicom_qa_node.web.app import create_app
-from dicom_qa_node.web.log_request import asked_of, read_place
+from dicom_qa_node.web.log_query import log_request_of, read_place
 from tests.conftest import ROOT
 from tests.realistic_log import fill
 from tests.scored_series import add_ct, add_petct
@@ -61,7 +65,7 @@ def get(client, tokens):
 
 
 def identifiers(site) -> list[str]:
-    shown = LogSearch(site.database).page(asked_of([], patients=True, now=NOW).query).rows
+    shown = LogSearch(site.database).page(log_request_of([], patients=True, now=NOW).query).rows
     facts = [row.facts for row in shown]
     words = [word for f in facts for word in (f.patient_id, f.patient_birth_date, f.accession_number)]
     return [*words, *(f.patient_name.split("^")[0] for f in facts if "<" not in f.patient_name)]
@@ -222,7 +226,7 @@ def test_actions_change_the_state_and_leave_a_trace(site, client, tokens):
 
 
 def test_a_parked_delivery_is_sent_again(site):
-    asked = asked_of([("delivery", "parked")], patients=False, now=NOW)
+    asked = log_request_of([("delivery", "parked")], patients=False, now=NOW)
     parked = LogSearch(site.database).page(asked.query).rows[0]
     page = logged_in(site, Role.ADMIN)
     answer = page.post(f"/series/{parked.facts.series_instance_uid}/resend", data={"csrf": page.csrf})
@@ -253,9 +257,9 @@ def test_reviews_export_as_a_set_that_training_judges(site, tmp_path):
 
 def test_the_words_of_an_address_survive_a_round():
     items = [("q", " thorax "), ("grade", "limited,none"), ("sort", "score"), ("zzz", "1"), ("site", "")]
-    asked = asked_of(items, patients=True, now=NOW)
+    asked = log_request_of(items, patients=True, now=NOW)
     assert asked.address() == "q=thorax&grade=limited%2Cnone&sort=score"
-    assert asked_of(parse_qsl(asked.address()), patients=True, now=NOW).query == asked.query
+    assert log_request_of(parse_qsl(asked.address()), patients=True, now=NOW).query == asked.query
     assert asked.address(sort=None, q="x") == "grade=limited%2Cnone&q=x"
     assert asked.problems == ()
     assert read_place("") is None

@@ -17,7 +17,7 @@ from joserfc import jwt
 from joserfc.jwk import RSAKey
 
 from dicom_qa_node.config import Config, InvalidConfig, parse_config
-from dicom_qa_node.store import Role
+from dicom_qa_node.domain.accounts import Role
 from tests.web_site import HOST, open_site, stranger
 
 SECRET = "client secret"

@@ -9,10 +9,10 @@ import pytest
 import sqlalchemy as sa
 from starlette.routing import Route
 
-from dicom_qa_node.records import utc_now
-from dicom_qa_node.store import Role
-from dicom_qa_node.store.accounts import hash_of
-from dicom_qa_node.store.audit import AuditFilter
+from dicom_qa_node.accounts.accounts import hash_of
+from dicom_qa_node.accounts.audit import AuditFilter
+from dicom_qa_node.domain.accounts import Role
+from dicom_qa_node.domain.clock import utc_now
 from dicom_qa_node.web import app as web_app
 from tests.web_site import NAMES, PASSWORD, bearer, csrf_of, log_in, logged_in, open_site, stranger
 

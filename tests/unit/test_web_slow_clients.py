@@ -18,10 +18,10 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
-from dicom_qa_node.ops.website import HeadersInTime
-from dicom_qa_node.web.auth import limits
-from dicom_qa_node.web.auth.limits import BodyLimit
-from dicom_qa_node.web.failures import on_client_left, on_error
+from dicom_qa_node.ops.web_server import HeadersInTime
+from dicom_qa_node.web import middleware
+from dicom_qa_node.web.middleware import BodyLimit
+from dicom_qa_node.web.page_rendering import on_client_left, on_error
 
 
 async def _echo(request):
@@ -34,7 +34,7 @@ async def _refused(_request, error):
 
 @contextmanager
 def serving(monkeypatch):
-    monkeypatch.setattr(limits, "_FIRST_BYTES_S", 0.5)
+    monkeypatch.setattr(middleware, "_FIRST_BYTES_S", 0.5)
     monkeypatch.setattr(HeadersInTime, "headers_timeout_s", 0.5)
     app = Starlette(
         routes=[Route("/", _echo, methods=["GET", "POST"])],

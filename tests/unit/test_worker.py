@@ -10,16 +10,21 @@ from pathlib import Path
 import pytest
 
 from dicom_qa_node.config import Config
-from dicom_qa_node.errors import Misconfigured, Transient
+from dicom_qa_node.db.engine import Database
+from dicom_qa_node.domain.errors import Misconfigured, Transient
+from dicom_qa_node.domain.results import Grade
+from dicom_qa_node.domain.series import SeriesHeader, StoredInstance
+from dicom_qa_node.domain.states import SeriesState
+from dicom_qa_node.flow.heat_map_requests import HeatRequests
+from dicom_qa_node.flow.registry import Registry
 from dicom_qa_node.phantom import ct_series
 from dicom_qa_node.phantom import write as write_phantom
-from dicom_qa_node.records import Grade, SeriesFacts, SeriesState, StoredInstance
-from dicom_qa_node.score import asked_maps
+from dicom_qa_node.quality_log.entries import QualityLog
+from dicom_qa_node.score import heat_maps
 from dicom_qa_node.score import worker as worker_module
 from dicom_qa_node.score.worker import run_worker
 from dicom_qa_node.spool.layout import SpoolLayout
-from dicom_qa_node.store import Database, HeatRequests, QualityLog, Registry
-from tests.tiny_scorer import TinyScorer
+from tests.stub_model import TinyScorer
 
 T0 = dt.datetime(2026, 1, 5, 8, 0, tzinfo=dt.UTC)
 
@@ -45,7 +50,7 @@ class Node:
         self.thread: threading.Thread | None = None
 
     def add(self, uid: str, files: list[Path], conflict: Path | None = None) -> None:
-        facts = SeriesFacts(uid, "1.2", "CT", frame_of_reference_uid="1.9", patient_name="Doe^Jane")
+        facts = SeriesHeader(uid, "1.2", "CT", frame_of_reference_uid="1.9", patient_name="Doe^Jane")
         items = [(path, False) for path in files] + ([(conflict, True)] if conflict else [])
         self.registry.record(
             [
@@ -135,7 +140,7 @@ def test_heat_maps_are_made_before_the_result_or_after_it_or_never(node, images,
 
 @pytest.mark.parametrize("node", [{"heat_maps": "off"}], indirect=True)
 def test_heat_maps_that_somebody_asks_for_are_made_while_no_series_waits(node, images, poll, monkeypatch):
-    monkeypatch.setattr(asked_maps, "_LOOK_S", 0.01)
+    monkeypatch.setattr(heat_maps, "_LOOK_S", 0.01)
     uid, files = images
     node.add(uid, files)
     node.start()
@@ -319,7 +324,7 @@ def test_a_full_disk_costs_the_pictures_only(node, images, poll, monkeypatch, ca
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(worker_module, "write_pictures", full)
+    monkeypatch.setattr(worker_module, "write_images", full)
     uid, files = images
     node.add(uid, files)
     node.start()

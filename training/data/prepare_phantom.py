@@ -15,11 +15,11 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
+from dicom_qa_node.domain.results import SeriesKind
+from dicom_qa_node.phantom.acquisition import CtQuality
 from dicom_qa_node.phantom.projector import FloatArray
-from dicom_qa_node.phantom.quality import CtQuality
 from dicom_qa_node.phantom.volumes import ct_volume, pet_volume
-from dicom_qa_node.records import SeriesKind
-from dicom_qa_node.score import prepare
+from dicom_qa_node.score import display_images
 from training.pool import Row, write_pool
 from training.severity import simulated_score
 
@@ -48,7 +48,7 @@ def ct_pairs(seed: int) -> Iterator[Pair]:
             row = Row(
                 f"phantom/{seed}", f"phantom/{seed}/{level:.0f}", "ct", "simulated", score, levels, factors=_FACTORS
             )
-            yield prepare.ct_picture(hu)[..., :1], row
+            yield display_images.ct_picture(hu)[..., :1], row
 
 
 def petct_pairs(seed: int) -> Iterator[Pair]:
@@ -64,7 +64,7 @@ def petct_pairs(seed: int) -> Iterator[Pair]:
             ).astype(np.float32)
             slice_id = f"phantom/{seed}/{level:.0f}"
             clean = {"jpeg": 0.0, "gauss": 0.0, "impulse": 0.0}
-            fused = prepare.fused_picture(hu, suv)
+            fused = display_images.fused_picture(hu, suv)
             yield (
                 fused,
                 Row(
@@ -77,7 +77,7 @@ def petct_pairs(seed: int) -> Iterator[Pair]:
                     factors=_FACTORS,
                 ),
             )
-            alone = prepare.pad_picture(prepare.pt_picture(suv), _ROWS, SeriesKind.PT)
+            alone = display_images.pad_picture(display_images.pt_picture(suv), _ROWS, SeriesKind.PT)
             yield alone, Row(f"phantom/{seed}", f"{slice_id}/pt", "pt", "simulated", score, levels, factors=_FACTORS)
 
 

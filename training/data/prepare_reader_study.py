@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from dicom_qa_node.score.prepare import Window, ct_picture
+from dicom_qa_node.score.display_images import Window, ct_picture
 from training import degrade
 from training.data.prepare_severity import ct_versions, noise_level
 from training.pool import Row, write_pool

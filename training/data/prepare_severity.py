@@ -1,7 +1,7 @@
 """Prepare pictures of known severity from real DICOM series: CT dose, views and blur; PET counts.
 
 Each series is one group. Eight to twelve slices of each are degraded by physics (``training/degrade.py``), shown as the
-node shows them (``dicom_qa_node/score/prepare.py``) and labelled by ``training/severity.py``. Clean fused slices
+node shows them (``dicom_qa_node/score/display_images.py``) and labelled by ``training/severity.py``. Clean fused slices
 are kept as well, to be given the display degradations of PET-CT-IQA-DS while training. ``ct_variety`` holds more slices
 of the same CT series as other kernels and windows would show them: for training only, since no scanner made them.
 
@@ -20,10 +20,10 @@ import numpy.typing as npt
 import pydicom
 from scipy import ndimage
 
+from dicom_qa_node.domain.results import SeriesKind
 from dicom_qa_node.phantom.acquisition import Scan
 from dicom_qa_node.phantom.projector import Filter
-from dicom_qa_node.records import SeriesKind
-from dicom_qa_node.score import prepare
+from dicom_qa_node.score import display_images
 from training import degrade
 from training.pool import Row, write_pool
 from training.prompts import factors_of_header
@@ -99,8 +99,8 @@ def noise_level(hu: npt.NDArray[np.float32]) -> float:
 
 def ct_rows(series: Series, rng: np.random.Generator) -> Iterator[tuple[npt.NDArray[np.uint8], Row]]:
     """Degrade twelve slices of a CT series: as they are, three averaged (thick), and at another field of view."""
-    window = prepare.window_for_kernel(series.kernel)
-    kernel = Filter.RAM_LAK if window is prepare.LUNG else Filter.HANN
+    window = display_images.window_for_kernel(series.kernel)
+    kernel = Filter.RAM_LAK if window is display_images.LUNG else Filter.HANN
     for count, index in enumerate(np.linspace(1, len(series.voxels) - 2, _CT_SLICES).round().astype(int)):
         hu, pixel_mm = _square(series.voxels[index]), series.spacing_mm[1]
         if count % 3 == 1:
@@ -113,7 +113,7 @@ def ct_rows(series: Series, rng: np.random.Generator) -> Iterator[tuple[npt.NDAr
         for image, levels, score in ct_versions(hu, scan, pixel_mm, rng):
             known = levels | series.thickness(3 if count % 3 == 1 else 1)
             row = Row(f"dicom/{series.name}", slice_id, "ct", "simulated", score, known, factors=series.factors)
-            yield prepare.ct_picture(image, window)[..., :1], row
+            yield display_images.ct_picture(image, window)[..., :1], row
 
 
 def variety_rows(series: Series, rng: np.random.Generator) -> Iterator[tuple[npt.NDArray[np.uint8], Row]]:
@@ -126,12 +126,12 @@ def variety_rows(series: Series, rng: np.random.Generator) -> Iterator[tuple[npt
         kernels = list(Filter)
         kernel = kernels[int(rng.integers(len(kernels)))]
         scan = degrade.scan_of(hu, pixel_mm, noise_level(hu), kernel=kernel)
-        window = _other_window(prepare.window_for_kernel(series.kernel), rng)
+        window = _other_window(display_images.window_for_kernel(series.kernel), rng)
         for image, levels, score in _variety_versions(hu, scan, pixel_mm, rng):
             slice_id, known = f"{series.name}/{index}/variety", levels | series.thickness()
             factors = series.factors | {"type": ""}
             row = Row(f"dicom/{series.name}", slice_id, "ct", "simulated", score, known, factors=factors)
-            yield prepare.ct_picture(image, window)[..., :1], row
+            yield display_images.ct_picture(image, window)[..., :1], row
 
 
 def _variety_versions(
@@ -155,12 +155,14 @@ def other_kernel(hu: Volume, amount: float) -> Volume:
     return soft if amount > 0 else np.asarray(np.maximum(hu - amount * (hu - soft), _AIR_HU), np.float32)
 
 
-def _other_window(usual: prepare.Window, rng: np.random.Generator) -> prepare.Window:
+def _other_window(usual: display_images.Window, rng: np.random.Generator) -> display_images.Window:
     """Return the usual window a little wider or narrower, now and then that of the other kernels."""
     if rng.random() < _OTHER_WINDOW:
-        usual = prepare.SOFT_TISSUE if usual is prepare.LUNG else prepare.LUNG
+        usual = display_images.SOFT_TISSUE if usual is display_images.LUNG else display_images.LUNG
     shift, scale = rng.uniform(-0.07, 0.07), rng.uniform(0.75, 1.3)
-    return prepare.Window("varied", usual.centre_hu + float(shift) * usual.width_hu, usual.width_hu * float(scale))
+    return display_images.Window(
+        "varied", usual.centre_hu + float(shift) * usual.width_hu, usual.width_hu * float(scale)
+    )
 
 
 def _zoomed(hu: Volume, factor: float) -> Volume:
@@ -207,14 +209,14 @@ def pet_rows(ct: Series, pet: Series, rng: np.random.Generator) -> Iterator[tupl
             nearest = int(np.abs(pet.positions_mm - ct.positions_mm[index]).argmin())
             suv = _onto(reduced[nearest], ct.voxels[index].shape)
             levels = {"counts": float(-np.log2(fraction) / 2)} | pet.thickness()
-            fused = prepare.fused_picture(ct.voxels[index], suv)
+            fused = display_images.fused_picture(ct.voxels[index], suv)
             clean = {"jpeg": 0.0, "gauss": 0.0, "impulse": 0.0}
             yield (
-                prepare.pad_picture(fused, _FUSED_SIDE, SeriesKind.PETCT),
+                display_images.pad_picture(fused, _FUSED_SIDE, SeriesKind.PETCT),
                 Row(group, f"{group}/{index}", "petct", "simulated", score, levels | clean, factors=pet.factors),
             )
             yield (
-                prepare.pad_picture(prepare.pt_picture(suv), _FUSED_SIDE, SeriesKind.PT),
+                display_images.pad_picture(display_images.pt_picture(suv), _FUSED_SIDE, SeriesKind.PT),
                 Row(group, f"{group}/{index}/pt", "pt", "simulated", score, levels, factors=pet.factors),
             )
 

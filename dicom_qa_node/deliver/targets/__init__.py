@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from dicom_qa_node.config import Peer, Target
 from dicom_qa_node.deliver.targets.base import DeliveryTarget
-from dicom_qa_node.errors import Misconfigured
+from dicom_qa_node.domain.errors import Misconfigured
 
 __all__ = ["open_target", "target_kinds"]
 

@@ -9,10 +9,10 @@ from typing import Protocol
 
 from pydicom.uid import UID, Comprehensive3DSRStorage, ComprehensiveSRStorage, EnhancedSRStorage
 
-from dicom_qa_node.errors import Permanent, Transient
-from dicom_qa_node.records import NOBODY, DocumentKind, ReportRef, Sender
+from dicom_qa_node.domain.delivery import NOBODY, DocumentKind, ReportRef, Sender
+from dicom_qa_node.domain.errors import Permanent, Transient
 
-__all__ = ["CLASSES", "Answer", "Convert", "Deferred", "DeliveryTarget", "Refused", "Shipment", "classes_of"]
+__all__ = ["CLASSES", "Answer", "Convert", "Deferred", "DeliveryItem", "DeliveryTarget", "Refused", "classes_of"]
 
 CLASSES = {
     "comprehensive3d": str(Comprehensive3DSRStorage),
@@ -74,7 +74,7 @@ def _no_conversion(report: ReportRef, sop_class_uid: str) -> ReportRef:
 
 
 @dataclass(frozen=True, slots=True)
-class Shipment:
+class DeliveryItem:
     """One report for one target: its file lies in ``spool_dir``; ``sender`` sent its images."""
 
     spool_dir: Path
@@ -117,7 +117,7 @@ class DeliveryTarget(Protocol):
     returns one of these, and a section of the same ``kind`` in the configuration.
     """
 
-    def send(self, shipment: Shipment) -> Answer:
+    def send(self, shipment: DeliveryItem) -> Answer:
         """Hand a report over and return when the target answers for it.
 
         A target that has the report already accepts it again.

@@ -22,12 +22,12 @@ from pynetdicom.presentation import PresentationContext, build_context
 from pynetdicom.status import STORAGE_SERVICE_CLASS_STATUS
 
 from dicom_qa_node import config
-from dicom_qa_node.charsets import dcmread
-from dicom_qa_node.deliver.targets.base import Answer, Deferred, Refused, Shipment, classes_of
-from dicom_qa_node.errors import Misconfigured
-from dicom_qa_node.reactor import pause_for_certain
-from dicom_qa_node.spool.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
-from dicom_qa_node.tls import CallContext, call_context
+from dicom_qa_node.deliver.targets.base import Answer, Deferred, DeliveryItem, Refused, classes_of
+from dicom_qa_node.dicom_io.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from dicom_qa_node.dicom_io.pydicom_patches import dcmread
+from dicom_qa_node.dicom_io.pynetdicom_patches import pause_for_certain
+from dicom_qa_node.dicom_io.tls import CallContext, call_context
+from dicom_qa_node.domain.errors import Misconfigured
 
 __all__ = [
     "MAX_CONTEXTS",
@@ -99,7 +99,7 @@ class Pacs:
         self._peer = peer
         self._classes = classes_of(sop_class)
 
-    def send(self, shipment: Shipment) -> Answer:
+    def send(self, shipment: DeliveryItem) -> Answer:
         """Send the report by C-STORE; see `DeliveryTarget.send`."""
         kinds = kinds_of(shipment, shipment.classes(self._classes))
         with associate(self._peer, contexts_for(kinds)) as assoc:
@@ -129,13 +129,13 @@ def peer_of(settings: config.DicomTarget, calling_ae: str) -> Peer:
     )  # fmt: skip
 
 
-def kinds_of(shipment: Shipment, sop_classes: Sequence[str]) -> list[FileKind]:
+def kinds_of(shipment: DeliveryItem, sop_classes: Sequence[str]) -> list[FileKind]:
     """Return what to negotiate for a report that may go as one of these SOP classes."""
     own = file_kind(shipment.path_of(shipment.report))
     return [FileKind(UID(sop_class), own.transfer_syntax) for sop_class in sop_classes]
 
 
-def store_one_of(assoc: Association, shipment: Shipment, kinds: Sequence[FileKind]) -> Answer:
+def store_one_of(assoc: Association, shipment: DeliveryItem, kinds: Sequence[FileKind]) -> Answer:
     """Send the report as the first of these kinds that the peer takes.
 
     Raises

@@ -15,9 +15,9 @@ from pydicom.errors import InvalidDicomError
 from pydicom.filereader import read_file_meta_info
 
 from dicom_qa_node.config import DicomwebTarget, Peer
-from dicom_qa_node.deliver.stow_answer import NotUnderstood, judged
-from dicom_qa_node.deliver.targets.base import Answer, Deferred, Refused, Shipment, classes_of
-from dicom_qa_node.records import ReportRef
+from dicom_qa_node.deliver.stow_response import NotUnderstood, response_outcome
+from dicom_qa_node.deliver.targets.base import Answer, Deferred, DeliveryItem, Refused, classes_of
+from dicom_qa_node.domain.delivery import ReportRef
 
 __all__ = ["Dicomweb", "open_target"]
 
@@ -50,7 +50,7 @@ class Dicomweb:
         self._studies = f"{settings.url.rstrip('/')}/studies"
         self._classes = classes_of(settings.sop_class)
 
-    def send(self, shipment: Shipment) -> Answer:
+    def send(self, shipment: DeliveryItem) -> Answer:
         """Store the report, as the first SOP class that the server takes; see `DeliveryTarget.send`."""
         classes = shipment.classes(self._classes)
         with self._client() as client:
@@ -86,7 +86,7 @@ class Dicomweb:
         if status not in (200, 202, 409):
             raise _failure(status)
         try:
-            return judged(status, content, form)
+            return response_outcome(status, content, form)
         except NotUnderstood as error:
             raise Deferred(f"HTTP {status}, but the answer is not understood: {error}") from error
 

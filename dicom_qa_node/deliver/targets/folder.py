@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dicom_qa_node.config import FolderTarget, Peer
-from dicom_qa_node.deliver.targets.base import CLASSES, Answer, Deferred, Refused, Shipment
-from dicom_qa_node.spool.layout import check_uid, sync_folder
+from dicom_qa_node.deliver.targets.base import CLASSES, Answer, Deferred, DeliveryItem, Refused
+from dicom_qa_node.dicom_io.durable import sync_folder
+from dicom_qa_node.domain.uids import check_uid
 
 __all__ = ["Folder", "open_target"]
 
@@ -24,7 +25,7 @@ class Folder:
         self._path = path
         self._sop_class_uid = sop_class_uid
 
-    def send(self, shipment: Shipment) -> Answer:
+    def send(self, shipment: DeliveryItem) -> Answer:
         """Write the report durably; see `DeliveryTarget.send`."""
         form = shipment.form(*shipment.classes([self._sop_class_uid]))
         content = shipment.path_of(form).read_bytes()

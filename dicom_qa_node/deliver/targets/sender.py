@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from dicom_qa_node.config import DicomTarget, Peer, SenderTarget
 from dicom_qa_node.deliver.targets import dicom
-from dicom_qa_node.deliver.targets.base import Answer, Refused, Shipment
+from dicom_qa_node.deliver.targets.base import Answer, DeliveryItem, Refused
 
 __all__ = ["ReturnToSender", "open_target"]
 
@@ -19,7 +19,7 @@ class ReturnToSender:
         self._settings, self._calling_ae = settings, calling_ae
         self._peers = {peer.ae_title.strip(): peer for peer in peers if peer.port}
 
-    def send(self, shipment: Shipment) -> Answer:
+    def send(self, shipment: DeliveryItem) -> Answer:
         """Send the report to the sender of its images; see `DeliveryTarget.send`."""
         sender = shipment.sender
         peer = self._peers.get(sender.ae_title.strip())

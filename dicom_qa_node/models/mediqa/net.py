@@ -2,8 +2,8 @@
 
 Re-stated from Xun et al., MedIQA, arXiv 2507.19004, whose backbone is MANIQA (Yang et al., CVPRW 2022, arXiv
 2204.08958, Apache-2.0). The published prompt is one number out of 64; here each factor of the DICOM header has its own
-table (`models.prompts`) with an entry for "unknown", which prompt dropout trains. Licence: Apache-2.0; the backbone is
-timm's (Apache-2.0).
+table (`models.text_prompt`) with an entry for "unknown", which prompt dropout trains. Licence: Apache-2.0; the backbone
+is timm's (Apache-2.0).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dicom_qa_node.models.layers import LEVELS, Evidence, Namer, Outputs, positive
-from dicom_qa_node.models.prompts import FACTORS
+from dicom_qa_node.models.text_prompt import FACTORS
 
 __all__ = ["PHYSICAL", "MedIqa", "MedIqaConfig", "build"]
 

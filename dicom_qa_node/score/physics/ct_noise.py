@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from dicom_qa_node.records import Measurement
-from dicom_qa_node.score.physics.ct_quantities import CT
-from dicom_qa_node.score.physics.ct_slices import CtSlice, CtView
+from dicom_qa_node.domain.results import Measurement
+from dicom_qa_node.score.physics.ct_quantities import CT_QUANTITIES
+from dicom_qa_node.score.physics.ct_sampling import CtSample, CtSlice
 from dicom_qa_node.score.volume import FloatArray
 
 __all__ = ["LocalNoise", "level_of", "local_noise", "mode", "noise_measurements", "noise_of"]
@@ -83,7 +83,7 @@ def level_of(locals_: Iterable[LocalNoise]) -> float:
     return float(np.median(near)) if near.size else peak
 
 
-def noise_measurements(view: CtView, locals_: tuple[LocalNoise, ...]) -> tuple[Measurement, ...]:
+def noise_measurements(view: CtSample, locals_: tuple[LocalNoise, ...]) -> tuple[Measurement, ...]:
     """Measure the noise of all slices of a view; ``locals_`` belongs to ``view.slices``.
 
     * ``global_noise_level`` (HU, lower is better): main peak of the histogram of the SD map over soft tissue
@@ -101,32 +101,35 @@ def noise_measurements(view: CtView, locals_: tuple[LocalNoise, ...]) -> tuple[M
     air = _noise_in_air(view, locals_)
     if area < _ENOUGH_CM2 * 100.0:
         reason = f"only {area / 100.0:.0f} cm2 of soft tissue in the field"
-        return (*CT.absent_all(("global_noise_level", "snr", "cnr_soft_tissue_fat"), reason), air)
+        return (*CT_QUANTITIES.absent_all(("global_noise_level", "snr", "cnr_soft_tissue_fat"), reason), air)
     level = level_of(locals_)
     if level <= 0:
-        return (*CT.absent_all(("global_noise_level", "snr", "cnr_soft_tissue_fat"), "the tissue has no noise"), air)
+        return (
+            *CT_QUANTITIES.absent_all(("global_noise_level", "snr", "cnr_soft_tissue_fat"), "the tissue has no noise"),
+            air,
+        )
     soft = float(np.median(np.concatenate([n.mean_hu[n.soft] for n in locals_])))
     note = "sharp kernel: not comparable with limits for soft-tissue kernels" if view.sharp_kernel else ""
     return (
-        CT.value("global_noise_level", level, note),
-        CT.value("snr", (soft + 1000.0) / level, note),
+        CT_QUANTITIES.value("global_noise_level", level, note),
+        CT_QUANTITIES.value("snr", (soft + 1000.0) / level, note),
         _contrast(view, locals_, soft, level, note),
         air,
     )
 
 
-def _contrast(view: CtView, locals_: tuple[LocalNoise, ...], soft: float, level: float, note: str) -> Measurement:
+def _contrast(view: CtSample, locals_: tuple[LocalNoise, ...], soft: float, level: float, note: str) -> Measurement:
     chosen = []
     for part, noise in zip(view.slices, locals_, strict=True):
         fat = part.body & (noise.mean_hu > _FAT_HU[0]) & (noise.mean_hu < _FAT_HU[1]) & (noise.sd_hu < 2.0 * level)
         chosen.append(noise.mean_hu[fat])
     fat_hu = np.concatenate(chosen)
     if fat_hu.size < 200:
-        return CT.absent("cnr_soft_tissue_fat", "no fat in the field")
-    return CT.value("cnr_soft_tissue_fat", (soft - float(np.median(fat_hu))) / level, note)
+        return CT_QUANTITIES.absent("cnr_soft_tissue_fat", "no fat in the field")
+    return CT_QUANTITIES.value("cnr_soft_tissue_fat", (soft - float(np.median(fat_hu))) / level, note)
 
 
-def _noise_in_air(view: CtView, locals_: tuple[LocalNoise, ...]) -> Measurement:
+def _noise_in_air(view: CtSample, locals_: tuple[LocalNoise, ...]) -> Measurement:
     found, clipped, pixels = [], 0, 0
     for part, noise in zip(view.slices, locals_, strict=True):
         # the margin of the air mask is wider than the square: no edge reaches into it
@@ -135,11 +138,11 @@ def _noise_in_air(view: CtView, locals_: tuple[LocalNoise, ...]) -> Measurement:
         clipped += int(np.count_nonzero(values <= _floor(part)))
         found.append(noise.sd_hu[part.air][::3])
     if pixels < 2000:
-        return CT.absent("noise_in_air", "no air outside the patient in the field")
+        return CT_QUANTITIES.absent("noise_in_air", "no air outside the patient in the field")
     if clipped > _CLIPPED_SHARE * pixels:
         share = 100.0 * clipped / pixels
-        return CT.absent("noise_in_air", f"{share:.0f} % of the air is cut at the lowest stored value")
-    return CT.value("noise_in_air", mode(np.concatenate(found)))
+        return CT_QUANTITIES.absent("noise_in_air", f"{share:.0f} % of the air is cut at the lowest stored value")
+    return CT_QUANTITIES.value("noise_in_air", mode(np.concatenate(found)))
 
 
 def _floor(part: CtSlice) -> float:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dicom_qa_node.records import Code
-from dicom_qa_node.score.physics.quantity import Direction, Quantity, Register, private
+from dicom_qa_node.domain.codes import Code
+from dicom_qa_node.score.physics.quantities import Direction, Quantity, Register, private
 
-__all__ = ["CT"]
+__all__ = ["CT_QUANTITIES"]
 
-CT = Register(
+CT_QUANTITIES = Register(
     (
         Quantity(
             "global_noise_level",

@@ -8,10 +8,10 @@ import numpy as np
 import numpy.typing as npt
 from scipy import fft, ndimage
 
-from dicom_qa_node.records import Measurement
-from dicom_qa_node.score.attributes import text
-from dicom_qa_node.score.physics.ct_quantities import CT
-from dicom_qa_node.score.physics.ct_slices import BODY_HU, BoolArray, CtSlice, CtView
+from dicom_qa_node.dicom_io.headers import text
+from dicom_qa_node.domain.results import Measurement
+from dicom_qa_node.score.physics.ct_quantities import CT_QUANTITIES
+from dicom_qa_node.score.physics.ct_sampling import BODY_HU, BoolArray, CtSample, CtSlice
 
 __all__ = ["SkinEdge", "edge_measurements", "half_modulation", "skin_edge"]
 
@@ -67,7 +67,7 @@ def skin_edge(part: CtSlice) -> SkinEdge | None:
     return SkinEdge((float(centre[0]), float(centre[1])), smooth, cosine, width, clear, usable)
 
 
-def edge_measurements(view: CtView, edges: tuple[SkinEdge | None, ...]) -> tuple[Measurement, ...]:
+def edge_measurements(view: CtSample, edges: tuple[SkinEdge | None, ...]) -> tuple[Measurement, ...]:
     """Measure the sharpness of the skin edge over all slices of a view.
 
     * ``skin_edge_f50`` (1/mm, target): frequency at which the modulation transfer of the air-skin edge is one half
@@ -200,23 +200,23 @@ def _taper(distance: Profile, flat: float, end: float) -> Profile:
     return np.asarray(0.5 + 0.5 * np.cos(np.pi * np.clip((distance - flat) / (end - flat), 0.0, 1.0)))
 
 
-def _f50(view: CtView, pairs: list[tuple[CtSlice, SkinEdge]]) -> Measurement:
+def _f50(view: CtSample, pairs: list[tuple[CtSlice, SkinEdge]]) -> Measurement:
     pairs = _bare(pairs)
     rays = sum(np.count_nonzero(edge.usable) for _, edge in pairs)
     if rays < _FEW_RAYS:
-        return CT.absent("skin_edge_f50", "too little free skin against air in the field")
+        return CT_QUANTITIES.absent("skin_edge_f50", "too little free skin against air in the field")
     bin_mm = 0.1 * pairs[0][0].mean_pixel_mm
     sums = [_edge_spread(part, edge, bin_mm) for part, edge in pairs]
     total, number = (np.sum(column, axis=0) for column in zip(*sums, strict=True))
     filled = np.flatnonzero(number > 0)
     if filled.size < 0.5 * number.size:
-        return CT.absent("skin_edge_f50", "too few pixels at the skin")
+        return CT_QUANTITIES.absent("skin_edge_f50", "too few pixels at the skin")
     spread = np.interp(np.arange(number.size), filled, total[filled] / number[filled])
     f50 = half_modulation(spread, bin_mm)
     if f50 is None:
-        return CT.absent("skin_edge_f50", "the skin shows no clear edge")
+        return CT_QUANTITIES.absent("skin_edge_f50", "the skin shows no clear edge")
     nyquist = 0.5 / view.slices[0].mean_pixel_mm
-    return CT.value("skin_edge_f50", f50, f"{rays} rays; pixel Nyquist frequency {nyquist:.2f} 1/mm")
+    return CT_QUANTITIES.value("skin_edge_f50", f50, f"{rays} rays; pixel Nyquist frequency {nyquist:.2f} 1/mm")
 
 
 def _bare(pairs: list[tuple[CtSlice, SkinEdge]]) -> list[tuple[CtSlice, SkinEdge]]:
@@ -231,9 +231,9 @@ def _bare(pairs: list[tuple[CtSlice, SkinEdge]]) -> list[tuple[CtSlice, SkinEdge
     return kept[:: max(1, len(kept) // 8)]
 
 
-def _motion(view: CtView, pairs: list[tuple[CtSlice, SkinEdge]]) -> Measurement:
+def _motion(view: CtSample, pairs: list[tuple[CtSlice, SkinEdge]]) -> Measurement:
     if not view.axial:
-        return CT.absent("motion_edge_index", "the slices are not axial")
+        return CT_QUANTITIES.absent("motion_edge_index", "the slices are not axial")
     sector = _sector(view)
     widths = []
     for number in range(_SECTORS):
@@ -242,11 +242,13 @@ def _motion(view: CtView, pairs: list[tuple[CtSlice, SkinEdge]]) -> Measurement:
         if values.size >= 40:
             widths.append(float(np.percentile(values, 25)))
     if len(widths) < 3:
-        return CT.absent("motion_edge_index", "too little free skin against air in the field")
-    return CT.value("motion_edge_index", max(widths) / min(widths), f"{len(widths)} of {_SECTORS} sectors seen")
+        return CT_QUANTITIES.absent("motion_edge_index", "too little free skin against air in the field")
+    return CT_QUANTITIES.value(
+        "motion_edge_index", max(widths) / min(widths), f"{len(widths)} of {_SECTORS} sectors seen"
+    )
 
 
-def _sector(view: CtView) -> npt.NDArray[np.intp]:
+def _sector(view: CtSample) -> npt.NDArray[np.intp]:
     """Number of the sector that each ray belongs to, -1 for the half that lies towards the table."""
     angle = np.arange(_RAYS) * 2 * np.pi / _RAYS
     direction = view.volume.direction

@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from dicom_qa_node.score.physics.coarse import PatientGrid, body_of, uptake_threshold
-from dicom_qa_node.score.physics.ct_slices import BoolArray
+from dicom_qa_node.score.physics.ct_sampling import BoolArray
+from dicom_qa_node.score.physics.patient_grid import PatientGrid, body_of, uptake_threshold
 from dicom_qa_node.score.volume import FloatArray, Volume
 
 __all__ = ["DEPTH_MM", "PetBody", "body_on_pet"]

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage, optimize, stats
 
-from dicom_qa_node.score.physics.ct_slices import BoolArray
+from dicom_qa_node.score.physics.ct_sampling import BoolArray
 from dicom_qa_node.score.physics.pet_body import DEPTH_MM, PetBody
 from dicom_qa_node.score.volume import FloatArray, Volume
 

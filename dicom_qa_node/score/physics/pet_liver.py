@@ -8,10 +8,10 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from dicom_qa_node.records import Measurement
-from dicom_qa_node.score.physics.coarse import PatientGrid, body_of
-from dicom_qa_node.score.physics.ct_slices import BoolArray
-from dicom_qa_node.score.physics.pet_quantities import PET
+from dicom_qa_node.domain.results import Measurement
+from dicom_qa_node.score.physics.ct_sampling import BoolArray
+from dicom_qa_node.score.physics.patient_grid import PatientGrid, body_of
+from dicom_qa_node.score.physics.pet_quantities import PET_QUANTITIES
 from dicom_qa_node.score.tracers import is_fdg
 from dicom_qa_node.score.volume import FloatArray, Volume
 
@@ -85,23 +85,23 @@ def liver_measurements(volume: Volume, liver: Liver | str) -> tuple[Measurement,
     * ``liver_suv_mean`` (SUVbw, target): mean of the spheres, usual range 1.3 to 3.0.
     """
     if isinstance(liver, str):
-        return PET.absent_all(_NAMES, liver)
+        return PET_QUANTITIES.absent_all(_NAMES, liver)
     fdg = is_fdg(volume.header)
     spheres = [_sphere(volume, centre) for centre in liver.centres]
     mean = np.array([float(values.mean()) for values in spheres])
     if not np.all(mean > 0):
-        return PET.absent_all(_NAMES, "no uptake in the liver")
+        return PET_QUANTITIES.absent_all(_NAMES, "no uptake in the liver")
     cov = float(np.median([values.std(ddof=1) / m for values, m in zip(spheres, mean, strict=True)]))
     if cov <= 0:
-        return PET.absent_all(_NAMES, "no noise in the liver")
+        return PET_QUANTITIES.absent_all(_NAMES, "no noise in the liver")
     detail = f"{len(spheres)} spheres of 3 cm in {liver.deep_cm3:.0f} cm3 of inner liver"
     first = (
-        PET.value("liver_cov", 100.0 * cov, detail, usual=fdg),
-        PET.value("liver_snr", 1.0 / cov, detail, usual=fdg),
+        PET_QUANTITIES.value("liver_cov", 100.0 * cov, detail, usual=fdg),
+        PET_QUANTITIES.value("liver_snr", 1.0 / cov, detail, usual=fdg),
     )
     if volume.unit != "SUVbw":
-        return (*first, PET.absent("liver_suv_mean", f"no SUV: the values are {volume.unit}"))
-    return (*first, PET.value("liver_suv_mean", float(np.median(mean)), detail, usual=fdg))
+        return (*first, PET_QUANTITIES.absent("liver_suv_mean", f"no SUV: the values are {volume.unit}"))
+    return (*first, PET_QUANTITIES.value("liver_suv_mean", float(np.median(mean)), detail, usual=fdg))
 
 
 def _candidates(grid: PatientGrid, body: BoolArray, lungs: BoolArray) -> BoolArray:

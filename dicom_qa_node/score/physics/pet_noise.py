@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from dicom_qa_node.records import Measurement
-from dicom_qa_node.score.physics.coarse import uptake_threshold
+from dicom_qa_node.domain.results import Measurement
 from dicom_qa_node.score.physics.ct_noise import mode, noise_of
-from dicom_qa_node.score.physics.ct_slices import BoolArray, shrunk
-from dicom_qa_node.score.physics.pet_quantities import PET
+from dicom_qa_node.score.physics.ct_sampling import BoolArray, shrunk
+from dicom_qa_node.score.physics.patient_grid import uptake_threshold
+from dicom_qa_node.score.physics.pet_quantities import PET_QUANTITIES
 from dicom_qa_node.score.volume import FloatArray, Volume
 
 __all__ = ["correlation_fwhm", "pet_noise_measurements"]
@@ -45,13 +45,13 @@ def pet_noise_measurements(volume: Volume) -> tuple[Measurement, ...]:
     found = [plane.cov[plane.inside] for plane in planes]
     values = np.concatenate(found) if found else np.zeros(0, np.float32)
     if values.size < _FEW:
-        return PET.absent_all(_NAMES, "too little body in the field")
+        return PET_QUANTITIES.absent_all(_NAMES, "too little body in the field")
     peak = mode(values)
     near = values[(values >= 0.5 * peak) & (values <= 1.5 * peak)]
     if peak <= 0 or near.size == 0:
-        return PET.absent_all(_NAMES, "the body shows no noise")
+        return PET_QUANTITIES.absent_all(_NAMES, "the body shows no noise")
     index = float(np.median(near))
-    return PET.value(_NAMES[0], 100.0 * index, f"{len(planes)} slices"), _width(volume, planes, index)
+    return PET_QUANTITIES.value(_NAMES[0], 100.0 * index, f"{len(planes)} slices"), _width(volume, planes, index)
 
 
 def correlation_fwhm(ratio: float, lag_mm: float) -> float | None:
@@ -102,13 +102,13 @@ def _width(volume: Volume, planes: list[_Plane], index: float) -> Measurement:
     for lag in range(max(1, round(_LAG_MM / pixel_mm)), 0, -1):
         near, far, number = _mean_differences(planes, calm, lag)
         if number < _FEW or far <= 0:
-            return PET.absent(name, "too little calm tissue in the field")
+            return PET_QUANTITIES.absent(name, "too little calm tissue in the field")
         width = correlation_fwhm(near / far, lag * pixel_mm)
         if width is None:
-            return PET.absent(name, "the differences follow the anatomy, not the noise")
+            return PET_QUANTITIES.absent(name, "the differences follow the anatomy, not the noise")
         if width > 0:
-            return PET.value(name, width)
-    return PET.value(name, 0.0, "noise of neighbouring voxels is not correlated")
+            return PET_QUANTITIES.value(name, width)
+    return PET_QUANTITIES.value(name, 0.0, "noise of neighbouring voxels is not correlated")
 
 
 def _mean_differences(planes: list[_Plane], calm: list[BoolArray], lag: int) -> tuple[float, float, int]:

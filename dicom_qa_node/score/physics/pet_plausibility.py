@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage, stats
 
-from dicom_qa_node.score.physics.ct_slices import BODY_HU, BoolArray
+from dicom_qa_node.score.physics.ct_sampling import BODY_HU, BoolArray
 from dicom_qa_node.score.physics.pet_body import PetBody
 from dicom_qa_node.score.volume import FloatArray, Volume
 

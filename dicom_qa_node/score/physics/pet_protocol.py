@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pydicom import Dataset
 
-from dicom_qa_node.records import Measurement
-from dicom_qa_node.score.attributes import number
+from dicom_qa_node.dicom_io.headers import number
+from dicom_qa_node.domain.results import Measurement
 from dicom_qa_node.score.pet_times import acquired_at, pet_times
-from dicom_qa_node.score.physics.pet_quantities import PET
+from dicom_qa_node.score.physics.pet_quantities import PET_QUANTITIES
 from dicom_qa_node.score.tracers import administered, is_fdg
 from dicom_qa_node.score.volume import Volume
 
@@ -40,28 +40,32 @@ def _uptake_time(volume: Volume) -> Measurement:
     name = "uptake_time"
     times = volume.pet_times or pet_times(volume.header, [acquired_at(volume.header)])
     if times.scan_start is None:
-        return PET.absent(name, "the header has no time of the series or the acquisition")
+        return PET_QUANTITIES.absent(name, "the header has no time of the series or the acquisition")
     minutes = times.uptake_min
-    return PET.absent(name, times.missing) if minutes is None else PET.value(name, minutes, usual=is_fdg(volume.header))
+    return (
+        PET_QUANTITIES.absent(name, times.missing)
+        if minutes is None
+        else PET_QUANTITIES.value(name, minutes, usual=is_fdg(volume.header))
+    )
 
 
 def _activity(header: Dataset, tracer: Dataset) -> tuple[Measurement, ...]:
     dose = number(tracer, "RadionuclideTotalDose")
     names, tag = ("administered_activity", "activity_per_weight"), "Radionuclide Total Dose (0018,1074)"
     if dose is None or dose <= 0:
-        return PET.absent_all(names, f"the header has no {tag}")
+        return PET_QUANTITIES.absent_all(names, f"the header has no {tag}")
     # some scanners write MBq where PS3.3 C.8.9.2 asks for Bq; below that it may be mCi as well
     in_mbq = _MBQ[0] <= dose <= _MBQ[1]
     if dose < _LEAST_BQ and not in_mbq:
-        return PET.absent_all(names, f"{tag} is {dose:g}, which is not in Bq")
+        return PET_QUANTITIES.absent_all(names, f"{tag} is {dose:g}, which is not in Bq")
     mbq, said = (dose, "the tag seems to hold MBq") if in_mbq else (dose / 1e6, "")
-    activity = PET.value("administered_activity", mbq, said)
+    activity = PET_QUANTITIES.value("administered_activity", mbq, said)
     weight = number(header, "PatientWeight")
     if weight is None or weight <= 0:
-        return activity, PET.absent("activity_per_weight", "the header has no Patient's Weight (0010,1030)")
+        return activity, PET_QUANTITIES.absent("activity_per_weight", "the header has no Patient's Weight (0010,1030)")
     if not 0.3 <= weight <= 650:
-        return activity, PET.absent("activity_per_weight", f"Patient's Weight (0010,1030) is {weight:g}")
-    return activity, PET.value("activity_per_weight", mbq / weight, said, usual=is_fdg(header))
+        return activity, PET_QUANTITIES.absent("activity_per_weight", f"Patient's Weight (0010,1030) is {weight:g}")
+    return activity, PET_QUANTITIES.value("activity_per_weight", mbq / weight, said, usual=is_fdg(header))
 
 
 def _counts(header: Dataset) -> tuple[Measurement, ...]:
@@ -70,20 +74,22 @@ def _counts(header: Dataset) -> tuple[Measurement, ...]:
     return (
         _frame_duration(duration),
         *_coincidences(header, duration),
-        PET.value("scatter_fraction", 100.0 * scatter)
+        PET_QUANTITIES.value("scatter_fraction", 100.0 * scatter)
         if scatter is not None and 0 < scatter < 1
-        else PET.absent("scatter_fraction", "the header has no Scatter Fraction Factor (0054,1323) between 0 and 1"),
+        else PET_QUANTITIES.absent(
+            "scatter_fraction", "the header has no Scatter Fraction Factor (0054,1323) between 0 and 1"
+        ),
     )
 
 
 def _frame_duration(duration_ms: float | None) -> Measurement:
     name, tag = "frame_duration", "Actual Frame Duration (0018,1242)"
     if duration_ms is None or duration_ms <= 0:
-        return PET.absent(name, f"the header has no {tag}")
+        return PET_QUANTITIES.absent(name, f"the header has no {tag}")
     seconds = duration_ms / 1000.0
     if not _FRAME_S[0] <= seconds <= _FRAME_S[1]:
-        return PET.absent(name, f"{tag} is {duration_ms:g} ms, which is not that of a frame")
-    return PET.value(name, seconds)
+        return PET_QUANTITIES.absent(name, f"{tag} is {duration_ms:g} ms, which is not that of a frame")
+    return PET_QUANTITIES.value(name, seconds)
 
 
 def _coincidences(header: Dataset, duration_ms: float | None) -> tuple[Measurement, ...]:
@@ -94,14 +100,16 @@ def _coincidences(header: Dataset, duration_ms: float | None) -> tuple[Measureme
     names = ("prompt_counts", "randoms_fraction")
     if prompts is None or prompts <= 0:
         no_pair = "the header has no counts (0054,1310) and (0054,1311)"
-        return PET.absent(names[0], f"the header has no {tag}"), PET.absent(names[1], no_pair)
+        return PET_QUANTITIES.absent(names[0], f"the header has no {tag}"), PET_QUANTITIES.absent(names[1], no_pair)
     seconds = (duration_ms or 0.0) / 1000.0
     if prompts < max(_FEWEST_COUNTS, _FEWEST_PER_S * seconds):
         during = f" in {seconds:g} s" if seconds > 0 else ""
-        return PET.absent_all(names, f"{tag} is {prompts:g}{during}, too few for an image")
-    counted = PET.value(names[0], prompts)
+        return PET_QUANTITIES.absent_all(names, f"{tag} is {prompts:g}{during}, too few for an image")
+    counted = PET_QUANTITIES.value(names[0], prompts)
     if randoms is None or randoms < 0:
-        return counted, PET.absent(names[1], "the header has no Secondary Counts Accumulated (0054,1311)")
+        return counted, PET_QUANTITIES.absent(names[1], "the header has no Secondary Counts Accumulated (0054,1311)")
     if randoms >= prompts:
-        return counted, PET.absent(names[1], f"{randoms:g} randoms (0054,1311) of {prompts:g} prompts cannot be")
-    return counted, PET.value(names[1], 100.0 * randoms / prompts)
+        return counted, PET_QUANTITIES.absent(
+            names[1], f"{randoms:g} randoms (0054,1311) of {prompts:g} prompts cannot be"
+        )
+    return counted, PET_QUANTITIES.value(names[1], 100.0 * randoms / prompts)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dicom_qa_node.records import Code
-from dicom_qa_node.score.physics.quantity import Direction, Quantity, Register, private
+from dicom_qa_node.domain.codes import Code
+from dicom_qa_node.score.physics.quantities import Direction, Quantity, Register, private
 
-__all__ = ["PET"]
+__all__ = ["PET_QUANTITIES"]
 
-PET = Register(
+PET_QUANTITIES = Register(
     (
         Quantity(
             "liver_cov",

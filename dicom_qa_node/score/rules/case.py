@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 
 from pydicom import Dataset
 
-from dicom_qa_node.limits import Limits
-from dicom_qa_node.records import Code, Finding, Measurement
-from dicom_qa_node.score.physics.quantity import private
+from dicom_qa_node.config.thresholds import Thresholds
+from dicom_qa_node.domain.codes import Code
+from dicom_qa_node.domain.results import Finding, Measurement
+from dicom_qa_node.score.physics.quantities import private
 from dicom_qa_node.score.volume import Volume
 
 __all__ = [
@@ -24,7 +25,7 @@ __all__ = [
     "Case",
     "Rule",
     "code_of",
-    "coded",
+    "with_code",
 ]
 
 # CID 6135 Image Quality Finding
@@ -68,7 +69,7 @@ class Case:
     volume: Volume
     measured: Mapping[str, Measurement]
     paired_ct: Volume | None
-    limits: Limits
+    limits: Thresholds
 
     @property
     def header(self) -> Dataset:
@@ -89,7 +90,7 @@ def code_of(key: str) -> Code:
     return PRIVATE_CODES[key]
 
 
-def coded(finding: Finding) -> Finding:
+def with_code(finding: Finding) -> Finding:
     """Return a finding of assembly or pairing with the code of its key, where there is one."""
     code = finding.code or PRIVATE_CODES.get(finding.key) or _CODES_OF_ASSEMBLY.get(finding.key)
     return replace(finding, code=code)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 
-from dicom_qa_node.records import Finding, Severity
-from dicom_qa_node.score.attributes import number
+from dicom_qa_node.dicom_io.headers import number
+from dicom_qa_node.domain.results import Finding, Severity
 from dicom_qa_node.score.body_region import ADULT_YEARS, BodyRegion, ctdi_phantom_cm, patient_years, region_of
 from dicom_qa_node.score.rules.case import (
     ARTIFACT,

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dicom_qa_node.records import Finding, Severity
-from dicom_qa_node.score.attributes import text, word
+from dicom_qa_node.dicom_io.headers import text, word
+from dicom_qa_node.domain.results import Finding, Severity
 from dicom_qa_node.score.body_region import BodyRegion, region_of
 from dicom_qa_node.score.rules.case import MOTION, POOR_SNR, Case, Rule, code_of
 from dicom_qa_node.score.tracers import is_fdg

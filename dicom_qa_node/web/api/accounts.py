@@ -8,11 +8,11 @@ from typing import Annotated
 from fastapi import APIRouter, HTTPException, Path, Query, Request
 from pydantic import BaseModel, ConfigDict, Field
 
-from dicom_qa_node.store.accounts import AccountRow, Role, Token
-from dicom_qa_node.store.audit import AuditEntry, AuditFilter, Outcome
+from dicom_qa_node.accounts.accounts import AccountRow, Token
+from dicom_qa_node.accounts.audit import AuditEntry, AuditFilter, Outcome
+from dicom_qa_node.domain.accounts import Role
 from dicom_qa_node.web.access import note, path_of
-from dicom_qa_node.web.api.paging import Cursor, Limit, PageOf, decode_cursor, encode_cursor
-from dicom_qa_node.web.api.security import Admin, Viewer
+from dicom_qa_node.web.api.dependencies import Admin, Cursor, Limit, PageOf, Viewer, decode_cursor, encode_cursor
 from dicom_qa_node.web.site import Site
 
 __all__ = ["router"]

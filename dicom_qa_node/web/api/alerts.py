@@ -8,11 +8,18 @@ from typing import Annotated
 from fastapi import APIRouter, HTTPException, Path, Query, Request
 from pydantic import BaseModel, ConfigDict, Field
 
-from dicom_qa_node.store import Alerts
-from dicom_qa_node.store.alerts import AlertSubject, Message, MessageState
+from dicom_qa_node.charts.alerts import Alerts, AlertSubject, Message, MessageState
 from dicom_qa_node.web.access import note
-from dicom_qa_node.web.api.paging import Cursor, Limit, PageOf, decode_cursor, encode_cursor
-from dicom_qa_node.web.api.security import Actor, Reviewer, Viewer
+from dicom_qa_node.web.api.dependencies import (
+    Actor,
+    Cursor,
+    Limit,
+    PageOf,
+    Reviewer,
+    Viewer,
+    decode_cursor,
+    encode_cursor,
+)
 from dicom_qa_node.web.site import Site
 
 __all__ = ["router"]

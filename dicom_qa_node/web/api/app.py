@@ -14,11 +14,11 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from dicom_qa_node import __version__
-from dicom_qa_node.errors import NodeError, Transient
-from dicom_qa_node.store.audit import Outcome
+from dicom_qa_node.accounts.audit import Outcome
+from dicom_qa_node.domain.errors import NodeError, Transient
 from dicom_qa_node.web.access import SAFE, note
 from dicom_qa_node.web.api import accounts, alerts, log, node, scanners, series
-from dicom_qa_node.web.failures import problem
+from dicom_qa_node.web.page_rendering import problem
 from dicom_qa_node.web.site import Site
 
 __all__ = ["Problem", "create_api"]

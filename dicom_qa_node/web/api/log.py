@@ -9,14 +9,12 @@ from fastapi import APIRouter, HTTPException, Query, Request
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 
-from dicom_qa_node.store import LogSearch, Reviews
-from dicom_qa_node.store.labels import label_lines
+from dicom_qa_node.quality_log.reviews import Reviews, label_lines
+from dicom_qa_node.quality_log.search import LogSearch
 from dicom_qa_node.web.access import Account, note
-from dicom_qa_node.web.api.paging import Cursor as CursorWord
-from dicom_qa_node.web.api.paging import Limit, PageOf, decode_cursor, encode_cursor
-from dicom_qa_node.web.api.security import Reviewer, Viewer
-from dicom_qa_node.web.log_export import fields_of, in_chunks
-from dicom_qa_node.web.log_request import asked_of, read_place, write_place
+from dicom_qa_node.web.api.dependencies import Cursor as CursorWord
+from dicom_qa_node.web.api.dependencies import Limit, PageOf, Reviewer, Viewer, decode_cursor, encode_cursor
+from dicom_qa_node.web.log_query import fields_of, in_chunks, log_request_of, read_place, write_place
 from dicom_qa_node.web.site import Site
 
 __all__ = ["LogLine", "ReviewOut", "router"]
@@ -109,7 +107,9 @@ def _about_log(made: APIRouter, site: Site) -> None:
         cursor: CursorWord = None,
     ) -> PageOf[LogLine]:
         """List scored series, the latest first; the words of the log page's address work here."""
-        asked = asked_of(list(request.query_params.multi_items()), patients=account.sees_patients, now=site.clock())
+        asked = log_request_of(
+            list(request.query_params.multi_items()), patients=account.sees_patients, now=site.clock()
+        )
         if asked.problems:
             raise HTTPException(422, "; ".join(asked.problems))
         place = read_place(cursor) if cursor else None

@@ -8,12 +8,12 @@ from typing import Annotated
 from fastapi import APIRouter, HTTPException, Path, Query, Request
 from pydantic import BaseModel, ConfigDict
 
-from dicom_qa_node.store import Liveness, NodeFacts, Outbox
-from dicom_qa_node.store.outbox import OutboxRow
+from dicom_qa_node.db.heartbeats import Heartbeats
+from dicom_qa_node.flow.node_statistics import NodeStatistics
+from dicom_qa_node.flow.outbox import Outbox, OutboxRow
 from dicom_qa_node.web.access import note
-from dicom_qa_node.web.api.security import Actor, Viewer
-from dicom_qa_node.web.config_view import config_lines
-from dicom_qa_node.web.flow import flow_of
+from dicom_qa_node.web.api.dependencies import Actor, Viewer
+from dicom_qa_node.web.node_view import config_lines, flow_of
 from dicom_qa_node.web.site import Site
 
 __all__ = ["router"]
@@ -115,7 +115,7 @@ class Queued(BaseModel):
 def router(site: Site) -> APIRouter:
     """Return the calls of this file."""
     api = APIRouter(prefix="/node", tags=["node"])
-    facts, outbox = NodeFacts(site.database), Outbox(site.database)
+    facts, outbox = NodeStatistics(site.database), Outbox(site.database)
 
     @api.get("")
     def node(account: Viewer) -> NodeOut:
@@ -137,7 +137,7 @@ def router(site: Site) -> APIRouter:
     @api.get("/processes")
     def processes(account: Viewer) -> list[ProcessOut]:
         """Return the processes."""
-        return [ProcessOut.model_validate(beat) for beat in Liveness(site.database).all()]
+        return [ProcessOut.model_validate(beat) for beat in Heartbeats(site.database).all()]
 
     @api.get("/peers")
     def peers(account: Viewer) -> list[PeerOut]:

@@ -8,13 +8,11 @@ from typing import Annotated
 from fastapi import APIRouter, HTTPException, Path, Query, Request
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
-from dicom_qa_node.store import Scanners, ServiceEvents
-from dicom_qa_node.store.scanners import Alarm, Card
-from dicom_qa_node.store.service_events import EventKind, ServiceEvent
+from dicom_qa_node.charts.scanners import Alarm, Card, Scanners
+from dicom_qa_node.charts.service_events import EventKind, ServiceEvent, ServiceEvents
 from dicom_qa_node.web.access import note
-from dicom_qa_node.web.api.security import Actor, Reviewer, Viewer
-from dicom_qa_node.web.charting import Drawn, draw, rules_of
-from dicom_qa_node.web.choosing import Choice, choose
+from dicom_qa_node.web.api.dependencies import Actor, Reviewer, Viewer
+from dicom_qa_node.web.chart_drawing import Choice, Drawn, choose, draw, rules_of
 from dicom_qa_node.web.site import Site
 
 __all__ = ["router"]

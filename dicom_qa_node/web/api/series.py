@@ -10,18 +10,22 @@ from fastapi import APIRouter, HTTPException, Path, Query, Request
 from fastapi.responses import FileResponse
 from pydantic import BaseModel, ConfigDict, Field
 
-from dicom_qa_node.errors import Permanent
-from dicom_qa_node.records import LogEntry, SeriesResult, SeriesState
-from dicom_qa_node.spool.layout import SpoolLayout, is_uid
-from dicom_qa_node.store import LogSearch, Outbox, QualityLog, Registry, Reviews
-from dicom_qa_node.store.audit import Outcome
-from dicom_qa_node.store.registry import SeriesRow
-from dicom_qa_node.store.reviews import ReviewReason
+from dicom_qa_node.accounts.audit import Outcome
+from dicom_qa_node.domain.errors import Permanent
+from dicom_qa_node.domain.results import LogEntry, SeriesResult
+from dicom_qa_node.domain.states import SeriesState
+from dicom_qa_node.domain.uids import is_uid
+from dicom_qa_node.flow.outbox import Outbox
+from dicom_qa_node.flow.registry import Registry, SeriesRow
+from dicom_qa_node.quality_log.entries import QualityLog
+from dicom_qa_node.quality_log.reviews import ReviewReason, Reviews
+from dicom_qa_node.quality_log.search import LogSearch
+from dicom_qa_node.spool.layout import SpoolLayout
 from dicom_qa_node.web.access import Account, note
+from dicom_qa_node.web.api.dependencies import Actor, PatientViewer, Reviewer, Viewer
 from dicom_qa_node.web.api.log import LogLine, ReviewOut
-from dicom_qa_node.web.api.security import Actor, PatientViewer, Reviewer, Viewer
-from dicom_qa_node.web.heat import HeatMaps, HeatState, ask_for_maps, heat_of
-from dicom_qa_node.web.log_export import fields_of
+from dicom_qa_node.web.heat_map_state import HeatMaps, HeatState, ask_for_maps, heat_of
+from dicom_qa_node.web.log_query import fields_of
 from dicom_qa_node.web.site import Site
 from dicom_qa_node.web.views.series import act_on
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from starlette.requests import Request
 from starlette.responses import Response
 
-__all__ = ["DOOR", "SESSION", "THEME", "drop_cookie", "read_cookie", "set_cookie"]
+__all__ = ["PRE_SESSION", "SESSION", "THEME", "drop_cookie", "read_cookie", "set_cookie"]
 
 SESSION = "qa_session"
 #: Before there is a session: ties a login form, a set-up form or a provider's answer to this browser.
-DOOR = "qa_door"
+PRE_SESSION = "qa_door"
 THEME = "qa_theme"
 
 

@@ -25,16 +25,17 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import BaseRoute, Route
 
+from dicom_qa_node.accounts.accounts import AccountRow, NameTaken, new_secret
+from dicom_qa_node.accounts.audit import Outcome
+from dicom_qa_node.accounts.sessions import OidcLogin, OidcLogins
 from dicom_qa_node.config import Oidc
-from dicom_qa_node.errors import Misconfigured
+from dicom_qa_node.domain.accounts import Role
+from dicom_qa_node.domain.errors import Misconfigured
 from dicom_qa_node.log import log_event
-from dicom_qa_node.store.accounts import AccountRow, NameTaken, Role, new_secret
-from dicom_qa_node.store.audit import Outcome
-from dicom_qa_node.store.sessions import OidcLogin, OidcLogins
 from dicom_qa_node.web.access import address_of, note, path_of
-from dicom_qa_node.web.auth.cookies import DOOR, read_cookie
-from dicom_qa_node.web.auth.forgery import FIELD, require_own_page, require_token
-from dicom_qa_node.web.auth.login import begin_session, local_path
+from dicom_qa_node.web.auth.cookies import PRE_SESSION, read_cookie
+from dicom_qa_node.web.auth.csrf import FIELD, require_own_page, require_token
+from dicom_qa_node.web.auth.sign_in import begin_session, local_path
 from dicom_qa_node.web.site import Site, site_of
 
 __all__ = ["role_of", "routes"]
@@ -65,7 +66,7 @@ def routes(site: Site) -> list[BaseRoute]:
 async def _begin(request: Request) -> Response:
     form = await request.form(max_fields=10, max_files=0)
     require_own_page(request)
-    require_token(read_cookie(request, DOOR), str(form.get(FIELD, "")))
+    require_token(read_cookie(request, PRE_SESSION), str(form.get(FIELD, "")))
     return await run_in_threadpool(_send_away, request, local_path(str(form.get("next", "/"))))
 
 
@@ -79,7 +80,7 @@ def _send_away(request: Request, target: str) -> Response:
         raise HTTPException(429)
     login = OidcLogin(nonce=new_secret(), verifier=new_secret() + new_secret(), target=target)
     # The state carries what stands in this browser's cookie, so that another browser cannot bring the answer.
-    state = f"{new_secret()}.{read_cookie(request, DOOR)}"
+    state = f"{new_secret()}.{read_cookie(request, PRE_SESSION)}"
     try:
         with _client(site, request) as client:
             address, _ = client.create_authorization_url(
@@ -97,7 +98,7 @@ def _send_away(request: Request, target: str) -> Response:
 
 def _come_back(request: Request) -> Response:
     site, state = site_of(request), request.query_params.get("state", "")
-    door = read_cookie(request, DOOR)
+    door = read_cookie(request, PRE_SESSION)
     if not door or not state.endswith(f".{door}"):
         return _failed(request, _Refused("the answer belongs to another browser"))
     login = OidcLogins(site.database, site.clock).take(state)

@@ -1,4 +1,4 @@
-"""Passwords: argon2id (RFC 9106), the same time for users that do not exist, and what a new password must be."""
+"""Passwords: argon2id (RFC 9106), equal time for unknown users, and the rules for new passwords."""
 
 from __future__ import annotations
 

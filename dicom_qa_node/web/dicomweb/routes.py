@@ -12,17 +12,18 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import BaseRoute, Route
 
-from dicom_qa_node.search.attributes import UNIQUE_KEYS
-from dicom_qa_node.search.find import SearchTooLong
-from dicom_qa_node.search.index import LAYOUT, Indexer
-from dicom_qa_node.search.keys import Identifier
-from dicom_qa_node.spool.layout import SpoolLayout, is_uid
-from dicom_qa_node.store.audit import Outcome
-from dicom_qa_node.store.catalogue import Catalogue
+from dicom_qa_node.accounts.audit import Outcome
+from dicom_qa_node.domain.uids import is_uid
+from dicom_qa_node.index.attributes import UNIQUE_KEYS
+from dicom_qa_node.index.catalogue import Catalogue
+from dicom_qa_node.index.find import SearchTooLong
+from dicom_qa_node.index.header_cache import LAYOUT, HeaderCache
+from dicom_qa_node.index.matching import Identifier
+from dicom_qa_node.spool.layout import SpoolLayout
 from dicom_qa_node.web.access import Permission, address_of, authenticate, note, path_of
-from dicom_qa_node.web.dicomweb.media import JSON, json_accepted, wanted_form
-from dicom_qa_node.web.dicomweb.retrieving import metadata, respond, select
-from dicom_qa_node.web.dicomweb.searching import json_array, matches, read_search
+from dicom_qa_node.web.dicomweb.content_negotiation import JSON, json_accepted, wanted_form
+from dicom_qa_node.web.dicomweb.qido import json_array, matches, read_search
+from dicom_qa_node.web.dicomweb.wado import metadata, respond, select
 from dicom_qa_node.web.site import Site, site_of
 
 __all__ = ["BASE", "routes"]
@@ -44,7 +45,7 @@ class _Holdings:
     def __init__(self, site: Site) -> None:
         self.layout = SpoolLayout(site.config.spool_dir)
         self.catalogue = Catalogue(site.database, images=site.config.query.images, layout=LAYOUT)
-        self._indexer = Indexer(self.catalogue, self.layout)
+        self._indexer = HeaderCache(self.catalogue, self.layout)
 
     def catch_up(self) -> None:
         """Index new reports."""

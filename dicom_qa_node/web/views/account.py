@@ -7,11 +7,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from dicom_qa_node.store.accounts import Role
-from dicom_qa_node.store.audit import Outcome
+from dicom_qa_node.accounts.audit import Outcome
+from dicom_qa_node.domain.accounts import Role
 from dicom_qa_node.web.access import Account, Permission, account_of, address_of, form_of, guarded, note
-from dicom_qa_node.web.auth.login import TooSoon, begin_session, check_password
-from dicom_qa_node.web.pages import page, redirect
+from dicom_qa_node.web.auth.sign_in import TooSoon, begin_session, check_password
+from dicom_qa_node.web.page_rendering import page, redirect
 from dicom_qa_node.web.site import Site, site_of
 
 __all__ = ["routes"]

@@ -10,10 +10,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
+from dicom_qa_node.charts.alerts import Alerts
 from dicom_qa_node.config import WebhookChannel
-from dicom_qa_node.store import Alerts
 from dicom_qa_node.web.access import Permission, account_of, form_of, guarded, note
-from dicom_qa_node.web.pages import page, redirect
+from dicom_qa_node.web.page_rendering import page, redirect
 from dicom_qa_node.web.site import Site, site_of
 
 __all__ = ["channel_words", "routes"]

@@ -14,10 +14,10 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import BaseRoute, Route
 
+from dicom_qa_node.accounts.audit import AuditEntry, AuditFilter, Outcome
 from dicom_qa_node.safe_text import csv_cell
-from dicom_qa_node.store.audit import AuditEntry, AuditFilter, Outcome
 from dicom_qa_node.web.access import Permission, guarded, note
-from dicom_qa_node.web.pages import page
+from dicom_qa_node.web.page_rendering import page
 from dicom_qa_node.web.site import Site, site_of
 
 __all__ = ["routes"]

@@ -9,12 +9,11 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import BaseRoute, Route
 
-from dicom_qa_node.store import LogSearch
-from dicom_qa_node.store.log_query import LogRow
+from dicom_qa_node.quality_log.filters import LogRow
+from dicom_qa_node.quality_log.search import LogSearch
 from dicom_qa_node.web.access import Permission, account_of, guarded, note
-from dicom_qa_node.web.log_export import csv_lines, in_chunks, json_parts
-from dicom_qa_node.web.log_request import Asked, asked_of, write_place
-from dicom_qa_node.web.pages import page
+from dicom_qa_node.web.log_query import LogRequest, csv_lines, in_chunks, json_parts, log_request_of, write_place
+from dicom_qa_node.web.page_rendering import page
 from dicom_qa_node.web.site import Site, site_of
 
 __all__ = ["routes"]
@@ -56,9 +55,9 @@ def routes(_site: Site) -> list[BaseRoute]:
     ]
 
 
-def _asked(request: Request) -> Asked:
+def _asked(request: Request) -> LogRequest:
     items = list(request.query_params.multi_items())
-    return asked_of(items, patients=account_of(request).sees_patients, now=site_of(request).clock())
+    return log_request_of(items, patients=account_of(request).sees_patients, now=site_of(request).clock())
 
 
 def _show(request: Request) -> Response:

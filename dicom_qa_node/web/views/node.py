@@ -9,13 +9,14 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
+from dicom_qa_node.db.heartbeats import Heartbeats
+from dicom_qa_node.domain.states import DeliveryState
+from dicom_qa_node.flow.node_statistics import NodeStatistics
+from dicom_qa_node.flow.outbox import Outbox
 from dicom_qa_node.models.registry import all_cards
-from dicom_qa_node.records import DeliveryState
-from dicom_qa_node.store import Liveness, NodeFacts, Outbox
 from dicom_qa_node.web.access import Permission, account_of, guarded, note
-from dicom_qa_node.web.config_view import config_lines
-from dicom_qa_node.web.flow import flow_of
-from dicom_qa_node.web.pages import page, redirect
+from dicom_qa_node.web.node_view import config_lines, flow_of
+from dicom_qa_node.web.page_rendering import page, redirect
 from dicom_qa_node.web.site import Site, site_of
 
 __all__ = ["routes"]
@@ -37,7 +38,7 @@ def routes(_site: Site) -> list[BaseRoute]:
 
 def _show(request: Request, status: int = 200, echoed: tuple[str, bool, str] | None = None) -> Response:
     site, account = site_of(request), account_of(request)
-    facts = NodeFacts(site.database)
+    facts = NodeStatistics(site.database)
     context = {
         "errors": facts.last_errors(), "peers": facts.peers(), "tasks": facts.task_runs(), "echoed": echoed,
         "targets": site.config.deliver.targets, "dead": Outbox(site.database).dead(_DEAD),
@@ -54,7 +55,7 @@ def _now(request: Request) -> Response:
 def _current(site: Site) -> dict[str, Any]:
     health = site.node.health()
     flow = flow_of(site, health)
-    beats = Liveness(site.database).all()
+    beats = Heartbeats(site.database).all()
     return {
         "health": health, "flow": flow, "beats": beats, "most": max([*flow.hours, 1]),
         "parked": sum(found.get(DeliveryState.PARKED.value, 0) for found in flow.undelivered.values()),

@@ -12,13 +12,22 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from dicom_qa_node.errors import Permanent
-from dicom_qa_node.store import Scanners, ServiceEvents
-from dicom_qa_node.store.service_events import EventKind
+from dicom_qa_node.charts.scanners import Scanners
+from dicom_qa_node.charts.service_events import EventKind, ServiceEvents
+from dicom_qa_node.domain.errors import Permanent
 from dicom_qa_node.web.access import Permission, account_of, form_of, guarded, note
-from dicom_qa_node.web.charting import Drawn, draw, picture_of, places_of, rules_of, spark, weeks_picture
-from dicom_qa_node.web.choosing import Choice, choose
-from dicom_qa_node.web.pages import page, redirect
+from dicom_qa_node.web.chart_drawing import (
+    Choice,
+    Drawn,
+    choose,
+    draw,
+    picture_of,
+    places_of,
+    rules_of,
+    spark,
+    weeks_picture,
+)
+from dicom_qa_node.web.page_rendering import page, redirect
 from dicom_qa_node.web.site import Site, site_of
 
 __all__ = ["routes"]

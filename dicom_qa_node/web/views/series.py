@@ -11,25 +11,29 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from dicom_qa_node.config.priority import priority_name
-from dicom_qa_node.errors import Permanent
-from dicom_qa_node.records import DeliveryState, LogEntry, ReportRef, SeriesState, Severity
-from dicom_qa_node.spool.gallery import Gallery
-from dicom_qa_node.spool.layout import SpoolLayout, is_uid
-from dicom_qa_node.store import LogSearch, Outbox, QualityLog, Registry, Reviews
-from dicom_qa_node.store.audit import Outcome
-from dicom_qa_node.store.log_query import LogRow
-from dicom_qa_node.store.registry import SeriesRow
-from dicom_qa_node.store.reviews import ReviewReason
+from dicom_qa_node.accounts.audit import Outcome
+from dicom_qa_node.config.scoring import priority_name
+from dicom_qa_node.domain.delivery import ReportRef
+from dicom_qa_node.domain.errors import Permanent
+from dicom_qa_node.domain.results import LogEntry, Severity
+from dicom_qa_node.domain.states import DeliveryState, SeriesState
+from dicom_qa_node.domain.uids import is_uid
+from dicom_qa_node.flow.outbox import Outbox
+from dicom_qa_node.flow.registry import Registry, SeriesRow
+from dicom_qa_node.quality_log.entries import QualityLog
+from dicom_qa_node.quality_log.filters import LogRow
+from dicom_qa_node.quality_log.reviews import ReviewReason, Reviews
+from dicom_qa_node.quality_log.search import LogSearch
+from dicom_qa_node.spool.layout import SpoolLayout
+from dicom_qa_node.spool.rendered_images import ImageManifest
 from dicom_qa_node.web.access import Permission, account_of, form_of, guarded, note
-from dicom_qa_node.web.heat import ask_for_maps, heat_of
-from dicom_qa_node.web.pages import page, redirect
-from dicom_qa_node.web.rendering import LABELS, Look, looks_of
+from dicom_qa_node.web.heat_map_state import ask_for_maps, heat_of
+from dicom_qa_node.web.page_rendering import page, redirect
+from dicom_qa_node.web.series_comparison import compared, plain_unit, trends_of
 from dicom_qa_node.web.site import Site, site_of
+from dicom_qa_node.web.slice_images import LABELS, Look, looks_of
 from dicom_qa_node.web.sr_tree import read_tree
-from dicom_qa_node.web.trends import plain_unit, trends_of
-from dicom_qa_node.web.versions import compared
-from dicom_qa_node.web.views.pictures import gallery_of
+from dicom_qa_node.web.views.images import manifest_of
 
 __all__ = ["act_on", "possible_actions", "routes"]
 
@@ -151,7 +155,7 @@ def _verdict(request: Request, entry: LogEntry | None) -> dict[str, Any]:
     versions = search.versions(uid)
     own = next((item for item in versions if item.version == entry.version), None)
     earlier = [item for item in search.history(own.result_id) if item[0] != own.result_id] if own else []
-    folder, gallery = gallery_of(site, uid, entry.version)
+    folder, gallery = manifest_of(site, uid, entry.version)
     report = Outbox(site.database).report(uid, entry.version)
     tree = read_tree(_file(site, report), names=names) if report else None
     return {
@@ -171,7 +175,7 @@ def _verdict(request: Request, entry: LogEntry | None) -> dict[str, Any]:
     }
 
 
-def _pictures(request: Request, entry: LogEntry, folder: Path, gallery: Gallery | None) -> dict[str, Any]:
+def _pictures(request: Request, entry: LogEntry, folder: Path, gallery: ImageManifest | None) -> dict[str, Any]:
     scores = {item.sop_instance_uid: number for number, item in enumerate(entry.result.slices, start=1)}
     if gallery is None or not gallery.slices:
         return {"gallery": None, "numbers": scores}

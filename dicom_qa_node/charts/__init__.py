@@ -1,0 +1,1 @@
+"""Control charts and scanners: baselines, drift, alerts and counters."""

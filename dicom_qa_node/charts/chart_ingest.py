@@ -1,0 +1,238 @@
+"""Takes each scored version once into the control charts, the counters and the alerts, in one transaction per batch.
+
+What is derived can be made again from ``results`` alone: after a kill at any moment the next run goes on where the
+last committed one stopped, and nothing is counted twice. Runs in the role ``schedule``; scoring never waits for it.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+
+from dicom_qa_node.charts.alerts import NewAlert, add_alerts
+from dicom_qa_node.charts.control_charts import distribution
+from dicom_qa_node.charts.counters import Counters
+from dicom_qa_node.charts.scanner_registry import ScannerRegistry
+from dicom_qa_node.db import chart_tables as s
+from dicom_qa_node.db import tables as t
+from dicom_qa_node.db.chart_tables import pack, unpack
+from dicom_qa_node.db.engine import Database, insert_ignore
+from dicom_qa_node.domain.clock import utc_now
+from dicom_qa_node.domain.results import Grade, SeriesResult, result_from_json
+
+__all__ = ["ChartIngest", "NewResult", "monday_of"]
+
+#: Numbers are given before transactions end: a lower one may appear after a higher one, but not long after.
+_LOOK_BACK = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class NewResult:
+    """What the alert rules see of a freshly scored version; ``findings`` are pairs of key and severity."""
+
+    series_instance_uid: str
+    version: int
+    scored_at: dt.datetime
+    kind: str
+    protocol: str
+    scanner: str
+    scanner_id: int
+    score: float | None
+    grade: Grade | None
+    findings: tuple[tuple[str, str], ...]
+
+
+AlertRules = Callable[[Sequence[NewResult]], Sequence[NewAlert]]
+
+
+class ChartIngest:
+    """Keeps the derived tables up to date; ``clock`` returns the current UTC time."""
+
+    def __init__(self, database: Database, clock: Callable[[], dt.datetime] = utc_now) -> None:
+        self._db, self._clock = database, clock
+
+    def take_in(self, judge: AlertRules = lambda _new: (), limit: int = 2000) -> int:
+        """Take in the next results, oldest first, with the alerts that ``judge`` makes of them; return how many."""
+        with self._db.read() as connection:
+            if not connection.execute(_untaken(1)).first():
+                return 0
+        with self._db.write() as connection:
+            rows = connection.execute(_untaken(limit)).all()
+            batch = _Batch(connection, rows)
+            new = [batch.add(row) for row in rows]
+            batch.flush()
+            add_alerts(connection, judge(new), self._clock())
+        return len(rows)
+
+    def refresh_weeks(self, limit: int = 100) -> int:
+        """Compute the percentiles of weeks whose points changed; return how many weeks."""
+        query = sa.select(s.stale_weeks).order_by(s.stale_weeks.c.monday, s.stale_weeks.c.group_id).limit(limit)
+        with self._db.read() as connection:
+            stale = connection.execute(query).all()
+        for row in stale:
+            with self._db.write() as connection:
+                _refresh_week(connection, row.group_id, row.monday)
+        return len(stale)
+
+    def forget(self) -> None:
+        """Empty everything that is derived, so that `take_in` makes it again; what people wrote stays."""
+        with self._db.write() as connection:
+            for table in (s.weeks, s.stale_weeks, s.points, s.counters):
+                connection.execute(table.delete())
+            connection.execute(s.groups.update().values(total=0, judged=False, last_score=None))
+
+
+class _Batch:
+    """The changes of one transaction, gathered and then written in a few statements."""
+
+    def __init__(self, connection: sa.Connection, rows: Sequence[sa.Row[Any]]) -> None:
+        self._connection = connection
+        self._fleet = ScannerRegistry(connection)
+        self._tallies = Counters(connection, [row.series_instance_uid for row in rows if row.version == 1])
+        self._latest = _latest_versions(connection, {row.series_instance_uid for row in rows})
+        self._points: list[dict[str, Any]] = []
+        self._stale: set[tuple[int, dt.date]] = set()
+
+    def add(self, row: sa.Row[Any]) -> NewResult:
+        """Take one result in."""
+        result = result_from_json(row.payload)
+        scanner = self._fleet.scanner(row)
+        group = self._fleet.group(scanner, row.kind, row.protocol_name or row.body_part_examined)
+        latest, first_at = self._latest[row.series_instance_uid]
+        # A series that is scored again keeps its place in time.
+        at = first_at or row.scored_at
+        counts = row.version == latest
+        if counts and row.version > 1:
+            self._replace_earlier(row.series_instance_uid, row.version)
+        if counts:
+            self._fleet.note(group, at, row.score, row.model)
+            self._stale.add((group, monday_of(at)))
+        self._points.append(
+            {
+                "result_id": row.result_id,
+                "group_id": group if counts else None,
+                "at": at,
+                "score": row.score,
+                "measured": self._measured(result),
+            }
+        )
+        self._tallies.count(row, result)
+        return _new_result(row, result, scanner, self._fleet.name_of(scanner), self._fleet.protocol_of(group))
+
+    def flush(self) -> None:
+        """Write what was gathered."""
+        insert_ignore(self._connection, s.points, self._points)
+        _mark_stale(self._connection, self._stale)
+        self._fleet.flush()
+        self._tallies.flush()
+
+    def _measured(self, result: SeriesResult) -> bytes:
+        found = {m: m.value for m in result.measurements if m.value is not None and math.isfinite(m.value)}
+        return pack({self._fleet.quantity(m): value for m, value in found.items()})
+
+    def _replace_earlier(self, uid: str, version: int) -> None:
+        # An earlier version of the same batch has not counted: `_latest` knew of this one.
+        wanted = s.points.c.result_id.in_(self._ids_below(uid, version)) & s.points.c.group_id.is_not(None)
+        query = sa.select(s.points.c.group_id, s.points.c.at).where(wanted)
+        for row in self._connection.execute(query).all():
+            self._fleet.unnote(row.group_id)
+            self._stale.add((row.group_id, monday_of(row.at)))
+        self._connection.execute(s.points.update().where(wanted).values(group_id=None))
+
+    def _ids_below(self, uid: str, version: int) -> list[int]:
+        query = sa.select(t.results.c.result_id).where(
+            (t.results.c.series_instance_uid == uid) & (t.results.c.version < version)
+        )
+        return list(self._connection.execute(query).scalars())
+
+
+def monday_of(at: dt.datetime) -> dt.date:
+    """Return the Monday of a time's week, in UTC."""
+    day = at.astimezone(dt.UTC).date()
+    return day - dt.timedelta(days=day.weekday())
+
+
+def _untaken(limit: int) -> sa.Select[Any]:
+    result = t.results.c
+    newest = sa.select(sa.func.coalesce(sa.func.max(s.points.c.result_id), 0)).scalar_subquery()
+    taken = sa.exists().where(s.points.c.result_id == result.result_id)
+    facts = [t.series.c[name] for name in (*_FACTS, "protocol_name", "body_part_examined", "received")]
+    columns = [result[name] for name in _RESULT]
+    return (
+        sa.select(*columns, *facts, t.series.c.last_received_at)
+        .join(t.series, t.series.c.series_instance_uid == result.series_instance_uid)
+        .where((result.result_id > newest - _LOOK_BACK) & ~taken)
+        .order_by(result.result_id)
+        .limit(limit)
+    )
+
+
+_RESULT = (
+    "result_id",
+    "series_instance_uid",
+    "version",
+    "scored_at",
+    "kind",
+    "score",
+    "grade",
+    "scanner",
+    "model",
+    "payload",
+)
+_FACTS = ("manufacturer", "manufacturer_model_name", "station_name", "device_serial_number", "institution_name")
+
+
+def _latest_versions(connection: sa.Connection, uids: set[str]) -> dict[str, tuple[int, dt.datetime | None]]:
+    result = t.results.c
+    query = (
+        sa.select(result.series_instance_uid, sa.func.max(result.version), sa.func.min(result.scored_at))
+        .where(result.series_instance_uid.in_(list(uids)))
+        .group_by(result.series_instance_uid)
+    )
+    return {uid: (version, first_at) for uid, version, first_at in connection.execute(query)}
+
+
+def _mark_stale(connection: sa.Connection, stale: Iterable[tuple[int, dt.date]]) -> None:
+    rows = [{"group_id": group_id, "monday": monday} for group_id, monday in sorted(stale)]
+    insert_ignore(connection, s.stale_weeks, rows)
+
+
+def _refresh_week(connection: sa.Connection, group_id: int, monday: dt.date) -> None:
+    begin = dt.datetime.combine(monday, dt.time(), dt.UTC)
+    point = s.points.c
+    inside = (point.group_id == group_id) & (point.at >= begin) & (point.at < begin + dt.timedelta(days=7))
+    rows = connection.execute(sa.select(point.measured, point.score).where(inside)).all()
+    same = (s.weeks.c.group_id == group_id) & (s.weeks.c.monday == monday)
+    connection.execute(s.weeks.delete().where(same))
+    found = unpack([row.measured for row in rows], [row.score for row in rows])
+    fresh: list[dict[str, Any]] = []
+    for quantity_id, (_, values) in found.items():
+        spread = distribution(values)
+        if spread is not None:
+            key = {"group_id": group_id, "quantity_id": quantity_id, "monday": monday}
+            numbers = {name: getattr(spread, name) for name in spread.__slots__ if name != "count"}
+            fresh.append(key | numbers | {"total": spread.count})
+    if fresh:
+        connection.execute(s.weeks.insert(), fresh)
+    stale = (s.stale_weeks.c.group_id == group_id) & (s.stale_weeks.c.monday == monday)
+    connection.execute(s.stale_weeks.delete().where(stale))
+
+
+def _new_result(row: sa.Row[Any], result: SeriesResult, scanner_id: int, scanner: str, protocol: str) -> NewResult:
+    return NewResult(
+        series_instance_uid=row.series_instance_uid,
+        version=row.version,
+        scored_at=row.scored_at,
+        kind=row.kind,
+        protocol=protocol,
+        scanner=scanner,
+        scanner_id=scanner_id,
+        score=row.score,
+        grade=None if row.grade is None else Grade(row.grade),
+        findings=tuple((finding.key, finding.severity.value) for finding in result.findings),
+    )

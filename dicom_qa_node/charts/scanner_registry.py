@@ -1,0 +1,137 @@
+"""The scanners, protocol groups and quantities that results name: looked up once per batch, added where new."""
+
+from __future__ import annotations
+
+import datetime as dt
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+
+from dicom_qa_node.db import chart_tables as s
+from dicom_qa_node.domain.results import Measurement
+
+__all__ = ["OTHER_PROTOCOLS", "ScannerRegistry"]
+
+OTHER_PROTOCOLS = "(other protocols)"
+_NO_PROTOCOL = "(no protocol)"
+#: A site that writes a new protocol name for each patient must not make a chart for each.
+_GROUPS_PER_SCANNER = 200
+
+
+@dataclass(slots=True)
+class _Tally:
+    count: int
+    last_at: dt.datetime | None
+    last_score: float | None
+    network: str
+    newer: bool = False
+
+
+class ScannerRegistry:
+    """One batch's view of the scanners; new ones are written at once, counts at `flush`."""
+
+    def __init__(self, connection: sa.Connection) -> None:
+        self._connection = connection
+        known = connection.execute(sa.select(s.scanners)).all()
+        self._names: dict[int, str] = {row.scanner_id: row.name for row in known}
+        self._ids: dict[str, int] = {row.key: row.scanner_id for row in known}
+        rows = connection.execute(sa.select(s.groups)).all()
+        self._groups: dict[tuple[int, str, str], int] = {
+            (row.scanner_id, row.kind, row.protocol): row.group_id for row in rows
+        }
+        self._scanner_of: dict[int, int] = {row.group_id: row.scanner_id for row in rows}
+        self._network: dict[int, str] = {row.group_id: row.network for row in rows}
+        self._last = {row.group_id: row.last_at for row in rows if row.total}
+        self._quantities: dict[str, int] = {
+            row.name: row.quantity_id for row in connection.execute(sa.select(s.quantities))
+        }
+        self._tallies: dict[int, _Tally] = {}
+
+    def scanner(self, row: sa.Row[Any]) -> int:
+        """Return the number of the device behind a result: by serial number, else by station and institution."""
+        facts = {
+            "manufacturer": row.manufacturer.strip(),
+            "model": row.manufacturer_model_name.strip(),
+            "station": row.station_name.strip(),
+            "serial": row.device_serial_number.strip(),
+            "institution": row.institution_name.strip(),
+        }
+        place = [facts["serial"]] if facts["serial"] else ["", facts["station"], facts["institution"]]
+        key = "|".join(part.upper() for part in (facts["manufacturer"], facts["model"], *place))
+        if key not in self._ids:
+            times = {"first_at": row.scored_at, "last_at": row.scored_at}
+            insert = s.scanners.insert().values(key=key, name=row.scanner, **facts, **times)
+            self._ids[key] = self._number(insert)
+            self._names[self._ids[key]] = row.scanner
+        return self._ids[key]
+
+    def group(self, scanner_id: int, kind: str, protocol: str) -> int:
+        """Return the number of a scanner's protocol group."""
+        name = " ".join(protocol.split())[:200] or _NO_PROTOCOL
+        if (scanner_id, kind, name) not in self._groups:
+            taken = sum(owner == scanner_id for owner in self._scanner_of.values())
+            name = name if taken < _GROUPS_PER_SCANNER else OTHER_PROTOCOLS
+        key = (scanner_id, kind, name)
+        if key not in self._groups:
+            none = {"network": "", "total": 0, "last_at": dt.datetime(1970, 1, 1, tzinfo=dt.UTC), "judged": False}
+            insert = s.groups.insert().values(scanner_id=scanner_id, kind=kind, protocol=name, **none)
+            group_id = self._number(insert)
+            self._groups[key], self._scanner_of[group_id], self._network[group_id] = group_id, scanner_id, ""
+        return self._groups[key]
+
+    def quantity(self, measurement: Measurement) -> int:
+        """Return the number of a measured quantity."""
+        name = measurement.name
+        if name not in self._quantities:
+            words = {"meaning": measurement.meaning, "unit": measurement.unit, "direction": measurement.direction}
+            self._quantities[name] = self._number(s.quantities.insert().values(name=name, **words))
+        return self._quantities[name]
+
+    def name_of(self, scanner_id: int) -> str:
+        """Return a scanner's name."""
+        return self._names[scanner_id]
+
+    def protocol_of(self, group_id: int) -> str:
+        """Return a group's protocol."""
+        return next(protocol for (_, _, protocol), number in self._groups.items() if number == group_id)
+
+    def note(self, group_id: int, at: dt.datetime, score: float | None, network: str) -> None:
+        """Count one more point of a group; another network than before leaves an event on the scanner's charts."""
+        tally = self._tallies.setdefault(group_id, _Tally(0, self._last.get(group_id), None, self._network[group_id]))
+        tally.count += 1
+        if tally.last_at is None or at >= tally.last_at:
+            tally.last_at, tally.last_score, tally.newer = at, score, True
+            if tally.network and tally.network != network:
+                self._network_changed(group_id, at, tally.network, network)
+            tally.network = self._network[group_id] = network
+
+    def unnote(self, group_id: int) -> None:
+        """Count one point less: a later version has taken its place."""
+        tally = self._tallies.setdefault(group_id, _Tally(0, self._last.get(group_id), None, self._network[group_id]))
+        tally.count -= 1
+
+    def flush(self) -> None:
+        """Write the counts."""
+        for group_id, tally in self._tallies.items():
+            same = s.groups.c.group_id == group_id
+            values: dict[str, Any] = {"total": s.groups.c.total + tally.count, "judged": False}
+            if tally.newer and tally.last_at is not None:
+                values |= {"last_at": tally.last_at, "last_score": tally.last_score}
+                self._seen(self._scanner_of[group_id], tally.last_at)
+            self._connection.execute(s.groups.update().where(same).values(**values, network=tally.network))
+
+    def _seen(self, scanner_id: int, at: dt.datetime) -> None:
+        later = (s.scanners.c.scanner_id == scanner_id) & (s.scanners.c.last_at < at)
+        self._connection.execute(s.scanners.update().where(later).values(last_at=at))
+
+    def _network_changed(self, group_id: int, at: dt.datetime, old: str, new: str) -> None:
+        event, scanner_id = s.events.c, self._scanner_of[group_id]
+        text = f"scored by {new} from here on, before by {old}"
+        known = sa.select(event.event_id).where((event.scanner_id == scanner_id) & (event.text == text))
+        if self._connection.execute(known).first() is None:
+            values = {"scanner_id": scanner_id, "at": at, "kind": "network", "text": text, "author": "node"}
+            self._connection.execute(s.events.insert().values(**values, created_at=at, withdrawn=False))
+
+    def _number(self, insert: sa.Insert) -> int:
+        return int(self._connection.execute(insert).inserted_primary_key[0])  # type: ignore[index]

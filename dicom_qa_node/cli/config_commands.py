@@ -1,0 +1,83 @@
+"""``config check|show|schema``: whether the configuration is right, what applies, what there is."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from dicom_qa_node.cli.context import Invocation
+from dicom_qa_node.cli.exit_codes import ExitCode
+from dicom_qa_node.cli.output import AsJson, say, show_json
+
+if TYPE_CHECKING:
+    from dicom_qa_node.config import Config
+
+__all__ = ["app"]
+
+app = typer.Typer(help="The configuration.", no_args_is_help=True)
+
+
+@app.command()
+def check(context: typer.Context, as_json: AsJson = False) -> None:
+    """Check the configuration file and name every problem with its place, its value and what is allowed."""
+    from dicom_qa_node.config import InvalidConfig
+
+    run: Invocation = context.obj
+    try:
+        config = run.config
+    except InvalidConfig as error:
+        if not as_json:
+            raise
+        show_json({"file": str(run.config_path), "problems": [problem.model_dump() for problem in error.problems]})
+        raise typer.Exit(ExitCode.MISCONFIGURED) from error
+    if as_json:
+        show_json({"file": run.config_path, "problems": []})
+        return
+    say(f"{run.config_path or 'the defaults'}: no problem found")
+    for warning in _warnings(config):
+        say(f"note: {warning}")
+
+
+@app.command()
+def show(context: typer.Context, as_json: AsJson = False) -> None:
+    """Show every value that applies: those of the file and the defaults; secrets are hidden."""
+    import yaml
+
+    from dicom_qa_node.config.redaction import redacted
+
+    run: Invocation = context.obj
+    values = redacted(run.config)
+    if as_json:
+        show_json(values)
+    else:
+        typer.echo(yaml.safe_dump(values, sort_keys=False, allow_unicode=True), nl=False)
+
+
+@app.command()
+def schema(
+    yaml_file: Annotated[bool, typer.Option("--yaml", help="A commented file with every key (the default).")] = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="The tables of the documentation.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="JSON Schema, for editors.")] = False,
+) -> None:
+    """Print every key with its default, what it allows and what it does."""
+    from dicom_qa_node.cli.config_reference import as_markdown, as_yaml
+    from dicom_qa_node.config import Config
+
+    if yaml_file + markdown + as_json > 1:
+        raise typer.BadParameter("choose one of --yaml, --markdown and --json")
+    if as_json:
+        show_json(Config.model_json_schema())
+    else:
+        typer.echo(as_markdown() if markdown else as_yaml(), nl=False)
+
+
+def _warnings(config: Config) -> list[str]:
+    notes = []
+    if config.receive.allow_unknown_peers:
+        notes.append("receive.allow_unknown_peers is true: any host may send to this node")
+    if not config.deliver.targets:
+        notes.append("deliver.targets is empty: reports are built and kept, and sent nowhere")
+    if config.receive.peers and config.receive.allow_unknown_peers:
+        notes.append("receive.peers has no effect while receive.allow_unknown_peers is true")
+    return notes

@@ -1,0 +1,77 @@
+"""The JSON form of a verdict: the same keys from the offline command, the log and the series page."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dicom_qa_node.domain.codes import Code
+from dicom_qa_node.domain.results import Finding, Measurement, ScoredSlice, SeriesResult
+
+__all__ = ["failure_values", "result_values"]
+
+
+def result_values(result: SeriesResult) -> dict[str, Any]:
+    """Return a result as JSON values; ``score``, ``interval`` and ``grade`` are null outside the model's domain."""
+    return {
+        "series_instance_uid": result.series_instance_uid,
+        "modality": result.modality,
+        "kind": result.kind.value,
+        "part": result.part,
+        "pair_series_uid": result.pair_series_uid,
+        "score": result.score,
+        "interval": None if result.interval is None else list(result.interval),
+        "grade": None if result.grade is None else result.grade.value,
+        "slices": [_slice(item) for item in result.slices],
+        "measurements": [_measurement(item) for item in result.measurements],
+        "findings": [_finding(item) for item in result.findings],
+        "model": {"name": result.model.name, "version": result.model.version, "sha256": result.model.sha256},
+        "instances_used": result.instances_used,
+        "timings_ms": dict(result.timings_ms),
+    }
+
+
+def failure_values(series_instance_uid: str, modality: str, reason: str) -> dict[str, Any]:
+    """Return the entry of a series that could not be scored."""
+    return {"series_instance_uid": series_instance_uid, "modality": modality, "error": reason}
+
+
+def _slice(item: ScoredSlice) -> dict[str, Any]:
+    return {
+        "sop_instance_uid": item.sop_instance_uid,
+        "frame_number": item.frame_number,
+        "index": item.index,
+        "position_mm": item.position_mm,
+        "score": item.score,
+        "weight": item.weight,
+        "reason": item.reason,
+    }
+
+
+def _measurement(item: Measurement) -> dict[str, Any]:
+    return {
+        "name": item.name,
+        "meaning": item.meaning,
+        "value": item.value,
+        "unit": item.unit,
+        "direction": item.direction,
+        "low": item.low,
+        "high": item.high,
+        "not_applicable": item.not_applicable,
+        "detail": item.detail,
+        "code": _code(item.code),
+    }
+
+
+def _finding(item: Finding) -> dict[str, Any]:
+    return {
+        "key": item.key,
+        "severity": item.severity.value,
+        "sentence": item.sentence,
+        "evidence": item.evidence,
+        "sop_instance_uids": list(item.sop_instance_uids),
+        "code": _code(item.code),
+    }
+
+
+def _code(code: Code | None) -> dict[str, str] | None:
+    return None if code is None else {"value": code.value, "scheme": code.scheme, "meaning": code.meaning}

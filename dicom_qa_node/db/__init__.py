@@ -1,0 +1,1 @@
+"""The database: engine, tables, schema revisions, heartbeats; the packages above hold what is done with it."""

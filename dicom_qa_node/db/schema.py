@@ -1,0 +1,10 @@
+"""The whole schema: every module of tables, under the one metadata that the revisions are compared with."""
+
+from __future__ import annotations
+
+from dicom_qa_node.db import account_tables, chart_tables, log_tables, tables
+
+__all__ = ["PARTS", "metadata"]
+
+PARTS = (tables, account_tables, log_tables, chart_tables)
+metadata = tables.metadata

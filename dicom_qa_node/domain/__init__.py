@@ -1,0 +1,1 @@
+"""What the stages exchange: frozen dataclasses, states, codes, UIDs and errors; no library but pydantic."""

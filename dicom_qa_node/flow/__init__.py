@@ -1,0 +1,1 @@
+"""The flow of series through the node: registry, states, jobs, outbox, completion, retention."""

@@ -1,0 +1,1 @@
+"""The quality log: every scored version of every series, searched, reviewed and exported."""

@@ -1,0 +1,311 @@
+"""Takes the data sets of C-STORE requests from the socket to their sink, beneath pynetdicom's own message layer.
+
+pynetdicom 3.0 turns each P-DATA-TF PDU into five Python objects and four copies, passes the whole message between
+two threads that each poll once a millisecond, and holds it in memory. The classes here keep its negotiation, its
+state machine and its handling of every other message, and replace three things through its own seams:
+
+- `stream.BufferedSocket` (an ``AssociationSocket``) reads ahead in large pieces instead of 4,096 bytes at a time;
+- `StreamingProvider` (a ``DULServiceProvider``) sleeps until there is something to do, and in state Sta6 gives
+  P-DATA-TF PDUs to `pdata.StoreReceiver`, which streams a C-STORE data set fragment by fragment to a sink and
+  answers at once. The state machine is not involved: action DT-2 leaves Sta6 for Sta6;
+- `StreamingAssociation` (an ``Association``) wakes up for work instead of looking for it.
+
+Memory for one association is one read-ahead buffer, whatever the size of the object. The methods with a leading
+underscore that are overridden here are the reason for the upper bound on pynetdicom's version.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import queue
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, cast
+
+from pynetdicom.ae import ApplicationEntity
+from pynetdicom.association import Association
+from pynetdicom.dul import DULServiceProvider
+from pynetdicom.fsm import InvalidEventError
+from pynetdicom.pdu_primitives import P_DATA
+
+from dicom_qa_node.log import log_event
+from dicom_qa_node.receive.fastpath.command_sets import MalformedCommand
+from dicom_qa_node.receive.fastpath.pdata import (
+    P_DATA_TF,
+    BufferedSocket,
+    OpenSink,
+    PeerGone,
+    ProtocolViolation,
+    StoreReceiver,
+)
+
+__all__ = ["StreamingAssociation"]
+
+_LOGGER = logging.getLogger(__name__)
+
+_LARGEST_CONTROL_PDU = 1024 * 1024
+_IDLE_CHECK_S = 0.5
+_READ_PAST_S = 1.0
+_PDU_TYPES = range(0x01, 0x08)
+_TLS_HANDSHAKE = 0x16
+
+
+class StreamingProvider(DULServiceProvider):
+    """The upper layer of one association, woken by its socket or by its service user instead of a timer."""
+
+    def __init__(self, assoc: StreamingAssociation, open_sink: OpenSink) -> None:
+        super().__init__(assoc)
+        self._association = assoc
+        self._receiver = StoreReceiver(_AssociationLink(assoc), open_sink)
+        self._wake_lock = threading.Lock()
+        self._wake_descriptor = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        # The reactor sleeps this long in each idle round; waiting is done in _is_transport_event instead.
+        self._run_loop_delay = 0
+
+    @property
+    def stream(self) -> BufferedSocket:
+        """The connection; pynetdicom's name for it is ``socket``."""
+        return cast(BufferedSocket, self.socket)
+
+    def run_reactor(self) -> None:
+        """Run until the association ends, then let go of everything that waits for it."""
+        try:
+            super().run_reactor()
+        except InvalidEventError:
+            self._tell("a PDU that does not fit the state of the association")
+        except Exception:
+            _LOGGER.exception("association_failed")
+        finally:
+            self._receiver.abandon()
+            # Without it the association thread of a port probe waits out the whole ACSE timeout.
+            self.to_user_queue.put(cast(Any, None))
+            self._association.notify()
+            self.close()
+
+    def close(self) -> None:
+        """Release the wake-up descriptor."""
+        with self._wake_lock:
+            if self._wake_descriptor >= 0:
+                os.close(self._wake_descriptor)
+                self._wake_descriptor = -1
+
+    def send_pdu(self, primitive: Any) -> None:
+        """Queue a primitive for the peer and wake the reactor."""
+        super().send_pdu(primitive)
+        self._wake()
+
+    def kill_dul(self) -> None:
+        """End the reactor and wake it to notice."""
+        super().kill_dul()
+        self._wake()
+
+    def stop_dul(self) -> bool:
+        """End the reactor if the state machine is idle (Sta1); as the parent's, without polling."""
+        if self.state_machine.current_state != "Sta1":
+            return False
+        self.kill_dul()
+        self.join()
+        return True
+
+    def _wake(self) -> None:
+        with self._wake_lock:
+            if self._wake_descriptor >= 0:
+                os.eventfd_write(self._wake_descriptor, 1)
+
+    def _is_transport_event(self) -> bool:
+        """Wait for the peer or the service user; read from the peer until there is something else to do."""
+        if self.state_machine.current_state == "Sta13" and self.event_queue.empty():
+            self._read_past_and_close()
+            return True
+        was_read = False
+        # Each return to the parent's loop costs a sleep, and a sleep of zero still lasts 60 microseconds.
+        while self.event_queue.empty() and self.to_provider_queue.empty() and not self._kill_thread:
+            if not (self.assoc.dimse.msg_queue.empty() and self.to_user_queue.empty()):
+                self._association.notify()
+            if not self.stream.buffered and not self.stream.readable(_IDLE_CHECK_S, self._wake_descriptor):
+                self._forget_wake()
+                break
+            self._read_pdu_data()
+            self._idle_timer.restart()
+            was_read = True
+        return was_read
+
+    def _process_recv_primitive(self) -> bool:
+        """Take what the service user wants to send, unless the association has ended in the meantime."""
+        if self.state_machine.current_state == "Sta13":
+            with contextlib.suppress(queue.Empty):
+                self.to_provider_queue.get_nowait()
+            return False
+        return bool(super()._process_recv_primitive())
+
+    def _read_past_and_close(self) -> None:
+        """End the connection in state Sta13, in which nothing that the peer says counts (PS3.8 table 9-10).
+
+        Bytes that were not read when a connection is closed keep the peer from reading why.
+        """
+        deadline = time.monotonic() + _READ_PAST_S
+        with contextlib.suppress(PeerGone):
+            while self.stream.ready and time.monotonic() < deadline:
+                self.stream.take(_LARGEST_CONTROL_PDU)
+        self.stream.close()
+
+    def _forget_wake(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            os.eventfd_read(self._wake_descriptor)
+
+    def _read_pdu_data(self) -> None:
+        """Read one PDU: P-DATA-TF of an open association by `StoreReceiver`, anything else by the parent."""
+        head = self.stream.peek_pdu_head()
+        if head is None:
+            self.event_queue.put("Evt17")
+            return
+        pdu_type, length = head
+        if pdu_type == P_DATA_TF and self.state_machine.current_state == "Sta6":
+            self._receive_p_data()
+        elif pdu_type not in _PDU_TYPES or length > _LARGEST_CONTROL_PDU:
+            self._tell(_words_for(pdu_type, length))
+            self.event_queue.put("Evt19")
+        else:
+            super()._read_pdu_data()
+
+    def _decode_pdu(self, bytestream: bytearray) -> Any:
+        """Decode a PDU as the parent does; the node's log tells of one that cannot be, or has impossible values."""
+        try:
+            pdu, event = super()._decode_pdu(bytestream)
+            # The state machine does this, too, and where it fails there the peer would not be told.
+            _require_syntaxes(pdu.to_primitive())
+            return pdu, event
+        except Exception:
+            self._tell(f"a PDU of type {bytestream[0]:02X} cannot be decoded")
+            raise
+
+    def _tell(self, reason: str) -> None:
+        log_event(_LOGGER, logging.WARNING, "malformed", host=self._association.requestor.address, reason=reason)
+
+    def _receive_p_data(self) -> None:
+        try:
+            self._receiver.receive_pdu(self.stream)
+            while self._receiver.in_data_set and self._next_is_p_data():
+                self._receiver.receive_pdu(self.stream)
+        except PeerGone:
+            self._receiver.abandon()
+            self.event_queue.put("Evt17")
+        except (ProtocolViolation, MalformedCommand) as error:
+            self._tell(str(error))
+            self._receiver.abandon()
+            self.event_queue.put("Evt19")
+
+    def _next_is_p_data(self) -> bool:
+        head = self.stream.peek_pdu_head()
+        return head is not None and head[0] == P_DATA_TF
+
+
+def _require_syntaxes(primitive: Any) -> None:
+    """Raise ValueError if a proposed context lacks its abstract syntax or every transfer syntax (PS3.8 table 9-13).
+
+    pynetdicom negotiates such a context and fails in doing so, without an answer to the peer.
+    """
+    proposed = getattr(primitive, "presentation_context_definition_list", ())
+    if any(not context.abstract_syntax or not context.transfer_syntax for context in proposed):
+        raise ValueError("a presentation context without a syntax")
+
+
+def _words_for(pdu_type: int, length: int) -> str:
+    if pdu_type == _TLS_HANDSHAKE:
+        return "TLS on the port without TLS"
+    if pdu_type not in _PDU_TYPES:
+        return f"no PDU of DICOM begins with {pdu_type:02X}"
+    return f"a PDU of type {pdu_type:02X} is {length} bytes long"
+
+
+class _AssociationLink:
+    """What `StoreReceiver` needs, from pynetdicom's objects."""
+
+    def __init__(self, assoc: Association) -> None:
+        self._assoc = assoc
+
+    def contexts(self) -> dict[int, tuple[str, str]]:
+        """Return the syntaxes of the accepted contexts in which the peer may send."""
+        accepted = [context for context in self._assoc.accepted_contexts if context.as_scp]
+        return {cx.context_id or 0: (str(cx.abstract_syntax), str(cx.transfer_syntax[0])) for cx in accepted}
+
+    def longest_pdu(self) -> int:
+        """Return what the peer announced."""
+        return self._assoc.requestor.maximum_length or 0
+
+    def send(self, pdu: bytes) -> None:
+        """Send from the provider's own thread, which alone writes to the socket."""
+        if self._assoc.dul.socket is not None:
+            self._assoc.dul.socket.send(pdu)
+
+    def pass_on(self, context_id: int, value: bytes) -> None:
+        """Do what action DT-2 of the state machine does."""
+        primitive = P_DATA()
+        primitive.presentation_data_value_list.append((context_id, value))
+        self._assoc.dimse.receive_primitive(primitive)
+
+
+class _WorkGate(threading.Event):
+    """The ``Event`` that pauses an association's reactor, which also holds it until there is work.
+
+    The reactor passes it once a round; a plain Event makes that a poll of 1,000 rounds a second per association.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._work = threading.Event()
+        self.set()
+
+    def set(self) -> None:
+        """Let the reactor go on."""
+        super().set()
+        self._work.set()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Return when the reactor is not paused and has work, or after a short while to look at its timers."""
+        self._work.wait(_IDLE_CHECK_S)
+        self._work.clear()
+        return super().wait(timeout)
+
+    def notify(self) -> None:
+        """Say that there is work."""
+        self._work.set()
+
+
+class StreamingAssociation(Association):
+    """An accepted association whose C-STORE requests are streamed; ``on_end`` runs when it is over, in any way."""
+
+    def __init__(
+        self, ae: ApplicationEntity, open_sink: Callable[[Association], OpenSink], on_end: Callable[[Association], None]
+    ) -> None:
+        super().__init__(ae, "acceptor")
+        self._gate = _WorkGate()
+        self._reactor_checkpoint = self._gate
+        self._on_end = on_end
+        self.dul = self._provider = StreamingProvider(self, open_sink(self))
+        # The parent gave these to the provider that was just replaced.
+        self.acse_timeout = ae.acse_timeout
+        self.network_timeout = ae.network_timeout
+
+    def notify(self) -> None:
+        """Wake the association's reactor."""
+        self._gate.notify()
+
+    def end_unserved(self) -> None:
+        """End an association before anything was read from its peer."""
+        self._provider.close()
+        self._on_end(self)
+
+    def run_reactor(self) -> None:
+        """Serve the peer until the association ends."""
+        try:
+            super().run_reactor()
+        finally:
+            # An instance that is being stored when the association breaks belongs before its end.
+            self.dul.kill_dul()
+            if self.dul.is_alive():
+                self.dul.join()
+            self._on_end(self)

@@ -1,0 +1,155 @@
+"""The C-STORE service (PS3.4 annex B): from the first byte of a data set to a durable file and an answer.
+
+Nothing here waits for the database: receipts are handed to `report`, rows follow.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from dicom_qa_node.dicom_io.instance_header import InstanceHeader
+from dicom_qa_node.dicom_io.part10 import Origin
+from dicom_qa_node.domain.errors import Permanent
+from dicom_qa_node.domain.series import Receipt, SeriesHeader
+from dicom_qa_node.domain.uids import is_uid
+from dicom_qa_node.log import log_event
+from dicom_qa_node.receive.fastpath.command_sets import StoreRequest
+from dicom_qa_node.receive.store_status import SUCCESS, Answer, WrongSopClass, WrongSopInstance, answer_for
+from dicom_qa_node.spool.disk_space import DiskGauge
+from dicom_qa_node.spool.incoming import IncomingObject, Outcome, SpoolFull, SpoolWriter, stored_instance
+
+__all__ = ["ReceivedObject", "Sender", "StoreHandler"]
+
+_LOGGER = logging.getLogger(__name__)
+_SERIES_REMEMBERED = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Sender:
+    """The association that objects come from."""
+
+    calling_ae: str
+    called_ae: str
+    association_id: str
+
+
+class SeriesCache:
+    """The facts of the series that were last received; decoding them once per series is enough."""
+
+    def __init__(self) -> None:
+        self._facts: OrderedDict[str, SeriesHeader] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def of(self, instance: InstanceHeader) -> SeriesHeader:
+        """Return the facts of an instance's series as its first instance gave them."""
+        with self._lock:
+            known = self._facts.get(instance.series_instance_uid)
+            if known is None or known.study_instance_uid != instance.study_instance_uid:
+                known = self._facts[instance.series_instance_uid] = instance.series()
+                if len(self._facts) > _SERIES_REMEMBERED:
+                    self._facts.popitem(last=False)
+            return known
+
+
+@dataclass(frozen=True, slots=True)
+class StoreHandler:
+    """What every received object needs: the spool, the gauge of its disk, and where receipts go."""
+
+    writer: SpoolWriter
+    gauge: DiskGauge
+    report: Callable[[Receipt], None]
+    series: SeriesCache = field(default_factory=SeriesCache)
+
+    def open(self, request: StoreRequest, transfer_syntax_uid: str, sender: Sender) -> ReceivedObject:
+        """Begin one C-STORE; the object answers for everything that goes wrong from here on."""
+        origin = Origin(
+            sop_class_uid=request.sop_class_uid,
+            sop_instance_uid=request.sop_instance_uid,
+            transfer_syntax_uid=transfer_syntax_uid,
+            calling_ae=sender.calling_ae,
+            called_ae=sender.called_ae,
+            association_id=sender.association_id,
+        )
+        return ReceivedObject(self, origin)
+
+
+class ReceivedObject:
+    """One object between its request and its answer (an ``ObjectSink``).
+
+    A failure while writing is remembered; the rest of the data set is read and dropped, and `finish` tells.
+    """
+
+    def __init__(self, intake: StoreHandler, origin: Origin) -> None:
+        self._intake = intake
+        self._origin = origin
+        self._failure: Answer | None = None
+        self._incoming: IncomingObject | None = None
+        try:
+            intake.gauge.require_space()
+            self._incoming = intake.writer.begin(origin)
+        except Exception as error:  # noqa: BLE001 - the DIMSE edge: every failure becomes a status
+            self._fail(error)
+
+    def write(self, data: bytes | memoryview) -> None:
+        """Append to the spool file, unless the object has failed already."""
+        if self._incoming is None:
+            return
+        try:
+            self._incoming.write(data)
+        except Exception as error:  # noqa: BLE001 - the DIMSE edge
+            self._fail(error)
+
+    def finish(self) -> Answer:
+        """Check the object, make it durable, report it and return the answer for the peer."""
+        if self._incoming is None:
+            return self._failure or answer_for(SpoolFull("the spool has no space left"))
+        try:
+            self._finish(self._incoming)
+        except Exception as error:  # noqa: BLE001 - the DIMSE edge
+            self._fail(error)
+        return self._failure or SUCCESS
+
+    def abandon(self) -> None:
+        """Drop the object: its association ended inside the data set."""
+        if self._incoming is not None:
+            self._incoming.discard()
+            self._incoming = None
+
+    def _finish(self, incoming: IncomingObject) -> None:
+        try:
+            facts = self._checked_facts(incoming)
+        except Permanent as error:
+            self._failure = answer_for(error)
+            self._intake.report(incoming.quarantine(str(error)))
+            self._log(logging.WARNING, "refused", reason=str(error))
+            return
+        kept = incoming.keep()
+        if kept.outcome is Outcome.DUPLICATE:
+            self._log(logging.INFO, "duplicate")
+            return
+        if kept.outcome is Outcome.CONFLICT:
+            self._log(logging.WARNING, "conflict")
+        self._intake.report(stored_instance(kept, self._origin, facts, self._intake.series.of(facts)))
+
+    def _checked_facts(self, incoming: IncomingObject) -> InstanceHeader:
+        facts = incoming.facts()
+        if facts.sop_class_uid != self._origin.sop_class_uid:
+            raise WrongSopClass("the data set is of another SOP class than the request")
+        if facts.sop_instance_uid != self._origin.sop_instance_uid:
+            raise WrongSopInstance("the data set has another SOP Instance UID than the request")
+        return facts
+
+    def _fail(self, error: Exception) -> None:
+        self._failure = answer_for(error)
+        self.abandon()
+        status = f"{self._failure.status:04X}"
+        self._log(logging.ERROR, "store_failed", status=status, error=type(error).__name__, reason=str(error))
+
+    def _log(self, level: int, event: str, **fields: str) -> None:
+        uid = self._origin.sop_instance_uid
+        known = {"sop": uid if is_uid(uid) else "(invalid)", "association": self._origin.association_id}
+        log_event(_LOGGER, level, event, **known, **fields)

@@ -1,0 +1,292 @@
+"""Writes what the verdict was passed on: the pictures of the slices, and one sheet of them with scores, for people.
+
+What lies where, `spool.rendered_images` says. No picture holds a patient's name or identifier.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageFont
+
+from dicom_qa_node.config import Grades
+from dicom_qa_node.dicom_io.durable import sync_folder
+from dicom_qa_node.domain.results import Finding, Grade, ScoredSlice, SeriesResult, Severity
+from dicom_qa_node.score.grade_sets import grade_of
+from dicom_qa_node.score.pipeline import ScoredSeries, WriteImages
+from dicom_qa_node.score.slice_rendering import KeySlice, KeySlices, Layer
+from dicom_qa_node.score.threads import max_threads
+from dicom_qa_node.spool.rendered_images import (
+    INDEX,
+    OVERVIEW,
+    SHEET,
+    ImageManifest,
+    Overview,
+    RenderedSlice,
+    StoredLayer,
+    display_name,
+    heat_name,
+    manifest_to_json,
+    pt_name,
+    slice_name,
+)
+
+__all__ = ["SHEET", "contact_sheet", "write_heat_map", "write_images"]
+
+Colour = tuple[int, int, int]
+Box = tuple[int, int, int, int]
+
+_BACKGROUND: Colour = (13, 17, 23)
+_PANEL: Colour = (22, 27, 34)
+_LINE: Colour = (48, 54, 61)
+_TEXT: Colour = (230, 237, 243)
+_FAINT: Colour = (139, 148, 158)
+_GRADE_COLOUR: dict[Grade | None, Colour] = {
+    Grade.DIAGNOSTIC: (63, 185, 80),
+    Grade.LIMITED: (210, 153, 34),
+    Grade.NON_DIAGNOSTIC: (248, 81, 73),
+    None: (139, 148, 158),
+}
+_SEVERITY_COLOUR = {Severity.INFO: _FAINT, Severity.WARNING: (210, 153, 34), Severity.ERROR: (248, 81, 73)}
+_KIND = {"ct": "CT", "pt": "PET", "petct": "PET/CT"}
+
+_WIDTH = 1680
+_MARGIN = 28
+_HEAD = 168
+_COLUMNS = 4
+_GAP = 16
+_TILE = (_WIDTH - 2 * _MARGIN - (_COLUMNS - 1) * _GAP) // _COLUMNS
+_CAPTION = 76
+
+
+def write_images(verdict: ScoredSeries, folder: Path, grades: Grades) -> list[Path]:
+    """Write every file that `spool.rendered_images` names but the heat maps; each is there whole or not at all, the
+    index last.
+
+    Returns
+    -------
+    list
+        The files, the sheet first.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    files = [
+        _File(display_name(number), Image.fromarray(picture), 3)
+        for number, picture in enumerate(verdict.pictures, start=1)
+    ]
+    gallery = ImageManifest(verdict.result.kind.value, ())
+    if verdict.exhibit is not None:
+        shown = [_shown(item, number, files) for number, item in enumerate(verdict.exhibit.slices, 1)]
+        gallery = ImageManifest(verdict.result.kind.value, tuple(shown), _overview(verdict.exhibit, files))
+    # Packing PNG does not hold Python's lock.
+    with ThreadPoolExecutor(max_threads()) as pool:
+        sheet = pool.submit(_write_sheet, verdict, folder / SHEET, grades)
+        rest = list(pool.map(lambda file: _write(file.image, folder / file.name, file.level), files))
+    written = [sheet.result(), *rest, _write_bytes(manifest_to_json(gallery), folder / INDEX)]
+    sync_folder(folder)
+    return written
+
+
+def write_heat_map(heat: WriteImages, folder: Path, number: int) -> Path:
+    """Write the map of a slice, uint8, shape (rows, columns), as ``heat_<number>.png``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    return _write(Image.fromarray(heat), folder / heat_name(number), 6)
+
+
+def contact_sheet(result: SeriesResult, pictures: WriteImages, grades: Grades) -> Image.Image:
+    """Draw the chosen slices with their scores under the verdict on the series, and the findings beside them.
+
+    Parameters
+    ----------
+    pictures
+        One for each of ``result.slices``; none where there is no score.
+    """
+    cells = len(result.slices) + 1
+    rows = -(-cells // _COLUMNS)
+    height = _HEAD + rows * (_TILE + _CAPTION + _GAP) + _MARGIN
+    sheet = Image.new("RGB", (_WIDTH, height), _BACKGROUND)
+    draw = ImageDraw.Draw(sheet)
+    _draw_head(draw, result, grades)
+    for number, (item, picture) in enumerate(zip(result.slices, pictures, strict=False)):
+        _draw_tile(sheet, draw, _cell(number), item, picture, grade_of(item.score, grades))
+    _draw_findings(draw, _cell(cells - 1), result.findings)
+    return sheet
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    """A picture to be written, with its level of compression."""
+
+    name: str
+    image: Image.Image
+    level: int
+
+
+def _write_sheet(verdict: ScoredSeries, path: Path, grades: Grades) -> Path:
+    return _write(contact_sheet(verdict.result, verdict.pictures, grades), path, 3)
+
+
+def _shown(item: KeySlice, number: int, files: list[_File]) -> RenderedSlice:
+    layers = []
+    for name, layer in zip((slice_name(number), pt_name(number)), item.layers, strict=False):
+        # Noise hardly compresses: the quickest level is a few per cent larger than the best.
+        files.append(_File(name, Image.fromarray(layer.pixels), 1))
+        layers.append(_stored(layer, name))
+    rows, columns = item.layers[0].pixels.shape
+    return RenderedSlice(
+        number=number,
+        sop_instance_uid=item.sop_instance_uid,
+        frame_number=item.frame_number,
+        index=item.index,
+        position_mm=item.position_mm,
+        display=display_name(number),
+        rows=rows,
+        columns=columns,
+        pixel_spacing_mm=item.pixel_spacing_mm,
+        layers=tuple(layers),
+    )
+
+
+def _stored(layer: Layer, name: str) -> StoredLayer:
+    return StoredLayer(name, layer.unit, layer.scale, layer.offset, layer.step, layer.low, layer.high, layer.inverted)
+
+
+def _overview(exhibit: KeySlices, files: list[_File]) -> Overview:
+    files.append(_File(OVERVIEW, Image.fromarray(exhibit.overview), 3))
+    rows, columns = exhibit.overview.shape
+    return Overview(OVERVIEW, rows, columns, exhibit.pixel_mm, exhibit.marks)
+
+
+def _write(image: Image.Image, path: Path, level: int) -> Path:
+    encoded = io.BytesIO()
+    image.save(encoded, "PNG", compress_level=level)
+    return _write_bytes(encoded.getvalue(), path)
+
+
+def _write_bytes(content: bytes, path: Path) -> Path:
+    part = path.with_name(f".{path.name}.part")
+    with part.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(path)
+    return path
+
+
+def _cell(number: int) -> Box:
+    left = _MARGIN + number % _COLUMNS * (_TILE + _GAP)
+    top = _HEAD + number // _COLUMNS * (_TILE + _CAPTION + _GAP)
+    return left, top, left + _TILE, top + _TILE + _CAPTION
+
+
+def _draw_head(draw: ImageDraw.ImageDraw, result: SeriesResult, grades: Grades) -> None:
+    colour = _GRADE_COLOUR[result.grade]
+    score = "–" if result.score is None else f"{result.score:.1f}"
+    draw.text((_MARGIN, 18), score, _TEXT, _font(92))
+    left = _MARGIN + int(draw.textlength(score, _font(92))) + 14
+    draw.text((left, 74), "of 4", _FAINT, _font(30))
+    left += 110
+    word = "no score" if result.grade is None else result.grade.value
+    _chip(draw, (left, 32), word, colour, 30)
+    if result.score is not None and result.interval is not None:
+        _draw_scale(draw, (left, 100, left + 420, 116), result.score, result.interval, grades)
+    title = _KIND[result.kind.value] + (f" · {result.part}" if result.part else "")
+    model = f"{result.model.name} {result.model.version}"
+    lines = (
+        (title, _TEXT, 30),
+        (f"{result.instances_used} images · judged by {len(result.slices)} slices", _FAINT, 22),
+        (f"model {model} · {result.model.sha256[:12]}", _FAINT, 22),
+    )
+    for (text, shade, size), top in zip(lines, (30, 74, 106), strict=True):
+        draw.text((_WIDTH - _MARGIN, top), text, shade, _font(size), anchor="ra")
+
+
+def _draw_scale(
+    draw: ImageDraw.ImageDraw, box: Box, score: float, interval: tuple[float, float], grades: Grades
+) -> None:
+    """Draw 0 to 4 with the grades' colours, the interval and the score."""
+    left, top, right, bottom = box
+
+    def at(value: float) -> int:
+        return left + round((right - left) * value / 4)
+
+    bounds = (0.0, grades.limited, grades.diagnostic, 4.0)
+    for start, end, grade in zip(bounds, bounds[1:], reversed(Grade), strict=False):
+        draw.rectangle((at(start), top + 5, at(end), bottom - 5), _dimmed(_GRADE_COLOUR[grade]))
+    draw.rounded_rectangle((at(interval[0]), top + 2, at(interval[1]), bottom - 2), 6, _FAINT)
+    draw.ellipse((at(score) - 9, (top + bottom) // 2 - 9, at(score) + 9, (top + bottom) // 2 + 9), _TEXT)
+    draw.text((left, bottom + 6), f"90 % interval {interval[0]:.1f} to {interval[1]:.1f}", _FAINT, _font(20))
+
+
+def _draw_tile(
+    sheet: Image.Image, draw: ImageDraw.ImageDraw, box: Box, item: ScoredSlice, picture: WriteImages, grade: Grade
+) -> None:
+    left, top, _, bottom = box
+    draw.rounded_rectangle(box, 12, _PANEL, _LINE)
+    image = Image.fromarray(picture)
+    scale = (_TILE - 16) / max(image.size)
+    image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.LANCZOS)
+    centre = (left + (_TILE - image.width) // 2, top + (_TILE - image.height) // 2)
+    sheet.paste(image, centre)
+    _chip(draw, (left + 16, top + 16), f"{item.score:.1f}", _GRADE_COLOUR[grade], 24)
+    caption = f"slice {item.index + 1} · at {item.position_mm:.0f} mm · weight {100 * item.weight:.0f} %"
+    draw.text((left + 16, bottom - _CAPTION + 8), caption, _TEXT, _font(20))
+    draw.text((left + 16, bottom - _CAPTION + 38), _shortened(draw, item.reason, 18, _TILE - 32), _FAINT, _font(18))
+
+
+def _draw_findings(draw: ImageDraw.ImageDraw, box: Box, findings: Sequence[Finding]) -> None:
+    left, top, right, bottom = box
+    draw.rounded_rectangle(box, 12, _PANEL, _LINE)
+    draw.text((left + 16, top + 14), "Findings", _TEXT, _font(26))
+    place = top + 58
+    order = [Severity.ERROR, Severity.WARNING, Severity.INFO]
+    shown = sorted(findings, key=lambda item: order.index(item.severity))
+    for number, finding in enumerate(shown):
+        lines = _wrapped(draw, finding.sentence, 18, right - left - 56)[:3]
+        if place + 24 * len(lines) > bottom - 44:
+            draw.text((left + 16, place), f"and {len(shown) - number} more", _FAINT, _font(18))
+            return
+        draw.ellipse((left + 18, place + 6, left + 28, place + 16), _SEVERITY_COLOUR[finding.severity])
+        for line in lines:
+            draw.text((left + 40, place), line, _TEXT, _font(18))
+            place += 24
+        place += 10
+    if not shown:
+        draw.text((left + 16, place), "none", _FAINT, _font(18))
+
+
+def _chip(draw: ImageDraw.ImageDraw, corner: tuple[int, int], text: str, colour: Colour, size: int) -> None:
+    width = int(draw.textlength(text, _font(size)))
+    left, top = corner
+    draw.rounded_rectangle((left, top, left + width + size, top + round(1.5 * size)), size // 2, colour)
+    draw.text((left + size // 2, top + round(0.75 * size)), text, _BACKGROUND, _font(size), anchor="lm")
+
+
+def _wrapped(draw: ImageDraw.ImageDraw, text: str, size: int, width: int) -> list[str]:
+    lines = [""]
+    for word in text.split():
+        longer = f"{lines[-1]} {word}".strip()
+        if draw.textlength(longer, _font(size)) <= width:
+            lines[-1] = longer
+        else:
+            lines.append(_shortened(draw, word, size, width))
+    return lines
+
+
+def _shortened(draw: ImageDraw.ImageDraw, text: str, size: int, width: int) -> str:
+    while text and draw.textlength(text, _font(size)) > width:
+        text = text[:-2].rstrip("…") + "…"
+    return text
+
+
+def _dimmed(colour: Colour) -> Colour:
+    red, green, blue = (channel // 2 for channel in colour)
+    return red, green, blue
+
+
+def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.load_default(size)

@@ -1,0 +1,131 @@
+"""Acquisition protocol, patient size and dose of a CT volume."""
+
+from __future__ import annotations
+
+import numpy as np
+from pydicom import Dataset
+
+from dicom_qa_node.dicom_io.headers import number
+from dicom_qa_node.domain.results import Measurement
+from dicom_qa_node.score.body_region import BodyRegion, ctdi_phantom_cm, region_of
+from dicom_qa_node.score.convolution_kernels import Sharpness
+from dicom_qa_node.score.kernel_sharpness import KernelSharpness
+from dicom_qa_node.score.physics.ct_quantities import CT_QUANTITIES
+from dicom_qa_node.score.physics.ct_sampling import CtSample
+from dicom_qa_node.score.volume import Volume
+
+__all__ = ["dose_measurements", "protocol_measurements", "size_factor"]
+
+_TAGS = (
+    ("tube_voltage", "KVP", "no KVP (0018,0060)"),
+    ("tube_charge", "Exposure", "no Exposure (0018,1152)"),
+    ("pitch", "SpiralPitchFactor", "no Spiral Pitch Factor (0018,9311)"),
+)
+
+_VALUES = {Sharpness.SOFT: 0.0, Sharpness.MEDIUM: 0.5, Sharpness.SHARP: 1.0}
+
+
+def protocol_measurements(header: Dataset, kernel: KernelSharpness) -> tuple[Measurement, ...]:
+    """Read what the protocol set.
+
+    * ``tube_voltage`` (kV, context): KVP (0018,0060), PS3.3 C.8.2.1.
+    * ``tube_charge`` (mAs, context): Exposure (0018,1152) of the first slice, PS3.3 C.8.2.1.
+    * ``pitch`` (1, context): Spiral Pitch Factor (0018,9311), table feed per turn over beam width, PS3.3 C.8.15.3.2.
+    * ``kernel_sharpness`` (1, context): 1 for a lung, bone or edge kernel, 0.5 for one
+      between these and a soft-tissue kernel, else 0: by Convolution Kernel (0018,1210), by the noise for unknown names.
+    """
+    return (*(_tag(header, *tag) for tag in _TAGS), _kernel(kernel))
+
+
+def _tag(header: Dataset, name: str, keyword: str, reason: str) -> Measurement:
+    value = number(header, keyword)
+    return (
+        CT_QUANTITIES.absent(name, f"the header has {reason}")
+        if value is None or value <= 0
+        else CT_QUANTITIES.value(name, value)
+    )
+
+
+def _kernel(kernel: KernelSharpness) -> Measurement:
+    if kernel.sharpness is Sharpness.UNKNOWN:
+        why = f"the name {kernel.kernel} is not known" if kernel.kernel else "the header has no Convolution Kernel"
+        return CT_QUANTITIES.absent("kernel_sharpness", f"{why}, and too little homogeneous tissue shows the noise")
+    return CT_QUANTITIES.value("kernel_sharpness", _VALUES[kernel.sharpness], kernel.detail)
+
+
+_TOO_TRUNCATED = 0.15
+
+
+def size_factor(diameter_cm: float, phantom_cm: int, head: bool) -> float:
+    """Conversion factor from CTDIvol to the size-specific dose estimate.
+
+    ``a exp(-b Dw)``: AAPM Report 204 (2011) for the 32 cm phantom (a = 3.704369, b = 0.03671937 / cm) and the 16 cm
+    phantom (1.874799, 0.03871313); for heads AAPM Report 293 (2019), 16 cm phantom (1.9852, 0.0486). The fits hold
+    from 8 to 45 cm (heads 11 to 20 cm).
+    """
+    if phantom_cm == 32:
+        a, b = 3.704369, 0.03671937
+    else:
+        a, b = (1.9852, 0.0486) if head else (1.874799, 0.03871313)
+    return float(a * np.exp(-b * diameter_cm))
+
+
+def dose_measurements(view: CtSample) -> tuple[Measurement, ...]:
+    """Measure patient size and read the dose.
+
+    * ``water_equivalent_diameter`` (mm, context): ``2 sqrt(sum(HU / 1000 + 1) pixel area / pi)`` over the body,
+      mean over slices (AAPM Report 220, 2014); not where more than 15 % of the outline is cut by the field.
+    * ``ctdi_vol`` (mGy, context): CTDIvol (0018,9345) of the first slice.
+    * ``dlp`` (mGy.cm, context): CTDIvol x (distance of first and last slice + slice thickness); overranging is not
+      in it.
+    * ``ssde`` (mGy, context): CTDIvol x `size_factor` (AAPM Reports 204, 220 and 293).
+    """
+    header = view.volume.header
+    diameter = _diameter(view)
+    ctdi = number(header, "CTDIvol")
+    if ctdi is None or ctdi <= 0:
+        absent = CT_QUANTITIES.absent_all(("ctdi_vol", "dlp", "ssde"), "the images carry no CTDIvol (0018,9345)")
+        return (diameter, *absent)
+    positions = view.volume.positions_mm
+    thickness = number(header, "SliceThickness") or view.volume.spacing_mm[0]
+    length_cm = (float(positions[-1] - positions[0]) + thickness) / 10.0
+    return (
+        diameter,
+        CT_QUANTITIES.value("ctdi_vol", ctdi),
+        CT_QUANTITIES.value("dlp", ctdi * length_cm, f"CTDIvol of the first slice x {length_cm:.1f} cm"),
+        _ssde(view.volume, ctdi, diameter),
+    )
+
+
+def _diameter(view: CtSample) -> Measurement:
+    name = "water_equivalent_diameter"
+    if not view.axial:
+        return CT_QUANTITIES.absent(name, "the slices are not axial")
+    whole = [part for part in view.slices if part.truncated <= _TOO_TRUNCATED]
+    if not view.slices or len(whole) < 0.5 * len(view.slices):
+        return CT_QUANTITIES.absent(name, "the field cuts the body in most slices")
+    areas = []
+    for part in whole:
+        water = np.sum(part.hu[part.body] / np.float32(1000.0) + np.float32(1.0), dtype=np.float64)
+        areas.append(water * part.pixel_mm[0] * part.pixel_mm[1])
+    diameters = 2.0 * np.sqrt(np.maximum(areas, 0.0) / np.pi)
+    return CT_QUANTITIES.value(
+        name, float(np.mean(diameters)), f"{diameters.min():.0f} to {diameters.max():.0f} mm along the scan"
+    )
+
+
+def _ssde(volume: Volume, ctdi: float, diameter: Measurement) -> Measurement:
+    if diameter.value is None:
+        return CT_QUANTITIES.absent("ssde", f"no water-equivalent diameter: {diameter.not_applicable}")
+    head = region_of(volume) is BodyRegion.HEAD
+    stated = ctdi_phantom_cm(volume.header)
+    phantom = stated or (16 if head else 32)
+    diameter_cm = diameter.value / 10.0
+    low, high = (11.0, 20.0) if head and phantom == 16 else (8.0, 45.0)
+    if not low <= diameter_cm <= high:
+        return CT_QUANTITIES.absent(
+            "ssde", f"diameter {diameter_cm:.0f} cm lies outside the tables ({low:.0f} to {high:.0f} cm)"
+        )
+    factor = size_factor(diameter_cm, phantom, head)
+    detail = f"{phantom} cm phantom {'stated' if stated else 'assumed'}, factor {factor:.2f}"
+    return CT_QUANTITIES.value("ssde", ctdi * factor, detail)

@@ -1,0 +1,268 @@
+"""Writes received objects to the spool so that what was acknowledged outlives any crash.
+
+The order is fixed: temporary file, write, fsync, a name in its final folder, fsync of that folder. Only then may
+a caller acknowledge. The final name is given by a hard link, which fails where a rename would overwrite.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import errno
+import fcntl
+import hashlib
+import json
+import mmap
+import os
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from enum import Enum
+from pathlib import Path
+from typing import ParamSpec, TypeVar
+
+from dicom_qa_node.dicom_io.durable import sync_folder
+from dicom_qa_node.dicom_io.element_scanner import BrokenDataSet
+from dicom_qa_node.dicom_io.instance_header import InstanceHeader, read_instance_header
+from dicom_qa_node.dicom_io.part10 import Checksum, Origin, checksum_offset, compose, open_envelope
+from dicom_qa_node.domain.clock import utc_now
+from dicom_qa_node.domain.errors import Transient
+from dicom_qa_node.domain.series import Quarantined, SeriesHeader, StoredInstance
+from dicom_qa_node.spool.layout import SpoolLayout
+
+__all__ = [
+    "IncomingObject",
+    "Outcome",
+    "SpoolFull",
+    "SpoolWriter",
+    "StoredFile",
+    "move_to_quarantine",
+    "stored_instance",
+]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_LONGEST_UID = 64
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+
+
+class SpoolFull(Transient):
+    """There is no space left for another object; receiving resumes when there is."""
+
+
+class Outcome(Enum):
+    """What became of an object that was kept."""
+
+    NEW = "new"
+    DUPLICATE = "duplicate"
+    CONFLICT = "conflict"
+
+
+@dataclass(frozen=True, slots=True)
+class StoredFile:
+    """A durable object: where it lies (relative to the spool) and what its seal says."""
+
+    outcome: Outcome
+    path: str
+    seal: Checksum
+
+
+class SpoolWriter:
+    """Opens incoming objects in one spool."""
+
+    def __init__(self, layout: SpoolLayout, clock: Callable[[], dt.datetime] = utc_now) -> None:
+        self.layout = layout
+        self.clock = clock
+
+    def begin(self, origin: Origin) -> IncomingObject:
+        """Start an object; it is nothing until it is kept or put in quarantine.
+
+        Raises
+        ------
+        SpoolFull
+            No file can be created for it.
+        """
+        return IncomingObject(self, origin)
+
+
+class IncomingObject:
+    """One object on its way into the spool. Not safe for use from several threads at once."""
+
+    def __init__(self, writer: SpoolWriter, origin: Origin) -> None:
+        self._layout = writer.layout
+        self._clock = writer.clock
+        self._origin = origin
+        self._hash = hashlib.sha256()
+        self._size = 0
+        self._part = self._layout.new_part()
+        envelope = compose(origin)
+        self._data_start = len(envelope)
+        self._descriptor = _guarded(os.open, self._part, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        # The lock tells a reconciling process that this file still has a living writer.
+        fcntl.flock(self._descriptor, fcntl.LOCK_EX)
+        try:
+            self._write_all(envelope)
+        except SpoolFull:
+            self.discard()
+            raise
+
+    def write(self, data: bytes | memoryview) -> None:
+        """Append bytes of the data set.
+
+        Raises
+        ------
+        SpoolFull
+            The disk is full; `discard` the object.
+        """
+        self._hash.update(data)
+        self._size += len(data)
+        self._write_all(data)
+
+    def facts(self) -> InstanceHeader:
+        """Read what the data set says about itself, from the file, whatever its size.
+
+        Raises
+        ------
+        BrokenDataSet
+            It cannot be read in its transfer syntax.
+        InvalidUid
+            One of its identifying UIDs is no UID.
+        """
+        if not self._size:
+            raise BrokenDataSet("the data set is empty")
+        with mmap.mmap(self._descriptor, 0, access=mmap.ACCESS_READ) as data:
+            return read_instance_header(data, self._data_start, self._origin.transfer_syntax_uid)
+
+    def keep(self) -> StoredFile:
+        """Make the object durable under its SOP Instance UID; on return it may be acknowledged.
+
+        Identical bytes that are already stored are stored once; other bytes under a stored UID are kept apart.
+
+        Raises
+        ------
+        SpoolFull
+            The disk is full; nothing was kept.
+        """
+        seal = self._seal()
+        for target, outcome in (
+            (self._layout.instance(self._origin.sop_instance_uid), Outcome.NEW),
+            (self._layout.conflict(self._origin.sop_instance_uid, seal.sha256), Outcome.CONFLICT),
+        ):
+            if self._publish(target):
+                return StoredFile(outcome, self._layout.relative(target), seal)
+            if _same_content(target, seal):
+                self.discard()
+                # The first writer may not have synced its name yet, and this answer promises durability too.
+                _guarded(sync_folder, target.parent)
+                return StoredFile(Outcome.DUPLICATE, self._layout.relative(target), seal)
+        raise Transient("two different contents share one name in the conflicts folder")
+
+    def quarantine(self, reason: str) -> Quarantined:
+        """Make a refused object durable beside a JSON file that names the reason and the sender."""
+        seal = self._seal()
+        target = self._layout.new_quarantine()
+        held = Quarantined(
+            path=self._layout.relative(target),
+            reason=reason,
+            calling_ae=self._origin.calling_ae,
+            sop_instance_uid=self._origin.sop_instance_uid[:_LONGEST_UID],
+            at=seal.received_at,
+        )
+        _write_notice(target, held)
+        self._publish(target)
+        return held
+
+    def discard(self) -> None:
+        """Forget the object: its transfer broke off, or it is stored already."""
+        if self._descriptor >= 0:
+            self._part.unlink(missing_ok=True)
+            self._close()
+
+    def _seal(self) -> Checksum:
+        seal = Checksum(self._origin.association_id, self._clock(), self._hash.hexdigest(), self._size)
+        _guarded(os.pwrite, self._descriptor, seal.encode(), checksum_offset(self._data_start))
+        _guarded(os.fsync, self._descriptor)
+        return seal
+
+    def _publish(self, target: Path) -> bool:
+        """Give the synced file its final, durable name; False if that name is taken."""
+        try:
+            _guarded(os.link, self._part, target)
+        except FileExistsError:
+            return False
+        self._part.unlink()
+        _guarded(sync_folder, target.parent)
+        self._close()
+        return True
+
+    def _write_all(self, data: bytes | memoryview) -> None:
+        view = memoryview(data)
+        while view:
+            view = view[_guarded(os.write, self._descriptor, view) :]
+
+    def _close(self) -> None:
+        os.close(self._descriptor)
+        self._descriptor = -1
+
+
+def stored_instance(
+    kept: StoredFile, origin: Origin, facts: InstanceHeader, series: SeriesHeader | None = None
+) -> StoredInstance:
+    """Return the registry's record of a kept object; ``series`` saves decoding the series' facts again."""
+    return StoredInstance(
+        sop_instance_uid=origin.sop_instance_uid,
+        sop_class_uid=origin.sop_class_uid,
+        transfer_syntax_uid=origin.transfer_syntax_uid,
+        path=kept.path,
+        sha256=kept.seal.sha256,
+        size_bytes=kept.seal.size_bytes,
+        received_at=kept.seal.received_at,
+        calling_ae=origin.calling_ae,
+        association_id=kept.seal.association_id,
+        series=series or facts.series(),
+        instance_number=facts.instance_number,
+        number_of_frames=facts.number_of_frames,
+        expected=facts.expected,
+        expected_group=facts.expected_group,
+        conflict=kept.outcome is Outcome.CONFLICT,
+    )
+
+
+def move_to_quarantine(layout: SpoolLayout, path: Path, reason: str, at: dt.datetime | None = None) -> Quarantined:
+    """Take a stored file that turned out damaged out of the way; it is never deleted."""
+    target = layout.new_quarantine()
+    held = Quarantined(layout.relative(target), reason, "", "", at or utc_now())
+    _write_notice(target, held)
+    path.rename(target)
+    sync_folder(target.parent)
+    sync_folder(path.parent)
+    return held
+
+
+def _write_notice(target: Path, held: Quarantined) -> None:
+    notice = asdict(held) | {"at": held.at.isoformat()}
+    _guarded(_write_durably, target.with_suffix(".json"), json.dumps(notice, indent=1).encode())
+
+
+def _same_content(path: Path, seal: Checksum) -> bool:
+    try:
+        with path.open("rb") as file:
+            there = open_envelope(file.read(4096)).seal
+    except (OSError, BrokenDataSet):
+        return False
+    return there is not None and (there.sha256, there.size_bytes) == (seal.sha256, seal.size_bytes)
+
+
+def _write_durably(path: Path, content: bytes) -> None:
+    with path.open("xb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _guarded(call: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+    try:
+        return call(*args, **kwargs)
+    except OSError as error:
+        if error.errno in _FULL:
+            raise SpoolFull("the spool has no space left") from error
+        raise

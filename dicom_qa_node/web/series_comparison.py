@@ -1,0 +1,149 @@
+"""Comparison of one series with earlier ones of its scanner, and of its scored revisions."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from dicom_qa_node.domain.results import LogEntry, Measurement
+
+__all__ = ["Change", "Trend", "compared", "plain_unit", "trends_of"]
+
+_ENOUGH = 10
+
+_SHOWN = 60
+
+_WIDTH, _HEIGHT, _EDGE = 160.0, 34.0, 4.0
+
+_UNITS = {"1": "", "[hnsf'U]": "HU", "/mm": "mm⁻¹", "g/ml{SUVbw}": "g/ml SUV", "Bq/ml": "Bq/ml"}
+
+_ANNOTATION = re.compile(r"\{([^}]*)\}")
+
+
+@dataclass(frozen=True, slots=True)
+class Trend:
+    """One measurement with its place among the scanner's earlier ones.
+
+    ``percentile`` is the share of earlier values at or below this one in percent, None with fewer than ten of them.
+    ``line`` are the points of a strip chart of 160 x 34, oldest first; ``point`` is this series' own; ``band`` is the
+    top and the height of the middle 90 %. ``odd`` says that it lies outside these.
+    """
+
+    measurement: Measurement
+    earlier: int
+    median: float | None
+    percentile: float | None
+    odd: bool
+    line: str
+    point: tuple[float, float] | None
+    band: tuple[float, float] | None
+
+
+def plain_unit(code: str) -> str:
+    """Return a UCUM unit as people write it; an annotation in braces stands for what is counted."""
+    if code in _UNITS:
+        return _UNITS[code]
+    return _ANNOTATION.sub(r"\1", code) if code.startswith("{") else _ANNOTATION.sub("", code).replace(".", "·")
+
+
+def trends_of(measurements: Sequence[Measurement], payloads: Sequence[str]) -> list[Trend]:
+    """Compare.
+
+    Parameters
+    ----------
+    payloads
+        The JSON of earlier results (`records.result_to_json`), oldest first, without that of the series itself.
+    """
+    earlier: dict[str, list[float]] = defaultdict(list)
+    for payload in payloads:
+        for item in json.loads(payload).get("measurements", ()):
+            if item.get("value") is not None:
+                earlier[item["name"]].append(float(item["value"]))
+    return [_trend(item, earlier[item.name]) for item in measurements]
+
+
+def _trend(item: Measurement, earlier: list[float]) -> Trend:
+    if item.value is None or len(earlier) < _ENOUGH:
+        return Trend(item, len(earlier), None, None, False, "", None, None)
+    ordered = sorted(earlier)
+    low, high = _at(ordered, 0.05), _at(ordered, 0.95)
+    shown = [*earlier[-_SHOWN:], item.value]
+    least, most = min(*shown, low), max(*shown, high)
+
+    def y(value: float) -> float:
+        share = (value - least) / (most - least) if most > least else 0.5
+        return round(_HEIGHT - _EDGE - share * (_HEIGHT - 2 * _EDGE), 1)
+
+    step = (_WIDTH - 2 * _EDGE) / (len(shown) - 1)
+    places = [(round(_EDGE + step * number, 1), y(value)) for number, value in enumerate(shown)]
+    below = sum(value <= item.value for value in ordered)
+    return Trend(
+        measurement=item,
+        earlier=len(earlier),
+        median=_at(ordered, 0.5),
+        percentile=100.0 * below / len(ordered),
+        odd=not low <= item.value <= high,
+        line=" ".join(f"{x},{height}" for x, height in places),
+        point=places[-1],
+        band=(y(high), round(y(low) - y(high), 1)),
+    )
+
+
+def _at(ordered: Sequence[float], share: float) -> float:
+    return ordered[round(share * (len(ordered) - 1))]
+
+
+_NOTED = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One version beside the one before it (None for the first): sentences about what differs."""
+
+    entry: LogEntry
+    sentences: tuple[str, ...]
+
+
+def compared(entries: Sequence[LogEntry]) -> list[Change]:
+    """Return the versions, the latest first, each with its differences from the one before."""
+    ordered = sorted(entries, key=lambda item: item.version)
+    before: LogEntry | None = None
+    found = []
+    for entry in ordered:
+        found.append(Change(entry, tuple(_differences(before, entry)) if before else ()))
+        before = entry
+    return found[::-1]
+
+
+def _differences(old: LogEntry, new: LogEntry) -> list[str]:
+    one, two = old.result, new.result
+    said = []
+    if one.score is not None and two.score is not None and abs(two.score - one.score) >= 0.005:
+        said.append(f"score {two.score - one.score:+.2f}")
+    elif (one.score is None) != (two.score is None):
+        said.append("has a score now" if one.score is None else "has no score any more")
+    if one.grade != two.grade:
+        said.append(f"grade {one.grade.value if one.grade else 'none'} → {two.grade.value if two.grade else 'none'}")
+    if one.instances_used != two.instances_used:
+        said.append(f"{two.instances_used - one.instances_used:+d} images")
+    if (one.model.name, one.model.sha256) != (two.model.name, two.model.sha256):
+        said.append(f"another model: {two.model.name} {two.model.version}")
+    if one.pair_series_uid != two.pair_series_uid:
+        said.append("with its CT now" if two.pair_series_uid else "without its CT now")
+    keys, other = {item.key for item in one.findings}, {item.key for item in two.findings}
+    said += [f"new finding: {key.replace('_', ' ')}" for key in sorted(other - keys)]
+    said += [f"no longer: {key.replace('_', ' ')}" for key in sorted(keys - other)]
+    return said + _measured(old, new)
+
+
+def _measured(old: LogEntry, new: LogEntry) -> list[str]:
+    values = {item.name: item.value for item in old.result.measurements}
+    said = []
+    for item in new.result.measurements:
+        was = values.get(item.name)
+        if was is not None and item.value is not None and abs(item.value - was) > _NOTED * max(abs(was), 1e-9):
+            said.append(f"{item.meaning.lower()} {was:.3g} → {item.value:.3g}")
+    return said[:6]

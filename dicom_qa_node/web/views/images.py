@@ -1,0 +1,106 @@
+"""The pictures of a scored version: thumbnails, slices in any window, heat maps, the overview. They name no patient."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
+
+from dicom_qa_node.domain.uids import is_uid
+from dicom_qa_node.quality_log.search import LogSearch
+from dicom_qa_node.spool.layout import SpoolLayout
+from dicom_qa_node.spool.rendered_images import SHEET, ImageManifest, read_manifest
+from dicom_qa_node.web.access import Permission, guarded
+from dicom_qa_node.web.site import Site, site_of
+from dicom_qa_node.web.slice_images import Look, draw, heat_overlay, thumbnail
+
+__all__ = ["manifest_of", "routes"]
+
+# A version's pictures never change; the browser may keep them, other people's caches may not.
+_KEPT = "private, max-age=86400"
+
+
+def routes(_site: Site) -> list[BaseRoute]:
+    """Return the routes of this file."""
+    base = "/series/{uid}/v{version:int}"
+    views: dict[str, Callable[[Request], Response]] = {
+        "/thumb.png": _thumb,
+        "/thumb/{number:int}.png": _thumb,
+        "/slice/{number:int}.png": _slice,
+        "/heat/{number:int}.png": _heat,
+        "/coronal.png": _coronal,
+        "/sheet.png": _sheet,
+    }
+    return [Route(base + path, guarded(Permission.VIEW, _found(view)), methods=["GET"]) for path, view in views.items()]
+
+
+def manifest_of(site: Site, uid: str, version: int) -> tuple[Path, ImageManifest | None]:
+    """Return the folder of a version's pictures and its index; the folder may not exist."""
+    folder = SpoolLayout(site.config.spool_dir).pictures(uid, version)
+    return folder, read_manifest(folder)
+
+
+def _found(view: Callable[[Request], Response]) -> Callable[[Request], Response]:
+    def answer(request: Request) -> Response:
+        try:
+            return view(request)
+        except (FileNotFoundError, NotADirectoryError):
+            raise HTTPException(404, "This picture is not in the spool (any more).") from None
+
+    return answer
+
+
+def _folder(request: Request) -> tuple[Path, ImageManifest]:
+    uid, version = request.path_params["uid"], request.path_params["version"]
+    if not is_uid(uid):
+        raise HTTPException(404)
+    folder, gallery = manifest_of(site_of(request), uid, version)
+    if gallery is None:
+        raise FileNotFoundError(uid)
+    return folder, gallery
+
+
+def _thumb(request: Request) -> Response:
+    folder, gallery = _folder(request)
+    number = request.path_params.get("number") or _worst(request)
+    return _png(thumbnail(folder, gallery, number))
+
+
+def _worst(request: Request) -> int:
+    versions = LogSearch(site_of(request).database).versions(request.path_params["uid"])
+    row = next((row for row in versions if row.version == request.path_params["version"]), None)
+    return row.worst_slice if row else 1
+
+
+def _slice(request: Request) -> Response:
+    folder, gallery = _folder(request)
+    number, word = request.path_params["number"], request.query_params.get("look", Look.JUDGED.value)
+    item = next((item for item in gallery.slices if item.number == number), None)
+    if item is None or word not in set(Look):
+        raise HTTPException(404)
+    return _png(draw(folder, item, Look(word)))
+
+
+def _heat(request: Request) -> Response:
+    folder, _ = _folder(request)
+    return _png(heat_overlay(folder, request.path_params["number"]))
+
+
+def _coronal(request: Request) -> Response:
+    folder, gallery = _folder(request)
+    if gallery.overview is None:
+        raise FileNotFoundError("coronal")
+    return _png((folder / gallery.overview.file).read_bytes())
+
+
+def _sheet(request: Request) -> Response:
+    folder, _ = _folder(request)
+    return _png((folder / SHEET).read_bytes())
+
+
+def _png(content: bytes) -> Response:
+    return Response(content, media_type="image/png", headers={"Cache-Control": _KEPT})
