@@ -20,14 +20,19 @@ from dicom_qa_node.deliver.targets.base import DeliveryItem
 from dicom_qa_node.domain.codes import Code
 from dicom_qa_node.domain.delivery import ReportRef
 from dicom_qa_node.domain.results import (
+    DimensionScore,
     Finding,
     Grade,
     Measurement,
     ModelRef,
+    QualityDimension,
+    RatedPart,
+    RatedPartKind,
     ScoredSlice,
     SeriesKind,
     SeriesResult,
     Severity,
+    SourceImage,
 )
 from dicom_qa_node.domain.series import SeriesHeader, StoredInstance
 
@@ -87,6 +92,48 @@ def verdict(instances: list[StoredInstance], kind: SeriesKind = SeriesKind.CT, *
 def not_rated(instances: list[StoredInstance]) -> SeriesResult:
     finding = Finding("out_of_domain", Severity.ERROR, "The series is a localizer; the model was not made for it.")
     return verdict(instances, score=None, interval=None, grade=None, slices=(), findings=(finding,))
+
+
+def with_parts(pet: list[StoredInstance], ct: list[StoredInstance]) -> SeriesResult:
+    """Return a verdict on a PET with its CT: the PET decides, the CT and the display are rated beside it."""
+    noise = DimensionScore(QualityDimension.NOISE, 1.7, "41 % in the body, 25 % is routine")
+    resolution = DimensionScore(QualityDimension.RESOLUTION, None, reason="pixels of 8 mm")
+    rated = RatedPart(
+        RatedPartKind.PET, 1.7, (1.1, 2.3), Grade.LIMITED, Grade.NON_DIAGNOSTIC, (noise, resolution),
+        QualityDimension.NOISE, interval_origin="a convention", algorithm=ModelRef("closed formulas", "1", ""),
+        series_instance_uid=pet[0].series.series_instance_uid, images=_sources(pet[:7]),
+    )  # fmt: skip
+    beside = RatedPart(
+        RatedPartKind.CT, 1.2, (0.7, 1.7), Grade.LIMITED, Grade.NON_DIAGNOSTIC, counted=2.0,
+        counted_reason="the noise of the CT that goes with a PET counts as at least 2.0", algorithm=MODEL,
+        series_instance_uid=ct[0].series.series_instance_uid, images=_sources(ct[:3]),
+    )  # fmt: skip
+    display = RatedPart(RatedPartKind.DISPLAY, None, reason="not rated: the model was not made for it")
+    return verdict(
+        pet, SeriesKind.PETCT, score=1.7, interval=(1.1, 2.3), grade=Grade.LIMITED, grade_low=Grade.NON_DIAGNOSTIC,
+        rated_parts=(rated, beside, display), decided_by=RatedPartKind.PET, part="",
+        why="Limited by the noise of the PET (1.7, 41 % in the body, 25 % is routine); longer beds usually help.",
+        pair_series_uid=ct[0].series.series_instance_uid,
+    )  # fmt: skip
+
+
+def implausible(pet: list[StoredInstance]) -> SeriesResult:
+    """Return a PET that breaks a rule of plausibility: its part scores 0, the series has no score."""
+    code = Code("F130", "99DQAN", "PET implausible")
+    finding = Finding("pet_implausible", Severity.ERROR, "The PET cannot be that of this patient.", "flat: 0.1", code)
+    dimension = DimensionScore(QualityDimension.PLAUSIBILITY, 0.0, "flat: SD over mean 0.10")
+    part = RatedPart(
+        RatedPartKind.PET, 0.0, (0.0, 0.0), Grade.NON_DIAGNOSTIC, None, (dimension,), QualityDimension.PLAUSIBILITY,
+        reason="implausible: the PET is flat", algorithm=ModelRef("closed formulas", "1", ""), images=_sources(pet[:1]),
+    )  # fmt: skip
+    return verdict(
+        pet, SeriesKind.PT, score=None, interval=None, grade=None, slices=(), findings=(finding,), rated_parts=(part,),
+        part="", why="No score: the PET is implausible (flat): the uptake hardly varies over the body.",
+    )  # fmt: skip
+
+
+def _sources(instances: list[StoredInstance]) -> tuple[SourceImage, ...]:
+    return tuple(SourceImage(item.sop_instance_uid, item.sop_class_uid) for item in instances)
 
 
 def shipped(path: Path, report: ReportRef, **changes: object) -> DeliveryItem:

@@ -65,9 +65,12 @@ def referenced_uids(result: SeriesResult, instances: Sequence[StoredInstance]) -
     """Return the SOP Instance UIDs that the report of ``result`` refers to; never empty for a stored series."""
     wanted = [item.sop_instance_uid for item in result.slices]
     wanted += [uid for finding in result.findings for uid in finding.sop_instance_uids]
-    if not wanted:
-        own = [item for item in instances if item.series.series_instance_uid == result.series_instance_uid]
-        wanted = [own[len(own) // 2].sop_instance_uid] if own else []
+    # The images of a part may lie in a paired series that this node no longer holds.
+    stored = {item.sop_instance_uid for item in instances}
+    wanted += [uid for part in result.rated_parts for image in part.images if (uid := image.sop_instance_uid) in stored]
+    own = [item.sop_instance_uid for item in instances if item.series.series_instance_uid == result.series_instance_uid]
+    if own and not set(wanted) & set(own):
+        wanted.insert(0, own[len(own) // 2])
     return list(dict.fromkeys(wanted))
 
 

@@ -8,7 +8,7 @@ from highdicom.coding_schemes import CodingSchemeIdentificationItem
 from highdicom.sr import CodedConcept
 
 from dicom_qa_node.domain.codes import Code
-from dicom_qa_node.domain.results import Grade, SeriesKind, Severity
+from dicom_qa_node.domain.results import Grade, QualityDimension, RatedPartKind, SeriesKind, Severity
 
 __all__ = ["PRIVATE_SCHEME", "coded_concept", "private_code", "private_scheme_item", "unit_code"]
 
@@ -70,6 +70,10 @@ INTERVAL_LOW = Code("SCORE_LOW", PRIVATE_SCHEME, "Lower bound of the calibrated 
 INTERVAL_HIGH = Code("SCORE_HIGH", PRIVATE_SCHEME, "Upper bound of the calibrated interval of the rating")
 SLICE_SCORE = Code("SLICE_SCORE", PRIVATE_SCHEME, "Quality score of the slice, 0 worst to 4 best")
 SLICE_WEIGHT = Code("SLICE_WEIGHT", PRIVATE_SCHEME, "Weight of the slice in the series score")
+VERDICT_ROLE = Code("VERDICT_ROLE", PRIVATE_SCHEME, "Role of a rated part in the verdict")
+DECIDES = Code("DECIDES", PRIVATE_SCHEME, "Decides the verdict")
+RATED_ONLY = Code("RATED_ONLY", PRIVATE_SCHEME, "Rated, does not decide the verdict")
+COUNTED_SCORE = Code("COUNTED_SCORE", PRIVATE_SCHEME, "Score with which the part enters the verdict")
 PREDECESSOR = Code("PREDECESSOR", PRIVATE_SCHEME, "The same document of the version before")
 NOT_RATED = Code("NOT_RATED", PRIVATE_SCHEME, "Not rated: outside the validated domain of the model")
 
@@ -86,6 +90,15 @@ GRADES = {
     Grade.NON_DIAGNOSTIC: Code("RID14", "RADLEX", "Non-diagnostic quality"),
 }
 """CID 7036."""
+
+DIMENSIONS = {
+    item: Code(f"Q_{item.value.upper()}", PRIVATE_SCHEME, f"Quality score of the {item.value}, 0 worst to 4 best")
+    for item in QualityDimension
+}
+"""Dimensions of a rated part."""
+
+PARTS = {RatedPartKind.CT: "CT", RatedPartKind.PET: "PET", RatedPartKind.DISPLAY: "Display"}
+"""The parts of a verdict as tracking identifiers name them."""
 
 SEVERITIES = {
     Severity.INFO: Code("SEV_INFO", PRIVATE_SCHEME, "Explains the result"),

@@ -25,7 +25,17 @@ from highdicom.sr import (
 from dicom_qa_node import __version__
 from dicom_qa_node.domain import results
 from dicom_qa_node.domain.codes import Code
-from dicom_qa_node.domain.results import Finding, ScoredSlice, SeriesKind, SeriesResult
+from dicom_qa_node.domain.results import (
+    DimensionScore,
+    Finding,
+    Grade,
+    QualityDimension,
+    RatedPart,
+    ScoredSlice,
+    SeriesKind,
+    SeriesResult,
+    SourceImage,
+)
 from dicom_qa_node.domain.uids import derived_uid
 from dicom_qa_node.report import sr_codes
 from dicom_qa_node.report.image_library import image_library
@@ -58,7 +68,8 @@ class Observer:
 def measurement_report(result: SeriesResult, sources: Sources, observer: Observer) -> MeasurementReport:
     """Return the content tree of a report.
 
-    Groups stand in this order: the series, each salient slice, the physical measurements, each finding.
+    Groups stand in this order: the series, each part of the verdict (CT, PET, display), each salient slice, the
+    physical measurements, each finding. The sentence that explains the verdict is the first comment.
     """
     report = MeasurementReport(
         observation_context=_observation_context(observer),
@@ -89,6 +100,8 @@ def _observation_context(observer: Observer) -> ObservationContext:
 
 def _groups(result: SeriesResult, sources: Sources, manufacturer: str) -> Iterator[Group]:
     yield _series_group(result, sources, manufacturer)
+    for part in result.rated_parts:
+        yield _part_group(result, part, sources, manufacturer)
     if result.score is not None:
         for item in result.slices:
             yield _slice_group(result, item, manufacturer)
@@ -104,25 +117,91 @@ def _series_group(result: SeriesResult, sources: Sources, manufacturer: str) -> 
         evaluations.append(_evaluation(sr_codes.QUALITY_ASSESSMENT, sr_codes.GRADES[result.grade]))
     if result.score is None:
         evaluations.append(_evaluation(sr_codes.QUALITY_FINDING, sr_codes.NOT_RATED))
-    images = _images_of_slices(result.slices) or _images_of(list(sources.headers)[:1], sources)
-    return Group(
+    images = _frames(result.slices) or _images_of(list(sources.headers)[:1], sources)
+    group = Group(
         tracking_identifier=_tracking("Image quality of the series", result, "series"),
         finding_type=coded_concept(sr_codes.IMAGE_QUALITY),
         algorithm_id=_network(result, manufacturer, _parameters(result)),
-        measurements=list(_series_ratings(result)),
+        measurements=list(_ratings(result.score, result.interval)),
         qualitative_evaluations=evaluations,
         source_images=images,
     )
+    _comment(group, filter(None, (result.why, _grade_set(result.grade_text, result.grade_low))))
+    return group
 
 
-def _series_ratings(result: SeriesResult) -> Iterator[Measurement]:
+def _part_group(result: SeriesResult, part: RatedPart, sources: Sources, manufacturer: str) -> Group:
+    """Return the group of one part of the verdict, with the images of its own series and its own algorithm."""
+    evaluations = []
+    if part.grade is not None:
+        evaluations.append(_evaluation(sr_codes.QUALITY_ASSESSMENT, sr_codes.GRADES[part.grade]))
+    if part.score is None:
+        evaluations.append(_evaluation(sr_codes.QUALITY_FINDING, sr_codes.NOT_RATED))
+    else:
+        decides = part.kind is result.decided_by
+        evaluations.append(_evaluation(sr_codes.VERDICT_ROLE, sr_codes.DECIDES if decides else sr_codes.RATED_ONLY))
+    if part.limiting is QualityDimension.PLAUSIBILITY:
+        evaluations += [_evaluation(sr_codes.QUALITY_FINDING, code) for code in _implausible(result.findings)]
+    images = [item for item in part.images if item.sop_instance_uid in sources.headers]
+    label = f"{sr_codes.PARTS[part.kind]} part of the verdict"
+    group = Group(
+        tracking_identifier=_tracking(label, result, "part", part.kind.value),
+        finding_type=coded_concept(sr_codes.IMAGE_QUALITY),
+        algorithm_id=_algorithm(part, manufacturer),
+        measurements=[*_ratings(part.score, part.interval), *_part_numbers(part)],
+        qualitative_evaluations=evaluations,
+        source_images=_frames(images) or _images_of(list(sources.headers)[:1], sources),
+    )
+    _comment(group, filter(None, (part.reason, part.counted_reason, *map(_dimension_remark, part.dimensions))))
+    _comment(group, filter(None, (_grade_set(part.grade_text, part.grade_low),)))
+    return group
+
+
+def _implausible(findings: Iterable[Finding]) -> list[Code]:
+    return [item.code for item in findings if item.key == "pet_implausible" and item.code is not None]
+
+
+def _part_numbers(part: RatedPart) -> Iterator[Measurement]:
+    if part.counted is not None:
+        yield _number(sr_codes.COUNTED_SCORE, part.counted, sr_codes.NO_UNITS)
+    for item in part.dimensions:
+        if item.score is not None:
+            yield _number(sr_codes.DIMENSIONS[item.dimension], item.score, sr_codes.NO_UNITS)
+
+
+def _dimension_remark(item: DimensionScore) -> str:
+    words = item.evidence if item.score is not None else f"not rated, {item.reason}"
+    return f"{item.dimension.value.capitalize()}: {words}" if words else ""
+
+
+def _grade_set(text: str, low: Grade | None) -> str:
+    return f"Grade {text}: the interval straddles a limit; coded as the better term." if low is not None else ""
+
+
+def _algorithm(part: RatedPart, manufacturer: str) -> AlgorithmIdentification | None:
+    model = part.algorithm
+    if model is None:
+        return None
+    parameters = [f"weights sha256 {model.sha256}"] if model.sha256 else ["closed formulas, no network"]
+    parameters += [f"interval: {part.interval_origin}"] if part.interval_origin else []
+    parameters += [f"series {part.series_instance_uid}"] if part.series_instance_uid else []
+    return AlgorithmIdentification(
+        name=model.name,
+        version=model.version,
+        manufacturer=manufacturer,
+        parameters=parameters,
+        family=coded_concept(sr_codes.ARTIFICIAL_INTELLIGENCE) if model.sha256 else None,
+    )
+
+
+def _ratings(score: float | None, interval: tuple[float, float] | None) -> Iterator[Measurement]:
     # TID 310 and 312 would put bounds below the value as properties; PixelMed's validator, the one of IHE, takes
     # every number below a number for a derivation parameter (TID 300 row 9) and calls that an error.
-    if result.score is not None:
-        yield _number(sr_codes.IMAGE_SET_QUALITY_RATING, result.score, sr_codes.NO_UNITS)
-        if result.interval is not None:
-            yield _number(sr_codes.INTERVAL_LOW, result.interval[0], sr_codes.NO_UNITS)
-            yield _number(sr_codes.INTERVAL_HIGH, result.interval[1], sr_codes.NO_UNITS)
+    if score is not None:
+        yield _number(sr_codes.IMAGE_SET_QUALITY_RATING, score, sr_codes.NO_UNITS)
+        if interval is not None:
+            yield _number(sr_codes.INTERVAL_LOW, interval[0], sr_codes.NO_UNITS)
+            yield _number(sr_codes.INTERVAL_HIGH, interval[1], sr_codes.NO_UNITS)
 
 
 def _slice_group(result: SeriesResult, item: ScoredSlice, manufacturer: str) -> Group:
@@ -137,7 +216,7 @@ def _slice_group(result: SeriesResult, item: ScoredSlice, manufacturer: str) -> 
             _number(sr_codes.SLICE_SCORE, item.score, sr_codes.NO_UNITS),
             _number(sr_codes.SLICE_WEIGHT, item.weight, sr_codes.NO_UNITS),
         ],
-        source_images=_images_of_slices([item]),
+        source_images=_frames([item]),
     )
     _comment(group, [item.reason] if item.reason else [])
     return group
@@ -199,12 +278,15 @@ def _finding_group(result: SeriesResult, finding: Finding, number: int, sources:
 
 
 def _network(result: SeriesResult, manufacturer: str, parameters: Sequence[str]) -> AlgorithmIdentification:
+    """Return what scored the series: the algorithm of the part that decided, else the network."""
+    lead = result.deciding_part
+    model = result.model if lead is None or lead.algorithm is None else lead.algorithm
     return AlgorithmIdentification(
-        name=result.model.name,
-        version=result.model.version,
+        name=model.name,
+        version=model.version,
         manufacturer=manufacturer,
         parameters=list(parameters),
-        family=coded_concept(sr_codes.ARTIFICIAL_INTELLIGENCE),
+        family=coded_concept(sr_codes.ARTIFICIAL_INTELLIGENCE) if model.sha256 else None,
     )
 
 
@@ -218,6 +300,8 @@ def _parameters(result: SeriesResult) -> list[str]:
     if result.part:
         # Which of several stacks of the series the score is of: an acquisition, a phase, a kernel; no body part.
         parameters.append(f"stack {plain_text(result.part)}")
+    if result.decided_by is not None:
+        parameters.append(f"decided by the {sr_codes.PARTS[result.decided_by]} part")
     if result.pair_series_uid:
         parameters.append(f"paired series {result.pair_series_uid}")
     return parameters
@@ -250,9 +334,9 @@ def _images_of(uids: Iterable[str], sources: Sources) -> list[SourceImageForMeas
     return [SourceImageForMeasurementGroup(sources.headers[uid].SOPClassUID, uid) for uid in dict.fromkeys(uids)]
 
 
-def _images_of_slices(slices: Sequence[ScoredSlice]) -> list[SourceImageForMeasurementGroup]:
+def _frames(images: Sequence[ScoredSlice | SourceImage]) -> list[SourceImageForMeasurementGroup]:
     frames: dict[tuple[str, str], list[int]] = {}
-    for item in slices:
+    for item in images:
         numbers = frames.setdefault((item.sop_class_uid, item.sop_instance_uid), [])
         if item.frame_number is not None:
             numbers.append(item.frame_number)

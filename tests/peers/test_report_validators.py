@@ -19,7 +19,16 @@ from dicom_qa_node.domain.series import StoredInstance
 from dicom_qa_node.report.report_builder import build_report
 from dicom_qa_node.report.sop_class_conversion import as_form
 from dicom_qa_node.report.sr_document import SOP_CLASS_UID, ReportRequest, report_series_uid, report_uid
-from tests.report_samples import MODEL, T0, not_rated, verdict, write_multiframe, write_series
+from tests.report_samples import (
+    MODEL,
+    T0,
+    implausible,
+    not_rated,
+    verdict,
+    with_parts,
+    write_multiframe,
+    write_series,
+)
 
 pytestmark = pytest.mark.peers("dciodvfy", "dsrdump", "dcmdump", "DicomSRValidator")
 
@@ -65,8 +74,18 @@ def sparse_header(spool: Path) -> ReportRequest:
     return ReportRequest(verdict(images, measurements=(), findings=(), part=""), 1, T0)
 
 
+def petct_by_parts(spool: Path) -> ReportRequest:
+    ct_images = write_series(spool, 4, "CT")
+    return ReportRequest(with_parts(write_series(spool, 5, "PT"), ct_images), 1, T0)
+
+
+def implausible_pet(spool: Path) -> ReportRequest:
+    return ReportRequest(implausible(write_series(spool, 6, "PT")), 1, T0)
+
+
 KINDS: list[Callable[[Path], ReportRequest]] = [
-    ct, petct_second_version, pet_alone, not_rated_japanese, multiframe, sparse_header
+    ct, petct_second_version, pet_alone, not_rated_japanese, multiframe, sparse_header,
+    petct_by_parts, implausible_pet,
 ]  # fmt: skip
 
 
@@ -110,8 +129,8 @@ def test_dciodvfy_finds_no_error(kind, reports, run_tool):
 def test_dsrdump_renders_it(kind, reports, run_tool):
     done = run_tool("dsrdump", "+Pl", reports[kind], check=True)
     assert '"Imaging Measurement Report"' in done.stdout
-    rated = kind != "not_rated_japanese"
-    assert ('"Image Set Quality Rating")="2.83"' in done.stdout) is rated
+    score = {"not_rated_japanese": None, "petct_by_parts": "1.7", "implausible_pet": "0"}.get(kind, "2.83")
+    assert (f'"Image Set Quality Rating")="{score}' in done.stdout) is (score is not None)
     assert done.stdout.count("Measurement Group") >= 3
     assert [line for line in done.stderr.splitlines() if line.startswith(("E:", "F:"))] == []
 

@@ -21,7 +21,7 @@ from dicom_qa_node.domain.results import Grade, SeriesKind
 from dicom_qa_node.report import sr_codes
 from dicom_qa_node.report.report_builder import build_report
 from dicom_qa_node.report.sr_document import SOP_CLASS_UID, ReportRequest, device_uid, report_series_uid, report_uid
-from tests.report_samples import MODEL, T0, not_rated, verdict, write_multiframe, write_series
+from tests.report_samples import MODEL, T0, implausible, not_rated, verdict, with_parts, write_multiframe, write_series
 
 CONFIG = Config()
 
@@ -79,6 +79,48 @@ def test_series_group_holds_rating_interval_assessment_and_model(tmp_path):
     assert items(series, "111003")[0].TextValue == MODEL.version
     assert f"weights sha256 {MODEL.sha256}" in [item.TextValue for item in items(series, "111002")]
     assert len(items(series, "121112")) == 7
+
+
+def code(node: Dataset, concept: str) -> list[str]:
+    return [item.ConceptCodeSequence[0].CodeValue for item in items(node, concept)]
+
+
+def images(node: Dataset) -> list[str]:
+    return [item.ReferencedSOPSequence[0].ReferencedSOPInstanceUID for item in items(node, "121112")]
+
+
+def test_each_part_has_a_group_with_its_own_images_and_algorithm(tmp_path):
+    ct, pet = write_series(tmp_path, 1), write_series(tmp_path, 2, "PT")
+    series, of_pet, of_ct, of_display, *_ = groups(built(tmp_path, with_parts(pet, ct), [*ct, *pet]))
+    assert comments(series)[0].startswith("Limited by the noise of the PET")
+    assert any("limited–non-diagnostic" in text for text in comments(series))
+    assert code(series, "111050") == ["RID13"]
+    identifiers = [items(group, "112039")[0].TextValue for group in (of_pet, of_ct, of_display)]
+    assert identifiers == [f"{name} part of the verdict" for name in ("PET", "CT", "Display")]
+    assert len({items(group, "112040")[0].UID for group in (series, of_pet, of_ct, of_display)}) == 4
+    assert (number(of_pet, "111694"), number(of_pet, "Q_NOISE")) == (1.7, 1.7)
+    assert (number(of_pet, "SCORE_LOW"), number(of_pet, "SCORE_HIGH")) == (1.1, 2.3)
+    assert items(of_pet, "Q_RESOLUTION") == []
+    assert "Resolution: not rated, pixels of 8 mm" in comments(of_pet)
+    assert (code(of_pet, "VERDICT_ROLE"), code(of_ct, "VERDICT_ROLE")) == (["DECIDES"], ["RATED_ONLY"])
+    assert images(of_pet) == [item.sop_instance_uid for item in pet[:7]]
+    assert images(of_ct) == [item.sop_instance_uid for item in ct[:3]]
+    assert items(of_pet, "111001")[0].TextValue == "closed formulas"
+    assert items(of_ct, "111001")[0].TextValue == MODEL.name
+    assert (number(of_ct, "111694"), number(of_ct, "COUNTED_SCORE")) == (1.2, 2.0)
+    assert code(of_display, "111052") == ["NOT_RATED"]
+    assert items(of_display, "111694") == []
+    assert comments(of_display) == ["not rated: the model was not made for it"]
+
+
+def test_an_implausible_pet_is_not_rated_and_its_part_says_so(tmp_path):
+    pet = write_series(tmp_path, 2, "PT")
+    series, part, *_ = groups(built(tmp_path, implausible(pet), pet))
+    assert code(series, "111052") == ["NOT_RATED"]
+    assert items(series, "111694") == []
+    assert comments(series)[0].startswith("No score: the PET is implausible")
+    assert number(part, "111694") == 0
+    assert code(part, "111052") == ["F130"]
 
 
 def test_each_slice_has_its_rating_weight_and_image(tmp_path):
