@@ -1,12 +1,14 @@
 # make demo   install and watch the node score generated studies        (ARGS=--once: stop when it is done)
 # make test   install what the tests need, check and test               (ARGS="-k spool": pytest arguments)
+# make test-full  the same, with soak, fuzz, packaging and the long kill runs
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 ARGS ?=
+WORKERS ?= auto
 CHECKED := dicom_qa_node training tests benchmarks
 
-.PHONY: help demo test check fmt docs site clean peers dist deb sbom lock audit
+.PHONY: help demo test test-full check fmt docs site clean peers dist deb sbom lock audit
 .DEFAULT_GOAL := help
 
 help:
@@ -50,7 +52,10 @@ check: $(VENV)/.installed-test
 	$(BIN)/lint-imports
 
 test: peers check
-	$(BIN)/python -m pytest -m "not load and not gpu" $(ARGS)
+	PYTHON=$(BIN)/python WORKERS=$(WORKERS) .ci/test "not full and not load and not gpu" $(ARGS)
+
+test-full: peers check
+	PYTHON=$(BIN)/python WORKERS=$(WORKERS) .ci/test "not gpu" $(ARGS)
 
 fmt: $(VENV)/.installed-test
 	$(BIN)/ruff format $(CHECKED)

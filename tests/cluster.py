@@ -87,6 +87,10 @@ class Cluster:
     def says(self, name: str, event: str) -> bool:
         return f"event={event}" in self.log(name).read_text()
 
+    def at_gate(self, name: str) -> bool:
+        """Whether a gated scorer waits in the middle of a series; its state says so before the images are read."""
+        return self.says(name, "at_gate")
+
     def gave_up(self, name: str) -> bool:
         """Whether a scorer learned that its claim is void, before its verdict or with it."""
         return self.says(name, "series_given_back") or self.says(name, "result_superseded")

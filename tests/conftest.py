@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import random
 import shutil
 import socket
 import subprocess
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
+from hypothesis import settings
 from pynetdicom import AE
 from pynetdicom.association import Association
 
@@ -46,6 +48,47 @@ DEBIAN_PACKAGE = {
     "lintian": "lintian",
 }
 T = TypeVar("T")
+SEED = 20261128
+#: Deadlines of `poll` are written for idle cores; tests run beside each other, and beside whatever else a machine does.
+PATIENCE = 3.0
+#: Below the ports that outgoing connections get (Linux: 32768), so that none of them takes a port that was picked.
+PORTS = range(10_000, 32_000)
+
+# The same examples in every run; HYPOTHESIS_PROFILE=default looks for new ones.
+settings.register_profile("fixed", derandomize=True, deadline=None, print_blob=True)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fixed"))
+
+
+def seed_of(variable: str) -> int:
+    """Return the seed of random choices: a number or ``random`` in the environment variable, else always the same."""
+    named = os.environ.get(variable, str(SEED))
+    seed = random.SystemRandom().randrange(10**6) if named == "random" else int(named)
+    print(f"{variable}={seed}", flush=True)
+    return seed
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Let ``.ci/test`` run the tests in two parts."""
+    help_ = "only tests that may run beside others, or only those marked serial"
+    parser.addoption("--part", choices=("parallel", "serial"), help=help_)
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave out the files without a serial test where only those are wanted: to import all takes a while."""
+    if config.getoption("--part") != "serial" or not collection_path.name.startswith("test_"):
+        return None
+    return True if "pytest.mark.serial" not in collection_path.read_text() else None
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Choose the part; give runs of hours the time that they need."""
+    if part := config.getoption("--part"):
+        chosen = [item for item in items if (item.get_closest_marker("serial") is not None) == (part == "serial")]
+        config.hook.pytest_deselected(items=[item for item in items if item not in set(chosen)])
+        items[:] = chosen
+    for item in items:
+        if item.get_closest_marker("load") is not None and item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(4 * 3600))
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -107,23 +150,36 @@ def _own_logging() -> Iterator[None]:
 @pytest.fixture
 def free_port() -> Callable[[], int]:
     """Return a function that picks a free TCP port on loopback; each call gives another one."""
-    given: set[int] = set()
+    return _free_port
 
-    def pick() -> int:
-        while True:
-            with socket.socket() as probe:
-                probe.bind(("127.0.0.1", 0))
-                port = int(probe.getsockname()[1])
-            if port not in given:
-                given.add(port)
-                return port
 
-    return pick
+_ports = iter(())
+
+
+def _free_port() -> int:
+    """Return the next port that nothing listens on; each process begins elsewhere, so that no two get the same."""
+    global _ports
+    while True:
+        port = next(_ports, None)
+        if port is None:
+            start = random.Random(os.getpid()).randrange(len(PORTS))
+            _ports = iter([*PORTS[start:], *PORTS[:start]])
+        elif _bindable(port):
+            return port
+
+
+def _bindable(port: int) -> bool:
+    with socket.socket() as probe:
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
 
 
 def poll_until(condition: Callable[[], T], timeout_s: float = 20, what: str = "") -> T:
-    """Call ``condition`` until it returns something true and return that; fail at the deadline."""
-    deadline = time.monotonic() + timeout_s
+    """Call ``condition`` until it returns something true and return that; fail at `PATIENCE` times the deadline."""
+    deadline = time.monotonic() + PATIENCE * timeout_s
     while True:
         found = condition()
         if found:

@@ -1,7 +1,7 @@
 """One role of a node as if it ran on a host of its own: ``python -m tests.single_host NAME CONFIG ROLE [GATE]``.
 
 NAME is what this process takes for its host's name. A scorer has no network: it scores as `TinyScorer` does, and with
-GATE, the path of a file, waits for that file in every series.
+GATE, the path of a file, waits for that file in every series; while it waits, its log has ``event=at_gate``.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ class GatedScorer(TinyScorer):
         self._gate = gate
 
     def score(self, *arguments: Any, **more: Any) -> Any:
+        if self._gate is not None and not self._gate.exists():
+            print("event=at_gate", file=sys.stderr, flush=True)
         while self._gate is not None and not self._gate.exists():
             time.sleep(0.02)
         return super().score(*arguments, **more)

@@ -7,11 +7,9 @@ same is ``load/test_many_kills.py``.
 
 from __future__ import annotations
 
-import os
-import random
-
 import pytest
 
+from tests.conftest import seed_of
 from tests.crash_helpers import AT_WORK, kill_run
 
 # pynetdicom leaves the socket of a refused connection to the garbage collector.
@@ -21,8 +19,7 @@ ROUNDS = 8
 
 
 def test_nothing_is_lost_and_nothing_is_sent_twice(tmp_path, node_config, free_port):
-    seed = int(os.environ.get("QA_KILL9_SEED", random.SystemRandom().randrange(10**6)))
-    print(f"QA_KILL9_SEED={seed}")
+    seed = seed_of("QA_KILL9_SEED")
     with kill_run(tmp_path, node_config, free_port, seed) as run:
         for _ in range(ROUNDS):
             run.kill_at_work(run.chance.choice(list(AT_WORK)), run.push())

@@ -5,7 +5,6 @@ Every process takes another name for its host. Scorers have no network (`tests.s
 
 from __future__ import annotations
 
-import os
 import random
 import signal
 import threading
@@ -25,6 +24,7 @@ from dicom_qa_node.flow.outbox import Outbox
 from dicom_qa_node.phantom import ct_series
 from dicom_qa_node.quality_log.entries import QualityLog
 from tests.cluster import Cluster, rows_left
+from tests.conftest import seed_of
 from tests.crash_helpers import Archive, Scanner, series_of
 from tests.interrupted_connection import CutLine
 
@@ -61,8 +61,7 @@ def archive(free_port: Callable[[], int]) -> Iterator[tuple[Archive, int]]:
 
 
 def test_whichever_host_dies_every_series_is_delivered_once(cluster, archive, free_port, poll):
-    seed = int(os.environ.get("QA_MANY_HOSTS_SEED", random.SystemRandom().randrange(10**6)))
-    print(f"QA_MANY_HOSTS_SEED={seed}")
+    seed = seed_of("QA_MANY_HOSTS_SEED")
     chance = random.Random(seed)
     archive_node, archive_port = archive
     target = {"name": "archive", "kind": "dicom", "host": "127.0.0.1", "port": archive_port, "ae_title": "ARCHIVE"}
@@ -114,7 +113,7 @@ def test_a_scorer_that_was_away_does_not_write_over_its_successor(cluster, free_
     try:
         cluster.start("away", "score", gate, database_url=str(url.set(port=port)))
         uid = cluster.put(1)
-        poll(lambda: cluster.state(uid) is S.SCORING, PATIENCE_S, "the first scorer has the series")
+        poll(lambda: cluster.at_gate("away"), PATIENCE_S, "the first scorer is in the middle of the series")
         if how == "line cut":
             line.cut()
         else:
@@ -144,7 +143,7 @@ def test_a_series_is_taken_from_a_scorer_that_is_at_it(cluster, poll, tmp_path):
     gate = tmp_path / "gate"
     cluster.start("one", "score", gate, score={"lease_s": 60})
     uid = cluster.put(1)
-    poll(lambda: cluster.state(uid) is S.SCORING, PATIENCE_S)
+    poll(lambda: cluster.at_gate("one"), PATIENCE_S, "the scorer is in the middle of the series")
     assert cluster.registry.park(uid, "not wanted", actor="admin")
     gate.touch()
     poll(lambda: cluster.gave_up("one"), PATIENCE_S, "the scorer gives the series up")

@@ -29,6 +29,7 @@ from dicom_qa_node.receive.store_status import Status
 from dicom_qa_node.spool.disk_space import DiskGauge, delete_files
 from dicom_qa_node.spool.incoming import SpoolWriter
 from dicom_qa_node.spool.layout import SpoolLayout
+from tests.conftest import seed_of
 from tests.load.mutations import KINDS, WILD_UIDS, Image, mutated, read_image
 
 pytestmark = [pytest.mark.realdata, pytest.mark.filterwarnings("ignore:.*:UserWarning:pydicom")]
@@ -73,7 +74,7 @@ def request_of(image: Image, chance: random.Random) -> StoreRequest:
 def test_damaged_data_sets_are_kept_or_refused(
     any_database: Database, shared_data: Path, tmp_path: Path, count: int
 ) -> None:
-    seed = int(os.environ.get("QA_FUZZ_SEED", "20261121"))
+    seed = seed_of("QA_FUZZ_SEED")
     chance, known = random.Random(seed), images(shared_data / "dicom")
     layout, registry, receipts = SpoolLayout(tmp_path / "spool"), Registry(any_database), []
     layout.create()

@@ -39,6 +39,7 @@ from dicom_qa_node.db.engine import Database
 from dicom_qa_node.domain.states import SeriesState
 from dicom_qa_node.flow.registry import Registry
 from dicom_qa_node.quality_log.entries import QualityLog
+from tests.conftest import seed_of
 from tests.load.mutations import KINDS, SECRETS, Image, mutated, read_image
 from tests.processes import signal_all
 
@@ -279,7 +280,7 @@ LOAD = int(os.environ.get("QA_FUZZ_FILES", "5000"))
 @pytest.mark.parametrize("files", [150, pytest.param(LOAD, marks=pytest.mark.load, id="load")])
 def test_damaged_images_cost_no_series_and_no_process(node, shared_data, tmp_path, poll, listening, monkeypatch, files):
     monkeypatch.setattr(_config, "STORE_SEND_CHUNKED_DATASET", True)
-    seed = int(os.environ.get("QA_FUZZ_SEED", "20260105"))
+    seed = seed_of("QA_FUZZ_SEED")
     work = plans(shared_data / "dicom", files, random.Random(seed))
     config = load_config(node.config_path)
     poll(lambda: node.check() and listening(config.receive.port), 120, "the receiver")

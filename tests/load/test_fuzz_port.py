@@ -31,6 +31,7 @@ from pynetdicom import AE, build_role, evt
 from dicom_qa_node.config import Config, load_config
 from dicom_qa_node.db.engine import Database
 from dicom_qa_node.spool.storage_commitment import PUSH_MODEL, PUSH_MODEL_INSTANCE, request_of
+from tests.conftest import seed_of
 from tests.load.dialogues import Dialogue, Ending, damaged, play, recorder
 from tests.processes import listens
 from tests.query_samples import CASES, STUDY_FIND, fill, identifier, images_of
@@ -189,7 +190,7 @@ LOAD = int(os.environ.get("QA_FUZZ_DIALOGUES", "2000"))
 
 @pytest.mark.parametrize("count", [200, pytest.param(LOAD, marks=pytest.mark.load, id="load")])
 def test_damaged_dialogues_harm_nobody(node: Node, poll: Any, tmp_path: Path, run_tool: Any, count: int) -> None:
-    seed = int(os.environ.get("QA_FUZZ_SEED", "20261121"))
+    seed = seed_of("QA_FUZZ_SEED")
     chance = random.Random(seed)
     dialogues = recorded(node)
     for dialogue in dialogues:

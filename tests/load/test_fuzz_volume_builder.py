@@ -16,6 +16,7 @@ from dicom_qa_node.domain.errors import Permanent
 from dicom_qa_node.score.decoder_pool import DecoderPool
 from dicom_qa_node.score.slice_selection import salient_slices
 from dicom_qa_node.score.volume_builder import build_volume, scan_headers
+from tests.conftest import seed_of
 from tests.load.mutations import damaged
 
 pytestmark = [pytest.mark.load, pytest.mark.realdata]
@@ -26,7 +27,7 @@ MOST_MB = 2500
 
 
 def test_damaged_files_end_with_a_volume_or_a_refusal(shared_data, tmp_path):
-    rng = random.Random(int(os.environ.get("QA_FUZZ_SEED", "20260105")))
+    rng = random.Random(seed_of("QA_FUZZ_SEED"))
     files = sorted((shared_data / "dicom").rglob("*.dcm"))
     compressed = sorted((shared_data / "dicom" / "transfer_syntaxes").glob("*.dcm"))
     path, process, outcomes = tmp_path / "x.dcm", psutil.Process(), {"volume": 0, "refused": 0}

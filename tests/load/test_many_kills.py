@@ -7,11 +7,11 @@ killing after so many seconds, ``QA_KILL9_SEED`` repeats the choices of a run.
 from __future__ import annotations
 
 import os
-import random
 import time
 
 import pytest
 
+from tests.conftest import seed_of
 from tests.crash_helpers import SLICES, kill_run
 
 # pynetdicom leaves the socket of a refused connection to the garbage collector.
@@ -26,8 +26,8 @@ TELL = 25
 
 def test_many_kills_under_load_lose_nothing_and_send_nothing_twice(tmp_path, node_config, free_port):
     kills, longest_s = int(os.environ.get("QA_KILLS", "60")), float(os.environ.get("QA_KILLS_S", "inf"))
-    seed = int(os.environ.get("QA_KILL9_SEED", random.SystemRandom().randrange(10**6)))
-    print(f"QA_KILLS={kills} QA_KILL9_SEED={seed}", flush=True)
+    seed = seed_of("QA_KILL9_SEED")
+    print(f"QA_KILLS={kills}", flush=True)
     # A receiver that is killed again and again is started later each time: its series must not end by silence.
     waits = node_config.complete.model_dump(mode="json") | {"quiet_s": 900}
     with kill_run(tmp_path, node_config, free_port, seed, {"complete": waits}, "tests.fast_serve") as run:
