@@ -37,7 +37,7 @@ _DIRECTORY_CLASS = "1.2.840.10008.1.3.10"
 
 @dataclass(slots=True)
 class SeriesFiles:
-    """The files of one series on disk; ``pair`` is the CT that belongs to a PET."""
+    """The files of one series on disk; ``ct_candidates`` are the CT series of a PET's study and frame of reference."""
 
     series_instance_uid: str
     study_instance_uid: str
@@ -45,7 +45,7 @@ class SeriesFiles:
     modality: str
     description: str
     files: list[Path] = field(default_factory=list)
-    pair: SeriesFiles | None = None
+    ct_candidates: list[SeriesFiles] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,17 +117,16 @@ def _add(series: dict[str, SeriesFiles], header: Dataset, path: Path) -> None:
 
 
 def _pair(series: Sequence[SeriesFiles]) -> None:
-    """Give each PET the CT of its study and frame of reference with the most images."""
+    """Give each PET the CT series of its study and frame of reference; `score.ct_selection` takes the best."""
     for pet in series:
         if pet.modality == "PT" and pet.frame_of_reference_uid:
-            same_space = [
+            pet.ct_candidates = [
                 other
                 for other in series
                 if other.modality == "CT"
                 and other.study_instance_uid == pet.study_instance_uid
                 and other.frame_of_reference_uid == pet.frame_of_reference_uid
             ]
-            pet.pair = max(same_space, key=lambda ct: len(ct.files), default=None)
 
 
 def score_folders(config: Config, paths: Sequence[Path], pictures: Path | None) -> list[dict[str, Any]]:
@@ -170,7 +169,7 @@ def _make_folder(pictures: Path) -> None:
 def _score_one(
     series: SeriesFiles, scorer: Scorer, decoders: DecoderPool, config: Config, pictures: Path | None
 ) -> dict[str, Any]:
-    pair = series.pair.files if series.pair else []
+    pair = [path for ct in series.ct_candidates for path in ct.files]
     options = Options.of(config.score, config.findings)
     try:
         found = score_series(series.files, pair_paths=pair, scorer=scorer, options=options, decoders=decoders)

@@ -118,6 +118,7 @@ class Jobs:
             moved = transition(
                 connection, job.series_instance_uid, [SeriesState.SCORING], SeriesState.SCORED,
                 version=job.version, reason=f"scored by {model}", actor="score", at=now,
+                values={"pair_series_uid": result.pair_series_uid} if result.pair_series_uid else None,
             )  # fmt: skip
             if not moved:
                 connection.rollback()

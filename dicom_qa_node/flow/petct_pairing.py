@@ -1,4 +1,7 @@
-"""Which CT goes with a PET series: that of the same study and frame of reference (PS3.3 C.7.4.1)."""
+"""Which CT series may go with a PET series: those of the same study and frame of reference (PS3.3 C.7.4.1).
+
+Which of them does is decided by their headers when the PET is scored, in `score.ct_selection`.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,7 @@ def candidates(connection: sa.Connection, pet: sa.Row[Any]) -> tuple[tuple[str, 
 
 
 def settled_pair(connection: sa.Connection, series: sa.Row[Any]) -> str | None:
-    """Return the CT that a series should be scored with now: None for a CT, or while none has fully arrived."""
+    """Return a CT that a series can be scored with now: None for a CT, or while none has fully arrived."""
     if series.modality != "PT":
         return None
     found = candidates(connection, series)
@@ -33,17 +36,25 @@ def settled_pair(connection: sa.Connection, series: sa.Row[Any]) -> str | None:
 
 
 def scored_alone(connection: sa.Connection, ct: sa.Row[Any]) -> list[str]:
-    """Return the PET series that were scored without a CT although this one belongs to them."""
+    """Return the PET series that were scored without a CT, or with one that covers them only in part."""
     if ct.modality != "CT" or not ct.frame_of_reference_uid:
         return []
     s = t.series.c
     query = sa.select(s.series_instance_uid).where(
         _same_space(ct)
         & (s.modality == "PT")
-        & s.pair_series_uid.is_(None)
+        & (s.pair_series_uid.is_(None) | ((s.pair_series_uid != ct.series_instance_uid) & _lacks_its_ct()))
         & s.state.in_([state.value for state in _PAST_SCORING])
     )
     return [uid for uid in connection.execute(query).scalars() if has_images(connection, uid)]
+
+
+def _lacks_its_ct() -> sa.ColumnElement[bool]:
+    """Whether the result of a series' version says that its CT covers the PET in part, or cannot be fused with it."""
+    r, s = t.results.c, t.series.c
+    told = [r.payload.contains(f'"{key}"', autoescape=True) for key in ("petct_partial_overlap", "petct_not_paired")]
+    same = (r.series_instance_uid == s.series_instance_uid) & (r.version == s.version)
+    return sa.exists().where(same & sa.or_(*told))
 
 
 def has_images(connection: sa.Connection, series_instance_uid: str) -> bool:

@@ -121,6 +121,15 @@ class Registry:
             open_counts = _open_associations(connection)
             return [_progress(connection, row, open_counts) for row in rows]
 
+    def ct_candidates(self, series_instance_uid: str) -> tuple[str, ...]:
+        """Return the CT series that have arrived and share study and frame of reference with a PET series."""
+        with self._db.read() as connection:
+            query = sa.select(t.series).where(t.series.c.series_instance_uid == series_instance_uid)
+            row = connection.execute(query).one_or_none()
+            if row is None or row.modality != "PT":
+                return ()
+            return tuple(uid for uid, state in candidates(connection, row) if state is not SeriesState.RECEIVING)
+
     def complete(
         self,
         progress: SeriesProgress,

@@ -22,6 +22,7 @@ from dicom_qa_node.config.thresholds import FindingRules
 from dicom_qa_node.dicom_io import headers as at
 from dicom_qa_node.domain.errors import Permanent
 from dicom_qa_node.domain.results import Finding, Measurement, SeriesKind, SeriesResult, Severity, grade_label
+from dicom_qa_node.score.ct_selection import rank_ct_stacks
 from dicom_qa_node.score.decoder_pool import DecoderPool
 from dicom_qa_node.score.display_images import SOFT_TISSUE
 from dicom_qa_node.score.fusion import Pairing, pair
@@ -38,7 +39,7 @@ from dicom_qa_node.score.slice_selection import choose_slices
 from dicom_qa_node.score.stacks import Stack
 from dicom_qa_node.score.threads import max_threads
 from dicom_qa_node.score.volume import Volume
-from dicom_qa_node.score.volume_builder import HeaderScan, build_volume, scan_headers
+from dicom_qa_node.score.volume_builder import HeaderScan, build_volume, scan_headers, survey_each
 
 __all__ = ["Options", "ScoredSeries", "score_series"]
 
@@ -48,6 +49,7 @@ MOST_STACKS = 8
 """Stacks of one series that are judged; a dynamic PET of forty time frames is judged by eight of them."""
 
 _LEADS_FROM = 0.5
+_MOST_CT_TRIES = 3
 _MOST_UIDS = 20
 _T = TypeVar("_T")
 
@@ -119,7 +121,8 @@ def score_series(
     paths
         Part 10 files of the series.
     pair_paths
-        For PET: the files of its CT; without them the PET is judged alone.
+        For PET: the files of every CT series of its study and frame of reference, of which `ct_selection` takes the
+        best; without them the PET is judged alone.
     scorer
         The opened network.
     decoders
@@ -233,20 +236,37 @@ def _measured(
 def _pair_volumes(
     found: HeaderScan, pair_paths: Sequence[Path], decoders: DecoderPool
 ) -> tuple[list[Volume], tuple[Finding, ...]]:
-    """Read the CT of a PET; what is wrong with it costs the pairing, not the PET."""
+    """Read the CT that a PET is fused with; what is wrong with it costs the pairing, not the PET."""
     if found.modality != "PT" or not pair_paths:
         return [], ()
     try:
-        other = scan_headers(pair_paths)
-        if other.modality != "CT":
-            raise Permanent(f"the paired series is {other.modality}")
-        if not same_patient(found.identity, other.identity):
-            raise Permanent("it names another patient than the PET")
-        largest = sorted(other.parts, key=lambda part: -len(part.slices))[:2]
-        return _each(largest, lambda part: build_volume(part, decoders))
+        return _best_ct(found, survey_each(pair_paths), decoders)
     except Permanent as error:
         sentence = f"The PET was judged without its CT, which cannot be used: {error}."
         return [], (Finding("petct_not_paired", Severity.WARNING, sentence),)
+
+
+def _best_ct(
+    found: HeaderScan, others: Sequence[HeaderScan], decoders: DecoderPool
+) -> tuple[list[Volume], tuple[Finding, ...]]:
+    """Decode the best CT stack (`ct_selection`), or the next best one where that cannot be decoded."""
+    cts = [other for other in others if other.modality == "CT"]
+    if not cts:
+        raise Permanent(f"the paired series is {others[0].modality}")
+    own = [ct for ct in cts if same_patient(found.identity, ct.identity)]
+    if not own:
+        raise Permanent("it names another patient than the PET")
+    pet = max(found.parts, key=lambda part: len(part.slices))
+    ranked, reason = rank_ct_stacks(pet, [part for ct in own for part in ct.parts])
+    if not ranked:
+        raise Permanent(reason)
+    problem: Permanent | None = None
+    for stack in ranked[:_MOST_CT_TRIES]:
+        try:
+            return [build_volume(stack.part, decoders)], ()
+        except Permanent as error:
+            problem = problem or error
+    raise problem or Permanent(reason)
 
 
 def _stacks_to_score(found: HeaderScan) -> tuple[list[Stack], tuple[Finding, ...]]:

@@ -26,7 +26,7 @@ from dicom_qa_node.score.stacks import Stack as Part
 from dicom_qa_node.score.stacks import split_into_stacks
 from dicom_qa_node.score.volume import Volume
 
-__all__ = ["HeaderScan", "build_volume", "build_volumes", "scan_headers"]
+__all__ = ["HeaderScan", "build_volume", "build_volumes", "scan_headers", "survey_each"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,23 +58,70 @@ def scan_headers(paths: Sequence[Path]) -> HeaderScan:
     Permanent
         Nothing in it can be scored, or the files are of several series, studies or patients; the text says why.
     """
-    slices: list[SliceHeader] = []
-    left_out: list[LeftOut] = []
-    identities: list[ImageIdentity] = []
+    found = _Headers()
     with at.tolerant():
         for path in paths:
-            for found in _contents(path, identities):
-                (slices if isinstance(found, SliceHeader) else left_out).append(found)  # type: ignore[arg-type]
-    if not slices:
-        raise Permanent(_why_nothing(left_out))
-    series = sorted({item.series_instance_uid for item in slices if item.series_instance_uid}) or [""]
-    if len(series) > 1:
-        raise Permanent(f"the files are of {len(series)} series: {', '.join(series[:3])}")
-    identity = one_identity(identities)
-    slices, others = _of_one_kind(slices)
-    return HeaderScan(
-        series[0], slices[0].kind.modality, tuple(split_into_stacks(slices)), (*left_out, *others), identity
-    )
+            found.add(path)
+    return found.survey()
+
+
+def survey_each(paths: Sequence[Path]) -> tuple[HeaderScan, ...]:
+    """Read the headers of several series and plan the stacks of each; a series that cannot be scored is passed over.
+
+    Raises
+    ------
+    Permanent
+        No series can be scored; the text says why the first cannot.
+    """
+    by_series: dict[str, _Headers] = {}
+    with at.tolerant():
+        for path in paths:
+            one = _Headers()
+            one.add(path)
+            by_series.setdefault(one.series_instance_uid, _Headers()).extend(one)
+    found: list[HeaderScan] = []
+    problems: list[Permanent] = []
+    for headers in by_series.values():
+        try:
+            found.append(headers.survey())
+        except Permanent as error:
+            problems.append(error)
+    if not found:
+        raise problems[0] if problems else Permanent(_why_nothing(()))
+    return tuple(found)
+
+
+class _Headers:
+    """Gathers what the files of one series hold."""
+
+    def __init__(self) -> None:
+        self.slices: list[SliceHeader] = []
+        self.left_out: list[LeftOut] = []
+        self.identities: list[ImageIdentity] = []
+
+    @property
+    def series_instance_uid(self) -> str:
+        return next((item.series_instance_uid for item in self.slices), "")
+
+    def add(self, path: Path) -> None:
+        for found in _contents(path, self.identities):
+            (self.slices if isinstance(found, SliceHeader) else self.left_out).append(found)  # type: ignore[arg-type]
+
+    def extend(self, other: _Headers) -> None:
+        self.slices += other.slices
+        self.left_out += other.left_out
+        self.identities += other.identities
+
+    def survey(self) -> HeaderScan:
+        if not self.slices:
+            raise Permanent(_why_nothing(self.left_out))
+        series = sorted({item.series_instance_uid for item in self.slices if item.series_instance_uid}) or [""]
+        if len(series) > 1:
+            raise Permanent(f"the files are of {len(series)} series: {', '.join(series[:3])}")
+        identity = one_identity(self.identities)
+        slices, others = _of_one_kind(self.slices)
+        left_out = (*self.left_out, *others)
+        return HeaderScan(series[0], slices[0].kind.modality, tuple(split_into_stacks(slices)), left_out, identity)
 
 
 def build_volume(part: Part, decoders: DecoderPool, *, pack_above: int = PACK_ABOVE_VOXELS) -> Volume:

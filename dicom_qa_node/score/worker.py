@@ -201,16 +201,25 @@ class _Worker:
     def _score(self, job: Job, scorer: ScoringModel, decoders: DecoderPool, lease: _Lease) -> ScoredSeries:
         verdict = score_series(
             self._files(job.series_instance_uid),
-            pair_paths=self._files(job.pair_series_uid) if job.pair_series_uid else (),
+            pair_paths=self._ct_files(job),
             scorer=scorer,
             options=Options.of(self.config.score, self.config.findings),
             decoders=decoders,
             before_step=lease.check,
         )
         # The registry's UIDs, as the receiver checked them, hold even where those of a header cannot be read.
-        pair = job.pair_series_uid if verdict.result.kind is SeriesKind.PETCT else None
+        paired = verdict.result.kind is SeriesKind.PETCT
+        pair = verdict.result.pair_series_uid or job.pair_series_uid if paired else None
         result = replace(verdict.result, series_instance_uid=job.series_instance_uid, pair_series_uid=pair)
         return replace(verdict, result=result)
+
+    def _ct_files(self, job: Job) -> list[Path]:
+        """Return the files of every CT that may go with a PET; which one does is decided by their headers."""
+        if job.pair_series_uid is None:
+            return []
+        candidates = Registry(self.database).ct_candidates(job.series_instance_uid)
+        uids = dict.fromkeys([*candidates, job.pair_series_uid])
+        return [path for uid in uids for path in self._files(uid)]
 
     def _files(self, series_instance_uid: str) -> list[Path]:
         """Return the stored files of a series; other bytes under a UID already stored are never scored."""

@@ -51,7 +51,7 @@ def test_a_file_given_twice_counts_once(write, tmp_path):
     assert [len(item.files) for item in found.series] == [1]
 
 
-def test_pet_is_paired_with_the_largest_ct_of_its_study_and_frame(write, tmp_path):
+def test_every_ct_of_its_study_and_frame_may_go_with_a_pet(write, tmp_path):
     for series, count in (("1.10", 1), ("1.11", 3)):
         for _ in range(count):
             write(series)
@@ -59,14 +59,13 @@ def test_pet_is_paired_with_the_largest_ct_of_its_study_and_frame(write, tmp_pat
     write("1.13", frame="1.8")
     write("1.20", "PT")
     (pet,) = [item for item in find_series([tmp_path]).series if item.modality == "PT"]
-    assert pet.pair is not None
-    assert pet.pair.series_instance_uid == "1.11"
+    assert [item.series_instance_uid for item in pet.ct_candidates] == ["1.10", "1.11"]
 
 
 def test_pet_without_a_frame_of_reference_stays_alone(write, tmp_path):
     write("1.10", frame="")
     write("1.20", "PT", frame="")
-    assert [item.pair for item in find_series([tmp_path]).series] == [None, None]
+    assert [item.ct_candidates for item in find_series([tmp_path]).series] == [[], []]
 
 
 def test_other_files_are_counted_and_broken_ones_named(write, tmp_path):

@@ -10,7 +10,7 @@ import pytest
 from dicom_qa_node.db.engine import Database
 from dicom_qa_node.domain.delivery import ReportRef
 from dicom_qa_node.domain.errors import Permanent
-from dicom_qa_node.domain.results import Grade, ModelRef, SeriesKind, SeriesResult
+from dicom_qa_node.domain.results import Finding, Grade, ModelRef, SeriesKind, SeriesResult, Severity
 from dicom_qa_node.domain.series import AssociationEnd, AssociationStart, SeriesHeader, StoredInstance
 from dicom_qa_node.domain.states import DeliveryState, SeriesState
 from dicom_qa_node.flow.jobs import Jobs
@@ -257,6 +257,37 @@ def test_pet_that_went_alone_is_scored_again_with_its_late_ct(database, clock):
     registry.record([instance(1, CT_OF_PET)])
     assert sorted(score_everything(registry, jobs, clock)) == [("1.2.4", 2, "1.2.5"), ("1.2.5", 1, None)]
     assert score_everything(registry, jobs, clock) == []
+
+
+@pytest.mark.parametrize(("finding", "again"), [("petct_partial_overlap", True), ("misregistered", False)])
+def test_pet_whose_ct_covers_it_in_part_is_scored_again_with_a_later_one(database, clock, finding, again):
+    registry, jobs = Registry(database), Jobs(database, clock=clock)
+    registry.record([instance(1, CT_OF_PET)])
+    score_everything(registry, jobs, clock)
+    registry.record([instance(1, PET)])
+    for progress in registry.receiving():
+        assert registry.complete(progress, reason="all", pair_series_uid="1.2.5", at=clock.now)
+    job = jobs.claim("w")
+    said = (Finding(finding, Severity.WARNING, "A sentence."),)
+    verdict = replace(result(), series_instance_uid="1.2.4", pair_series_uid="1.2.5", findings=said)
+    assert jobs.finish(job, verdict)
+    registry.record([instance(1, replace(CT_OF_PET, series_instance_uid="1.2.6"))])
+    assert registry.ct_candidates("1.2.4") == ("1.2.5",)
+    done = score_everything(registry, jobs, clock)
+    assert (("1.2.4", 2) in {item[:2] for item in done}) is again
+    assert sorted(registry.ct_candidates("1.2.4")) == ["1.2.5", "1.2.6"]
+
+
+def test_the_ct_that_a_pet_was_fused_with_stands_in_its_row(database, clock):
+    registry, jobs = Registry(database), Jobs(database, clock=clock)
+    registry.record([instance(1, CT_OF_PET), instance(1, replace(CT_OF_PET, series_instance_uid="1.2.6"))])
+    score_everything(registry, jobs, clock)
+    registry.record([instance(1, PET)])
+    for progress in registry.receiving():
+        assert registry.complete(progress, reason="all", pair_series_uid="1.2.5", at=clock.now)
+    job = jobs.claim("w")
+    assert jobs.finish(job, replace(result(), series_instance_uid="1.2.4", pair_series_uid="1.2.6"))
+    assert registry.series("1.2.4").pair_series_uid == "1.2.6"
 
 
 def test_ct_of_another_frame_of_reference_leaves_the_pet_alone(database, clock):
