@@ -23,6 +23,7 @@ from dicom_qa_node.flow.outbox import Outbox
 from dicom_qa_node.flow.registry import Registry
 from dicom_qa_node.receive.admission import Admission, ConnectionSlots
 from dicom_qa_node.receive.application_entity import Listener, Services, listen, make_server
+from dicom_qa_node.receive.refusals import Refusals
 from dicom_qa_node.receive.services import ServiceHandler
 from dicom_qa_node.receive.store_handler import StoreHandler
 from dicom_qa_node.report.report_builder import report_pending
@@ -169,7 +170,9 @@ def serving(
     intake = StoreHandler(SpoolWriter(layout), gauge, lambda receipt: registry.record([receipt]))
     listener = listen("127.0.0.1", 0)
     server = make_server(
-        config, [Listener(listener, tls)], Services("test", config.receive, intake, admission, seats, services)
+        config,
+        [Listener(listener, tls)],
+        Services("test", config.receive, intake, admission, seats, Refusals(intake.report), services),
     )
     stop = threading.Event()
     thread = threading.Thread(target=server.serve_until, args=(stop.is_set, 0.02), daemon=True)

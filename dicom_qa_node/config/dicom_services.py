@@ -127,9 +127,28 @@ class Receive(Section):
         "default", description="queue in which the series received here wait; scorers may take from some sites only"
     )
     max_associations: int = Field(64, ge=1, le=1000, description="associations at once, over all processes")
+    unlisted_associations: int = Field(
+        16,
+        ge=1,
+        le=1000,
+        description="associations at once of callers that are not listed in peers, half of them from one address or "
+        "with one AE title; without a list the limit is max_associations",
+    )
     max_pdu_bytes: int = Field(1048576, ge=4096, le=16777216, description="largest P-DATA-TF PDU the node accepts")
+    request_timeout_s: float = Field(
+        5, gt=0, le=600, description="longest wait for the association request of a new connection, TLS included"
+    )
     acse_timeout_s: float = Field(30, gt=0, le=600, description="longest wait for association messages")
-    dimse_timeout_s: float = Field(60, gt=0, le=3600, description="longest wait for the rest of a DIMSE message")
+    dimse_timeout_s: float = Field(
+        60,
+        gt=0,
+        le=3600,
+        description="longest wait for the rest of a DIMSE message; a whole message may take longer by the time of its "
+        "bytes at min_rate_kb_s",
+    )
+    min_rate_kb_s: float = Field(
+        4, gt=0, le=1_000_000, description="lowest rate of a message in KB a second; who sends slower is dropped"
+    )
     network_timeout_s: float = Field(120, gt=0, le=86400, description="longest silence on an open association")
     require_called_ae: bool = Field(False, description="refuse associations that call another AE title than ours")
     allow_unknown_peers: bool = Field(

@@ -1,4 +1,7 @@
-"""Closes a race of pynetdicom 3.0: an association's reactor may take the answer that `send_c_store` waits for.
+"""Closes gaps of pynetdicom 3.0 for all who accept or request associations.
+
+It aborts at what PS3.8 asks to ignore, see `associate_pdus`: importing this module has its decoder look over each PDU
+before. And an association's reactor may take the answer that `send_c_store` waits for.
 
 The caller pauses the reactor by clearing an event, and takes its flag ``_is_paused`` for the proof. The reactor raises
 the flag before it waits and lowers it after: preempted in between, it holds a flag from before the pause, goes on, and
@@ -9,6 +12,10 @@ from __future__ import annotations
 
 import threading
 from typing import Any
+
+from pynetdicom.dul import DULServiceProvider
+
+from dicom_qa_node.associate_pdus import tolerated
 
 __all__ = ["pause_for_certain"]
 
@@ -44,3 +51,17 @@ class _Checkpoint(threading.Event):
                 self._association._is_paused = True
             if not super().wait(timeout) and timeout is not None:
                 return False
+
+
+_decode_pdu = DULServiceProvider._decode_pdu
+
+
+def _decode_tolerantly(self: Any, bytestream: bytearray) -> Any:
+    """Decode a PDU; what had to be changed before stands in ``peer_deviations`` of the association."""
+    pdu, notes = tolerated(bytes(bytestream))
+    if notes:
+        self.assoc.peer_deviations = notes
+    return _decode_pdu(self, bytearray(pdu))
+
+
+DULServiceProvider._decode_pdu = _decode_tolerantly  # type: ignore[method-assign]

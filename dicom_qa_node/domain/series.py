@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     pass
+from dicom_qa_node.domain.results import RefusedCaller
 from dicom_qa_node.domain.states import SeriesState
 
 __all__ = [
@@ -115,7 +116,7 @@ class Quarantined:
     at: dt.datetime
 
 
-Receipt = StoredInstance | AssociationStart | AssociationEnd | Quarantined
+Receipt = StoredInstance | AssociationStart | AssociationEnd | Quarantined | RefusedCaller
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from dicom_qa_node.db import tables as t
 from dicom_qa_node.db.engine import Database, insert_ignore, insert_new_paths
 from dicom_qa_node.db.tables import series_header_of
 from dicom_qa_node.domain.errors import Permanent
+from dicom_qa_node.domain.results import RefusedCaller
 from dicom_qa_node.domain.series import (
     AssociationEnd,
     AssociationStart,
@@ -25,6 +26,7 @@ from dicom_qa_node.domain.series import (
 from dicom_qa_node.domain.states import SeriesState
 from dicom_qa_node.flow.petct_pairing import candidates, has_images, scored_alone, settled_pair
 from dicom_qa_node.flow.queue import cancel_jobs, enqueue, lock_series
+from dicom_qa_node.flow.refused_callers import note_refusals
 from dicom_qa_node.flow.state_machine import counts_by_state, transition
 
 __all__ = ["Registry", "SeriesRow"]
@@ -88,6 +90,7 @@ class Registry:
             insert_ignore(connection, t.quarantine, [asdict(item) for item in by_kind.get(Quarantined, [])])
             for end in by_kind.get(AssociationEnd, []):
                 _close_association(connection, end)
+            note_refusals(connection, by_kind.get(RefusedCaller, []), skew)
 
     def end_associations(self, receiver: str | None, at: dt.datetime | None = None) -> int:
         """Close the associations that a dead receiver left open (None: of every receiver); return how many."""

@@ -7,6 +7,7 @@ import errno
 import hashlib
 import logging
 import os
+import select
 import selectors
 import socket
 import ssl
@@ -19,6 +20,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from pydicom import config as pydicom_config
+from pydicom.uid import UID
 from pynetdicom import _config as pynetdicom_config
 from pynetdicom import evt
 from pynetdicom.ae import ApplicationEntity
@@ -36,6 +38,8 @@ from dicom_qa_node.log import log_event
 from dicom_qa_node.receive.admission import Admission, Applicant, ConnectionSlots
 from dicom_qa_node.receive.fastpath.association import StreamingAssociation
 from dicom_qa_node.receive.fastpath.pdata import BufferedSocket, OpenSink
+from dicom_qa_node.receive.pending_connections import PendingConnection, PendingConnections
+from dicom_qa_node.receive.refusals import Refusals
 from dicom_qa_node.receive.services import (
     Operation,
     ServiceHandler,
@@ -70,6 +74,7 @@ class Services:
     intake: StoreHandler
     admission: Admission
     seats: ConnectionSlots
+    refusals: Refusals
     further: Sequence[ServiceHandler] = ()
 
     def operations(self) -> dict[type, Operation]:
@@ -154,21 +159,32 @@ class ReceiveServer(AssociationServer):
 
     def serve_until(self, stopped: Callable[[], bool], every_s: float = 0.25) -> None:
         """Accept connections until ``stopped`` says so."""
+        refusals, timeout_s = self.services.refusals, self.services.settings.request_timeout_s
         with selectors.DefaultSelector() as selector:
+            pending = PendingConnections(
+                selector, timeout_s, self._begin, lambda host, reason: refusals.note(reason, host)
+            )
             for listener in self._listeners:
                 selector.register(listener.socket, selectors.EVENT_READ, listener)
             while not stopped():
-                for key, _ in selector.select(every_s):
-                    self._let_idle_sibling_take_it()
-                    self._accept(key.data)
+                for key, _ in selector.select(pending.wait_s(every_s)):
+                    if isinstance(key.data, PendingConnection):
+                        pending.readable(key.data)
+                    else:
+                        self._let_idle_sibling_take_it()
+                        self._accept(key.data, pending)
+                pending.tick()
+                refusals.tick()
+                self._close_evicted()
                 self.service_actions()
+            pending.close()
 
     def _let_idle_sibling_take_it(self) -> None:
         held = self.services.seats.by_process()
         if held and held[os.getpid()] > min(held.values()):
             time.sleep(_YIELD_S)
 
-    def _accept(self, listener: Listener) -> None:
+    def _accept(self, listener: Listener, pending: PendingConnections[Listener]) -> None:
         try:
             request, address = listener.socket.accept()
         except OSError as error:
@@ -177,17 +193,30 @@ class ReceiveServer(AssociationServer):
                 log_event(_LOGGER, logging.ERROR, "accept_failed", error=errno.errorcode.get(error.errno or 0, ""))
                 time.sleep(_YIELD_S)
             return
-        seat = self.services.seats.take()
+        pending.add(request, address, listener, any_byte=listener.tls is not None)
+
+    def _begin(self, pending: PendingConnection[Listener]) -> None:
+        """Give a connection whose association request begins to arrive a seat and an association."""
+        request, host = pending.socket, pending.host
+        seat = self.services.seats.take(host, known=self.services.admission.knows(host))
         if seat is None:
+            self.services.refusals.note("too many connections without an association", host)
             self.shutdown_request(request)
             return
         try:
             _tune(request, self.services.settings)
-            _ReceiveHandler(request, address, self, seat, listener.tls)
+            _ReceiveHandler(request, pending.address, self, seat, pending)
         except Exception:
             _LOGGER.exception("connection_failed")
             self.services.seats.leave(seat)
             self.shutdown_request(request)
+
+    def _close_evicted(self) -> None:
+        """Close the connections whose seats a listed peer was given."""
+        evicted = self.services.seats.evicted()
+        for assoc in self.active_associations if evicted else ():
+            if isinstance(assoc, ReceivedAssociation) and assoc.seat in evicted:
+                assoc.evict()
 
 
 class _ReceiveHandler(RequestHandler):
@@ -196,16 +225,22 @@ class _ReceiveHandler(RequestHandler):
     server: ReceiveServer
 
     def __init__(
-        self, request: socket.socket, address: Any, server: ReceiveServer, seat: int, tls: RenewedContext | None
+        self,
+        request: socket.socket,
+        address: Any,
+        server: ReceiveServer,
+        seat: int,
+        pending: PendingConnection[Listener],
     ) -> None:
         self._seat = seat
-        self._tls = tls
+        self._tls = pending.listener.tls
+        self._request_due = pending.deadline
         super().__init__(request, address, server)
 
     def handle(self) -> None:
         """Start the association; it runs in threads of its own."""
         context = self._tls.current() if self._tls is not None else None
-        assoc = ReceivedAssociation(self.ae, self.server, self.request, self._seat, context)
+        assoc = ReceivedAssociation(self.ae, self.server, self.request, self._seat, self._request_due, context)
         assoc.acceptor.maximum_length = self.ae.maximum_pdu_size
         assoc.acceptor.ae_title = self.server.ae_title
         assoc.acceptor.address_info = self.local
@@ -223,7 +258,10 @@ class _ReceiveHandler(RequestHandler):
 
 
 class ReceivedAssociation(StreamingAssociation):
-    """One association with its seat, its identifier and its two receipts."""
+    """One association with its seat, its identifier and its two receipts.
+
+    ``request_due`` is when its request has to be there, by the steady clock.
+    """
 
     def __init__(
         self,
@@ -231,6 +269,7 @@ class ReceivedAssociation(StreamingAssociation):
         server: ReceiveServer,
         connection: socket.socket,
         seat: int,
+        request_due: float,
         tls: ssl.SSLContext | None = None,
     ) -> None:
         self._connection = connection
@@ -246,6 +285,11 @@ class ReceivedAssociation(StreamingAssociation):
         self.name = f"AcceptorThread@{self.association_id}"
         self._transport = BufferedSocket(self, connection, self.services.settings.dimse_timeout_s)
         self.set_socket(self._transport)
+        self._request_due = request_due
+        left_s = max(0.1, request_due - time.monotonic())
+        self._transport.time.start(left_s)
+        # Until the request is there; `_on_requested` sets that of the other messages.
+        self.acse_timeout = left_s
 
     def run_reactor(self) -> None:
         """Serve the peer until the association ends, after the TLS handshake if there is to be one."""
@@ -256,20 +300,52 @@ class ReceivedAssociation(StreamingAssociation):
 
     def _secured(self, context: ssl.SSLContext) -> bool:
         """Do the handshake in the association's own thread: a silent peer delays no other."""
-        settings = self.services.settings
         try:
             connection = context.wrap_socket(self._connection, server_side=True, do_handshake_on_connect=False)
             self._connection = self._transport.socket = connection
-            connection.settimeout(settings.acse_timeout_s)
-            connection.do_handshake()
-            connection.settimeout(settings.dimse_timeout_s)
+            self._shake_hands(connection)
+            connection.settimeout(self.services.settings.dimse_timeout_s)
         except OSError as error:
             host = self.requestor.address
-            log_event(_LOGGER, logging.WARNING, "tls_refused", host=host, reason=reason_of(error))
+            self.services.refusals.note(reason_of(error), host, event="tls_refused")
             return False
         shown = connection.getpeercert(binary_form=True)
         self.certificate = hashlib.sha256(shown).hexdigest() if shown else ""
         return True
+
+    def _shake_hands(self, connection: ssl.SSLSocket) -> None:
+        """Do the handshake in the time that the association request has, however slowly the peer sends its bytes."""
+        connection.settimeout(0)
+        poll = select.poll()
+        while True:
+            try:
+                return connection.do_handshake()
+            except ssl.SSLWantReadError:
+                wanted = select.POLLIN
+            except ssl.SSLWantWriteError:
+                wanted = select.POLLOUT
+            poll.register(connection.fileno(), wanted)
+            left_s = self._request_due - time.monotonic()
+            if left_s <= 0 or not poll.poll(left_s * 1000):
+                raise TimeoutError(errno.ETIMEDOUT, "the handshake took too long")
+
+    def evict(self) -> None:
+        """End a connection without an association whose seat is needed."""
+        self.refused("its seat was needed by a listed peer", event="refused_caller")
+        with contextlib.suppress(OSError):
+            self._connection.shutdown(socket.SHUT_RDWR)
+
+    def message_time(self) -> tuple[float, float]:
+        """Return how long a message may take, and the lowest rate of what it may take longer for."""
+        settings = self.services.settings
+        return settings.dimse_timeout_s, settings.min_rate_kb_s * 1000
+
+    def refused(self, reason: str, *, event: str = "malformed", titles: tuple[str, str] | None = None) -> None:
+        """Note that the peer was refused or dropped."""
+        if titles is None and self.requestor.primitive is not None:
+            sender = self.sender()
+            titles = sender.calling_ae, sender.called_ae
+        self.services.refusals.note(reason, self.requestor.address, *(titles or ("", "")), event=event)
 
     def _abort_blocking(self, block: bool = True) -> None:
         """End the association as the parent does; the log says so where the peer was silent for too long.
@@ -301,6 +377,9 @@ class ReceivedAssociation(StreamingAssociation):
         self._is_paused = False
 
     def _end(self, assoc: Association) -> None:
+        if self.requestor.primitive is None and not self.is_aborted and time.monotonic() >= self._request_due:
+            timeout_s = self.services.settings.request_timeout_s
+            self.refused(f"no association request within {timeout_s:g} s", event="refused_caller")
         # pynetdicom leaves a socket open when the peer was the first to go.
         self._connection.close()
         self._transport.forget()
@@ -315,7 +394,9 @@ def _on_requested(event: Event) -> None:
     assoc = cast(ReceivedAssociation, event.assoc)
     sender = assoc.sender()
     host = assoc.requestor.address
-    applicant = Applicant(sender.calling_ae, sender.called_ae, host, assoc.seat, assoc.certificate)
+    assoc.acse_timeout = assoc.services.settings.acse_timeout_s
+    context = str(cast(A_ASSOCIATE, assoc.requestor.primitive).application_context_name or "")
+    applicant = Applicant(sender.calling_ae, sender.called_ae, host, assoc.seat, assoc.certificate, context)
     rejection = assoc.services.admission.decide(applicant)
     if rejection is None:
         # Reported before the peer can send anything, so that it precedes every instance of the association.
@@ -324,7 +405,7 @@ def _on_requested(event: Event) -> None:
         assoc.services.intake.report(start)
         drop_unsolicited(assoc)
         return
-    log_event(_LOGGER, logging.WARNING, "rejected", calling_ae=sender.calling_ae, host=host, reason=rejection.why)
+    assoc.refused(rejection.why, event="rejected")
     assoc.acse.send_reject(rejection.result, rejection.source, rejection.reason)
     assoc.kill()
 
@@ -332,9 +413,10 @@ def _on_requested(event: Event) -> None:
 def _on_accepted(event: Event) -> None:
     """Tell of a peer that proposes nothing that the node takes (``evt.EVT_ACCEPTED``)."""
     if not event.assoc.accepted_contexts:
-        caller = event.assoc.requestor.ae_title.strip()
-        proposed = len(event.assoc.rejected_contexts)
-        log_event(_LOGGER, logging.WARNING, "nothing_in_common", calling_ae=caller, proposed=proposed)
+        proposed = event.assoc.rejected_contexts
+        names = ", ".join(sorted({UID(str(context.abstract_syntax)).name for context in proposed})[:3])
+        reason = f"none of the {len(proposed)} proposed presentation contexts is supported: {names}"
+        cast(ReceivedAssociation, event.assoc).refused(reason, event="nothing_in_common")
 
 
 def _tune(connection: socket.socket, settings: Receive) -> None:

@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import logging
 import os
+import resource
 import signal
 import socket
 import threading
@@ -24,6 +25,7 @@ from dicom_qa_node.receive.application_entity import Listener, ReceiveServer, Se
 from dicom_qa_node.receive.commitment_scp import CommitmentService
 from dicom_qa_node.receive.ingest_writer import IngestWriter
 from dicom_qa_node.receive.reconcile import reconcile
+from dicom_qa_node.receive.refusals import Refusals
 from dicom_qa_node.receive.services import OpenServiceHandler, ServiceHandler, prepare
 from dicom_qa_node.receive.store_handler import StoreHandler
 from dicom_qa_node.spool.disk_space import DiskGauge
@@ -36,6 +38,7 @@ _LOGGER = logging.getLogger(__name__)
 _ABORT_WAIT_S = 2.0
 _RECORD_WAIT_S = 10.0
 _LOOK_S = 0.05
+_MOST_DESCRIPTORS = 65_536
 #: ``mallopt(3)`` of glibc: the largest number of allocator arenas.
 _M_ARENA_MAX, _MOST_ARENAS = -8, 2
 
@@ -64,6 +67,7 @@ def serve(
     stop = threading.Event()
     _stop_on_signals(stop)
     _share_arenas()
+    _raise_descriptor_limit()
     parent = os.getppid()
     name = receiver_name(number)
     layout = SpoolLayout(config.spool_dir)
@@ -73,7 +77,7 @@ def serve(
     recorder.start()
     intake = StoreHandler(SpoolWriter(layout), gauge, recorder.report)
     further = [_commitment(config, layout, database), *(opener(config, database) for opener in open_services)]
-    services = Services(name, config.receive, intake, admission, seats, further)
+    services = Services(name, config.receive, intake, admission, seats, Refusals(recorder.report), further)
     server = make_server(config, listeners, services)
     upkeep = threading.Thread(
         target=_catch_up, args=(stop, recorder, layout, registry, further), name="upkeep", daemon=True
@@ -136,6 +140,13 @@ def _share_arenas() -> None:
     """
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).mallopt(_M_ARENA_MAX, _MOST_ARENAS)
+
+
+def _raise_descriptor_limit() -> None:
+    """Allow as many open files as the system does: each connection needs three, and many may wait."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, _MOST_DESCRIPTORS)), hard))
 
 
 def _stop_on_signals(stop: threading.Event) -> None:

@@ -211,7 +211,7 @@ def test_a_peer_that_proposes_unknown_classes_is_told_of_in_the_log(
     receiver = make_receiver()
     with association(receiver, sop_classes=("1.2.840.10008.5.1.4.1.1.6.1", "1.2.3.4")) as assoc:
         assert [context.result for context in assoc.rejected_contexts] == [3, 3]
-    poll(lambda: "event=nothing_in_common calling_ae=SCANNER proposed=2" in receiver.log.read_text())
+    poll(lambda: "none of the 2 proposed presentation contexts is supported" in receiver.log.read_text())
     with association(receiver) as assoc:
         assert store(assoc, ct()).Status == SUCCESS
 

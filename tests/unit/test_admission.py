@@ -7,13 +7,14 @@ import pytest
 
 from dicom_qa_node.config import Peer, Receive
 from dicom_qa_node.receive import admission
-from dicom_qa_node.receive.admission import Admission, Applicant, ConnectionSlots, Rejection
+from dicom_qa_node.receive.admission import Admission, Applicant, ConnectionSlots, Quota, Rejection
 from dicom_qa_node.spool.disk_space import DiskGauge, DiskUsage
 
 LISTED = [
     Peer(ae_title="CT1", hosts=["10.1.0.0/16", "127.0.0.1"], max_associations=2),
     Peer(ae_title="PET", hosts=[]),
 ]
+ONE = Quota(1, 1, 1)
 
 
 class Node:
@@ -26,10 +27,12 @@ class Node:
         self.seats = ConnectionSlots(self.receive.max_associations)
         self.admission = Admission(self.receive, "DICOMQA", self.seats, gauge)
 
-    def ask(self, calling: str = "CT1", called: str = "DICOMQA", host: str = "127.0.0.1") -> Rejection | None:
-        seat = self.seats.take()
+    def ask(
+        self, calling: str = "CT1", called: str = "DICOMQA", host: str = "127.0.0.1", **more: str
+    ) -> Rejection | None:
+        seat = self.seats.take(host, known=self.admission.knows(host))
         assert seat is not None
-        answer = self.admission.decide(Applicant(calling, called, host, seat))
+        answer = self.admission.decide(Applicant(calling, called, host, seat, **more))
         if answer is not None:
             self.seats.leave(seat)
         return answer
@@ -75,7 +78,8 @@ def test_a_full_disk_is_transient() -> None:
 
 def test_limits_count_open_associations_in_all() -> None:
     node = Node()
-    assert [node.ask(f"AE{number}") for number in range(5)] == [None] * 4 + [admission.TOO_MANY]
+    asked = [node.ask(f"AE{number}", host=f"10.0.0.{number}") for number in range(5)]
+    assert asked == [None] * 4 + [admission.TOO_MANY]
 
 
 def test_a_peer_has_a_limit_of_its_own() -> None:
@@ -88,19 +92,79 @@ def test_a_seat_given_back_is_free() -> None:
     seats = ConnectionSlots(1)
     seat = seats.take()
     assert seat is not None
-    assert seats.admit(seat, "CT1", limit=1, peer_limit=None)
+    assert seats.admit(seat, "CT1", ONE)
     other = seats.take()
     assert other is not None
-    assert not seats.admit(other, "CT1", limit=1, peer_limit=None)
+    assert not seats.admit(other, "CT1", ONE)
     seats.leave(seat)
-    assert seats.admit(other, "CT1", limit=1, peer_limit=None)
+    assert seats.admit(other, "CT1", ONE)
 
 
-def test_probes_cannot_take_more_than_all_seats() -> None:
+def test_connections_without_an_association_cannot_take_every_seat() -> None:
     seats = ConnectionSlots(1)
-    taken = [seats.take() for _ in range(70)]
-    assert None in taken
-    assert taken.index(None) > 1
+    taken = [seats.take(f"10.0.{number // 8}.{number % 8}") for number in range(70)]
+    assert taken.index(None) == 64
+    assert [seats.take("10.9.9.9") for _ in range(3)] == [None] * 3
+
+
+def test_one_address_has_few_seats_without_an_association() -> None:
+    seats = ConnectionSlots(1)
+    assert [seats.take("192.0.2.7") is None for _ in range(20)] == [False] * 16 + [True] * 4
+    assert seats.take("192.0.2.8") is not None
+
+
+def test_a_listed_address_gets_the_seat_of_the_oldest_stranger() -> None:
+    seats = ConnectionSlots(1, clock=iter(range(1000)).__next__)
+    taken = [seats.take(f"10.0.{number // 8}.{number % 8}") for number in range(64)]
+    assert seats.take("192.0.2.7") is None
+    assert seats.take("192.0.2.7", known=True) is not None
+    assert seats.evicted() == [taken[0]]
+    assert not seats.admit(taken[0], "STRANGER", Quota(9, 9, 9, 9))
+    seats.leave(taken[0])
+    assert seats.evicted() == []
+
+
+def test_unlisted_callers_leave_room_for_listed_ones_from_the_same_address() -> None:
+    node = Node(peers=LISTED, max_associations=64)
+    drips = [node.ask("DRIP") for _ in range(64)]
+    assert drips.count(None) == 8
+    assert [node.ask(f"X{number}") for number in range(64)].count(None) == 0
+    assert [node.ask(f"Y{number}", host=f"10.9.0.{number}") for number in range(64)].count(None) == 8
+    assert node.ask("CT1") is None
+    assert node.ask("PET", host="192.0.2.7") is None
+
+
+def test_without_a_list_no_title_and_no_address_gets_every_seat() -> None:
+    node = Node(max_associations=64)
+    assert [node.ask("DRIP", host=f"10.9.0.{number}") for number in range(64)].count(None) == 48
+    assert node.ask("CT1", host="127.0.0.1") is None
+
+
+def test_the_title_of_a_peer_without_addresses_is_not_used_up_from_one() -> None:
+    node = Node(peers=[Peer(ae_title="PET", hosts=[])], max_associations=64)
+    assert [node.ask("PET", host="192.0.2.7") for _ in range(16)].count(None) == 12
+    assert node.ask("PET", host="192.0.2.8") is None
+
+
+def test_a_listed_title_from_another_address_counts_as_unlisted() -> None:
+    node = Node(peers=LISTED, max_associations=64)
+    assert [node.ask("CT1", host="192.0.2.7") for _ in range(20)].count(None) == 8
+    assert node.ask("CT1") is None
+
+
+@pytest.mark.parametrize(
+    ("change", "answer"),
+    [
+        ({"application_context": "1.2.840.10008.3.1.1.2"}, (1, 1, 2)),
+        ({"application_context": ""}, (1, 1, 2)),
+        ({"calling": "(none)"}, (1, 1, 3)),
+        ({"called": "(none)"}, (1, 1, 7)),
+    ],
+)
+def test_what_no_association_can_have_is_rejected(change: dict[str, str], answer: tuple[int, int, int]) -> None:
+    found = Node().ask(**change)
+    assert found is not None
+    assert (found.result, found.source, found.reason) == answer
 
 
 def test_seats_are_shared_with_forked_processes_and_cleared_after_their_death() -> None:

@@ -31,13 +31,15 @@ from pynetdicom.dul import DULServiceProvider
 from pynetdicom.fsm import InvalidEventError
 from pynetdicom.pdu_primitives import P_DATA
 
-from dicom_qa_node.log import log_event
+import dicom_qa_node.dicom_io.pynetdicom_patches  # noqa: F401 - pynetdicom decodes what other implementations send
+from dicom_qa_node.associate_pdus import MalformedPdu
 from dicom_qa_node.receive.fastpath.command_sets import MalformedCommand
 from dicom_qa_node.receive.fastpath.pdata import (
     P_DATA_TF,
     BufferedSocket,
     OpenSink,
     PeerGone,
+    PeerTooSlow,
     ProtocolViolation,
     StoreReceiver,
 )
@@ -75,7 +77,7 @@ class StreamingProvider(DULServiceProvider):
         try:
             super().run_reactor()
         except InvalidEventError:
-            self._tell("a PDU that does not fit the state of the association")
+            self._association.refused("a PDU that does not fit the state of the association")
         except Exception:
             _LOGGER.exception("association_failed")
         finally:
@@ -147,6 +149,7 @@ class StreamingProvider(DULServiceProvider):
         Bytes that were not read when a connection is closed keep the peer from reading why.
         """
         deadline = time.monotonic() + _READ_PAST_S
+        self.stream.time.start(_READ_PAST_S)
         with contextlib.suppress(PeerGone):
             while self.stream.ready and time.monotonic() < deadline:
                 self.stream.take(_LARGEST_CONTROL_PDU)
@@ -157,7 +160,21 @@ class StreamingProvider(DULServiceProvider):
             os.eventfd_read(self._wake_descriptor)
 
     def _read_pdu_data(self) -> None:
-        """Read one PDU: P-DATA-TF of an open association by `StoreReceiver`, anything else by the parent."""
+        """Read one PDU: P-DATA-TF of an open association by `StoreReceiver`, anything else by the parent.
+
+        The time for the association request runs since the connection was made, that of any other message since now.
+        """
+        waits_for_request = self.state_machine.current_state == "Sta2"
+        if not waits_for_request:
+            self.stream.time.start(*self._association.message_time())
+        self._read_one_pdu()
+        if self.stream.time.exceeded:
+            words = "the association request" if waits_for_request else "a message"
+            self._association.refused(f"{words} came too slowly", event="peer_too_slow")
+        else:
+            self.stream.time.stop()
+
+    def _read_one_pdu(self) -> None:
         head = self.stream.peek_pdu_head()
         if head is None:
             self.event_queue.put("Evt17")
@@ -166,7 +183,7 @@ class StreamingProvider(DULServiceProvider):
         if pdu_type == P_DATA_TF and self.state_machine.current_state == "Sta6":
             self._receive_p_data()
         elif pdu_type not in _PDU_TYPES or length > _LARGEST_CONTROL_PDU:
-            self._tell(_words_for(pdu_type, length))
+            self._association.refused(_words_for(pdu_type, length))
             self.event_queue.put("Evt19")
         else:
             super()._read_pdu_data()
@@ -178,23 +195,26 @@ class StreamingProvider(DULServiceProvider):
             # The state machine does this, too, and where it fails there the peer would not be told.
             _require_syntaxes(pdu.to_primitive())
             return pdu, event
-        except Exception:
-            self._tell(f"a PDU of type {bytestream[0]:02X} cannot be decoded")
+        except MalformedPdu as error:
+            self._association.refused(str(error), titles=error.titles)
             raise
-
-    def _tell(self, reason: str) -> None:
-        log_event(_LOGGER, logging.WARNING, "malformed", host=self._association.requestor.address, reason=reason)
+        except Exception:
+            self._association.refused(f"a PDU of type {bytestream[0]:02X} cannot be decoded")
+            raise
 
     def _receive_p_data(self) -> None:
         try:
             self._receiver.receive_pdu(self.stream)
-            while self._receiver.in_data_set and self._next_is_p_data():
+            while self._receiver.in_message and self._next_is_p_data():
                 self._receiver.receive_pdu(self.stream)
+        except PeerTooSlow:
+            self._receiver.abandon()
+            self.event_queue.put("Evt19")
         except PeerGone:
             self._receiver.abandon()
             self.event_queue.put("Evt17")
         except (ProtocolViolation, MalformedCommand) as error:
-            self._tell(str(error))
+            self._association.refused(str(error))
             self._receiver.abandon()
             self.event_queue.put("Evt19")
 
@@ -204,13 +224,13 @@ class StreamingProvider(DULServiceProvider):
 
 
 def _require_syntaxes(primitive: Any) -> None:
-    """Raise ValueError if a proposed context lacks its abstract syntax or every transfer syntax (PS3.8 table 9-13).
+    """Raise MalformedPdu if a proposed context lacks its abstract syntax or every transfer syntax (PS3.8 table 9-13).
 
     pynetdicom negotiates such a context and fails in doing so, without an answer to the peer.
     """
     proposed = getattr(primitive, "presentation_context_definition_list", ())
     if any(not context.abstract_syntax or not context.transfer_syntax for context in proposed):
-        raise ValueError("a presentation context without a syntax")
+        raise MalformedPdu("a presentation context without a syntax")
 
 
 def _words_for(pdu_type: int, length: int) -> str:
@@ -289,6 +309,20 @@ class StreamingAssociation(Association):
         # The parent gave these to the provider that was just replaced.
         self.acse_timeout = ae.acse_timeout
         self.network_timeout = ae.network_timeout
+
+    def message_time(self) -> tuple[float, float]:
+        """Return how long a message may take, in seconds, and the lowest rate of what it may take longer for."""
+        raise NotImplementedError
+
+    def refused(self, reason: str, *, event: str = "malformed", titles: tuple[str, str] | None = None) -> None:
+        """Note that the peer was refused or dropped.
+
+        Parameters
+        ----------
+        titles
+            Calling and called AE title, where the association request was not taken.
+        """
+        raise NotImplementedError
 
     def notify(self) -> None:
         """Wake the association's reactor."""

@@ -23,9 +23,11 @@ __all__ = [
     "P_DATA_TF",
     "BufferedSocket",
     "Link",
+    "MessageTime",
     "ObjectSink",
     "OpenSink",
     "PeerGone",
+    "PeerTooSlow",
     "ProtocolViolation",
     "StoreReceiver",
 ]
@@ -40,14 +42,60 @@ class PeerGone(Exception):
     """The connection closed, or was silent for too long, inside a PDU."""
 
 
-class BufferedSocket(AssociationSocket):
-    """An ``AssociationSocket`` with a read-ahead buffer; ``timeout_s`` bounds the wait for the rest of a PDU.
+class PeerTooSlow(PeerGone):
+    """The peer has sent a message more slowly than it may."""
 
-    Its ``socket`` may be replaced by one that speaks TLS until the first byte was read.
+
+class MessageTime:
+    """How long the peer may take for one message, from its first byte on: so long, and longer for what it sends.
+
+    A limit on silence alone is none: a byte every now and then would hold a connection for ever. ``exceeded`` tells
+    that a message has used up its time.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._ends = float("inf")
+        self._s_per_byte = 0.0
+        self.exceeded = False
+
+    def start(self, grace_s: float, lowest_rate: float = 0.0) -> None:
+        """Begin a message that may take ``grace_s``, and as much more as its bytes take at ``lowest_rate`` a second."""
+        self._ends = self._clock() + grace_s
+        self._s_per_byte = 1 / lowest_rate if lowest_rate else 0.0
+
+    def stop(self) -> None:
+        """End the message: silence between messages is limited elsewhere."""
+        self._ends = float("inf")
+
+    def count(self, received: int) -> None:
+        """Count bytes that have come."""
+        self._ends += received * self._s_per_byte
+
+    def left_s(self) -> float:
+        """Return how long the next bytes may take.
+
+        Raises
+        ------
+        PeerTooSlow
+            No time is left.
+        """
+        left = self._ends - self._clock()
+        if left <= 0:
+            self.exceeded = True
+            raise PeerTooSlow
+        return left
+
+
+class BufferedSocket(AssociationSocket):
+    """An ``AssociationSocket`` with a read-ahead buffer; ``timeout_s`` bounds each wait inside of a PDU.
+
+    Its ``socket`` may be replaced by one that speaks TLS until the first byte was read. ``time`` bounds a message.
     """
 
     def __init__(self, assoc: Association, client_socket: socket.socket, timeout_s: float) -> None:
         super().__init__(assoc, client_socket=client_socket)
+        self.time = MessageTime()
         self._buffer = bytearray(_READ_AHEAD_BYTES)
         self._view = memoryview(self._buffer)
         self._start = self._end = 0
@@ -79,9 +127,8 @@ class BufferedSocket(AssociationSocket):
     def recv(self, nr_bytes: int) -> bytearray:
         """Read exactly ``nr_bytes``, or fewer if the peer closes or dawdles (as the parent's method)."""
         received = bytearray()
-        deadline = time.monotonic() + self._timeout_s
         try:
-            while len(received) < nr_bytes and time.monotonic() < deadline:
+            while len(received) < nr_bytes:
                 received += self.take(nr_bytes - len(received))
         except PeerGone:
             pass
@@ -129,7 +176,7 @@ class BufferedSocket(AssociationSocket):
         """Read ahead if a whole TLS record with data is there: the bytes may be part of one, or of another kind."""
         try:
             connection.settimeout(0)
-            self._fill()
+            self._receive()
         except PeerGone as gone:
             waits = isinstance(gone.__cause__, ssl.SSLWantReadError | ssl.SSLWantWriteError)
         except OSError:
@@ -142,6 +189,21 @@ class BufferedSocket(AssociationSocket):
         return not waits
 
     def _fill(self) -> None:
+        """Receive within the time of the message."""
+        left_s = min(self.time.left_s(), self._timeout_s)
+        if isinstance(self.socket, ssl.SSLSocket):
+            with contextlib.suppress(OSError):
+                self.socket.settimeout(left_s)
+        elif not self.readable(left_s):
+            self.time.left_s()
+            raise PeerGone
+        try:
+            self.time.count(self._receive())
+        except PeerGone:
+            self.time.left_s()
+            raise
+
+    def _receive(self) -> int:
         if self._start:
             kept = self.buffered
             self._buffer[:kept] = self._view[self._start : self._end]
@@ -158,6 +220,7 @@ class BufferedSocket(AssociationSocket):
         # Nagle's algorithm (on by default in DCMTK) holds the end of an object back until the rest is acknowledged:
         # acknowledging at once gives such a sender a quarter more images a second.
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
+        return count
 
 
 P_DATA_TF = 0x04
@@ -224,9 +287,9 @@ class StoreReceiver:
         self._other_bytes = 0
 
     @property
-    def in_data_set(self) -> bool:
-        """Whether the rest of a C-STORE data set is still to come."""
-        return self._sink is not None
+    def in_message(self) -> bool:
+        """Whether the rest of a message is still to come."""
+        return self._sink is not None or bool(self._command) or self._other_data_set
 
     def receive_pdu(self, stream: BufferedSocket) -> None:
         """Read one P-DATA-TF PDU from ``stream``.

@@ -126,6 +126,17 @@ def create() -> None:
         sa.Index("ix_quarantine_at", "at"),
     )
     op.create_table(
+        "refused_callers",
+        sa.Column("host", sa.String(64), primary_key=True),
+        sa.Column("calling_ae", sa.String(16), primary_key=True),
+        sa.Column("reason", sa.String(200), primary_key=True),
+        sa.Column("called_ae", sa.String(16), nullable=False),
+        sa.Column("first_at", UtcDateTime, nullable=False),
+        sa.Column("last_at", UtcDateTime, nullable=False),
+        sa.Column("times", sa.Integer, nullable=False),
+        sa.Index("ix_refused_callers_last_at", "last_at"),
+    )
+    op.create_table(
         "jobs",
         sa.Column("job_id", sa.Integer, primary_key=True),
         sa.Column("kind", sa.String(16), nullable=False),
