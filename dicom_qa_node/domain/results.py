@@ -25,7 +25,6 @@ __all__ = [
     "QualityDimension",
     "RatedPart",
     "RatedPartKind",
-    "RefusedCaller",
     "ScoredSlice",
     "SeriesKind",
     "SeriesResult",
@@ -78,18 +77,6 @@ class Severity(StrEnum):
     INFO = "info"
     WARNING = "warning"
     ERROR = "error"
-
-
-@dataclass(frozen=True, slots=True)
-class RefusedCaller:
-    """A caller on the DICOM port was refused or dropped ``times`` times; titles are empty where it gave none."""
-
-    host: str
-    calling_ae: str
-    called_ae: str
-    reason: str
-    at: dt.datetime
-    times: int = 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    pass
-from dicom_qa_node.domain.results import RefusedCaller
 from dicom_qa_node.domain.states import SeriesState
 
 __all__ = [
@@ -17,6 +13,7 @@ __all__ = [
     "Job",
     "Quarantined",
     "Receipt",
+    "RefusedCaller",
     "SeriesHeader",
     "SeriesProgress",
     "StoredInstance",
@@ -117,6 +114,18 @@ class Quarantined:
 
 
 Receipt = StoredInstance | AssociationStart | AssociationEnd | Quarantined | RefusedCaller
+
+
+@dataclass(frozen=True, slots=True)
+class RefusedCaller:
+    """A caller on the DICOM port was refused or dropped ``times`` times; titles are empty where it gave none."""
+
+    host: str
+    calling_ae: str
+    called_ae: str
+    reason: str
+    at: dt.datetime
+    times: int = 1
 
 
 @dataclass(frozen=True, slots=True)

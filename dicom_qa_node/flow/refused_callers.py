@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from dicom_qa_node.db.engine import Database, UtcDateTime, insert_ignore
 from dicom_qa_node.db.tables import metadata
-from dicom_qa_node.domain.results import RefusedCaller
+from dicom_qa_node.domain.series import RefusedCaller
 
 __all__ = ["RefusedCallers", "RefusedSummary", "note_refusals", "refused_callers"]
 

@@ -13,12 +13,12 @@ from dicom_qa_node.db import tables as t
 from dicom_qa_node.db.engine import Database, insert_ignore, insert_new_paths
 from dicom_qa_node.db.tables import series_header_of
 from dicom_qa_node.domain.errors import Permanent
-from dicom_qa_node.domain.results import RefusedCaller
 from dicom_qa_node.domain.series import (
     AssociationEnd,
     AssociationStart,
     Quarantined,
     Receipt,
+    RefusedCaller,
     SeriesHeader,
     SeriesProgress,
     StoredInstance,

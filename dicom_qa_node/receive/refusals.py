@@ -12,8 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from dicom_qa_node.domain.clock import utc_now
-from dicom_qa_node.domain.results import RefusedCaller
-from dicom_qa_node.domain.series import Receipt
+from dicom_qa_node.domain.series import Receipt, RefusedCaller
 from dicom_qa_node.log import log_event
 
 __all__ = ["Refusals"]
