@@ -113,9 +113,6 @@ class Quarantined:
     at: dt.datetime
 
 
-Receipt = StoredInstance | AssociationStart | AssociationEnd | Quarantined | RefusedCaller
-
-
 @dataclass(frozen=True, slots=True)
 class RefusedCaller:
     """A caller on the DICOM port was refused or dropped ``times`` times; titles are empty where it gave none."""
@@ -126,6 +123,9 @@ class RefusedCaller:
     reason: str
     at: dt.datetime
     times: int = 1
+
+
+Receipt = StoredInstance | AssociationStart | AssociationEnd | Quarantined | RefusedCaller
 
 
 @dataclass(frozen=True, slots=True)
