@@ -85,7 +85,7 @@ _TURNED = ("all", "outliers first", "five common filters", "common name")
 
 @dataclass(frozen=True)
 class Reading:
-    """One question; ``act`` asks it once and raises where the answer is no answer."""
+    """One question; ``act`` asks it once and raises where the answer is not usable."""
 
     what: str
     act: Callable[[], object]

@@ -1,4 +1,4 @@
-"""The scanners of the soak benchmark: they speak DICOM over plain sockets, so that they cost little beside the node.
+"""The scanners of the soak benchmark: they use DICOM over plain sockets, so that they cost little beside the node.
 
 A sender stores series over one association after the other. Some associations are aborted inside a data set, some are
 left without waiting for the answer (what was sent so comes again), some images come twice, some data sets are

@@ -144,7 +144,7 @@ def _agreement_figures(
 
 
 def by_fold(predictions: Sequence[Prediction]) -> list[tuple[str, Figure]]:
-    """Return the figures of every fold by itself, and of all but the first, by which choices may have been made."""
+    """Return the figures of every fold, and of all but the first, by which choices may have been made."""
     folds = sorted({p.fold for p in predictions})
     parts = [(str(fold), {fold}) for fold in folds]
     if len(folds) > 1:

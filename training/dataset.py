@@ -64,7 +64,7 @@ class _Source:
 
 
 def held_out_groups(pools: Sequence[Pool], config: RunConfig) -> set[str]:
-    """Return the groups of the fold that this run must not see; each pool is dealt by itself."""
+    """Return the groups of the fold that this run must not see; each pool is split separately."""
     return set() if config.held_out is None else _groups_of(pools, config, {config.held_out})
 
 

@@ -227,7 +227,7 @@ class Alerts:
         return self._close(message, MessageState.PENDING, answer, {"not_before": due})
 
     def give_up(self, message: Message, answer: str) -> bool:
-        """Mark a claimed message as failed for good."""
+        """Mark a claimed message as permanently failed."""
         return self._close(message, MessageState.FAILED, answer, {})
 
     def failed(self, since: dt.datetime) -> int:

@@ -216,7 +216,7 @@ class Scanners:
         """Return drift alarms, the latest first."""
         join = s.alarms.join(s.groups, s.groups.c.group_id == s.alarms.c.group_id)
         join = join.outerjoin(s.quantities, s.quantities.c.name == s.alarms.c.quantity)
-        # The score is no measurement and has no row there.
+        # The score is not a measurement and has no row there.
         words = sa.func.coalesce(s.quantities.c.meaning, s.alarms.c.quantity).label("meaning")
         query = sa.select(s.alarms, s.groups.c.kind, s.groups.c.protocol, words).select_from(join)
         if scanner_id is not None:

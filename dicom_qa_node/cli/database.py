@@ -1,4 +1,4 @@
-"""``db upgrade|backup|rebuild``: the schema, a consistent copy, and what the spool can give back."""
+"""``db upgrade|backup|rebuild``: the schema, a consistent copy, and recovery from the spool."""
 
 from __future__ import annotations
 

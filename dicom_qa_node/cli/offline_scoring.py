@@ -60,7 +60,7 @@ class Found:
 def find_series(paths: Iterable[Path]) -> Found:
     """Read the headers of every file below ``paths`` and group them by Series Instance UID.
 
-    Files that are no DICOM are only counted, unless they are named themselves.
+    Files that are not DICOM are only counted, unless they are named themselves.
 
     Raises
     ------
@@ -135,7 +135,7 @@ def score_folders(config: Config, paths: Sequence[Path], pictures: Path | None) 
     Raises
     ------
     NotFound
-        There is no DICOM file.
+        There is not DICOM file.
     Misconfigured
         The model or the device cannot be used; then nothing is scored.
     """

@@ -46,7 +46,7 @@ _STYLES = {
 
 
 def console(*, error: bool = False) -> Console:
-    """Return a console; where the output is no terminal, tables are as wide as their content."""
+    """Return a console; where the output is not a terminal, tables are as wide as their content."""
     from rich.console import Console
 
     stream = sys.stderr if error else sys.stdout

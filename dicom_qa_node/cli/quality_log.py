@@ -103,7 +103,7 @@ def parse_since(text: str) -> dt.datetime:
     try:
         moment = dt.datetime.fromisoformat(text.strip())
     except ValueError as error:
-        raise typer.BadParameter(f"{text!r} is no date, time or age such as 24h", param_hint="--since") from error
+        raise typer.BadParameter(f"{text!r} is not a date, time or age such as 24h", param_hint="--since") from error
     return moment.astimezone(dt.UTC)
 
 

@@ -161,7 +161,7 @@ class Alerts(Section):
         try:
             ZoneInfo(self.timezone)
         except (ZoneInfoNotFoundError, ValueError) as error:
-            raise ValueError(f"timezone: {self.timezone!r} is no time zone") from error
+            raise ValueError(f"timezone: {self.timezone!r} is not a time zone") from error
         return self
 
     def channels(self) -> list[str]:

@@ -186,7 +186,9 @@ class Spool(Section):
         30, ge=0, description="days objects that were refused on receiving stay in quarantine"
     )
     keep_pictures_days: float = Field(
-        1095, ge=0, description="days the pictures of a scored version stay for the pages; its result stays for good"
+        1095,
+        ge=0,
+        description="days the pictures of a scored version stay for the pages; its result is kept permanently",
     )
     await_review: list[Literal["diagnostic", "limited", "non-diagnostic"]] = Field(
         ["non-diagnostic"],

@@ -127,7 +127,7 @@ class Web(Section):
             try:
                 ipaddress.ip_network(entry, strict=False)
             except ValueError as error:
-                raise ValueError(f"trusted_proxies: {entry!r} is no address or network") from error
+                raise ValueError(f"trusted_proxies: {entry!r} is not an address or network") from error
         covered = self.tls_certificate or self.trusted_proxies or self.allow_plain_http
         if not _is_loopback(self.host) and not covered:
             raise ValueError(

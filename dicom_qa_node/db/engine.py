@@ -108,7 +108,7 @@ _REPAIR = "stop the node, then restore a backup, or make a new database from the
 
 
 class DamagedDatabase(Misconfigured):
-    """The file of the embedded database is no database, or its content is damaged."""
+    """The file of the embedded database is not a database, or its content is damaged."""
 
 
 class Database:
@@ -490,6 +490,6 @@ def _translated() -> Iterator[None]:
             raise Transient(f"database: {error.orig}") from error
         if isinstance(error.orig, sqlite3.DatabaseError) and any(word in str(error.orig) for word in _DAMAGED):
             raise DamagedDatabase(
-                f"the file of database_url is no SQLite database, or damaged: {error.orig}; {_REPAIR}"
+                f"the file of database_url is not an SQLite database, or damaged: {error.orig}; {_REPAIR}"
             ) from error
         raise

@@ -16,7 +16,7 @@ Progress = Callable[[int, int], None]
 
 @dataclass(slots=True)
 class SendSummary:
-    """What became of the files: ``failed`` names each with the reason, ``skipped`` those that are no DICOM files."""
+    """What became of the files: ``failed`` names each with the reason, ``skipped`` those that are not DICOM files."""
 
     sent: int = 0
     failed: list[tuple[Path, str]] = field(default_factory=list)

@@ -29,7 +29,7 @@ _NOT_NOW = frozenset({0x0110, 0x0213})
 
 
 class NotUnderstood(Exception):
-    """The answer is no Store Instances Response Module (PS3.18 table I.2-1), or does not name the report."""
+    """The answer is not a Store Instances Response Module (PS3.18 table I.2-1), or does not name the report."""
 
 
 def response_outcome(status: int, content: bytes, form: ReportRef) -> Answer | None:
@@ -90,11 +90,11 @@ def _module(content: bytes) -> dict[str, Any]:
     try:
         found = json.loads(content)
     except (ValueError, RecursionError) as error:
-        raise NotUnderstood("it is no DICOM JSON") from error
+        raise NotUnderstood("it is not DICOM JSON") from error
     if isinstance(found, list) and len(found) == 1:
         found = found[0]
     if not isinstance(found, dict):
-        raise NotUnderstood("it is no data set")
+        raise NotUnderstood("it is not a data set")
     return found
 
 

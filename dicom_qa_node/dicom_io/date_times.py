@@ -48,7 +48,7 @@ def parse_time(text: str) -> dt.time | None:
 
 
 def utc_offset(text: str) -> dt.timedelta | None:
-    """Return the offset of local time from UTC: "+0200" or "+02:00"; None where it is no offset.
+    """Return the offset of local time from UTC: "+0200" or "+02:00"; None where it is not an offset.
 
     >>> utc_offset("-0330") == dt.timedelta(hours=-3.5)
     True

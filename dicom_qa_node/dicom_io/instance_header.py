@@ -88,7 +88,7 @@ def read_instance_header(data: Buffer, start: int, transfer_syntax_uid: str) -> 
     BrokenDataSet
         It cannot be walked, or its pixel data or one of its four identifying UIDs is missing.
     InvalidUid
-        One of them is no UID.
+        One of them is not a UID.
     """
     header = scan(data, start, encoding_of(transfer_syntax_uid), _WANTED)
     if not header.has_pixel_data:

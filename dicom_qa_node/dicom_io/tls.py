@@ -48,9 +48,9 @@ _CRL = re.compile(rb"-----BEGIN X509 CRL-----.*?-----END X509 CRL-----", re.DOTA
 
 _WORDS = {
     "PEER_DID_NOT_RETURN_A_CERTIFICATE": "the peer shows no certificate",
-    "WRONG_VERSION_NUMBER": "the peer does not speak TLS",
-    "HTTP_REQUEST": "the peer does not speak TLS",
-    "RECORD_LAYER_FAILURE": "the peer does not speak TLS",
+    "WRONG_VERSION_NUMBER": "the peer does not use TLS",
+    "HTTP_REQUEST": "the peer does not use TLS",
+    "RECORD_LAYER_FAILURE": "the peer does not use TLS",
     "UNSUPPORTED_PROTOCOL": "the peer offers no TLS version from 1.2 on",
     "VERSION_TOO_LOW": "the peer offers no TLS version from 1.2 on",
     "TLSV1_ALERT_PROTOCOL_VERSION": "the peer takes no TLS version from 1.2 on",
@@ -282,7 +282,7 @@ def _load_chain(context: ssl.SSLContext, certificate: Path, key: Path | None) ->
     except ssl.SSLError as error:
         if error.reason == "KEY_VALUES_MISMATCH":
             raise TlsFilesProblem(f"the key {key or certificate} is not that of certificate {certificate}") from error
-        words = f"{certificate} and {key or certificate} are no certificate and key in PEM form"
+        words = f"{certificate} and {key or certificate} are not a certificate and key in PEM form"
         raise TlsFilesProblem(f"{words} ({error.reason or 'unreadable'})") from error
 
 

@@ -33,7 +33,7 @@ __all__ = ["NewsWaiter", "ProcrastinateQueue", "install"]
 TASK = "score"
 #: Under whom a job runs whose worker's row somebody else has removed.
 _NOBODY = ""
-#: A job that was announced is taken at once; one that becomes due by itself, or whose worker died, waits this long.
+#: A job that was announced is taken at once; one that becomes due without one, or whose worker died, waits this long.
 _LOOK_S = 2.0
 _STOP_LOOK_S = 0.2
 _RECONNECT_S = 2.0

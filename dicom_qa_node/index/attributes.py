@@ -77,7 +77,7 @@ COUNTS = {
 """Counts that a response can hold, with their level; a value asked for is matched too."""
 
 NEUTRAL = ("SpecificCharacterSet", "QueryRetrieveLevel", "RetrieveAETitle", "InstanceAvailability")
-"""Elements of an identifier that are no keys."""
+"""Elements of an identifier that are not keys."""
 
 LEVELS = ("PATIENT", "STUDY", "SERIES", "IMAGE")
 UNIQUE_KEYS = {

@@ -34,7 +34,7 @@ def verify(card: ModelCard, weights_dir: Path | None = None) -> Path:
     Raises
     ------
     Misconfigured
-        No weights belong to the card; the file is missing; its SHA-256 is not the card's; its header is no
+        No weights belong to the card; the file is missing; its SHA-256 is not the card's; its header is not a
         safetensors header, or does not hold as many parameters as the card says.
     """
     measured = _measured(card)
@@ -107,4 +107,4 @@ def _stored_parameters(content: bytes, path: Path) -> int:
                 total += size
         return total
     except (struct.error, ValueError, KeyError, TypeError) as error:
-        raise Misconfigured(f"{path} is no safetensors file: {error}") from error
+        raise Misconfigured(f"{path} is not a safetensors file: {error}") from error

@@ -131,7 +131,7 @@ class NodeAlerts:
         """Begin the alerts of troubles that have lasted, end those of troubles that are over; return how many began."""
         now = self._clock()
         found = dict([*self._checks(), *self._silent(now), *self._undelivered(now)])
-        # How long a trouble lasts is no matter of the wall clock, which may be set.
+        # Durations do not follow the wall clock, which may be set.
         at, patience_s = self._steady(), 60 * self._config.trouble_minutes
         self._since = {key: self._since.get(key, at) for key in found}
         lasting = [(key, words) for key, words in found.items() if at - self._since[key] >= patience_s]

@@ -61,7 +61,7 @@ class SystemdNotifier:
 
 
 def environment_for_children(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return the environment without systemd's socket: a child must not speak for the service."""
+    """Return the environment without systemd's socket: a child must not notify systemd for the service."""
     ours = ("NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC")
     return {name: value for name, value in environment.items() if name not in ours}
 
@@ -123,7 +123,7 @@ class HeartbeatSender:
             self._thread.start()
 
     def end(self) -> None:
-        """Stop beating and take the process off the list of the living."""
+        """Stop sending heartbeats and delete this process's heartbeat row."""
         self._ended.set()
         if self._thread.ident is not None:
             self._thread.join()

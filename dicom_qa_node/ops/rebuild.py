@@ -119,7 +119,7 @@ def _require_sound(database: Database) -> None:
 
 
 def _require_stopped(database: Database) -> None:
-    """Refuse while a role runs, perhaps on another machine: one that runs by itself does not hold the spool."""
+    """Refuse while a role runs, perhaps on another machine: a role that was started alone does not hold the spool."""
     if not database.has_schema():
         return
     alive = [beat for beat in Heartbeats(database).all() if abs(database.now() - beat.seen_at) < _ALIVE]

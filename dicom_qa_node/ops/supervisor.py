@@ -132,7 +132,7 @@ class SupervisedProcess:
             self._seen_at, self._heard = seen_at, self._clock()
 
     def excuse(self) -> None:
-        """Take it as heard: while the database is away nobody can be, and there is a time to speak up afterwards."""
+        """Reset the watchdog timer: heartbeats cannot be written while the database is unreachable."""
         self._heard = self._clock()
 
     def silent_s(self) -> float:

@@ -115,7 +115,7 @@ def ct_volume(
 ) -> Volume:
     """Scan and reconstruct slices of the patient of ``seed``.
 
-    Each slice is rendered, projected, counted and reconstructed by itself. The tube current follows the
+    Each slice is rendered, projected, counted and reconstructed on its own. The tube current follows the
     patient's attenuation along the body, as exposure control does, with the liver as its reference.
     """
     patient = draw_patient(seed)

@@ -223,7 +223,7 @@ def _keys(dataset: Dataset, encodings: Sequence[str], depth: int) -> list[Key]:
 
 
 def _key(dataset: Dataset, tag: BaseTag, encodings: Sequence[str], depth: int) -> Key | None:
-    """Read the value of one element from its bytes: ranges and wildcards are no valid values of most types."""
+    """Read the value of one element from its bytes: ranges and wildcards are not valid values of most types."""
     raw: object = dataset.get_item(tag)
     keyword = keyword_for_tag(tag) or f"({tag.group:04X},{tag.element:04X})"
     try:

@@ -89,7 +89,7 @@ class ConnectionSlots:
     """The open connections of all receiver processes, in memory that they share.
 
     A seat is taken when the association request of a connection begins to arrive, and counts as an association once it
-    is admitted. A listed address that finds no seat gets that of the oldest stranger without an association.
+    is admitted. A listed address that finds no seat gets that of the oldest unknown peer without an association.
     The lock is a record lock, which the kernel releases when its holder dies; the parent then clears the dead one's
     seats.
     """
@@ -174,11 +174,11 @@ class ConnectionSlots:
         return Counter(pid for pid, *_ in _SEAT.iter_unpack(self._table) if pid)
 
     def _evict(self, pending: Sequence[tuple[float, int, tuple[Any, ...]]]) -> bool:
-        """Mark the seat that a stranger has held the longest; False if there is none."""
-        strangers = [(taken, seat, row) for taken, seat, row in pending if not row[2]]
-        if not strangers:
+        """Mark the seat that an unknown peer has held the longest; False if there is none."""
+        unknown = [(taken, seat, row) for taken, seat, row in pending if not row[2]]
+        if not unknown:
             return False
-        _, seat, row = min(strangers)
+        _, seat, row = min(unknown)
         self._write(seat, row[0], _EVICTED, *row[2:])
         return True
 

@@ -99,7 +99,7 @@ class IngestWriter:
 
     def _pass_on(self, batch: Sequence[Receipt]) -> None:
         if not self._until_done(lambda: self._record(batch)) and len(batch) > 1:
-            # One receipt that the database refuses for good must not take the others with it.
+            # One receipt that the database refuses permanently must not take the others with it.
             for receipt in batch:
                 self._pass_on([receipt])
 

@@ -1,6 +1,6 @@
 """Notes who was refused or dropped, and why: at once in the log, then once a minute, and for the Node page.
 
-A stranger that calls a thousand times a second must neither fill the log nor the database.
+An unknown peer that calls a thousand times a second must neither fill the log nor the database.
 """
 
 from __future__ import annotations

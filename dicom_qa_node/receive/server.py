@@ -310,7 +310,7 @@ def _end(pid: int, *, announced: bool) -> int:
         if _ended(pid):
             return 0 if announced else 1
         time.sleep(0.05)
-    # Its receiver processes see that it is gone and end by themselves.
+    # Its receiver processes notice that it is gone and end.
     os.kill(pid, signal.SIGKILL)
     _ended(pid, block=True)
     return 1

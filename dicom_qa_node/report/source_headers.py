@@ -120,7 +120,7 @@ def _read_header(path: Path, uid: str) -> Dataset:
     if header.file_meta.get("MediaStorageSOPInstanceUID") != uid:
         raise Permanent(f"the file of image {uid} holds another instance")
     if any(keyword not in header for keyword in _UIDS):
-        raise Permanent(f"the file of image {uid} is no longer whole")
+        raise Permanent(f"the file of image {uid} is incomplete")
     return header
 
 

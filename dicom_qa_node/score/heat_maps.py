@@ -222,7 +222,7 @@ class RequestedHeatMaps:
                 self._go_on(work)
             return work is not None
         except Transient as error:
-            # The claim runs out by itself, and the request is taken again.
+            # The claim expires, and the request is taken again.
             self._told.log(logging.WARNING, "heat_maps_interrupted", reason=str(error))
             self._work = None
             return False

@@ -66,7 +66,7 @@ def pick_device(wanted: str) -> torch.device:
     try:
         device = torch.device(wanted)
     except RuntimeError as error:
-        raise Misconfigured(f"score.device: {wanted!r} is no device; use auto, cpu, cuda or cuda:N") from error
+        raise Misconfigured(f"score.device: {wanted!r} is not a device; use auto, cpu, cuda or cuda:N") from error
     if device.type == "cuda" and not (torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count()):
         raise Misconfigured(f"score.device: {wanted!r} is not available on this machine")
     return device

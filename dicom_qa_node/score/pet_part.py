@@ -1,4 +1,4 @@
-"""Rates the PET of a series by itself: plausible or not, then the lower of noise and resolution."""
+"""Rates the PET of a series separately: plausible or not, then the lower of noise and resolution."""
 
 from __future__ import annotations
 

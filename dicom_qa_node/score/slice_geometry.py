@@ -31,7 +31,7 @@ class Spacing:
     """How slices follow each other along the normal.
 
     ``nominal_mm`` is the usual gap, 0 for a single slice. ``missing`` counts the slices that would fill gaps which are
-    multiples of it; ``uneven`` says that gaps are no such multiples, between ``low_mm`` and ``high_mm``.
+    multiples of it; ``uneven`` says that gaps are not such multiples, between ``low_mm`` and ``high_mm``.
     """
 
     nominal_mm: float

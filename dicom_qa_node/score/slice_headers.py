@@ -63,7 +63,7 @@ _TRAITS = {
 
 
 class UnreadableHeader(Exception):
-    """A file is no DICOM Part 10 file, or its header cannot be read; the text says which and why."""
+    """A file is not a DICOM Part 10 file, or its header cannot be read; the text says which and why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +109,7 @@ class SliceHeader:
     """What assembly must know of one slice, be it a file or a frame of a multi-frame object.
 
     ``origin_mm`` is Image Position (Patient), ``orientation`` Image Orientation (Patient), ``spacing_mm`` (row,
-    column). ``padding`` bounds the stored values that are no image. ``traits`` are the attributes that tell apart
+    column). ``padding`` bounds the stored values outside the image. ``traits`` are the attributes that tell apart
     slices at one position. ``frame`` counts from 0; None for a single-frame object.
     """
 

@@ -145,7 +145,7 @@ def _by_trait(group: Sequence[SliceHeader], trait: str) -> dict[str, list[SliceH
 
 
 def _interleaved(group: Sequence[SliceHeader]) -> list[Stack]:
-    """Separate acquisitions that overlap without sharing a position: uneven together, even each by itself."""
+    """Separate acquisitions that overlap without sharing a position: uneven together, each of them even."""
     if spacing_of(_even_order(group)).uneven:
         for trait in ("acquisition", "stack"):
             shares = _by_trait(group, trait)

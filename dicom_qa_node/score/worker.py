@@ -302,7 +302,7 @@ class _Lease:
 
 
 def _ended(end: Callable[[Job], bool], job: Job) -> None:
-    """End a job; if the database is out of reach the lease runs out by itself."""
+    """End a job; if the database is out of reach the lease expires."""
     try:
         end(job)
     except Transient as error:

@@ -45,7 +45,7 @@ class Mount:
 def check_spool(root: Path) -> list[str]:
     """Try the rules in a folder of its own below ``root``; return what an operator should know, in words.
 
-    A full disk proves nothing and is no refusal: the node says so where it matters.
+    A full disk proves nothing and is not a refusal: the node says so where it matters.
 
     Raises
     ------

@@ -125,7 +125,7 @@ class IncomingObject:
         BrokenDataSet
             It cannot be read in its transfer syntax.
         InvalidUid
-            One of its identifying UIDs is no UID.
+            One of its identifying UIDs is not a UID.
         """
         if not self._size:
             raise BrokenDataSet("the data set is empty")

@@ -119,7 +119,7 @@ def read_request(information: Dataset) -> tuple[str, list[tuple[str, str]]]:
     Raises
     ------
     AttributeError, ValueError, TypeError, KeyError
-        Something is missing or is no UID.
+        Something is missing or is not a UID.
     """
     transaction_uid = str(information.TransactionUID)
     items = information.ReferencedSOPSequence

@@ -86,7 +86,7 @@ def permissions_of(role: Role, site: Site) -> frozenset[Permission]:
 
 
 def authenticate(request: Request) -> Account | None:
-    """Return who asks, by API token or session cookie; None for a stranger. Reads the database."""
+    """Return who asks, by API token or session cookie; None for an unauthenticated request. Reads the database."""
     site = site_of(request)
     scheme, _, secret = request.headers.get("authorization", "").partition(" ")
     if scheme.lower() == "bearer":

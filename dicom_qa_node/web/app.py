@@ -128,7 +128,7 @@ def _readyz(request: Request) -> Response:
 
 
 def _known(request: Request) -> bool:
-    # Details name folders and addresses; only who has logged in reads them. No look at the database for strangers.
+    # Details name folders and addresses; only who has logged in reads them. No database access without a login.
     asks = "authorization" in request.headers or bool(request.cookies)
     try:
         return asks and authenticate(request) is not None

@@ -45,7 +45,7 @@ _NAV = (
 def page(request: Request, template: str, status: int = 200, **context: Any) -> HTMLResponse:
     """Render ``templates/<template>``.
 
-    Beside ``context`` a template has ``account`` (None for strangers), ``csrf``, ``nav``, ``here`` (the path without
+    Beside ``context`` a template has ``account`` (None if not signed in), ``csrf``, ``nav``, ``here`` (the path without
     the prefix), ``theme``, ``url("/path")`` and ``static("file")`` with the site's prefix, ``may("act")``, ``site``,
     ``version`` and ``now``. A template for htmx extends nothing; a whole page extends ``base.html``.
     """

@@ -86,10 +86,10 @@ def test_what_counts_as_delivered(status, body, words, report):
         (409, lambda uid: stored(uid), Deferred, "the answer is not understood: it does not name the report"),
         (200, lambda _: stored(), Deferred, "it does not name the report"),
         (200, lambda _: stored("1.2.3"), Deferred, "the answer is not understood: it does not name the report"),
-        (200, lambda _: b"<html>log in</html>", Deferred, "the answer is not understood: it is no DICOM JSON"),
-        (202, lambda _: b"[1, 2]", Deferred, "it is no data set"),
+        (200, lambda _: b"<html>log in</html>", Deferred, "the answer is not understood: it is not DICOM JSON"),
+        (202, lambda _: b"[1, 2]", Deferred, "it is not a data set"),
         (200, lambda _: b'{"00081199": {"Value": [7]}}', Deferred, "does not name the report"),
-        (200, lambda _: b"[" * 100_000, Deferred, "it is no DICOM JSON"),
+        (200, lambda _: b"[" * 100_000, Deferred, "it is not DICOM JSON"),
         (400, lambda _: b"", Refused, "HTTP 400: the server does not understand the request"),
         (401, lambda _: b"", Refused, "HTTP 401: the server wants other credentials"),
         (403, lambda _: b"", Refused, "HTTP 403: these credentials do not allow storing here"),
@@ -181,7 +181,7 @@ def test_silent_slow_endless_and_foreign_servers_are_tried_again(report, free_po
     with socket.create_server(("127.0.0.1", 0)) as rude:
         thread = threading.Thread(target=_answer_nonsense, args=(rude,))
         thread.start()
-        with pytest.raises(Deferred, match="ended the connection or does not speak HTTP"):
+        with pytest.raises(Deferred, match="ended the connection or does not use HTTP"):
             target(f"http://127.0.0.1:{rude.getsockname()[1]}").send(shipment(report))
         thread.join()
 

@@ -161,8 +161,8 @@ def test_fuzzy_matching_is_refused_with_a_warning_and_literal_matching_done(serv
         ("/studies?Modality=CT", "Modality is no key of a search for studies here"),
         ("/studies?PixelData=1", "PixelData is no key"),
         ("/studies?PatientID=1&PatientID=2", "PatientID is given twice"),
-        ("/studies?StudyInstanceUID=1.2.x", "StudyInstanceUID is no UID"),
-        ("/studies/1.2.x/series", "StudyInstanceUID in the path is no UID"),
+        ("/studies?StudyInstanceUID=1.2.x", "StudyInstanceUID is not a UID"),
+        ("/studies/1.2.x/series", "StudyInstanceUID in the path is not a UID"),
         ("/studies/1.2/series?StudyInstanceUID=1.2", "StudyInstanceUID stands in the path already"),
         ("/studies?limit=-1", "limit must be a whole number"),
         ("/studies?offset=1e3", "offset must be a whole number"),
@@ -171,7 +171,7 @@ def test_fuzzy_matching_is_refused_with_a_warning_and_literal_matching_done(serv
         ("/instances?ConceptNameCodeSequence=x", "is a sequence"),
         ("/instances?SOPClassUID.CodeValue=x", "is not an attribute of an item of a sequence"),
         (f"/studies?PatientID={'x' * 2000}", "The value of PatientID is too long"),
-        ("/studies/1..2/metadata", "StudyInstanceUID in the path is no UID"),
+        ("/studies/1..2/metadata", "StudyInstanceUID in the path is not a UID"),
     ],
 )
 def test_bad_input_is_answered_with_a_sentence(path, words, service):

@@ -59,7 +59,7 @@ def read_picture(path: Path) -> npt.NDArray[np.uint8]:
     with Image.open(path) as image:
         values = np.asarray(image, np.float32)
     if values.ndim != 2 or not np.isfinite(values).all() or values.min() < -0.01 or values.max() > 1.01:
-        raise ValueError(f"{path} is no grey picture of values in 0 to 1")
+        raise ValueError(f"{path} is not a grey image of values in 0 to 1")
     return np.asarray(np.rint(np.clip(values, 0.0, 1.0) * 255.0), np.uint8)
 
 

@@ -1,4 +1,4 @@
-"""What a delivery target is, what it is given, and how it answers: accepted, refused for good, or not now."""
+"""What a delivery target is, what it is given, and how it answers: accepted, refused permanently, or not now."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ class DeliveryTarget(Protocol):
         Raises
         ------
         Refused
-            It is no use to try again.
+            Another attempt cannot succeed.
         Deferred
             It may work later; the outbox tries again.
         """

@@ -170,7 +170,7 @@ def file_kind(path: Path) -> FileKind:
     except OSError as error:
         raise Refused(f"the file cannot be read: {error.strerror}") from error
     except (InvalidDicomError, AttributeError, ValueError, EOFError) as error:
-        raise Refused("the file is no DICOM Part 10 file") from error
+        raise Refused("the file is not a DICOM Part 10 file") from error
 
 
 def contexts_for(kinds: Sequence[FileKind]) -> list[PresentationContext]:
@@ -192,7 +192,7 @@ def associate(
     Raises
     ------
     Refused
-        The peer rejects this node for good, or takes none of the proposed contexts.
+        The peer rejects this node permanently, or takes none of the proposed contexts.
     Deferred
         There is no connection, the peer is busy, or it ends the talk.
     """

@@ -26,7 +26,7 @@ _LARGEST_ANSWER = 4 * 1024 * 1024
 _CHUNK = 64 * 1024
 _LONGEST_SECRET = 64 * 1024
 _BOUNDARY = "dicom-qa-node-3f8a1c5e"
-#: Statuses that may pass by themselves (RFC 9110, RFC 6585).
+#: Temporary statuses (RFC 9110, RFC 6585).
 _PASSING = frozenset({408, 421, 425, 429})
 _NEVER = frozenset({501, 505, 511})
 _WORDS = {
@@ -80,7 +80,7 @@ class Dicomweb:
         }
         body = _body(head, path, tail)
         status, content = _exchange(client, "POST", self._studies, self._settings.timeout_s, headers, body)
-        # 415 speaks of the media type; some services mean the SOP class by it.
+        # 415 concerns the media type; some services use it for the SOP class.
         if status == 415 and not last:
             return None
         if status not in (200, 202, 409):
@@ -143,7 +143,7 @@ def _secret(path: Path, key: str) -> str:
         with path.open(encoding="utf-8") as file:
             secret = file.read(_LONGEST_SECRET).strip()
     except (OSError, UnicodeDecodeError) as error:
-        words = error.strerror if isinstance(error, OSError) else "it is no text"
+        words = error.strerror if isinstance(error, OSError) else "it is not text"
         raise Deferred(f"the file of {key} cannot be read: {words}") from error
     if not secret or not secret.isprintable():
         raise Deferred(f"the file of {key} is empty or holds more than one line")
@@ -155,7 +155,7 @@ def _envelope(path: Path) -> tuple[bytes, bytes]:
     try:
         read_file_meta_info(path)
     except (OSError, InvalidDicomError, AttributeError, ValueError, EOFError) as error:
-        raise Refused("the file is no DICOM Part 10 file") from error
+        raise Refused("the file is not a DICOM Part 10 file") from error
     # Orthanc's plugin passes over a part whose type has the optional parameter transfer-syntax, and answers 200.
     head = f"--{_BOUNDARY}\r\nContent-Type: application/dicom\r\n\r\n"
     return head.encode("ascii"), f"\r\n--{_BOUNDARY}--\r\n".encode("ascii")
@@ -209,4 +209,4 @@ def _no_connection(host: str, error: httpx2.HTTPError) -> Deferred:
         cause = cause.__cause__ or cause.__context__
     if isinstance(error, httpx2.ConnectError):
         return Deferred(f"no connection to {host}")
-    return Deferred(f"{host} ended the connection or does not speak HTTP")
+    return Deferred(f"{host} ended the connection or does not use HTTP")

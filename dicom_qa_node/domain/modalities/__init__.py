@@ -1,6 +1,6 @@
 """One file per kind of study: SOP classes, units, what is left out, pairing; free of torch and of any reader.
 
-A new kind is one new file with a ``KIND``; it is found by itself.
+A new kind is one new file with a ``KIND``; it is found automatically.
 """
 
 from __future__ import annotations

@@ -64,7 +64,7 @@ def decode(command_set: bytes) -> dict[int, bytes]:
         group, number, length = _HEAD.unpack_from(command_set, position)
         position += _HEAD.size
         if group != 0 or length > end - position:
-            raise MalformedCommand("the command set has an element that is no command element")
+            raise MalformedCommand("the command set has an element outside group 0000")
         elements[number] = command_set[position : position + length]
         position += length
     return elements
@@ -118,7 +118,7 @@ def _uid(elements: dict[int, bytes], number: int) -> str:
 
 
 def _echoed(number: int, uid: str) -> bytes:
-    """Return an optional UID of the answer; what is no UID is not sent back."""
+    """Return an optional UID of the answer; what is not a UID is not sent back."""
     return _element(number, _even(uid, b"\0")) if is_uid(uid) else b""
 
 

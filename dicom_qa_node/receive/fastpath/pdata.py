@@ -90,7 +90,7 @@ class MessageTime:
 class BufferedSocket(AssociationSocket):
     """An ``AssociationSocket`` with a read-ahead buffer; ``timeout_s`` bounds each wait inside of a PDU.
 
-    Its ``socket`` may be replaced by one that speaks TLS until the first byte was read. ``time`` bounds a message.
+    Its ``socket`` may be replaced by one that uses TLS until the first byte was read. ``time`` bounds a message.
     """
 
     def __init__(self, assoc: Association, client_socket: socket.socket, timeout_s: float) -> None:

@@ -158,7 +158,7 @@ def _edge_spread(part: CtSlice, edge: SkinEdge, bin_mm: float) -> tuple[Profile,
 
 
 def half_modulation(spread: Profile, step_mm: float) -> float | None:
-    """Frequency in 1/mm at which the modulation transfer of an edge falls to one half; None if it is no clear edge.
+    """Frequency in 1/mm at which the modulation transfer of an edge falls to one half; None if it is not a clear edge.
 
     Parameters
     ----------

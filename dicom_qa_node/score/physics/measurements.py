@@ -70,7 +70,7 @@ def measure(
 
 
 def ct_measurements(volume: Volume, kernel: KernelSharpness | None = None) -> tuple[Measurement, ...]:
-    """Measure a CT volume on up to 16 slices; where the values are no HU only the header speaks."""
+    """Measure a CT volume on up to 16 slices; where the values are not HU only header values are reported."""
     kernel = kernel or sharpness_of_volume(volume)
     if volume.unit != "HU":
         return _without_hu(volume, kernel)

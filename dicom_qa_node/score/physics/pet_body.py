@@ -104,7 +104,7 @@ def _own_outline(volume: Volume) -> PetBody:
 
 
 def _deeper(mask: BoolArray, spacing: tuple[float, float], depth_mm: float) -> BoolArray:
-    """Voxels whose distance in the plane to the edge of the mask is more than a depth; the image border is no edge."""
+    """Voxels deeper in the plane than a distance from the edge of the mask; the image border does not count as one."""
     return np.stack([_deeper_plane(plane, spacing, depth_mm) for plane in mask])
 
 

@@ -124,7 +124,7 @@ def _interfaces(grid: PatientGrid, lungs: BoolArray) -> Profile:
 def _half_step(grid: PatientGrid, heights: Profile, chosen: BoolArray, across_mm: Shift) -> float | None:
     """Distance in mm from the CT interface to half the uptake step, positive towards the head.
 
-    The columns are looked up in the PET where the outline says that they are: a dome is no plane.
+    The columns are looked up in the PET where the outline says that they are: a dome is not a plane.
     """
     dz = grid.spacing_mm[0]
     away = np.arange(-_REACH_MM, _REACH_MM + 0.5, 1.0)

@@ -39,7 +39,7 @@ def of_series(parts: Sequence[Part], left_out: Sequence[LeftOut]) -> Iterator[Fi
     """Yield what concerns the series as a whole."""
     passed = [item for item in left_out if not item.broken]
     if passed:
-        sentence = f"{_many(len(passed), 'object')} of the series are no slices and were left out: {counted(passed)}."
+        sentence = f"{_many(len(passed), 'object')} of the series are not slices and were left out: {counted(passed)}."
         yield _about("objects_left_out", Severity.INFO, sentence, passed)
     broken = [item for item in left_out if item.broken]
     if broken:

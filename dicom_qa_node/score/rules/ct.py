@@ -30,7 +30,7 @@ def no_body(case: Case) -> Finding | None:
     cut = case.measured.get("fov_truncation")
     if cut is None or cut.not_applicable != "no body in the field":
         return None
-    sentence = "The images show no body: air only, or values that are no HU."
+    sentence = "The images show no body: air only, or values that are not HU."
     return Finding("no_body", Severity.ERROR, sentence, cut.not_applicable, NO_IMAGE)
 
 
@@ -95,7 +95,7 @@ def metal(case: Case) -> Finding | None:
     share = case.value("metal_fraction")
     if share is None or share <= case.limits.metal_percent:
         return None
-    sentence = "Metal in or on the body: dark bands and streaks around it are no anatomy."
+    sentence = "Metal artefact: dark bands and streaks near the metal do not represent anatomy."
     evidence = f"{share:.2f} % of the tissue above 2500 HU, limit {case.limits.metal_percent:g} %"
     return Finding("metal", Severity.INFO, sentence, evidence, BEAM_HARDENING)
 

@@ -45,7 +45,7 @@ def oversmoothed(case: Case) -> Finding | None:
 
 
 def no_suv(case: Case) -> Finding | None:
-    """The values are no SUV."""
+    """The values are not SUV."""
     if case.volume.unit == "SUVbw":
         return None
     sentence = f"SUV cannot be computed; the values are {case.volume.unit}. Uptake is not comparable with other scans."

@@ -26,7 +26,7 @@ _RANGE = re.compile(r"\s*([!#$%&'*+.^_`|~\w-]+/[!#$%&'*+.^_`|~\w-]+)\s*")
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """How instances are to be sent: one by itself or several parts, and in which transfer syntaxes.
+    """How instances are to be sent: a single one or several parts, and in which transfer syntaxes.
 
     ``syntaxes`` is empty where any will do.
     """
@@ -87,7 +87,7 @@ def _syntax(item: _Range) -> str:
         # PS3.18 8.7.3.3: Explicit VR Little Endian unless another is asked for. Whoever takes anything takes any.
         return ANY_SYNTAX if item.media == "*/*" else str(ExplicitVRLittleEndian)
     if found != ANY_SYNTAX and not is_uid(found):
-        raise HTTPException(400, "The transfer-syntax of the Accept header is no UID.")
+        raise HTTPException(400, "The transfer-syntax of the Accept header is not a UID.")
     return found
 
 
@@ -108,7 +108,7 @@ def _read(text: str) -> Iterator[_Range]:
         try:
             quality = float(parameters.pop("q", "1"))
         except ValueError:
-            raise HTTPException(400, "The Accept header has a q that is no number.") from None
+            raise HTTPException(400, "Invalid q value in the Accept header.") from None
         yield _Range(match[1].lower(), parameters, quality)
         if position < len(text):
             if text[position] != ",":

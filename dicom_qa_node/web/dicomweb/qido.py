@@ -142,7 +142,7 @@ def _take(keys: dict[str, Key], name: str, value: str, level: str) -> None:
     path = [_keyword(part) for part in name.split(".")]
     top = path[0]
     if top not in known_at(level):
-        raise HTTPException(400, f"{top} is no key of a search for {_word(level)} here.")
+        raise HTTPException(400, f"{top} is not a supported query key for {_word(level)}.")
     if len(path) > 2 or (len(path) == 2 and dictionary_VR(top) != "SQ"):
         raise HTTPException(400, f"{name} is not an attribute of an item of a sequence.")
     key = _key(path[-1], value)
@@ -180,7 +180,7 @@ def _key(keyword: str, value: str) -> Key:
     if vr == "UI":
         bad = [uid for uid in values if uid and uid != "*" and not is_uid(uid)]
         if bad or len(values) > _MOST_VALUES:
-            raise HTTPException(400, f"{keyword} is no UID, and no list of up to {_MOST_VALUES} of them.")
+            raise HTTPException(400, f"{keyword} is not a UID or a list of up to {_MOST_VALUES} of them.")
     return Key(tag, keyword, vr, values)
 
 

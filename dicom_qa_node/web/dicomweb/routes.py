@@ -147,7 +147,7 @@ def _place(request: Request) -> dict[str, str]:
     place = {_PLACES[name]: str(value) for name, value in request.path_params.items()}
     for keyword, uid in place.items():
         if not is_uid(uid):
-            raise HTTPException(400, f"{keyword} in the path is no UID.")
+            raise HTTPException(400, f"{keyword} in the path is not a UID.")
     return place
 
 
