@@ -180,7 +180,7 @@ def test_a_card_of_another_size_is_refused_before_torch_is_needed(shipped: Model
 @pytest.mark.parametrize("content", [b"", b"pickle", b"\x10\0\0\0\0\0\0\0{]              "])
 def test_a_file_that_is_no_safetensors_is_refused(shipped: ModelCard, tmp_path: Path, content: bytes) -> None:
     (tmp_path / "x.safetensors").write_bytes(content)
-    with pytest.raises(Misconfigured, match="no safetensors file"):
+    with pytest.raises(Misconfigured, match="not a safetensors file"):
         weights.verify(_with_file(shipped, tmp_path / "x.safetensors"))
 
 

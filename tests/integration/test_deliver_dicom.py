@@ -312,6 +312,6 @@ def test_file_that_ends_early_is_named(tmp_path):
     for content in (b"", b"x" * 200, bytes(128) + b"DICM"):
         path = tmp_path / "broken.dcm"
         path.write_bytes(content)
-        with pytest.raises(Refused, match="no DICOM Part 10 file"):
+        with pytest.raises(Refused, match="not a DICOM Part 10 file"):
             file_kind(path)
     assert dcmread(BytesIO((tmp_path / write_series(tmp_path, slices=1)[0].path).read_bytes())).Modality == "CT"

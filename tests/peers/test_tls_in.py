@@ -206,7 +206,7 @@ def test_what_is_no_good_is_refused_with_words(start_node: Any, tmp_path: Path, 
     assert not node.echoes(trust=stranger.ca)
     poll(lambda: node.said("tls_refused", "refuses TLS with this node", "unknown ca"), 10)
     assert node.run_tool("echoscu", "-aec", "DICOMQA", "-ta", 5, "127.0.0.1", node.port).returncode != 0
-    poll(lambda: node.said("tls_refused", "does not speak TLS"), 10)
+    poll(lambda: node.said("tls_refused", "does not use TLS"), 10)
     key, certificate = node.scanner.for_dcmtk()
     done = node.run_tool(
         "echoscu", "+tls", key, certificate, "+cf", node.hospital.ca, "127.0.0.1", node.config.receive.port

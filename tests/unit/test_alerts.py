@@ -331,7 +331,7 @@ def test_signature_changes_with_time_body_and_secret():
     ("text", "words"),
     [
         ("alerts: {quiet_from: '22:00'}", "go together"),
-        ("alerts: {timezone: Mars/Olympus}", "no time zone"),
+        ("alerts: {timezone: Mars/Olympus}", "not a time zone"),
         ("alerts: {rules: [{name: a, channels: [x]}]}", "no channel 'x'"),
         ("alerts: {quiet_from: '25:00', quiet_until: '06:00'}", "time such as"),
         (

@@ -330,7 +330,7 @@ def test_a_database_that_is_not_there_or_is_none(qa, tmp_path, monkeypatch):
     (tmp_path / "here.db").write_bytes(b"no database, but long enough to be read as one" * 100)
     code, _, err = qa("log")
     assert code == ExitCode.MISCONFIGURED
-    assert "no SQLite database" in err
+    assert "not an SQLite database" in err
 
 
 def test_models_list_shows_the_configured_one(database, qa):
