@@ -35,6 +35,7 @@ __all__ = [
     "outbox",
     "plain",
     "quarantine",
+    "refused_callers",
     "report_headers",
     "reports",
     "results",
@@ -183,6 +184,19 @@ quarantine = sa.Table(
     sa.Column("sop_instance_uid", sa.Text, nullable=False),
     sa.Column("at", UtcDateTime, nullable=False),
     sa.Index("ix_quarantine_at", "at"),
+)
+
+refused_callers = sa.Table(
+    "refused_callers",
+    metadata,
+    sa.Column("host", sa.String(64), primary_key=True),
+    sa.Column("calling_ae", sa.String(16), primary_key=True),
+    sa.Column("reason", sa.String(200), primary_key=True),
+    sa.Column("called_ae", sa.String(16), nullable=False),
+    sa.Column("first_at", UtcDateTime, nullable=False),
+    sa.Column("last_at", UtcDateTime, nullable=False),
+    sa.Column("times", sa.Integer, nullable=False),
+    sa.Index("ix_refused_callers_last_at", "last_at"),
 )
 
 jobs = sa.Table(

@@ -15,7 +15,7 @@ from typing import Any
 
 from pynetdicom.dul import DULServiceProvider
 
-from dicom_qa_node.associate_pdus import tolerated
+from dicom_qa_node.dicom_io.associate_pdus import tolerated
 
 __all__ = ["pause_for_certain"]
 

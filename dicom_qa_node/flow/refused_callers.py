@@ -8,28 +8,15 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
-from dicom_qa_node.db.engine import Database, UtcDateTime, insert_ignore
-from dicom_qa_node.db.tables import metadata
+from dicom_qa_node.db.engine import Database, insert_ignore
+from dicom_qa_node.db.tables import refused_callers
 from dicom_qa_node.domain.series import RefusedCaller
 
-__all__ = ["RefusedCallers", "RefusedSummary", "note_refusals", "refused_callers"]
+__all__ = ["RefusedCallers", "RefusedSummary", "note_refusals"]
 
 KEEP_DAYS = 7
 MOST_ROWS = 500
 _LONGEST = {"host": 64, "calling_ae": 16, "called_ae": 16, "reason": 200}
-
-refused_callers = sa.Table(
-    "refused_callers",
-    metadata,
-    sa.Column("host", sa.String(64), primary_key=True),
-    sa.Column("calling_ae", sa.String(16), primary_key=True),
-    sa.Column("reason", sa.String(200), primary_key=True),
-    sa.Column("called_ae", sa.String(16), nullable=False),
-    sa.Column("first_at", UtcDateTime, nullable=False),
-    sa.Column("last_at", UtcDateTime, nullable=False),
-    sa.Column("times", sa.Integer, nullable=False),
-    sa.Index("ix_refused_callers_last_at", "last_at"),
-)
 
 
 @dataclass(frozen=True, slots=True)

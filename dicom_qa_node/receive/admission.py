@@ -15,8 +15,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from dicom_qa_node.associate_pdus import NO_TITLE
 from dicom_qa_node.config import Peer, Receive
+from dicom_qa_node.dicom_io.associate_pdus import NO_TITLE
 from dicom_qa_node.spool.disk_space import DiskGauge
 
 __all__ = ["Admission", "Applicant", "ConnectionSlots", "Quota", "Rejection"]

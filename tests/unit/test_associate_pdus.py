@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pynetdicom.pdu import A_ASSOCIATE_AC, A_ASSOCIATE_RJ, A_ASSOCIATE_RQ
 
-from dicom_qa_node.associate_pdus import MalformedPdu, tolerated
+from dicom_qa_node.dicom_io.associate_pdus import MalformedPdu, tolerated
 from tests import raw_association as raw
 
 IDENTITY_9 = raw.item(0x58, struct.pack(">BBH", 9, 1, 4) + b"user" + struct.pack(">H", 2) + b"pw")

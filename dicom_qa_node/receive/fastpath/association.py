@@ -32,7 +32,7 @@ from pynetdicom.fsm import InvalidEventError
 from pynetdicom.pdu_primitives import P_DATA
 
 import dicom_qa_node.dicom_io.pynetdicom_patches  # noqa: F401 - pynetdicom decodes what other implementations send
-from dicom_qa_node.associate_pdus import MalformedPdu
+from dicom_qa_node.dicom_io.associate_pdus import MalformedPdu
 from dicom_qa_node.receive.fastpath.command_sets import MalformedCommand
 from dicom_qa_node.receive.fastpath.pdata import (
     P_DATA_TF,
