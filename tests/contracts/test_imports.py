@@ -163,6 +163,7 @@ DOORS = {
         "deliver/targets/dicom",
         "deliver/commitment_scu.py",
         "deliver/commitment_results.py",
+        "dicom_io/pynetdicom_patches.py",
         "cli/",
     ),
     "sqlalchemy": ("db/", "flow/", "quality_log/", "charts/", "accounts/", "index/catalogue.py"),
