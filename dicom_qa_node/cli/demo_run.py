@@ -37,11 +37,8 @@ from dicom_qa_node.quality_log.entries import QualityLog
 __all__ = ["CT_BEST_FIRST", "DemoNode", "DemoSeries", "count", "demo_node", "free_port", "make_studies", "run_demo"]
 
 _SEED = 7
-
 _SLICES = 24
-
 _SPACING_MM = 5.0
-
 _PETCT_SLICES = 30
 
 #: Qualities of the CT with their labels, the best first; their scores must come out in this order.
@@ -208,7 +205,6 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
 
 
 _ENDED = (SeriesState.DELIVERED, SeriesState.PARKED)
-
 _WAY = (
     SeriesState.RECEIVING,
     SeriesState.COMPLETE,
@@ -217,7 +213,6 @@ _WAY = (
     SeriesState.REPORTED,
     SeriesState.DELIVERED,
 )
-
 _LOOK_S = 0.3
 
 Entries = Mapping[str, LogEntry | None]

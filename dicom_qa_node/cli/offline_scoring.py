@@ -31,7 +31,6 @@ _TAGS = [
     "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "Modality",
     "SeriesDescription", "SeriesNumber",
 ]  # fmt: skip
-
 _DIRECTORY_CLASS = "1.2.840.10008.1.3.10"
 
 

@@ -50,7 +50,6 @@ class Companion(Section):
 
 
 NO_GRADE = "none"
-
 """What a rule calls the grade of a series that was not rated."""
 
 
@@ -172,7 +171,6 @@ def _unknown_sender(target: Routed, peers: Sequence[Peer], traits: Traits) -> st
 
 
 ReportForm = Literal["auto", "comprehensive3d", "comprehensive", "enhanced"]
-
 _FORM = "SOP class of the report; auto: Comprehensive 3D SR, and where it is refused Comprehensive SR, then Enhanced SR"
 
 

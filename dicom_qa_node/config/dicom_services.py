@@ -26,7 +26,6 @@ Fingerprint = Annotated[
         json_schema_extra={"allowed": "empty, or 64 hexadecimal digits, colons between them or not"},
     ),
 ]
-
 """The SHA-256 of a certificate in DER, as ``openssl x509 -noout -fingerprint -sha256`` prints it."""
 
 

@@ -70,7 +70,6 @@ class Score(Section):
 
 
 LEVELS = {"stat": 20, "high": 10, "routine": 0, "low": -10}
-
 """What the words count in the queue, after those of Requested Procedure Priority (0040,1003)."""
 
 

@@ -173,7 +173,6 @@ APPEND_ONLY = ("chart_baselines", "scanner_events")
 sa.Index("ix_associations_calling_ae", associations.c.calling_ae, associations.c.host, associations.c.opened_at)
 #: The score is a quantity like the measured ones; its number is never that of a row of ``chart_quantities``.
 SCORE_ID = 0
-
 _CELL = np.dtype([("quantity_id", "<u2"), ("value", "<f8")])
 
 Values = NDArray[np.float64]

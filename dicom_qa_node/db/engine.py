@@ -80,30 +80,23 @@ class SharedClock:
 
 
 _MIGRATIONS = Path(__file__).parent / "migrations"
-
 _BUSY_TIMEOUT_MS = 30_000
-
 # Rows of an index that are looked at for its statistics (sqlite.org/lang_analyze, section 4).
 _ANALYSED = 1000
-
 # Seconds, the last in ms (connection parameters of libpq); without them a host that is cut off waits for minutes.
 _LOST_AFTER = {
     "connect_timeout": 10, "keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3,
     "tcp_user_timeout": 30_000,
 }  # fmt: skip
-
 # The same for the server's end. Its own default is two hours, for which a host that vanished in a transaction would
 # keep the rows that it had locked.
 _AT_THE_SERVER = {
     "keepalives_idle": "tcp_keepalives_idle", "keepalives_interval": "tcp_keepalives_interval",
     "keepalives_count": "tcp_keepalives_count", "tcp_user_timeout": "tcp_user_timeout",
 }  # fmt: skip
-
 _CLOCKS_AGREE = dt.timedelta(seconds=2)
-
 # SQLITE_NOTADB and SQLITE_CORRUPT (sqlite.org/rescode.html).
 _DAMAGED = ("not a database", "malformed")
-
 _REPAIR = "stop the node, then restore a backup, or make a new database from the spool: dicom-qa-node db rebuild --new"
 
 

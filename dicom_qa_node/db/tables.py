@@ -59,19 +59,15 @@ HEADER_COLUMNS = tuple(field.name for field in fields(SeriesHeader))
 _UID = sa.String(64)
 
 UNDELIVERED = "state <> 'DELIVERED'"
-
 """The condition of ``ix_outbox_undelivered``; a query that has it in these words is answered by that index."""
 
 KEPT = "kept > 0"
-
 """The condition of ``ix_series_kept``: images of the series are still in the spool."""
 
 PICTURED = "pictures > 0"
-
 """The condition of ``ix_results_pictures``: pictures of the version are still in the spool."""
 
 UNINDEXED = "unindexed = true"
-
 """The condition of ``ix_reports_unindexed``."""
 
 _SIGN: custom_op[Any] = custom_op("+")

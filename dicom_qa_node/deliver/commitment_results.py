@@ -23,7 +23,6 @@ from dicom_qa_node.spool.storage_commitment import PUSH_MODEL, PUSH_MODEL_INSTAN
 __all__ = ["CommitmentResultSender"]
 
 _LOGGER = logging.getLogger(__name__)
-
 _LOOK_S = 1.0
 
 

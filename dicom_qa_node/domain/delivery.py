@@ -45,7 +45,6 @@ class Sender:
 
 
 NOBODY = Sender()
-
 """The sender where it is not known."""
 
 

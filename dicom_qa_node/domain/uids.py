@@ -23,9 +23,7 @@ def derived_uid(*parts: str) -> str:
 
 
 _UID = re.compile(r"(?:0|[1-9][0-9]*)(?:\.(?:0|[1-9][0-9]*))+")
-
 _UID_LENGTH = 64
-
 _KEY_LENGTH = 32
 
 

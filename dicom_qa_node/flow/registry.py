@@ -32,11 +32,9 @@ from dicom_qa_node.flow.state_machine import counts_by_state, transition
 __all__ = ["Registry", "SeriesRow"]
 
 _ANY = tuple(SeriesState)
-
 DEFAULT_SITE = "default"
 
 PriorityOf = Callable[[SeriesHeader, str], int]
-
 """Says how urgent a series is, by its facts and the AE that sent it; a greater number goes first."""
 
 

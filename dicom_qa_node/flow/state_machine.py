@@ -43,7 +43,6 @@ def transition(
 
 
 _MANY = 200
-
 _FOLD = sa.text(
     "WITH gone AS (DELETE FROM state_counts RETURNING counted, state, number) "
     "INSERT INTO state_counts (counted, state, entry, number) "

@@ -20,9 +20,7 @@ from dicom_qa_node.index.matching import Identifier, Key, Matcher, matcher_for, 
 __all__ = ["Entity", "SearchTooLong", "answered", "find_entities", "find_instances"]
 
 _NARROWED = ("PatientID", "StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "AccessionNumber")
-
 _LOOK_EVERY = 64
-
 _MOMENTS = (
     ("StudyDate", "StudyTime"),
     ("ContentDate", "ContentTime"),

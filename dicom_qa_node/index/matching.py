@@ -37,15 +37,11 @@ class Identifier:
 
 
 Matcher = Callable[[str], bool]
-
 """Says whether one value of an attribute fulfils a key; a value of zero length fulfils none."""
 
 _WILD = frozenset({"AE", "CS", "LO", "LT", "PN", "SH", "ST", "UC", "UR", "UT"})
-
 _NUMBERS = frozenset({"DS", "IS", "FL", "FD", "SL", "SS", "UL", "US"})
-
 _DATE_TIME = r"\d{4,14}(?:\.\d{1,6})?(?:[+-]\d{4})?"
-
 _RANGES = {
     "DA": re.compile(r"^([\d.]*)-([\d.]*)$"),
     "TM": re.compile(r"^([\d:.]*)-([\d:.]*)$"),

@@ -32,11 +32,9 @@ if TYPE_CHECKING:
     FloatArray = npt.NDArray[np.float32]
 
 LEVELS_OF: Mapping[str, tuple[int, ...]] = {"ct": (3, 4, 5), "pt": (6,), "petct": ()}
-
 """Which named levels (jpeg, gauss, impulse, dose, views, blur, counts) are severities of a kind of picture."""
 
 _CELLS = tuple(itertools.product((0.0, 1.0, 2.0), repeat=3))
-
 _LEAST = 0.02
 
 

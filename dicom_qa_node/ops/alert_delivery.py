@@ -46,7 +46,6 @@ SUBJECT = """\
 [{{ node }}] {% if test %}test message{% elif alerts | length == 1 %}{{ alerts[0].scanner or "node" }}: \
 {{ alerts[0].text }}{% else %}{{ alerts | length }} alerts{% endif %}
 """
-
 BODY = """\
 {% if test %}This is a test message of the image quality node {{ node }}. Nothing is wrong.
 {% endif %}{% for alert in alerts[:50] %}
@@ -57,7 +56,6 @@ and {{ alerts | length - 50 }} more.
 {% endif %}
 {{ page }}
 """
-
 WEBHOOK = """\
 {"id": {{ id | tojson }}, "node": {{ node | tojson }}, "test": {{ test | tojson }}, "page": {{ page | tojson }},
  "alerts": {{ alerts | tojson }}}
@@ -131,9 +129,7 @@ def _render(path: Path | None, built_in: str, words: Mapping[str, Any]) -> str:
 
 
 _LOGGER = logging.getLogger(__name__)
-
 SIGNATURE = "X-Signature"
-
 _AT_ONCE = 20
 
 

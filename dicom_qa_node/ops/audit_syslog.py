@@ -35,17 +35,11 @@ class Code:
 
 
 _APPLICATION = Code("110100", "Application Activity")
-
 _LOG_USED = Code("110101", "Audit Log Used")
-
 _ACCESSED = Code("110103", "DICOM Instances Accessed")
-
 _EXPORT = Code("110106", "Export")
-
 _ALERT = Code("110113", "Security Alert")
-
 _AUTHENTICATION = Code("110114", "User Authentication")
-
 _FIXED = {
     "login": (_AUTHENTICATION, "E", Code("110122", "Login")),
     "login.oidc": (_AUTHENTICATION, "E", Code("110122", "Login")),
@@ -55,31 +49,19 @@ _FIXED = {
     "account.role": (_ALERT, "E", Code("110136", "Security Roles Changed")),
     "account.password": (_ALERT, "E", Code("110137", "User security Attributes Changed")),
 }
-
 _CHANGED = Code("110135", "Object Security Attributes Changed")
-
 _RESTRICTED = Code("110132", "Use of Restricted Function")
-
 _SOURCE = Code("110153", "Source Role ID")
-
 _MEDIA = Code("110154", "Destination Media")
-
 _URI_MEDIA = Code("110037", "URI")
-
 _PROGRAM = Code("110150", "Application")
-
 _PATIENT, _URI = Code("2", "Patient Number", "RFC-3881"), Code("12", "URI", "RFC-3881")
-
 _STUDY = Code("110180", "Study Instance UID")
-
 #: ParticipantObjectTypeCode and ParticipantObjectTypeCodeRole (RFC 3881 5.5.1, 5.5.2).
 _PERSON, _SYSTEM = "1", "2"
-
 _PATIENT_ROLE, _REPORT, _SECURITY_RESOURCE = "1", "3", "13"
-
 #: 0 success, 4 minor failure (not allowed, wrong password), 8 serious failure (RFC 3881 §5.1.4).
 _OUTCOMES = {Outcome.SUCCESS: "0", Outcome.REFUSED: "4", Outcome.FAILED: "4"}
-
 _EXPORT_WORDS = ("export", "download", "csv", "json")
 
 
@@ -190,14 +172,10 @@ def _detail(parent: Element, name: str, value: str) -> None:
 
 
 CURSOR = "syslog"
-
 _BATCH = 100
-
 #: Facility 10 (security and authorisation), severity 5 (notice).
 _PRIORITY = 10 * 8 + 5
-
 _MESSAGE_ID = "DICOM+RFC3881"
-
 #: A UDP packet that needs no fragments on most networks would be smaller; this is what one packet can hold at all.
 _LARGEST_PACKET = 65_000
 

@@ -67,11 +67,8 @@ def environment_for_children(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 BEAT_S = 5.0
-
 _LOOK_S = 0.5
-
 _ORPHAN_S = 5.0
-
 _LOGGER = logging.getLogger(__name__)
 
 

@@ -34,9 +34,7 @@ __all__ = [
 ]
 
 _LOGGER = logging.getLogger(__name__)
-
 _LOOK_S = 0.1
-
 _PAUSE_S = 5.0
 
 
@@ -89,10 +87,8 @@ class Reporter:
 
 #: The roles that write files to the spool.
 _WRITERS = frozenset({"receive", "schedule", "score", "deliver"})
-
 #: Set by the supervisor for its children: the child's name, and the supervisor's process id.
 NAME_VARIABLE = "DICOM_QA_NODE_PROCESS"
-
 PARENT_VARIABLE = "DICOM_QA_NODE_PARENT"
 
 
@@ -241,10 +237,8 @@ _BODIES: Mapping[str, Callable[[RoleContext], int]] = {
     "web": _web,
     "receive": _receive,
 }
-
 #: In the order in which they start: nothing is received before the rest is on its way up.
 ROLES = tuple(_BODIES)
-
 #: In the order in which they stop, with the longest wait in seconds: a receiver lets associations finish, a courier the
 #: report it is sending; a scorer that is still loading its network has nothing to lose.
 STOP_ORDER: Mapping[str, float] = {"receive": 40, "schedule": 20, "score": 5, "deliver": 30, "web": 10}

@@ -39,11 +39,8 @@ from dicom_qa_node.spool.layout import SpoolLayout
 __all__ = ["Task", "TaskRunner", "close_orphans", "run_schedule", "tasks_of"]
 
 _LOGGER = logging.getLogger(__name__)
-
 _RECONCILE_S = 1800.0
-
 _RECEIVER_SILENT_S = 120.0
-
 # A receiver that lives has beaten again by then.
 _BEATEN_AGAIN_S = 30.0
 
@@ -159,11 +156,8 @@ class DiskWatch:
 
 
 _MISFIRE_GRACE_S = 30
-
 _THREADS = 6
-
 _TELL_S = 10.0
-
 _CLOCK_LOOK_S = 1.0
 
 

@@ -30,9 +30,7 @@ from dicom_qa_node.ops.spool_lock import hold_spool
 __all__ = ["ChildSpec", "RestartLimits", "SupervisedProcess", "Supervisor", "serve", "specs_of"]
 
 _BACKOFF_FIRST_S = 0.5
-
 _BACKOFF_MAX_S = 60.0
-
 _STEADY_S = 60.0
 
 
@@ -153,12 +151,9 @@ class SupervisedProcess:
 
 
 _TICK_S = 0.2
-
 _LISTEN_S = 1.0
-
 # While the supervisor's own heartbeat does not arrive, nobody else's is missed.
 _OWN_BEAT_S = 3 * BEAT_S
-
 _LOGGER = logging.getLogger(__name__)
 
 

@@ -221,7 +221,6 @@ class CtQuality:
 
 
 ROUTINE = CtQuality()
-
 NAMED = {
     "routine": ROUTINE,
     "tenth_dose": CtQuality(dose_fraction=0.1),

@@ -27,7 +27,6 @@ from pydicom.uid import (
 )
 
 _CATEGORIES = 17
-
 # lengths of a prefix code over the 17 categories of T.81 table H.2; the all-ones word stays free
 _LENGTHS = (4,) * 7 + (5,) * 8 + (6,) * 2
 
@@ -109,7 +108,6 @@ PLAIN_SYNTAXES = (
     ExplicitVRBigEndian,
     DeflatedExplicitVRLittleEndian,
 )
-
 COMPRESSED_SYNTAXES = (
     RLELossless,
     JPEGLosslessSV1,
@@ -118,7 +116,6 @@ COMPRESSED_SYNTAXES = (
     JPEG2000Lossless,
     JPEG2000,
 )
-
 LOSSY = {JPEGLSNearLossless, JPEG2000}
 
 

@@ -80,7 +80,6 @@ def phantom_uid(seed: int, *parts: object) -> str:
 
 
 IMPLEMENTATION_UID = "2.25.98723498734982734987239847239847"
-
 IMPLEMENTATION_VERSION = "QAPHANTOM_1"
 
 

@@ -13,9 +13,7 @@ from dicom_qa_node.phantom.projector import FloatArray
 from dicom_qa_node.phantom.voxel_canvas import Ellipsoid, Point, Tube
 
 _PLANES, _SIDE = 32, 192
-
 _VOXEL_MM = 1.6
-
 _PLANE_MM = 4.0
 
 

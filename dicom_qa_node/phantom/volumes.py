@@ -68,12 +68,10 @@ def smoothed(image: npt.NDArray[Any], sigma_mm: float, spacing_mm: tuple[float, 
 
 
 LIVER_HEIGHT_MM = -62.0
-
 AIR_HU, TOP_HU = -1024.0, 3071.0
 
 # a tenth of the routine COV of the liver at full counts, in a 3 cm sphere
 PET_LIVER_COV = 0.08
-
 PET_RESOLUTION_MM = 6.0
 
 
@@ -233,7 +231,6 @@ _AXES: dict[Plane, tuple[tuple[int, int], tuple[int, int], tuple[int, int]]] = {
     Plane.RIGHT_DOWN: ((0, 1), (2, -1), (1, 1)),
     Plane.LEFT_DOWN: ((0, 1), (2, 1), (1, -1)),
 }
-
 # patient directions (left, posterior, superior) of the source axes
 _DIRECTION = np.array([[0.0, 0.0, 1.0], [0.0, 1.0, 0.0], [1.0, 0.0, 0.0]])
 

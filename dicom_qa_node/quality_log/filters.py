@@ -144,17 +144,13 @@ class LogChoices:
 
 
 MOST_PATIENT_ROWS = 20_000
-
 """Rows, the newest first, among which words of a patient's name are combined with other filters."""
 
 _RARE_ROWS = 50_000
-
 # Of a longer log more are rare: to walk all of it takes as long as to look this share of its rows up.
 _RARE_PART = 100
-
 # The rows of a scanner and protocol lie far apart, and there are enough of them on every stretch of an order.
 _RARE_OF_FACETS = 20_000
-
 _FACETS = ("site", "scanner", "protocol", "modality", "kind", "body_part")
 
 

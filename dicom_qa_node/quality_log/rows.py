@@ -38,13 +38,9 @@ __all__ = [
 ]
 
 LAST_BIT = 61
-
 SHARED_KEY = "other findings"
-
 _HISTORY = 100
-
 _ENOUGH = 20
-
 _SCATTER_FLOOR = 0.05
 
 

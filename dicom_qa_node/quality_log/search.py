@@ -35,11 +35,8 @@ from dicom_qa_node.quality_log.filters import (
 __all__ = ["MOST_COUNTED", "LogSearch", "lines", "result_ids"]
 
 MOST_COUNTED = 10_000
-
 _BATCH = 500
-
 _LAST_ID = 2**31 - 1
-
 _KEYS = {LogOrder.TIME: "scored_at", LogOrder.SCORE: "score", LogOrder.DEVIATION: "deviation"}
 
 
@@ -232,7 +229,6 @@ def _ordered(rows: Sequence[LogRow], result_ids: Sequence[int]) -> list[LogRow]:
 
 
 _GRADES = {code: grade for grade, code in GRADE_CODES.items()}
-
 _SEVERITIES = {code: severity for severity, code in SEVERITY_CODES.items()}
 
 

@@ -33,9 +33,7 @@ __all__ = [
 ]
 
 _UTF8 = "ISO_IR 192"
-
 _SEPARATORS = re.compile(r"([=^])")
-
 _DELIMITERS = {ord(character) for character in "^=\\\r\n\t\f"}
 
 
@@ -83,18 +81,12 @@ def _survives(text: str, terms: Sequence[str]) -> bool:
 
 
 _LONGEST_KEY = 1024
-
 _MOST_ITEM_LEVELS = 8
-
 _MOST_VALUES = 64
-
 _MOST_UIDS = 10_000
-
 _MOST_CHARACTER_SETS = 16
-
 # A list of ten thousand UIDs is 650 KB; known keys are less than a hundred.
 _BUDGET = MessageBudget(plain_bytes=1 << 20, elements=512)
-
 _ITEMS = HeaderBudget(nested=512, depth=_MOST_ITEM_LEVELS)
 
 

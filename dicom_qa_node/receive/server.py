@@ -35,15 +35,11 @@ __all__ = ["GRACE_S", "ProcessMaster", "serve_receive"]
 _LOGGER = logging.getLogger(__name__)
 
 GRACE_S = 20.0
-
 """How long running associations may take to finish when the receiver is stopped."""
 
 _LOOK_S = 0.25
-
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 10.0
-
 _MOST_PROCESSES = 32
-
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)
 
 
@@ -239,7 +235,6 @@ def _bytes_in(pipe: int) -> int:
 
 
 _BIND_WAIT_S = 5.0
-
 _START_WAIT_S = 60.0
 
 

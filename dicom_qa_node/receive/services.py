@@ -124,7 +124,6 @@ def _sends_only(context: PresentationContext) -> bool:
 
 
 VERIFICATION = UID("1.2.840.10008.1.1")
-
 STORAGE_CLASSES: tuple[UID, ...] = (
     CTImageStorage,
     EnhancedCTImageStorage,

@@ -54,7 +54,6 @@ __all__ = [
 ]
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
-
 # What pydicom and highdicom raise over values that cannot be read, checked or encoded.
 BROKEN_DATA = (
     ArithmeticError, AssertionError, AttributeError, EOFError, InvalidDicomError, LookupError, NotImplementedError,
@@ -103,9 +102,7 @@ def _make_folders(folder: Path, root: Path) -> None:
 
 
 _MODEL_NAME = "dicom-qa-node"
-
 _LO_LENGTH = 64
-
 # Series Numbers follow that of the report, so that viewers list the documents side by side.
 _NUMBER_AFTER_REPORT = {DocumentKind.IMAGE: 1, DocumentKind.PDF: 2, DocumentKind.KEY_OBJECTS: 3}
 

@@ -48,9 +48,7 @@ __all__ = [
 ]
 
 _JPEG_START = b"\xff\xd8"
-
 _JPEG2000_START = b"\xff\x4f\xff\x51"
-
 _NO_FRAME_HEADER = (0xC4, 0xC8, 0xCC)
 
 
@@ -91,9 +89,7 @@ def _jpeg2000(data: bytes) -> tuple[int, int] | None:
 StoredArray = npt.NDArray[np.integer[Any]]
 
 _UNDEFINED = 0xFFFFFFFF
-
 _LONG_VRS = (b"OB", b"OW", b"UN")
-
 _FAILURES = (
     *BROKEN_VALUE, RuntimeError, OSError, EOFError, MemoryError, struct.error, zlib.error, InflationFailed,
     InflationLimit, BrokenDataSet,
@@ -254,14 +250,10 @@ def _value_length(file: BinaryIO, pixels: PixelFormat) -> int:
 
 
 _LENGTH = struct.Struct("<Q")
-
 _CHILD_MEMORY_BYTES = 3 << 30
-
 # OpenJPEG keeps four bytes for a sample, and again while it transforms; the pickled answer comes on top.
 _BYTES_PER_PIXEL = 24
-
 _SPARE_BYTES = 128 << 20
-
 _SERIES_S, _FRAME_S, _BYTES_PER_S = 30.0, 0.5, 2 << 20
 
 

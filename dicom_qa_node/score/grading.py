@@ -45,9 +45,7 @@ __all__ = [
 ]
 
 _MOST = 0.5
-
 _NAMED = 0.5
-
 _DEFECTS = ("JPEG compression", "grey noise", "impulses")
 
 
@@ -233,7 +231,6 @@ _REGIONS = {
     "limb": "EXTREMITY LEG ARM KNEE ANKLE FOOT HAND WRIST ELBOW SHOULDER THIGH CALF FEMUR HUMERUS",
     "whole body": "WHOLEBODY BODY TRUNK CHESTABDPELVIS CHESTABDOMENPELVIS",
 }
-
 _OF_TERM = {term: region for region, terms in _REGIONS.items() for term in terms.split()}
 
 

@@ -38,22 +38,17 @@ __all__ = [
 ]
 
 CELL = 64
-
 """Side in pixels of the places that are smoothed in turn."""
 
 FULL_GAIN = 0.1
-
 """Least number of points of the slice's score that one place costs where a map is brightest (255).
 
 A map with a larger gain is scaled to it, so that one with small gains stays dark and none is all bright.
 """
 
 _SMOOTH = 5
-
 _SIDE = 256
-
 _PER_STEP = 8
-
 _AIR = 20
 
 FloatArray = npt.NDArray[np.float32]
@@ -149,7 +144,6 @@ def _drawn(places: list[_Place], gains: list[float], plan: tuple[Crop, ...], sha
 
 
 _LOGGER = logging.getLogger(__name__)
-
 _MOST_SERIES = 8
 
 
@@ -193,7 +187,6 @@ class BackgroundHeatMaps:
 
 
 _LOOK_S = 1.0
-
 _RENEW_S = 60.0
 
 

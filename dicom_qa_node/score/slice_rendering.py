@@ -81,15 +81,10 @@ def _turned(pictures: Sequence[Pictures], turn: Turn) -> Pictures:
 Grey = npt.NDArray[np.uint8]
 
 _LARGEST = 65535
-
 _OVERVIEW_COLUMNS = 320
-
 _OVERVIEW_ROWS = 640
-
 _HALF_SLAB_MM = 4.0
-
 _BODY_HU = -300.0
-
 _GAP = 0.75
 
 

@@ -22,7 +22,6 @@ from dicom_qa_node.score.slice_headers import Lossy
 __all__ = ["BoolArray", "FloatArray", "MappedStorage", "PackedMask", "PackedVoxels", "Volume"]
 
 FloatArray = npt.NDArray[np.float32]
-
 BoolArray = npt.NDArray[np.bool_]
 
 

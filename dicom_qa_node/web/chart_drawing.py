@@ -17,7 +17,6 @@ from dicom_qa_node.web.site import Site
 __all__ = ["Choice", "Drawn", "Mark", "Picture", "choose", "draw", "picture_of", "rules_of", "spark", "weeks_picture"]
 
 WIDTH, HEIGHT = 1000.0, 240.0
-
 _MARGIN = 12.0
 
 

@@ -33,13 +33,9 @@ __all__ = [
 ]
 
 NO_SCORE = "none"
-
 PERIODS = {"24h": 1, "7d": 7, "30d": 30, "90d": 90, "1y": 365}
-
 _MOST_TEXT = 200
-
 _NAMES = ("site", "scanner", "protocol", "modality", "kind", "body_part", "finding")
-
 _FIRST_DIRECTION = {LogOrder.TIME: True, LogOrder.SCORE: False, LogOrder.DEVIATION: False}
 
 

@@ -23,12 +23,10 @@ __all__ = ["OPEN_PATHS", "BodyLimit", "RateLimiter", "RequestMiddleware"]
 
 #: For machines: no patient data, any host name.
 OPEN_PATHS = frozenset({"/healthz", "/readyz", "/metrics"})
-
 _CSP = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
     "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 )
-
 _HEADERS = {
     "content-security-policy": _CSP,
     "x-content-type-options": "nosniff",
@@ -39,11 +37,8 @@ _HEADERS = {
     "cross-origin-resource-policy": "same-origin",
     "permissions-policy": "camera=(), geolocation=(), microphone=()",
 }
-
 _PREFIX = re.compile(r"(/[A-Za-z0-9._~-]+)*")
-
 _HOST = re.compile(r"([A-Za-z0-9._-]+|\[[0-9a-fA-F:]+\])(:[0-9]{1,5})?")
-
 _LOCAL = ("localhost", "127.0.0.1", "::1")
 
 
@@ -144,9 +139,7 @@ def _with_headers(send: Send, https: bool) -> Send:
 
 
 _FIRST_BYTES_S = 10.0
-
 _LOWEST_BYTES_PER_S = 4096
-
 _CLOCK_SET_S = 30.0
 
 

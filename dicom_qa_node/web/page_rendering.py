@@ -84,7 +84,6 @@ def _nav(request: Request, account: Account | None) -> list[NavItem]:
 
 
 _LOGGER = logging.getLogger(__name__)
-
 _SENTENCES = {
     400: "The request could not be understood.",
     401: "Log in first.",

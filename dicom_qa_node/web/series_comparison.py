@@ -13,11 +13,8 @@ from dicom_qa_node.domain.results import LogEntry, Measurement
 __all__ = ["Change", "Trend", "compared", "plain_unit", "trends_of"]
 
 _ENOUGH = 10
-
 _SHOWN = 60
-
 _WIDTH, _HEIGHT, _EDGE = 160.0, 34.0, 4.0
-
 _UNITS = {"1": "", "[hnsf'U]": "HU", "/mm": "mm⁻¹", "g/ml{SUVbw}": "g/ml SUV", "Bq/ml": "Bq/ml"}
 
 _ANNOTATION = re.compile(r"\{([^}]*)\}")

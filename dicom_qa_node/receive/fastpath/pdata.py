@@ -224,13 +224,9 @@ class BufferedSocket(AssociationSocket):
 
 
 P_DATA_TF = 0x04
-
 _PDV_HEAD = struct.Struct(">LBB")
-
 _COMMAND, _LAST = 0x01, 0x02
-
 _LARGEST_COMMAND_SET = 64 * 1024
-
 _LARGEST_OTHER_MESSAGE = 4 * 1024 * 1024
 
 
@@ -252,7 +248,6 @@ class ObjectSink(Protocol):
 
 
 OpenSink = Callable[[StoreRequest, str], ObjectSink]
-
 """Called with the request and the negotiated transfer syntax when a C-STORE-RQ command set is there."""
 
 

@@ -15,17 +15,12 @@ from PIL import Image, ImageDraw, ImageFont, features
 __all__ = ["Box", "Canvas", "Colour", "Drawn", "Glyphs", "Line", "Run", "font", "system_fonts"]
 
 _SHIPPED = Path(str(files("dicom_qa_node.report"))) / "fonts"
-
 _FOLDERS = ("/usr/share/fonts", "/usr/local/share/fonts", "~/.local/share/fonts", "/System/Library/Fonts")
-
 _KINDS = (".ttf", ".otf", ".ttc")
-
 _WIDE = re.compile(
     r"cjk|fallback|gothic|mincho|song|hei|ming|nanum|unifont|universal|freesans|notosans-reg", re.IGNORECASE
 )
-
 _SLANTED = re.compile(r"bold|italic|oblique|light|thin|mono|black|condensed", re.IGNORECASE)
-
 # Scripts that are unreadable without shaping and reordering: Hebrew and Arabic, Indic scripts, Thai to Khmer.
 _SHAPED = ((0x0590, 0x08FF), (0x0900, 0x0EFF), (0x0F00, 0x109F), (0x1780, 0x17FF), (0xFB1D, 0xFDFF), (0xFE70, 0xFEFF))
 
@@ -127,7 +122,6 @@ def _dejavu(bold: bool) -> Path:
 
 
 Colour = tuple[int, int, int]
-
 Box = tuple[int, int, int, int]
 
 

@@ -22,52 +22,35 @@ from dicom_qa_node.spool.rendered_images import ImageManifest, Overview, heat_na
 __all__ = ["HEIGHT", "WIDTH", "Page", "draw_page", "draw_trend"]
 
 WIDTH, HEIGHT = 1240, 1754
-
 """A4 at 150 dots an inch."""
 
 INK: Colour = (28, 32, 38)
-
 FAINT: Colour = (104, 112, 122)
-
 LINE: Colour = (208, 213, 219)
-
 PANEL: Colour = (245, 247, 249)
-
 GRADE_COLOURS: dict[Grade | None, Colour] = {
     Grade.DIAGNOSTIC: (26, 127, 55),
     Grade.LIMITED: (154, 103, 0),
     Grade.NON_DIAGNOSTIC: (190, 30, 40),
     None: (104, 112, 122),
 }
-
 _PALE: dict[Grade, Colour] = {
     Grade.DIAGNOSTIC: (200, 232, 208),
     Grade.LIMITED: (250, 231, 190),
     Grade.NON_DIAGNOSTIC: (250, 208, 208),
 }
-
 _SEVERITY_COLOURS = {Severity.INFO: FAINT, Severity.WARNING: (191, 135, 0), Severity.ERROR: (190, 30, 40)}
-
 _SEVERITIES = (Severity.ERROR, Severity.WARNING, Severity.INFO)
-
 _WHITE: Colour = (255, 255, 255)
 
 _MARGIN = 44
-
 _INNER = WIDTH - 2 * _MARGIN
-
 _COLUMNS, _GAP = 4, 14
-
 _TILE = (_INNER - (_COLUMNS - 1) * _GAP) // _COLUMNS
-
 _PICTURE, _CAPTION = 232, 50
-
 _SHOWN = 7
-
 _SLICES_TOP, _LOWER_TOP, _TREND_TOP = 410, 1060, 1498
-
 _ROW = 25
-
 _HEAT, _AIR = 0.55, 12.0
 
 
@@ -370,7 +353,6 @@ def _draw_foot(canvas: Canvas, page: Page, words: Words) -> None:
 
 
 _BEST = 4.0
-
 _LABELS = 34
 
 

@@ -18,23 +18,14 @@ from dicom_qa_node.score.volume import FloatArray, Volume
 __all__ = ["angular_unevenness", "artefact_measurements", "contour_jump", "sided_energy"]
 
 _LINE_MM = 14.0
-
 _ROUGH_MM = 4.5
-
 _COARSE_MM = 13.0
-
 _TISSUE_HU = (-200.0, 300.0)
-
 _SLICES = 8
-
 _FEW_PIXELS = 3000
-
 _BAND_PER_MM = (0.15, 0.40)
-
 _ANGLES = 240
-
 _SMOOTH_DEG = 8.0
-
 _STREAK_NAMES = ("streak_index", "photon_starvation_index")
 
 
@@ -150,7 +141,6 @@ _NAME = "contour_jump"
 _CT_MOTION_COARSE_MM = 2.6
 
 _NEAR_MM = 13.0
-
 _WIDEST_STEP_MM = 6.0
 
 

@@ -105,9 +105,7 @@ def _without_hu(volume: Volume, kernel: KernelSharpness) -> tuple[Measurement, .
 _WITH_GRID = (
     "liver_cov", "liver_snr", "liver_suv_mean", "misregistration_dome", "misregistration_contour", "ct_coverage",
 )  # fmt: skip
-
 _OF_BODY = ("body_noise", "body_noise_width", "recovery_10mm")
-
 _NOT_AXIAL = "the slices are not axial or there is only one"
 
 

@@ -22,11 +22,8 @@ from dicom_qa_node.score.stacks import Stack as Part
 __all__ = ["COMPLETENESS_RULES", "counted", "of_series", "of_stack"]
 
 _INCOMPLETE = Code("130576", "DCM", "Anatomy coverage incomplete")
-
 _LONGEST_LIST = 20
-
 _TILT_DEG = 0.5
-
 _OBLIQUE_DEG = 10.0
 
 

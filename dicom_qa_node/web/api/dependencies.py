@@ -33,9 +33,7 @@ __all__ = [
 ]
 
 Item = TypeVar("Item")
-
 Limit = Annotated[int, Query(ge=1, le=1000, description="items at most")]
-
 Cursor = Annotated[str | None, Query(max_length=1000, description="`next` of the page before")]
 
 
@@ -72,7 +70,6 @@ def decode_cursor(cursor: str | None, *kinds: type) -> tuple[object, ...] | None
 
 
 _BEARER = HTTPBearer(auto_error=False, description="A token from the page of your account or `users token`.")
-
 _COOKIE = APIKeyCookie(name=SESSION, auto_error=False, description=f"The pages' session; changes need {HEADER} too.")
 
 
@@ -112,11 +109,7 @@ def _check(request: Request, permission: Permission) -> Account:
 
 
 Viewer = Annotated[Account, Depends(allowed(Permission.VIEW))]
-
 PatientViewer = Annotated[Account, Depends(allowed(Permission.VIEW_PATIENT))]
-
 Reviewer = Annotated[Account, Depends(allowed(Permission.REVIEW))]
-
 Actor = Annotated[Account, Depends(allowed(Permission.ACT))]
-
 Admin = Annotated[Account, Depends(allowed(Permission.ADMIN))]

@@ -28,7 +28,6 @@ from dicom_qa_node.web.site import Site, site_of
 __all__ = ["TooSoon", "begin_session", "check_password", "local_path", "public_page", "routes"]
 
 _SHORT = dt.timedelta(seconds=60)
-
 _WIDE = 10
 
 
@@ -96,11 +95,8 @@ def local_path(target: str) -> str:
 
 
 _LOGGER = logging.getLogger(__name__)
-
 _DOOR_S = 3600
-
 _THEME_S = 365 * 86400
-
 View = Callable[[Request], Response]
 
 
