@@ -17,7 +17,7 @@ from PIL import Image
 from scipy import ndimage
 
 from dicom_qa_node.phantom import acquisition
-from dicom_qa_node.phantom.acquisition import Scan
+from dicom_qa_node.phantom.ct_acquisition import Scan
 from dicom_qa_node.phantom.projector import Filter, FloatArray, ParallelBeam
 from dicom_qa_node.phantom.volumes import FWHM_PER_SIGMA, noise_of_counts, smoothed
 

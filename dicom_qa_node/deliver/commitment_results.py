@@ -11,9 +11,9 @@ from pynetdicom import build_role
 from pynetdicom.presentation import build_context
 
 from dicom_qa_node.config import Config, Deliver
-from dicom_qa_node.deliver.delivery_worker import backoff_s
 from dicom_qa_node.deliver.targets.base import Deferred, Refused
 from dicom_qa_node.deliver.targets.dicom import Peer, associate
+from dicom_qa_node.domain.backoff import backoff_s
 from dicom_qa_node.domain.clock import utc_now
 from dicom_qa_node.domain.errors import NodeError
 from dicom_qa_node.flow.commitments import CommitReplies, CommitReply
@@ -71,7 +71,7 @@ class CommitmentResultSender:
                 self._replies.told(reply, f"given up: {error}")
                 log_event(_LOGGER, logging.ERROR, "commitment_given_up", calling_ae=reply.calling_ae)
             else:
-                wait_s = backoff_s(reply.attempts + 1, self._settings)
+                wait_s = backoff_s(reply.attempts + 1, self._settings.retry_first_s, self._settings.retry_max_s)
                 self._replies.try_later(reply, str(error), wait_s)
                 log_event(
                     _LOGGER, logging.WARNING, "commitment_not_told", calling_ae=reply.calling_ae, reason=error.status,

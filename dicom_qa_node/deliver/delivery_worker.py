@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import datetime as dt
 import logging
-import random
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -22,18 +21,18 @@ from dicom_qa_node.db.engine import Database
 from dicom_qa_node.deliver.commitment_scu import require_commitment
 from dicom_qa_node.deliver.targets import open_target
 from dicom_qa_node.deliver.targets.base import Answer, Convert, Deferred, DeliveryItem, DeliveryTarget, Refused
+from dicom_qa_node.domain.backoff import backoff_s
 from dicom_qa_node.domain.clock import utc_now
 from dicom_qa_node.domain.delivery import Delivery
 from dicom_qa_node.domain.errors import NodeError, Permanent, Transient
 from dicom_qa_node.flow.outbox import Outbox
 from dicom_qa_node.log import RateLimitedLog, log_event
 
-__all__ = ["TargetWorker", "backoff_s", "run_delivery_worker"]
+__all__ = ["TargetWorker", "run_delivery_worker"]
 
 _LOGGER = logging.getLogger(__name__)
 _LOOK_S = 0.1
 _PAUSE_S = 5.0
-_JITTER = 0.25
 
 
 def run_delivery_worker(
@@ -70,13 +69,6 @@ def run_delivery_worker(
     deadline = time.monotonic() + patience_s
     for lane in lanes:
         lane.join(max(0.0, deadline - time.monotonic()))
-
-
-def backoff_s(attempt: int, settings: Deliver, chance: Callable[[], float] = random.random) -> float:
-    """Return the wait in seconds after the ``attempt``-th try, with jitter; ``chance`` returns 0 to 1."""
-    # Exponents beyond 32 would only overflow: retry_max_s is reached long before. It bounds the wait, chance included.
-    wait = min(settings.retry_max_s / (1 + _JITTER), settings.retry_first_s * 2.0 ** min(attempt - 1, 32))
-    return wait * (1 - _JITTER + 2 * _JITTER * chance())
 
 
 class TargetWorker:
@@ -188,7 +180,7 @@ class TargetWorker:
             words = f"given up after {delivery.attempt} attempts; the last: "
             self._park(delivery, words + str(error), words + _loggable(error))
             return
-        wait_s = backoff_s(delivery.attempt, self._settings)
+        wait_s = backoff_s(delivery.attempt, self._settings.retry_first_s, self._settings.retry_max_s)
         self._outbox.retry_later(delivery, str(error), wait_s)
         self._log(logging.WARNING, "delivery_deferred", delivery, answer=_loggable(error), wait_s=round(wait_s, 1))
 

@@ -1,11 +1,51 @@
-"""Durable writing: fsync of files and folders."""
+"""Durable files: after a crash a file stands whole under its final name, or not at all."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
-__all__ = ["sync_folder"]
+__all__ = ["replace_file", "sync_folder", "write_new_file"]
+
+
+def replace_file(path: Path, content: bytes, *, mode: int = 0o666, sync_name: bool = True) -> None:
+    """Write ``content`` under ``path`` atomically: a temporary file beside it, fsync, rename, fsync of the folder.
+
+    Parameters
+    ----------
+    mode
+        Permission bits before the process's umask.
+    sync_name
+        False leaves the last fsync to the caller, who writes several files into one folder: see `sync_folder`.
+
+    Raises
+    ------
+    OSError
+        Nothing has changed under ``path``; the temporary file is gone.
+    """
+    part = path.with_name(f".{path.name}.part")
+    try:
+        part.unlink(missing_ok=True)  # left by a crash
+        _write(part, content, mode)
+        part.replace(path)
+    except OSError:
+        part.unlink(missing_ok=True)
+        raise
+    if sync_name:
+        sync_folder(path.parent)
+
+
+def write_new_file(path: Path, content: bytes) -> None:
+    """Write a file that must not exist and fsync it; its name is durable after `sync_folder`.
+
+    Raises
+    ------
+    FileExistsError
+        There is such a file.
+    OSError
+        It could not be written.
+    """
+    _write(path, content, 0o666)
 
 
 def sync_folder(folder: Path) -> None:
@@ -15,3 +55,11 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _write(path: Path, content: bytes, mode: int) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    pass
-__all__ = ["Code"]
+__all__ = ["PRIVATE_SCHEME", "Code", "private_code"]
+
+PRIVATE_SCHEME = "99DQAN"
+"""Designator of the node's own codes (PS3.16 8.2: 99 marks a private scheme), listed in docs/measurements.md."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,3 +17,8 @@ class Code:
     value: str
     scheme: str
     meaning: str
+
+
+def private_code(value: str, meaning: str) -> Code:
+    """Return a code of the node's own scheme, for what PS3.16 has no code."""
+    return Code(value, PRIVATE_SCHEME, meaning)

@@ -5,12 +5,8 @@ from __future__ import annotations
 import hashlib
 import re
 import uuid
-from typing import TYPE_CHECKING
 
 from dicom_qa_node.domain.errors import Permanent
-
-if TYPE_CHECKING:
-    pass
 
 __all__ = ["InvalidUid", "check_uid", "derived_uid", "is_uid", "uid_key"]
 

@@ -16,6 +16,7 @@ import sqlalchemy as sa
 from dicom_qa_node.db import tables as t
 from dicom_qa_node.db.engine import Database
 from dicom_qa_node.db.tables import series_header_of
+from dicom_qa_node.domain.backoff import backoff_s
 from dicom_qa_node.domain.results import SeriesResult, result_to_json
 from dicom_qa_node.domain.series import Job, SeriesHeader
 from dicom_qa_node.domain.states import SeriesState
@@ -137,7 +138,7 @@ class Jobs:
             lock_series(connection, job.series_instance_uid)
             if permanent or job.attempt >= self._max_attempts:
                 return _end(connection, job, "DEAD", reason) and _park(connection, job, reason, now)
-            pause = dt.timedelta(seconds=min(LONGEST_PAUSE_S, _RETRY_FIRST_S * 2 ** (job.attempt - 1)))
+            pause = dt.timedelta(seconds=backoff_s(job.attempt, _RETRY_FIRST_S, LONGEST_PAUSE_S))
             return _give_back(connection, job, reason, now, pause, attempts=job.attempt)
 
     def release(self, job: Job) -> bool:

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from dicom_qa_node.db import tables as t
 from dicom_qa_node.db.engine import Database
-from dicom_qa_node.db.tables import series_header_of
+from dicom_qa_node.db.tables import LARGEST_ID, series_header_of
 from dicom_qa_node.domain.delivery import NOBODY, Delivery, DocumentKind, ReportRef, Sender
 from dicom_qa_node.domain.results import SeriesResult, result_from_json
 from dicom_qa_node.domain.series import SeriesHeader
@@ -23,7 +23,6 @@ from dicom_qa_node.quality_log.rows import earlier_scores
 __all__ = ["Outbox", "OutboxRow", "Unreported"]
 
 _BATCH = 500
-_LAST_ID = 2**31 - 1
 _PENDING, _SENDING = DeliveryState.PENDING.value, DeliveryState.SENDING.value
 _DELIVERED, _PARKED = DeliveryState.DELIVERED.value, DeliveryState.PARKED.value
 _NEXT = [(query, query.with_for_update(skip_locked=True, of=t.outbox)) for query in NEXT]
@@ -398,7 +397,7 @@ class Outbox:
 def _listed(states: set[str], after: int | None, target: str | None) -> sa.Select[tuple[int]]:
     """Select the numbers of deliveries in these states, the latest first, along an index that has this order."""
     row = t.outbox.c
-    below = _LAST_ID if after is None else min(after, _LAST_ID)
+    below = LARGEST_ID if after is None else min(after, LARGEST_ID)
     query = sa.select(row.delivery_id).order_by(row.delivery_id.desc())
     if _DELIVERED not in states:
         query = query.where(sa.text(t.UNDELIVERED), row.state.in_(sorted(states)), row.delivery_id < below)

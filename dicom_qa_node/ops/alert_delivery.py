@@ -7,7 +7,6 @@ import hashlib
 import hmac
 import json
 import logging
-import random
 import smtplib
 import ssl
 from collections.abc import Callable, Mapping
@@ -25,6 +24,7 @@ from dicom_qa_node import __version__
 from dicom_qa_node.charts.alerts import Alert, Alerts, Message
 from dicom_qa_node.config import Config, EmailChannel, WebhookChannel
 from dicom_qa_node.db.engine import Database
+from dicom_qa_node.domain.backoff import backoff_s
 from dicom_qa_node.domain.clock import utc_now
 from dicom_qa_node.domain.errors import Misconfigured, NodeError, Permanent, Transient
 from dicom_qa_node.log import log_event
@@ -181,8 +181,8 @@ class AlertDelivery:
         if isinstance(error, Permanent) or old:
             self._alerts.give_up(message, str(error))
             return
-        wait = min(settings.retry_first_s * 2 ** min(message.attempts - 1, 20), settings.retry_max_s)
-        self._alerts.retry_later(message, str(error), wait * random.uniform(0.8, 1.2))
+        wait_s = backoff_s(message.attempts, settings.retry_first_s, settings.retry_max_s)
+        self._alerts.retry_later(message, str(error), wait_s)
 
 
 def send_mail(config: Config, channel: EmailChannel, message: Message, now: dt.datetime) -> str:

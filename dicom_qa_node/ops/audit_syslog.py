@@ -13,50 +13,45 @@ import termios
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from xml.etree.ElementTree import Element, SubElement, tostring
 
 from dicom_qa_node.accounts.audit import Audit, AuditEntry, Outcome
 from dicom_qa_node.config import Config
 from dicom_qa_node.config.web import AuditSyslog
 from dicom_qa_node.db.engine import Database
+from dicom_qa_node.domain.codes import Code
 from dicom_qa_node.domain.errors import Misconfigured, Transient
 
-__all__ = ["CURSOR", "Code", "SyslogSender", "audit_message", "syslog_line"]
+__all__ = ["CURSOR", "SyslogSender", "audit_message", "syslog_line"]
 
 
-@dataclass(frozen=True, slots=True)
-class Code:
-    """A coded value; ``system`` is DCM unless it is one of RFC 3881's own tables."""
-
-    value: str
-    meaning: str
-    system: str = "DCM"
+def _dcm(value: str, meaning: str) -> Code:
+    return Code(value, "DCM", meaning)
 
 
-_APPLICATION = Code("110100", "Application Activity")
-_LOG_USED = Code("110101", "Audit Log Used")
-_ACCESSED = Code("110103", "DICOM Instances Accessed")
-_EXPORT = Code("110106", "Export")
-_ALERT = Code("110113", "Security Alert")
-_AUTHENTICATION = Code("110114", "User Authentication")
+_APPLICATION = _dcm("110100", "Application Activity")
+_LOG_USED = _dcm("110101", "Audit Log Used")
+_ACCESSED = _dcm("110103", "DICOM Instances Accessed")
+_EXPORT = _dcm("110106", "Export")
+_ALERT = _dcm("110113", "Security Alert")
+_AUTHENTICATION = _dcm("110114", "User Authentication")
 _FIXED = {
-    "login": (_AUTHENTICATION, "E", Code("110122", "Login")),
-    "login.oidc": (_AUTHENTICATION, "E", Code("110122", "Login")),
-    "logout": (_AUTHENTICATION, "E", Code("110123", "Logout")),
-    "application.start": (_APPLICATION, "E", Code("110120", "Application Start")),
-    "application.stop": (_APPLICATION, "E", Code("110121", "Application Stop")),
-    "account.role": (_ALERT, "E", Code("110136", "Security Roles Changed")),
-    "account.password": (_ALERT, "E", Code("110137", "User security Attributes Changed")),
+    "login": (_AUTHENTICATION, "E", _dcm("110122", "Login")),
+    "login.oidc": (_AUTHENTICATION, "E", _dcm("110122", "Login")),
+    "logout": (_AUTHENTICATION, "E", _dcm("110123", "Logout")),
+    "application.start": (_APPLICATION, "E", _dcm("110120", "Application Start")),
+    "application.stop": (_APPLICATION, "E", _dcm("110121", "Application Stop")),
+    "account.role": (_ALERT, "E", _dcm("110136", "Security Roles Changed")),
+    "account.password": (_ALERT, "E", _dcm("110137", "User security Attributes Changed")),
 }
-_CHANGED = Code("110135", "Object Security Attributes Changed")
-_RESTRICTED = Code("110132", "Use of Restricted Function")
-_SOURCE = Code("110153", "Source Role ID")
-_MEDIA = Code("110154", "Destination Media")
-_URI_MEDIA = Code("110037", "URI")
-_PROGRAM = Code("110150", "Application")
-_PATIENT, _URI = Code("2", "Patient Number", "RFC-3881"), Code("12", "URI", "RFC-3881")
-_STUDY = Code("110180", "Study Instance UID")
+_CHANGED = _dcm("110135", "Object Security Attributes Changed")
+_RESTRICTED = _dcm("110132", "Use of Restricted Function")
+_SOURCE = _dcm("110153", "Source Role ID")
+_MEDIA = _dcm("110154", "Destination Media")
+_URI_MEDIA = _dcm("110037", "URI")
+_PROGRAM = _dcm("110150", "Application")
+_PATIENT, _URI = Code("2", "RFC-3881", "Patient Number"), Code("12", "RFC-3881", "URI")
+_STUDY = _dcm("110180", "Study Instance UID")
 #: ParticipantObjectTypeCode and ParticipantObjectTypeCodeRole (RFC 3881 5.5.1, 5.5.2).
 _PERSON, _SYSTEM = "1", "2"
 _PATIENT_ROLE, _REPORT, _SECURITY_RESOURCE = "1", "3", "13"
@@ -114,7 +109,7 @@ def _event_of(entry: AuditEntry) -> tuple[Code, str, Code | None]:
 
 
 def _coded(parent: Element, name: str, code: Code) -> None:
-    SubElement(parent, name, {"csd-code": code.value, "codeSystemName": code.system, "originalText": code.meaning})
+    SubElement(parent, name, {"csd-code": code.value, "codeSystemName": code.scheme, "originalText": code.meaning})
 
 
 def _participants(root: Element, entry: AuditEntry, node: str, event: Code) -> None:

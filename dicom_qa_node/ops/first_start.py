@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-import os
 from pathlib import Path
 
 from dicom_qa_node.accounts.accounts import Accounts
 from dicom_qa_node.config import Config
+from dicom_qa_node.dicom_io.durable import replace_file
 from dicom_qa_node.log import log_event
 
 __all__ = ["address_of_pages", "new_setup_link", "offer_setup_link", "setup_link_file"]
@@ -49,14 +49,9 @@ def new_setup_link(config: Config, accounts: Accounts, port: int | None = None) 
 
 
 def _write(path: Path, text: str) -> None:
-    partial = path.with_name(f"{path.name}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial.unlink(missing_ok=True)
-        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
-        partial.replace(path)
+        replace_file(path, text.encode(), mode=0o600)
     except OSError as error:
         # The log has the link too; a folder that cannot be written to must not keep the pages away.
         log_event(_LOGGER, logging.WARNING, "setup_link_file_failed", file=str(path), error=error.strerror)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime as dt
 import logging
 import os
-import random
 import signal
 import socket
 import subprocess
@@ -21,6 +20,7 @@ from dicom_qa_node import log
 from dicom_qa_node.config import Config
 from dicom_qa_node.db.engine import Database
 from dicom_qa_node.db.heartbeats import Heartbeats
+from dicom_qa_node.domain.backoff import backoff_s
 from dicom_qa_node.domain.errors import NodeError
 from dicom_qa_node.log import RateLimitedLog, log_event
 from dicom_qa_node.ops.heartbeat import BEAT_S, HeartbeatSender, SystemdNotifier, environment_for_children, process_name
@@ -29,7 +29,7 @@ from dicom_qa_node.ops.spool_lock import hold_spool
 
 __all__ = ["ChildSpec", "RestartLimits", "SupervisedProcess", "Supervisor", "serve", "specs_of"]
 
-_BACKOFF_FIRST_S = 0.5
+_BACKOFF_FIRST_S = 0.4
 _BACKOFF_MAX_S = 60.0
 _STEADY_S = 60.0
 
@@ -114,9 +114,10 @@ class SupervisedProcess:
         else:
             steady = self._clock() - self._started > _STEADY_S
             self._failures = 0 if steady else self._failures
-            longest = _BACKOFF_MAX_S if code == Exit.MISCONFIGURED else _BACKOFF_FIRST_S * 2**self._failures
-            wait_s = min(_BACKOFF_MAX_S, longest) * random.uniform(0.5, 1.0)
-            self._failures = min(self._failures + 1, 16)
+            # What is misconfigured is not mended by an attempt: at once the longest wait.
+            first_s = _BACKOFF_MAX_S if code == Exit.MISCONFIGURED else _BACKOFF_FIRST_S
+            self._failures += 1
+            wait_s = backoff_s(self._failures, first_s, _BACKOFF_MAX_S)
         self._due = self._clock() + wait_s
         return wait_s
 

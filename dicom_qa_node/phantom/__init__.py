@@ -7,8 +7,8 @@ A seed gives a patient; the patient is rendered slice by slice, scanned by a pro
 
 from __future__ import annotations
 
-from dicom_qa_node.phantom.acquisition import CtQuality
 from dicom_qa_node.phantom.ct import CtForm, ct_series
+from dicom_qa_node.phantom.ct_acquisition import CtQuality
 from dicom_qa_node.phantom.encoding import write
 from dicom_qa_node.phantom.image_header import Identity, Scanner, identity_of, phantom_uid
 from dicom_qa_node.phantom.known_values import (

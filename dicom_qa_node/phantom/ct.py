@@ -10,7 +10,7 @@ import numpy.typing as npt
 from pydicom.dataset import Dataset
 from pydicom.uid import CTImageStorage
 
-from dicom_qa_node.phantom.acquisition import CtQuality, quality_named
+from dicom_qa_node.phantom.ct_acquisition import CtQuality, quality_named
 from dicom_qa_node.phantom.image_header import (
     Identity,
     Scanner,

@@ -9,7 +9,7 @@ import numpy.typing as npt
 from scipy import fft
 from scipy.special import erfc
 
-from dicom_qa_node.phantom.acquisition import ROUTINE, Scan, exposure_noise, full_views, noise_map, photons_for_noise
+from dicom_qa_node.phantom.ct_acquisition import ROUTINE, Scan, exposure_noise, full_views, noise_map, photons_for_noise
 from dicom_qa_node.phantom.projector import Filter, FloatArray, ParallelBeam
 from dicom_qa_node.phantom.volumes import Volume, ct_volume, heights, noise_of_counts, pet_volume, pixel_axis
 from dicom_qa_node.phantom.voxel_canvas import Channel

@@ -12,8 +12,8 @@ from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 from pydicom.uid import PositronEmissionTomographyImageStorage
 
-from dicom_qa_node.phantom.acquisition import CtQuality, quality_named
 from dicom_qa_node.phantom.ct import CtForm, ct_series, table_origin
+from dicom_qa_node.phantom.ct_acquisition import CtQuality, quality_named
 from dicom_qa_node.phantom.image_header import (
     Identity,
     Scanner,

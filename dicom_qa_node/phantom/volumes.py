@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from dicom_qa_node.phantom.acquisition import FULL_VIEWS, CtQuality, Scan, full_views, measure, photons_for_noise
 from dicom_qa_node.phantom.anatomy import render_slice
+from dicom_qa_node.phantom.ct_acquisition import FULL_VIEWS, CtQuality, Scan, full_views, measure, photons_for_noise
 from dicom_qa_node.phantom.patient import Patient, draw_patient
 from dicom_qa_node.phantom.projector import FloatArray, ParallelBeam, attenuation_from_hu, hu_from_attenuation
 from dicom_qa_node.phantom.voxel_canvas import LIVER, Channel

@@ -19,7 +19,7 @@ from dicom_qa_node.db.log_tables import (
     log_findings,
     log_rows,
 )
-from dicom_qa_node.db.tables import series_header_of
+from dicom_qa_node.db.tables import LARGEST_ID, series_header_of
 from dicom_qa_node.domain.states import SeriesState
 from dicom_qa_node.quality_log.filters import (
     Cursor,
@@ -36,7 +36,6 @@ __all__ = ["MOST_COUNTED", "LogSearch", "lines", "result_ids"]
 
 MOST_COUNTED = 10_000
 _BATCH = 500
-_LAST_ID = 2**31 - 1
 _KEYS = {LogOrder.TIME: "scored_at", LogOrder.SCORE: "score", LogOrder.DEVIATION: "deviation"}
 
 
@@ -195,7 +194,7 @@ def _ordered_query(
 def _beyond(
     chosen: LogQuery, cursor: Cursor, order: Sequence[sa.ColumnElement[Any]], *, down: bool
 ) -> sa.ColumnElement[bool]:
-    number = max(0, min(cursor.result_id, _LAST_ID))  # a foreign cursor may name any
+    number = max(0, min(cursor.result_id, LARGEST_ID))  # a foreign cursor may name any
     value = (number,) if len(order) == 1 else (_typed(chosen.order, cursor.key), number)
     here = sa.tuple_(*order)
     there = sa.tuple_(*value, types=[column.type for column in order])

@@ -19,6 +19,7 @@ from functools import partial
 from dicom_qa_node.config import Config
 from dicom_qa_node.db.engine import Database
 from dicom_qa_node.dicom_io.tls import RenewedContext, concerns
+from dicom_qa_node.domain.backoff import backoff_s
 from dicom_qa_node.domain.errors import Misconfigured, NodeError
 from dicom_qa_node.flow.registry import Registry
 from dicom_qa_node.log import log_event
@@ -50,7 +51,7 @@ class _Slot:
     number: int
     pid: int = 0
     start_at: float = 0.0
-    pause_s: float = _FIRST_PAUSE_S
+    failures: int = 0
     started_at: float = 0.0
 
 
@@ -70,7 +71,7 @@ class ProcessMaster:
         self._slots = [_Slot(number) for number in range(config.receive.processes)]
         self._reconciler = 0
         self._reconcile_due = True
-        self._reconcile_at, self._reconcile_pause_s = 0.0, _FIRST_PAUSE_S
+        self._reconcile_at, self._reconcile_failures = 0.0, 0
         # When the last reconciling that succeeded began, by the wall clock and by the steady one.
         self._reconciled_from: tuple[float, float] | None = None
         self._reconcile_began = (0.0, 0.0)
@@ -149,19 +150,19 @@ class ProcessMaster:
         """Note the end of a reconciler; after one that failed another looks as far back, later each time."""
         self._reconciler = 0
         if status == 0:
-            self._reconciled_from, self._reconcile_pause_s = self._reconcile_began, _FIRST_PAUSE_S
+            self._reconciled_from, self._reconcile_failures = self._reconcile_began, 0
             return
         self._reconcile_due = True
-        self._reconcile_pause_s = min(self._reconcile_pause_s * 2, _LONGEST_PAUSE_S)
-        self._reconcile_at = time.monotonic() + self._reconcile_pause_s
+        self._reconcile_failures += 1
+        self._reconcile_at = time.monotonic() + backoff_s(self._reconcile_failures, _FIRST_PAUSE_S, _LONGEST_PAUSE_S)
 
     def _bury(self, slot: _Slot, status: int) -> None:
         log_event(_LOGGER, logging.ERROR, "receiver_died", pid=slot.pid, status=status, slot=slot.number)
         self._seats.clear(slot.pid)
         now = time.monotonic()
         lived_s = now - slot.started_at
-        slot.pause_s = _FIRST_PAUSE_S if lived_s > _LONGEST_PAUSE_S else min(slot.pause_s * 2, _LONGEST_PAUSE_S)
-        slot.start_at = now + slot.pause_s
+        slot.failures = 1 if lived_s > _LONGEST_PAUSE_S else slot.failures + 1
+        slot.start_at = now + backoff_s(slot.failures, _FIRST_PAUSE_S, _LONGEST_PAUSE_S)
         slot.pid = 0
         # Its receipts died with it; the files did not.
         self._reconcile_due = True

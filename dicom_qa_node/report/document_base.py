@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
 import struct
 from collections.abc import Iterable, Sequence
 from io import BytesIO
@@ -18,7 +17,7 @@ from pydicom.valuerep import DA, TM
 
 from dicom_qa_node import __version__
 from dicom_qa_node.config import Config
-from dicom_qa_node.dicom_io.durable import sync_folder
+from dicom_qa_node.dicom_io.durable import replace_file, sync_folder
 from dicom_qa_node.dicom_io.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from dicom_qa_node.domain.codes import Code
 from dicom_qa_node.domain.delivery import DocumentKind, ReportRef
@@ -77,15 +76,9 @@ def write_report(content: bytes, folder: Path, sop_instance_uid: str) -> Path:
     """
     key = uid_key(sop_instance_uid)
     path = folder / key[:2] / f"{key}.dcm"
-    part = path.with_suffix(".part")
     try:
         _make_folders(path.parent, folder)
-        with part.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        part.rename(path)
-        sync_folder(path.parent)
+        replace_file(path, content)
     except OSError as error:
         if error.errno in _FULL:
             raise Transient("no space is left for reports") from error

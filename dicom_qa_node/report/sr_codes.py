@@ -7,12 +7,11 @@ import hashlib
 from highdicom.coding_schemes import CodingSchemeIdentificationItem
 from highdicom.sr import CodedConcept
 
-from dicom_qa_node.domain.codes import Code
+from dicom_qa_node.domain.codes import PRIVATE_SCHEME, Code, private_code
 from dicom_qa_node.domain.results import Grade, QualityDimension, RatedPartKind, SeriesKind, Severity
 
-__all__ = ["PRIVATE_SCHEME", "coded_concept", "private_code", "private_scheme_item", "unit_code"]
+__all__ = ["coded_concept", "derived_private_code", "private_scheme_item", "unit_code"]
 
-PRIVATE_SCHEME = "99DQAN"
 _PRIVATE_SCHEME_VERSION = "1"
 _MEANING_LENGTH = 64
 _CODE_LENGTH = 16
@@ -66,16 +65,16 @@ DIRECTION_COSINE = Code("{-1:1}", "UCUM", "{-1:1}")
 MILLIMETER = Code("mm", "UCUM", "millimeter")
 NO_UNITS = Code("1", "UCUM", "no units")
 
-INTERVAL_LOW = Code("SCORE_LOW", PRIVATE_SCHEME, "Lower bound of the calibrated interval of the rating")
-INTERVAL_HIGH = Code("SCORE_HIGH", PRIVATE_SCHEME, "Upper bound of the calibrated interval of the rating")
-SLICE_SCORE = Code("SLICE_SCORE", PRIVATE_SCHEME, "Quality score of the slice, 0 worst to 4 best")
-SLICE_WEIGHT = Code("SLICE_WEIGHT", PRIVATE_SCHEME, "Weight of the slice in the series score")
-VERDICT_ROLE = Code("VERDICT_ROLE", PRIVATE_SCHEME, "Role of a rated part in the verdict")
-DECIDES = Code("DECIDES", PRIVATE_SCHEME, "Decides the verdict")
-RATED_ONLY = Code("RATED_ONLY", PRIVATE_SCHEME, "Rated, does not decide the verdict")
-COUNTED_SCORE = Code("COUNTED_SCORE", PRIVATE_SCHEME, "Score with which the part enters the verdict")
-PREDECESSOR = Code("PREDECESSOR", PRIVATE_SCHEME, "The same document of the version before")
-NOT_RATED = Code("NOT_RATED", PRIVATE_SCHEME, "Not rated: outside the validated domain of the model")
+INTERVAL_LOW = private_code("SCORE_LOW", "Lower bound of the calibrated interval of the rating")
+INTERVAL_HIGH = private_code("SCORE_HIGH", "Upper bound of the calibrated interval of the rating")
+SLICE_SCORE = private_code("SLICE_SCORE", "Quality score of the slice, 0 worst to 4 best")
+SLICE_WEIGHT = private_code("SLICE_WEIGHT", "Weight of the slice in the series score")
+VERDICT_ROLE = private_code("VERDICT_ROLE", "Role of a rated part in the verdict")
+DECIDES = private_code("DECIDES", "Decides the verdict")
+RATED_ONLY = private_code("RATED_ONLY", "Rated, does not decide the verdict")
+COUNTED_SCORE = private_code("COUNTED_SCORE", "Score with which the part enters the verdict")
+PREDECESSOR = private_code("PREDECESSOR", "The same document of the version before")
+NOT_RATED = private_code("NOT_RATED", "Not rated: outside the validated domain of the model")
 
 PROCEDURES = {
     SeriesKind.CT: Code("25045-6", "LN", "CT unspecified body region"),
@@ -92,7 +91,7 @@ GRADES = {
 """CID 7036."""
 
 DIMENSIONS = {
-    item: Code(f"Q_{item.value.upper()}", PRIVATE_SCHEME, f"Quality score of the {item.value}, 0 worst to 4 best")
+    item: private_code(f"Q_{item.value.upper()}", f"Quality score of the {item.value}, 0 worst to 4 best")
     for item in QualityDimension
 }
 """Dimensions of a rated part."""
@@ -101,9 +100,9 @@ PARTS = {RatedPartKind.CT: "CT", RatedPartKind.PET: "PET", RatedPartKind.DISPLAY
 """The parts of a verdict as tracking identifiers name them."""
 
 SEVERITIES = {
-    Severity.INFO: Code("SEV_INFO", PRIVATE_SCHEME, "Explains the result"),
-    Severity.WARNING: Code("SEV_WARNING", PRIVATE_SCHEME, "Limits the result"),
-    Severity.ERROR: Code("SEV_ERROR", PRIVATE_SCHEME, "Makes the result doubtful"),
+    Severity.INFO: private_code("SEV_INFO", "Explains the result"),
+    Severity.WARNING: private_code("SEV_WARNING", "Limits the result"),
+    Severity.ERROR: private_code("SEV_ERROR", "Makes the result doubtful"),
 }
 
 _UNIT_MEANINGS = {
@@ -138,7 +137,7 @@ def coded_concept(code: Code) -> CodedConcept:
     return CodedConcept(code.value, code.scheme, code.meaning[:_MEANING_LENGTH])
 
 
-def private_code(key: str, meaning: str) -> Code:
+def derived_private_code(key: str, meaning: str) -> Code:
     """Return the code in our own scheme for a measurement or finding that the standard has no code for.
 
     ``key`` in capitals is the code value; a key of more than 16 characters (the limit of Code Value) keeps its
@@ -147,7 +146,7 @@ def private_code(key: str, meaning: str) -> Code:
     value = key.upper()
     if len(value) > _CODE_LENGTH:
         value = f"{value[:10]}-{hashlib.sha256(key.encode()).hexdigest()[:5].upper()}"
-    return Code(value, PRIVATE_SCHEME, meaning)
+    return private_code(value, meaning)
 
 
 def unit_code(unit: str) -> Code:

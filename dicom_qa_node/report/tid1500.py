@@ -235,7 +235,7 @@ def _physics_group(result: SeriesResult, manufacturer: str) -> Group:
 
 
 def _physical(item: results.Measurement, value: float) -> Measurement:
-    code = item.code or sr_codes.private_code(item.name, item.meaning)
+    code = item.code or sr_codes.derived_private_code(item.name, item.meaning)
     return _number(code, value, sr_codes.unit_code(item.unit))
 
 
@@ -263,7 +263,7 @@ def _usual_range(item: results.Measurement, value: float) -> str:
 
 
 def _finding_group(result: SeriesResult, finding: Finding, number: int, sources: Sources) -> Group:
-    code = finding.code or sr_codes.private_code(finding.key, finding.key.replace("_", " ").capitalize())
+    code = finding.code or sr_codes.derived_private_code(finding.key, finding.key.replace("_", " ").capitalize())
     group = Group(
         tracking_identifier=_tracking(f"Finding {number}: {finding.key}", result, "finding", finding.key, str(number)),
         finding_type=coded_concept(sr_codes.IMAGE_QUALITY),

@@ -6,7 +6,6 @@ What lies where, `spool.rendered_images` says. No picture holds a patient's name
 from __future__ import annotations
 
 import io
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 from dicom_qa_node.config import Grades
-from dicom_qa_node.dicom_io.durable import sync_folder
+from dicom_qa_node.dicom_io.durable import replace_file, sync_folder
 from dicom_qa_node.domain.results import Finding, Grade, ScoredSlice, SeriesResult, Severity
 from dicom_qa_node.score.grade_sets import grade_of
 from dicom_qa_node.score.pipeline import ScoredSeries, WriteImages
@@ -168,12 +167,7 @@ def _write(image: Image.Image, path: Path, level: int) -> Path:
 
 
 def _write_bytes(content: bytes, path: Path) -> Path:
-    part = path.with_name(f".{path.name}.part")
-    with part.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
+    replace_file(path, content, sync_name=False)
     return path
 
 

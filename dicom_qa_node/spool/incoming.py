@@ -19,7 +19,7 @@ from enum import Enum
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
-from dicom_qa_node.dicom_io.durable import sync_folder
+from dicom_qa_node.dicom_io.durable import sync_folder, write_new_file
 from dicom_qa_node.dicom_io.element_scanner import BrokenDataSet
 from dicom_qa_node.dicom_io.instance_header import InstanceHeader, read_instance_header
 from dicom_qa_node.dicom_io.part10 import Checksum, Origin, checksum_offset, compose, open_envelope
@@ -240,7 +240,7 @@ def move_to_quarantine(layout: SpoolLayout, path: Path, reason: str, at: dt.date
 
 def _write_notice(target: Path, held: Quarantined) -> None:
     notice = asdict(held) | {"at": held.at.isoformat()}
-    _guarded(_write_durably, target.with_suffix(".json"), json.dumps(notice, indent=1).encode())
+    _guarded(write_new_file, target.with_suffix(".json"), json.dumps(notice, indent=1).encode())
 
 
 def _same_content(path: Path, seal: Checksum) -> bool:
@@ -250,13 +250,6 @@ def _same_content(path: Path, seal: Checksum) -> bool:
     except (OSError, BrokenDataSet):
         return False
     return there is not None and (there.sha256, there.size_bytes) == (seal.sha256, seal.size_bytes)
-
-
-def _write_durably(path: Path, content: bytes) -> None:
-    with path.open("xb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def _guarded(call: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:

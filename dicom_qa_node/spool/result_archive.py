@@ -8,7 +8,6 @@ the patient, as report and images do, and only the node's user may read it.
 from __future__ import annotations
 
 import datetime as dt
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -16,7 +15,7 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
-from dicom_qa_node.dicom_io.durable import sync_folder
+from dicom_qa_node.dicom_io.durable import replace_file
 from dicom_qa_node.domain.delivery import NOBODY, ReportRef, Sender
 from dicom_qa_node.domain.errors import Permanent, Transient
 from dicom_qa_node.domain.results import SeriesResult
@@ -60,15 +59,8 @@ def write_result_archive(spool_dir: Path, dossier: ResultArchive) -> None:
         The disk is full, or the file cannot be written.
     """
     path = result_archive_path(spool_dir / dossier.report.path)
-    part = path.with_suffix(".json.part")
     try:
-        descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(_adapter().dump_json(dossier))
-            file.flush()
-            os.fsync(file.fileno())
-        part.rename(path)
-        sync_folder(path.parent)
+        replace_file(path, _adapter().dump_json(dossier), mode=0o600)
     except OSError as error:
         raise Transient(f"what belongs to a report cannot be written: {error.strerror}") from error
 

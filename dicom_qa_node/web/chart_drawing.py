@@ -12,6 +12,7 @@ from dicom_qa_node.charts.control_charts import Limits, Rule, Violation, ewma, e
 from dicom_qa_node.charts.scanners import Chart, Group, Point, Scanner, Scanners, Week
 from dicom_qa_node.charts.service_events import ServiceEvent
 from dicom_qa_node.config import Charts
+from dicom_qa_node.db.tables import LARGEST_ID
 from dicom_qa_node.web.site import Site
 
 __all__ = ["Choice", "Drawn", "Mark", "Picture", "choose", "draw", "picture_of", "rules_of", "spark", "weeks_picture"]
@@ -193,9 +194,6 @@ def _day(point: Point) -> str:
     return point.at.astimezone().strftime("%Y-%m-%d")
 
 
-_MAX_ID = 2**31 - 1
-
-
 @dataclass(frozen=True, slots=True)
 class Choice:
     """What an address asks for: scanner, group, quantity, how many points."""
@@ -216,7 +214,7 @@ def choose(site: Site, scanner_id: int, group_id: int | None, quantity: str, poi
     """Find what an address means; None if there is no such scanner or group. Reads the database."""
     charts = site.config.charts
     scanners = Scanners(site.database, rules_of(charts), site.clock)
-    scanner = scanners.scanner(min(scanner_id, _MAX_ID))
+    scanner = scanners.scanner(min(scanner_id, LARGEST_ID))
     groups = [] if scanner is None else scanners.groups(scanner.scanner_id)
     group = next((item for item in groups if group_id in (None, item.group_id)), None)
     if scanner is None or group is None:

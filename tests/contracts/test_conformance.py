@@ -14,7 +14,7 @@ from pydicom.uid import UID
 from dicom_qa_node.config import Receive
 from dicom_qa_node.deliver.targets import dicom
 from dicom_qa_node.dicom_io import part10, tls
-from dicom_qa_node.domain.codes import Code
+from dicom_qa_node.domain.codes import PRIVATE_SCHEME, Code
 from dicom_qa_node.index import attributes
 from dicom_qa_node.index.attributes import LEVELS, UNIQUE_KEYS
 from dicom_qa_node.query import sop_classes as query_status
@@ -58,7 +58,7 @@ def all_codes() -> list[Code]:
 
 
 def code_rows(*, private: bool) -> str:
-    chosen = [code for code in all_codes() if (code.scheme == sr_codes.PRIVATE_SCHEME) is private]
+    chosen = [code for code in all_codes() if (code.scheme == PRIVATE_SCHEME) is private]
     return table(("Code", "Scheme", "Meaning"), [(code.value, code.scheme, code.meaning) for code in chosen])
 
 

@@ -33,7 +33,7 @@ stop = threading.Event()
 stop_on_signals(stop)
 database = Database(url)
 parent = int(os.environ[PARENT_VARIABLE])
-pulse = Pulse(database, role, os.environ[NAME_VARIABLE], stop, parent_pid=parent)
+pulse = HeartbeatSender(database, role, os.environ[NAME_VARIABLE], stop, parent_pid=parent)
 if code != "silent":
     pulse.start()
 with open(notes, "a") as file:

@@ -40,7 +40,7 @@ if sys.argv[2] == "kill":
     Outbox.delivered = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
 stop = threading.Event()
 signal.signal(signal.SIGTERM, lambda *_: stop.set())
-run_courier(config, Database(config.database_url), stop)
+run_delivery_worker(config, Database(config.database_url), stop)
 """
 
 Orthanc = tuple[int, Callable[[str], Any]]

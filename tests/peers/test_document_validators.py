@@ -22,7 +22,7 @@ from dicom_qa_node.report.document_base import document_series_uid, document_uid
 from dicom_qa_node.report.rendered_documents import SC_SOP_CLASS_UID
 from dicom_qa_node.report.source_headers import read_sources
 from dicom_qa_node.report.sr_document import SOP_CLASS_UID, ReportRequest, report_series_uid, report_uid
-from dicom_qa_node.report.summary_page.layout import HEIGHT, WIDTH
+from dicom_qa_node.report.summary_page.page_layout import HEIGHT, WIDTH
 from tests.peers.orthanc_peer import start_orthanc
 from tests.peers.test_report_validators import (
     JAVA_OPTIONS,

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pytest
 
 from dicom_qa_node.phantom import acquisition
-from dicom_qa_node.phantom.acquisition import Scan
+from dicom_qa_node.phantom.ct_acquisition import Scan
 from dicom_qa_node.phantom.projector import ParallelBeam
 from dicom_qa_node.phantom.volumes import FWHM_PER_SIGMA, correlated_noise
 from training import degrade

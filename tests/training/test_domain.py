@@ -12,7 +12,7 @@ from dicom_qa_node.domain.errors import Misconfigured
 from dicom_qa_node.models.card import DomainFile
 from dicom_qa_node.models.ood import fit, pack, read_ood_models, unpack
 from dicom_qa_node.models.registry import DEFAULT_MODEL, card_of
-from dicom_qa_node.phantom.acquisition import NAMED
+from dicom_qa_node.phantom.ct_acquisition import NAMED
 from dicom_qa_node.phantom.volumes import ct_volume
 from dicom_qa_node.score import display_images
 from dicom_qa_node.score.inference import Scorer

@@ -14,7 +14,7 @@ import pytest
 
 from dicom_qa_node.config import Grades
 from dicom_qa_node.models.registry import DEFAULT_MODEL
-from dicom_qa_node.phantom.acquisition import NAMED
+from dicom_qa_node.phantom.ct_acquisition import NAMED
 from dicom_qa_node.phantom.volumes import ct_volume
 from dicom_qa_node.score import display_images
 from dicom_qa_node.score.inference import Scorer

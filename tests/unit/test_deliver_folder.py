@@ -56,7 +56,7 @@ def test_full_disk_is_tried_later_and_leaves_nothing(tmp_path, source, monkeypat
     def full(_: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("dicom_qa_node.deliver.targets.folder.os.fsync", full)
+    monkeypatch.setattr("dicom_qa_node.dicom_io.durable.os.fsync", full)
     with pytest.raises(Deferred, match="No space left"):
         target(tmp_path / "shelf").send(shipped(source, REPORT))
     assert list((tmp_path / "shelf").iterdir()) == []

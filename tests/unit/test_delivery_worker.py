@@ -10,7 +10,7 @@ import pytest
 
 from dicom_qa_node.config import Config, Deliver
 from dicom_qa_node.db.engine import Database
-from dicom_qa_node.deliver.delivery_worker import TargetWorker, backoff_s, run_delivery_worker
+from dicom_qa_node.deliver.delivery_worker import TargetWorker, run_delivery_worker
 from dicom_qa_node.deliver.targets.base import Answer, Deferred, Refused
 from dicom_qa_node.domain.delivery import ReportRef
 from dicom_qa_node.domain.states import DeliveryState, SeriesState
@@ -194,15 +194,6 @@ def test_lease_of_a_slow_delivery_is_kept(database, tmp_path, clock):
     worker.join()
     assert row(database, uid).state is DeliveryState.DELIVERED
     assert row(database, uid).attempts == 1
-
-
-def test_waits_double_up_to_the_limit_with_a_quarter_of_chance():
-    settings = Deliver(retry_first_s=5.0, retry_max_s=900.0)
-    middle = [backoff_s(attempt, settings, lambda: 0.5) for attempt in (1, 2, 3, 9, 5000)]
-    assert middle == [5, 10, 20, 720, 720]
-    assert backoff_s(5000, settings, lambda: 1.0) == 900.0
-    assert backoff_s(1, settings, lambda: 0.0) == 3.75
-    assert backoff_s(1, settings, lambda: 1.0) == 6.25
 
 
 def test_courier_ends_at_once_and_parks_what_has_no_target(database, tmp_path):

@@ -24,7 +24,7 @@ from dicom_qa_node.quality_log.entries import QualityLog
 from dicom_qa_node.report.key_object_selection import offending
 from dicom_qa_node.report.report_builder import report_pending
 from dicom_qa_node.report.summary_page.drawing import Drawn
-from dicom_qa_node.report.summary_page.layout import HEIGHT, WIDTH
+from dicom_qa_node.report.summary_page.page_layout import HEIGHT, WIDTH
 from tests.report_samples import verdict, write_series
 
 FURTHER = [DocumentKind.IMAGE, DocumentKind.PDF, DocumentKind.KEY_OBJECTS]

@@ -14,11 +14,11 @@ from pydicom.sequence import Sequence
 from pydicom.sr.codedict import codes
 
 from dicom_qa_node.config.thresholds import DEFAULTS, FindingRules, ProtocolThresholds, Thresholds
+from dicom_qa_node.domain.codes import PRIVATE_SCHEME
 from dicom_qa_node.domain.results import Finding, Measurement, SeriesKind, Severity
-from dicom_qa_node.phantom.acquisition import NAMED
+from dicom_qa_node.phantom.ct_acquisition import NAMED
 from dicom_qa_node.phantom.volumes import ct_volume, heights
 from dicom_qa_node.score.physics.measurements import measure
-from dicom_qa_node.score.physics.quantities import SCHEME
 from dicom_qa_node.score.rules.case import PRIVATE_CODES
 from dicom_qa_node.score.rules.evaluation import evaluate_rules, rules_for, thresholds_of
 from dicom_qa_node.score.slice_headers import Lossy
@@ -224,7 +224,7 @@ def test_sentences_are_plain_and_evidence_holds_figures():
 
 def test_standard_codes_mean_what_the_standard_says():
     for finding in everything().values():
-        if finding.code.scheme == SCHEME:
+        if finding.code.scheme == PRIVATE_SCHEME:
             continue
         known = [codes.cid6135, codes.cid6315]
         concepts = [getattr(group, name) for group in known for name in group.dir()]

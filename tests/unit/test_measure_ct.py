@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from dicom_qa_node.phantom.acquisition import Scan, exposure_noise, missing_view_streaks, photons_for_noise
+from dicom_qa_node.phantom.ct_acquisition import Scan, exposure_noise, missing_view_streaks, photons_for_noise
 from dicom_qa_node.phantom.known_values import known_dose_volume, known_noise_volume
 from dicom_qa_node.phantom.projector import ParallelBeam
 from dicom_qa_node.score.physics.ct_dose_and_protocol import size_factor

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from pydicom.sr import _concepts_dict
 
+from dicom_qa_node.domain.codes import PRIVATE_SCHEME
 from dicom_qa_node.domain.results import SeriesKind
 from dicom_qa_node.score import physics
 from dicom_qa_node.score.physics.ct_quantities import CT_QUANTITIES
 from dicom_qa_node.score.physics.geometry_checks import GEOMETRY_QUANTITIES
 from dicom_qa_node.score.physics.measurements import measure
 from dicom_qa_node.score.physics.pet_quantities import PET_QUANTITIES
-from dicom_qa_node.score.physics.quantities import SCHEME
 from dicom_qa_node.score.physics.reference_tables import TABLES, with_tables
 from tests.unit.synthetic_volumes import ct, volume
 
@@ -51,7 +51,7 @@ def test_definition_is_whole(quantity):
     assert quantity.reference
     assert len(quantity.code.value) <= 16
     assert len(quantity.code.meaning) <= 64
-    if quantity.code.scheme != SCHEME:
+    if quantity.code.scheme != PRIVATE_SCHEME:
         meanings = [
             words[quantity.code.value][0]
             for words in _concepts_dict.concepts["DCM"].values()
@@ -74,7 +74,7 @@ def test_every_measurement_is_defined_in_a_docstring_with_its_direction():
 
 
 def test_private_codes_are_used_once():
-    values = [quantity.code.value for quantity in EVERY if quantity.code.scheme == SCHEME]
+    values = [quantity.code.value for quantity in EVERY if quantity.code.scheme == PRIVATE_SCHEME]
     assert len(set(values)) == len(values)
 
 

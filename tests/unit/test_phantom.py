@@ -13,8 +13,8 @@ from pydicom.dataset import Dataset
 
 from dicom_qa_node import phantom
 from dicom_qa_node.phantom import volumes
-from dicom_qa_node.phantom.acquisition import CtQuality, quality_named
 from dicom_qa_node.phantom.anatomy import render_slice
+from dicom_qa_node.phantom.ct_acquisition import CtQuality, quality_named
 from dicom_qa_node.phantom.patient import draw_patient
 from dicom_qa_node.phantom.voxel_canvas import LIVER, Channel
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from dicom_qa_node.phantom import acquisition
-from dicom_qa_node.phantom.acquisition import Scan
+from dicom_qa_node.phantom.ct_acquisition import Scan
 from dicom_qa_node.phantom.projector import (
     MU_WATER_PER_MM,
     Filter,

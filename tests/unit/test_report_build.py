@@ -111,7 +111,7 @@ def test_full_disk_parks_nothing(database, config, monkeypatch):
     spool = config.spool_dir
     instances = write_series(spool)
     registry, outbox = scored(database, instances), Outbox(database)
-    monkeypatch.setattr("dicom_qa_node.report.document_base.os.fsync", full)
+    monkeypatch.setattr("dicom_qa_node.dicom_io.durable.os.fsync", full)
     with pytest.raises(Transient, match="no space"):
         report_pending(outbox, registry, spool, config)
     assert registry.series(instances[0].series.series_instance_uid).state is SeriesState.SCORED
@@ -123,12 +123,12 @@ def test_file_and_name_are_synced_before_the_path_is_given(tmp_path: Path, monke
     path = write_report(b"before", tmp_path / "reports", "1.2.3")
     assert path.parent.stat().st_mode & 0o777 == 0o700
     steps = []
-    for name in ("fsync", "rename"):
+    for name in ("fsync", "replace"):
         real = getattr(os, name)
         monkeypatch.setattr(os, name, lambda *a, real=real, name=name: (steps.append(name), real(*a))[1])
     assert write_report(b"content", tmp_path / "reports", "1.2.3") == path
     assert path.read_bytes() == b"content"
-    assert steps == ["fsync", "rename", "fsync"]
+    assert steps == ["fsync", "replace", "fsync"]
 
 
 def test_result_without_its_pair_in_the_registry_is_still_reported(database, config):

@@ -156,7 +156,7 @@ def test_a_recount_from_the_log_gives_the_same(database):
 KILLED = """
 import sys
 from dicom_qa_node.db.engine import Database; from dicom_qa_node.charts.chart_ingest import ChartIngest
-folding = Folding(Database(sys.argv[1]))
+folding = ChartIngest(Database(sys.argv[1]))
 print("ready", flush=True)
 while folding.take_in(limit=7) or folding.refresh_weeks(limit=1):
     pass

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from dicom_qa_node.domain.results import SeriesKind
-from dicom_qa_node.phantom.acquisition import CtQuality
+from dicom_qa_node.phantom.ct_acquisition import CtQuality
 from dicom_qa_node.phantom.projector import FloatArray
 from dicom_qa_node.phantom.volumes import ct_volume, pet_volume
 from dicom_qa_node.score import display_images

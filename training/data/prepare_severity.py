@@ -21,7 +21,7 @@ import pydicom
 from scipy import ndimage
 
 from dicom_qa_node.domain.results import SeriesKind
-from dicom_qa_node.phantom.acquisition import Scan
+from dicom_qa_node.phantom.ct_acquisition import Scan
 from dicom_qa_node.phantom.projector import Filter
 from dicom_qa_node.score import display_images
 from training import degrade

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from dicom_qa_node.config import FolderTarget, Peer
 from dicom_qa_node.deliver.targets.base import CLASSES, Answer, Deferred, DeliveryItem, Refused
-from dicom_qa_node.dicom_io.durable import sync_folder
+from dicom_qa_node.dicom_io.durable import sync_folder, write_new_file
 from dicom_qa_node.domain.uids import check_uid
 
 __all__ = ["Folder", "open_target"]
@@ -56,10 +56,7 @@ def open_target(settings: FolderTarget, _calling_ae: str, _peers: Sequence[Peer]
 def _place(content: bytes, target: Path) -> Answer:
     part = target.with_name(f".{secrets.token_hex(8)}.part")
     try:
-        with part.open("xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+        write_new_file(part, content)
         os.link(part, target)
     except FileExistsError:
         if target.read_bytes() != content:

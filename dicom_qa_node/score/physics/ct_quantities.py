@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dicom_qa_node.domain.codes import Code
-from dicom_qa_node.score.physics.quantities import Direction, Quantity, Register, private
+from dicom_qa_node.domain.codes import Code, private_code
+from dicom_qa_node.score.physics.quantities import Direction, Quantity, Register
 
 __all__ = ["CT_QUANTITIES"]
 
@@ -16,7 +16,7 @@ CT_QUANTITIES = Register(
             Direction.LOWER,
             "main peak of the histogram of the SD in squares of 6.5 mm over soft tissue (0 to 100 HU; contrast: 170)",
             "Christianson et al., AJR 205:W93, 2015; usual range: routine abdomen at 3 to 5 mm",
-            private("C101", "Global noise level"),
+            private_code("C101", "Global noise level"),
             low=3.0,
             high=25.0,
         ),
@@ -36,7 +36,7 @@ CT_QUANTITIES = Register(
             Direction.HIGHER,
             "(median of soft tissue - median of fat) / global noise level",
             "usual definition of CNR; fat: local mean -140 to -60 HU",
-            private("C102", "Contrast to noise, soft tissue to fat"),
+            private_code("C102", "Contrast to noise, soft tissue to fat"),
         ),
         Quantity(
             "noise_in_air",
@@ -45,7 +45,7 @@ CT_QUANTITIES = Register(
             Direction.LOWER,
             "mode of the SD in sliding squares of 6.5 mm over air",
             "Malkus and Szczykutowicz, Med Phys 2017, doi 10.1002/mp.12240",
-            private("C103", "Noise in air outside the patient"),
+            private_code("C103", "Noise in air outside the patient"),
         ),
         Quantity(
             "skin_edge_f50",
@@ -54,7 +54,7 @@ CT_QUANTITIES = Register(
             Direction.TARGET,
             "frequency where the modulation transfer of the air-skin edge (outer half of its line spread) is 0.5",
             "Sanders, Hurwitz and Samei, Med Phys 43:5330, 2016: soft kernels 0.30, sharp kernels 0.42 per mm",
-            private("C104", "Frequency at half modulation of the skin edge"),
+            private_code("C104", "Frequency at half modulation of the skin edge"),
             low=0.25,
             high=0.6,
         ),
@@ -65,7 +65,7 @@ CT_QUANTITIES = Register(
             Direction.CONTEXT,
             "frequency of the maximum of the radially averaged noise power spectrum of soft-tissue squares of 22 mm",
             "ICRU Report 87, 2012; Solomon et al., Med Phys 39:6048, 2012",
-            private("C105", "Peak frequency of the noise power spectrum"),
+            private_code("C105", "Peak frequency of the noise power spectrum"),
         ),
         Quantity(
             "nps_mean_frequency",
@@ -74,7 +74,7 @@ CT_QUANTITIES = Register(
             Direction.CONTEXT,
             "sum(f NPS) / sum(NPS) of the radially averaged noise power spectrum",
             "ICRU Report 87, 2012; Solomon et al., Med Phys 39:6048, 2012",
-            private("C106", "Mean frequency of the noise power spectrum"),
+            private_code("C106", "Mean frequency of the noise power spectrum"),
         ),
         Quantity(
             "streak_index",
@@ -83,7 +83,7 @@ CT_QUANTITIES = Register(
             Direction.LOWER,
             "relative SD over the directions of the power of tissue at 0.15 to 0.40 / mm; worst slice",
             "own definition; noise without streaks gives 0.12 to 0.27",
-            private("C107", "Streak index"),
+            private_code("C107", "Streak index"),
         ),
         Quantity(
             "photon_starvation_index",
@@ -92,7 +92,7 @@ CT_QUANTITIES = Register(
             Direction.LOWER,
             "median energy of 14 mm averages along the rows over that down the columns, worst quarter of slices",
             "own definition after Hsieh, Med Phys 25:2139, 1998",
-            private("C108", "Photon starvation index"),
+            private_code("C108", "Photon starvation index"),
         ),
         Quantity(
             "fov_truncation",
@@ -101,7 +101,7 @@ CT_QUANTITIES = Register(
             Direction.LOWER,
             "outline on the edge of the reconstructed field / whole outline, worst slice",
             "AAPM Report 220, 2014",
-            private("C109", "Body outline cut by the field of view"),
+            private_code("C109", "Body outline cut by the field of view"),
         ),
         Quantity(
             "metal_fraction",
@@ -110,7 +110,7 @@ CT_QUANTITIES = Register(
             Direction.LOWER,
             "voxels above 2500 HU / voxels above -500 HU",
             "own definition; cortical bone stays below 2000 HU",
-            private("C110", "Metal in or on the body"),
+            private_code("C110", "Metal in or on the body"),
         ),
         Quantity(
             "motion_edge_index",
@@ -119,7 +119,7 @@ CT_QUANTITIES = Register(
             Direction.LOWER,
             "skin edge width (75 to 25 %, lower quartile), widest of five sectors away from the table / sharpest",
             "own definition; a still patient gives 1.0 to 1.3",
-            private("C111", "Motion edge index"),
+            private_code("C111", "Motion edge index"),
         ),
         Quantity(
             "contour_jump",
@@ -128,7 +128,7 @@ CT_QUANTITIES = Register(
             Direction.LOWER,
             "area between neighbouring outlines per length, less the mean of the pairs around; largest of the series",
             "own definition",
-            private("C112", "Step of the body outline between slices"),
+            private_code("C112", "Step of the body outline between slices"),
         ),
         Quantity(
             "hu_air",
@@ -137,7 +137,7 @@ CT_QUANTITIES = Register(
             Direction.TARGET,
             "median of the air outside the patient",
             "PS3.3 C.11.1.1.2 (air -1000 HU); ACR CT phantom criterion -970 to -1005 HU",
-            private("C113", "CT number of air"),
+            private_code("C113", "CT number of air"),
             low=-1024.0,
             high=-970.0,
         ),
@@ -148,7 +148,7 @@ CT_QUANTITIES = Register(
             Direction.TARGET,
             "mode of the local means between -160 and -40 HU in the body",
             "ICRU Report 44 adipose tissue: -120 to -80 HU between 80 and 140 kV",
-            private("C114", "CT number of fat"),
+            private_code("C114", "CT number of fat"),
             low=-125.0,
             high=-75.0,
         ),
@@ -159,7 +159,7 @@ CT_QUANTITIES = Register(
             Direction.CONTEXT,
             "mean of what is neither patient nor air, below the middle of the body",
             "own definition",
-            private("C115", "CT number of the table"),
+            private_code("C115", "CT number of the table"),
         ),
         Quantity(
             "water_equivalent_diameter",
@@ -231,7 +231,7 @@ CT_QUANTITIES = Register(
             Direction.CONTEXT,
             "1 for a lung, bone or edge kernel, 0.5 between these and a soft-tissue kernel, else 0",
             "Convolution Kernel (0018,1210), PS3.3 C.8.2.1; unknown names: power of the noise at high frequencies",
-            private("C116", "Sharp reconstruction kernel"),
+            private_code("C116", "Sharp reconstruction kernel"),
         ),
     )
 )

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from dicom_qa_node.dicom_io.headers import number
-from dicom_qa_node.domain.codes import Code
+from dicom_qa_node.domain.codes import Code, private_code
 from dicom_qa_node.domain.results import Measurement
-from dicom_qa_node.score.physics.quantities import Direction, Quantity, Register, private
+from dicom_qa_node.score.physics.quantities import Direction, Quantity, Register
 from dicom_qa_node.score.volume import Volume
 
 __all__ = ["GEOMETRY_QUANTITIES", "announced_slices", "geometry_measurements", "missing_slices"]
@@ -103,7 +103,7 @@ GEOMETRY_QUANTITIES = Register(
             Direction.CONTEXT,
             "slices of the assembled volume",
             "own definition",
-            private("S101", "Slices in the volume"),
+            private_code("S101", "Slices in the volume"),
         ),
         Quantity(
             "completeness",
@@ -112,7 +112,7 @@ GEOMETRY_QUANTITIES = Register(
             Direction.HIGHER,
             "slices / Number of Slices (0054,0081) of PET or Images in Acquisition (0020,1002) of CT",
             "PS3.3 C.8.9.1 and C.7.6.1",
-            private("S102", "Slices received of those announced"),
+            private_code("S102", "Slices received of those announced"),
         ),
         Quantity(
             "missing_slices",
@@ -121,7 +121,7 @@ GEOMETRY_QUANTITIES = Register(
             Direction.LOWER,
             "sum over gaps of round(gap / usual distance) - 1",
             "own definition",
-            private("S103", "Slices missing inside the volume"),
+            private_code("S103", "Slices missing inside the volume"),
         ),
         Quantity(
             "largest_gap",
@@ -130,7 +130,7 @@ GEOMETRY_QUANTITIES = Register(
             Direction.LOWER,
             "largest difference of positions along the slice normal",
             "PS3.3 C.7.6.2.1.1",
-            private("S104", "Largest distance of neighbouring slices"),
+            private_code("S104", "Largest distance of neighbouring slices"),
         ),
         Quantity(
             "slice_thickness",
@@ -157,7 +157,7 @@ GEOMETRY_QUANTITIES = Register(
             Direction.LOWER,
             "distance of slices - slice thickness; negative where slices overlap",
             "own definition",
-            private("S105", "Unimaged gap between slices"),
+            private_code("S105", "Unimaged gap between slices"),
         ),
         Quantity(
             "pixel_size",
@@ -166,7 +166,7 @@ GEOMETRY_QUANTITIES = Register(
             Direction.CONTEXT,
             "square root of the product of the two values of Pixel Spacing (0028,0030)",
             "PS3.3 C.7.6.2",
-            private("S106", "Pixel size"),
+            private_code("S106", "Pixel size"),
         ),
         Quantity(
             "scan_length",
@@ -175,7 +175,7 @@ GEOMETRY_QUANTITIES = Register(
             Direction.CONTEXT,
             "distance of first and last slice + distance of slices",
             "own definition",
-            private("S107", "Length of the volume"),
+            private_code("S107", "Length of the volume"),
         ),
         Quantity(
             "tilt",
@@ -184,7 +184,7 @@ GEOMETRY_QUANTITIES = Register(
             Direction.CONTEXT,
             "angle between slice normal and the patient's long axis",
             "PS3.3 C.7.6.2.1.1",
-            private("S108", "Angle of the slices to the axial plane"),
+            private_code("S108", "Angle of the slices to the axial plane"),
         ),
     )
 )

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dicom_qa_node.domain.codes import Code
-from dicom_qa_node.score.physics.quantities import Direction, Quantity, Register, private
+from dicom_qa_node.domain.codes import Code, private_code
+from dicom_qa_node.score.physics.quantities import Direction, Quantity, Register
 
 __all__ = ["PET_QUANTITIES"]
 
@@ -16,7 +16,7 @@ PET_QUANTITIES = Register(
             Direction.LOWER,
             "SD / mean in spheres of 3 cm in the liver found on the CT; median of the spheres",
             "EANM/EARL: 15 % (Koopman et al., EJNMMI Phys 2016); Fukukita et al. 2014: liver SNR > 10",
-            private("P101", "Coefficient of variation in the liver"),
+            private_code("P101", "Coefficient of variation in the liver"),
             low=0.0,
             high=15.0,
         ),
@@ -37,7 +37,7 @@ PET_QUANTITIES = Register(
             Direction.LOWER,
             "main peak of the histogram of SD / mean in sliding squares of 25 mm over the body",
             "after Sartoretti et al., Eur Radiol 34:1716, 2024, there in SUV",
-            private("P102", "Global noise index"),
+            private_code("P102", "Global noise index"),
         ),
         Quantity(
             "noise_correlation_width",
@@ -46,7 +46,7 @@ PET_QUANTITIES = Register(
             Direction.CONTEXT,
             "FWHM of the Gaussian that gives white noise the measured ratio of differences at two distances",
             "own definition; equals the post-filter for noise that is white before it",
-            private("P103", "Correlation width of the noise (FWHM)"),
+            private_code("P103", "Correlation width of the noise (FWHM)"),
             low=3.0,
             high=9.0,
         ),
@@ -57,7 +57,7 @@ PET_QUANTITIES = Register(
             Direction.LOWER,
             "sqrt(n^2 - 8 %^2) / 1.08 with n the scaled median of mixed differences at 10 mm over their mean",
             "own definition; added noise is recovered within 10 %, 8 % or less cannot be told from anatomy",
-            private("P116", "Noise of the body"),
+            private_code("P116", "Noise of the body"),
         ),
         Quantity(
             "body_noise_width",
@@ -66,7 +66,7 @@ PET_QUANTITIES = Register(
             Direction.LOWER,
             "FWHM of the filter that gives white noise the measured ratio of mixed differences at 5 and 10 mm",
             "own definition; a filter of 8 mm over a clinical PET reads 11 to 15 mm",
-            private("P117", "Width of the noise of the body (FWHM)"),
+            private_code("P117", "Width of the noise of the body (FWHM)"),
             high=9.7,
         ),
         Quantity(
@@ -76,7 +76,7 @@ PET_QUANTITIES = Register(
             Direction.HIGHER,
             "erf(t / sqrt 2) - sqrt(2 / pi) t exp(-t^2 / 2), t = 5 mm / (width / 2.355)",
             "closed form for a Gaussian; EARL1 accepts 27 to 43 % (mean of a 10 mm sphere)",
-            private("P118", "Recovery at the centre of a sphere of 10 mm"),
+            private_code("P118", "Recovery at the centre of a sphere of 10 mm"),
             low=27.0,
         ),
         Quantity(
@@ -86,7 +86,7 @@ PET_QUANTITIES = Register(
             Direction.TARGET,
             "mean of the spheres of 3 cm in the liver",
             "EANM FDG guideline 2.0 (Boellaard et al. 2015): 1.3 to 3.0",
-            private("P104", "Mean SUV of the liver"),
+            private_code("P104", "Mean SUV of the liver"),
             low=1.3,
             high=3.0,
         ),
@@ -97,7 +97,7 @@ PET_QUANTITIES = Register(
             Direction.TARGET,
             "mean over the body; 1 if all activity stays in a whole body",
             "definition of SUV: activity is conserved",
-            private("P105", "Mean SUV of the body"),
+            private_code("P105", "Mean SUV of the body"),
             low=0.2,
             high=2.0,
         ),
@@ -108,7 +108,7 @@ PET_QUANTITIES = Register(
             Direction.CONTEXT,
             "sum of SUV x 1 g/ml x voxel volume over the body / Patient's Weight (0010,1030)",
             "definition of SUV: activity is conserved, for any tracer",
-            private("P120", "Share of the administered activity in the field"),
+            private_code("P120", "Share of the administered activity in the field"),
         ),
         Quantity(
             "suv_max",
@@ -117,7 +117,7 @@ PET_QUANTITIES = Register(
             Direction.CONTEXT,
             "largest voxel",
             "definition of SUV",
-            private("P106", "Largest SUV"),
+            private_code("P106", "Largest SUV"),
         ),
         Quantity(
             "misregistration_dome",
@@ -126,7 +126,7 @@ PET_QUANTITIES = Register(
             Direction.LOWER,
             "distance along the body from -400 HU to half uptake (liver to lung) near the dome, less 3 mm (diaphragm)",
             "after Vogel et al., J Nucl Med 2007",
-            private("P107", "Shift of the liver dome between PET and CT"),
+            private_code("P107", "Shift of the liver dome between PET and CT"),
             low=0.0,
             high=10.0,
         ),
@@ -137,7 +137,7 @@ PET_QUANTITIES = Register(
             Direction.LOWER,
             "least-squares shift across the body between the outlines in PET and CT, with a free constant margin",
             "own definition after Lucas and Kanade 1981; flag above 10 mm",
-            private("P108", "Shift of the body outline between PET and CT"),
+            private_code("P108", "Shift of the body outline between PET and CT"),
             low=0.0,
             high=10.0,
         ),
@@ -148,7 +148,7 @@ PET_QUANTITIES = Register(
             Direction.HIGHER,
             "PET voxels inside the extent of the CT / all PET voxels with uptake",
             "own definition",
-            private("P109", "Part of the PET covered by the CT"),
+            private_code("P109", "Part of the PET covered by the CT"),
         ),
         Quantity(
             "uptake_time",
@@ -157,7 +157,7 @@ PET_QUANTITIES = Register(
             Direction.TARGET,
             "start of the earliest acquisition - start of the injection (0018,1078), (0018,1072); the times of the SUV",
             "EANM FDG guideline 2.0 (Boellaard et al. 2015): 60 min, 55 to 75 accepted",
-            private("P110", "Time from injection to scan"),
+            private_code("P110", "Time from injection to scan"),
             low=55.0,
             high=75.0,
         ),
@@ -177,7 +177,7 @@ PET_QUANTITIES = Register(
             Direction.TARGET,
             "Radionuclide Total Dose (0018,1074) / Patient's Weight (0010,1030)",
             "2.6 MBq/kg gave good quality in more than 90 % (PMC4546067)",
-            private("P111", "Administered activity per body weight"),
+            private_code("P111", "Administered activity per body weight"),
             low=2.0,
             high=7.0,
         ),
@@ -188,7 +188,7 @@ PET_QUANTITIES = Register(
             Direction.CONTEXT,
             "Actual Frame Duration (0018,1242)",
             "PS3.3 C.8.9.4",
-            private("P112", "Duration of a frame"),
+            private_code("P112", "Duration of a frame"),
         ),
         Quantity(
             "prompt_counts",
@@ -197,7 +197,7 @@ PET_QUANTITIES = Register(
             Direction.HIGHER,
             "Primary (Prompts) Counts Accumulated (0054,1310)",
             "PS3.3 C.8.9.4",
-            private("P113", "Prompt counts of a frame"),
+            private_code("P113", "Prompt counts of a frame"),
         ),
         Quantity(
             "randoms_fraction",
@@ -206,7 +206,7 @@ PET_QUANTITIES = Register(
             Direction.LOWER,
             "Secondary Counts Accumulated (0054,1311) / Primary (Prompts) Counts Accumulated (0054,1310)",
             "PS3.3 C.8.9.4",
-            private("P114", "Randoms of the prompt counts"),
+            private_code("P114", "Randoms of the prompt counts"),
         ),
         Quantity(
             "scatter_fraction",
@@ -215,7 +215,7 @@ PET_QUANTITIES = Register(
             Direction.LOWER,
             "Scatter Fraction Factor (0054,1323)",
             "PS3.3 C.8.9.4",
-            private("P115", "Scatter fraction factor"),
+            private_code("P115", "Scatter fraction factor"),
         ),
     )
 )

@@ -9,10 +9,7 @@ from enum import StrEnum
 from dicom_qa_node.domain.codes import Code
 from dicom_qa_node.domain.results import Measurement
 
-__all__ = ["SCHEME", "Direction", "Quantity", "Register", "private"]
-
-SCHEME = "99DQAN"
-"""Designator of the private codes (PS3.16 8.2: 99 marks a private scheme); listed in docs/measurements.md."""
+__all__ = ["Direction", "Quantity", "Register"]
 
 
 class Direction(StrEnum):
@@ -37,11 +34,6 @@ class Quantity:
     code: Code
     low: float | None = None
     high: float | None = None
-
-
-def private(value: str, meaning: str) -> Code:
-    """Return a code of the project's own scheme."""
-    return Code(value, SCHEME, meaning)
 
 
 class Register:

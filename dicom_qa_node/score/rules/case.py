@@ -8,9 +8,8 @@ from dataclasses import dataclass, replace
 from pydicom import Dataset
 
 from dicom_qa_node.config.thresholds import Thresholds
-from dicom_qa_node.domain.codes import Code
+from dicom_qa_node.domain.codes import Code, private_code
 from dicom_qa_node.domain.results import Finding, Measurement
-from dicom_qa_node.score.physics.quantities import private
 from dicom_qa_node.score.volume import Volume
 
 __all__ = [
@@ -39,22 +38,22 @@ POOR_SNR = Code("130578", "DCM", "Poor SNR")
 MOTION = Code("RID11423", "RADLEX", "Motion related artifact")
 
 PRIVATE_CODES: Mapping[str, Code] = {
-    "resolution_low": private("F101", "Resolution below the limit"),
-    "hu_scale_off": private("F102", "CT numbers off the scale"),
-    "dose_high": private("F103", "Dose above the limit"),
-    "lossy_compression": private("F104", "Images compressed with loss"),
-    "sharp_kernel": private("F105", "Sharp kernel, noise limits do not apply"),
-    "suv_not_computable": private("F106", "SUV cannot be computed"),
-    "suv_implausible": private("F107", "SUV implausible"),
-    "petct_not_paired": private("F108", "PET judged without CT"),
-    "misregistered": private("F109", "PET and CT misregistered"),
-    "uptake_time_off": private("F110", "Uptake time outside the limits"),
-    "activity_low": private("F111", "Activity per weight below the limit"),
-    "pet_oversmoothed": private("F112", "PET smoothed strongly"),
-    "not_attenuation_corrected": private("F113", "PET not corrected for attenuation"),
-    "pet_implausible": private("F130", "PET implausible"),
-    "pet_not_checked": private("F131", "Plausibility of the PET not checked"),
-    "pet_not_rated": private("F132", "PET not rated"),
+    "resolution_low": private_code("F101", "Resolution below the limit"),
+    "hu_scale_off": private_code("F102", "CT numbers off the scale"),
+    "dose_high": private_code("F103", "Dose above the limit"),
+    "lossy_compression": private_code("F104", "Images compressed with loss"),
+    "sharp_kernel": private_code("F105", "Sharp kernel, noise limits do not apply"),
+    "suv_not_computable": private_code("F106", "SUV cannot be computed"),
+    "suv_implausible": private_code("F107", "SUV implausible"),
+    "petct_not_paired": private_code("F108", "PET judged without CT"),
+    "misregistered": private_code("F109", "PET and CT misregistered"),
+    "uptake_time_off": private_code("F110", "Uptake time outside the limits"),
+    "activity_low": private_code("F111", "Activity per weight below the limit"),
+    "pet_oversmoothed": private_code("F112", "PET smoothed strongly"),
+    "not_attenuation_corrected": private_code("F113", "PET not corrected for attenuation"),
+    "pet_implausible": private_code("F130", "PET implausible"),
+    "pet_not_checked": private_code("F131", "Plausibility of the PET not checked"),
+    "pet_not_rated": private_code("F132", "PET not rated"),
 }
 """Codes of findings for which CID 6135 and 6315 hold none, by the key of the finding."""
 

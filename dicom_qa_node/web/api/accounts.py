@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from dicom_qa_node.accounts.accounts import AccountRow, Token
 from dicom_qa_node.accounts.audit import AuditEntry, AuditFilter, Outcome
+from dicom_qa_node.db.tables import LARGEST_ID
 from dicom_qa_node.domain.accounts import Role
 from dicom_qa_node.web.access import note, path_of
 from dicom_qa_node.web.api.dependencies import Admin, Cursor, Limit, PageOf, Viewer, decode_cursor, encode_cursor
@@ -17,8 +18,7 @@ from dicom_qa_node.web.site import Site
 
 __all__ = ["router"]
 
-_MAX_ID = 2**31 - 1
-Number = Annotated[int, Path(ge=1, le=_MAX_ID)]
+Number = Annotated[int, Path(ge=1, le=LARGEST_ID)]
 
 
 class AccountOut(BaseModel):

@@ -9,6 +9,7 @@ from fastapi import APIRouter, HTTPException, Path, Query, Request
 from pydantic import BaseModel, ConfigDict, Field
 
 from dicom_qa_node.charts.alerts import Alerts, AlertSubject, Message, MessageState
+from dicom_qa_node.db.tables import LARGEST_ID
 from dicom_qa_node.web.access import note
 from dicom_qa_node.web.api.dependencies import (
     Actor,
@@ -24,8 +25,7 @@ from dicom_qa_node.web.site import Site
 
 __all__ = ["router"]
 
-_MAX_ID = 2**31 - 1
-Number = Annotated[int, Path(ge=1, le=_MAX_ID)]
+Number = Annotated[int, Path(ge=1, le=LARGEST_ID)]
 
 
 class AlertOut(BaseModel):
@@ -81,7 +81,7 @@ def router(site: Site) -> APIRouter:
     def history(account: Viewer, limit: Limit = 100, cursor: Cursor = None) -> PageOf[AlertOut]:
         """Return alerts, the latest first."""
         place = decode_cursor(cursor, int)
-        before = None if place is None else min(max(int(str(place[0])), 0), _MAX_ID)
+        before = None if place is None else min(max(int(str(place[0])), 0), LARGEST_ID)
         found = alerts.history(limit, before)
         more = encode_cursor(found[-1].alert_id) if len(found) == limit else None
         return PageOf(items=[AlertOut.model_validate(alert) for alert in found], next=more)

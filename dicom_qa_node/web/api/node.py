@@ -9,6 +9,7 @@ from fastapi import APIRouter, HTTPException, Path, Query, Request
 from pydantic import BaseModel, ConfigDict
 
 from dicom_qa_node.db.heartbeats import Heartbeats
+from dicom_qa_node.db.tables import LARGEST_ID
 from dicom_qa_node.flow.node_statistics import NodeStatistics
 from dicom_qa_node.flow.outbox import Outbox, OutboxRow
 from dicom_qa_node.web.access import note
@@ -17,8 +18,6 @@ from dicom_qa_node.web.node_view import config_lines, flow_of
 from dicom_qa_node.web.site import Site
 
 __all__ = ["router"]
-
-_MAX_ID = 2**31 - 1
 
 
 class _Out(BaseModel):
@@ -165,7 +164,7 @@ def router(site: Site) -> APIRouter:
         return [_letter(row) for row in outbox.dead(limit)]
 
     @api.post("/dead-letters/{delivery_id}/retry")
-    def retry(request: Request, account: Actor, delivery_id: Annotated[int, Path(ge=1, le=_MAX_ID)]) -> Queued:
+    def retry(request: Request, account: Actor, delivery_id: Annotated[int, Path(ge=1, le=LARGEST_ID)]) -> Queued:
         """Queue one delivery again; 409 if it does not wait."""
         done = outbox.retry([delivery_id], actor=account.name)
         if not done:

@@ -10,6 +10,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from dicom_qa_node.charts.scanners import Alarm, Card, Scanners
 from dicom_qa_node.charts.service_events import EventKind, ServiceEvent, ServiceEvents
+from dicom_qa_node.db.tables import LARGEST_ID
 from dicom_qa_node.web.access import note
 from dicom_qa_node.web.api.dependencies import Actor, Reviewer, Viewer
 from dicom_qa_node.web.chart_drawing import Choice, Drawn, choose, draw, rules_of
@@ -17,9 +18,8 @@ from dicom_qa_node.web.site import Site
 
 __all__ = ["router"]
 
-_MAX_ID = 2**31 - 1
-Number = Annotated[int, Path(ge=1, le=_MAX_ID)]
-GroupId = Annotated[int | None, Query(ge=1, le=_MAX_ID, description="protocol group; default: the busiest")]
+Number = Annotated[int, Path(ge=1, le=LARGEST_ID)]
+GroupId = Annotated[int | None, Query(ge=1, le=LARGEST_ID, description="protocol group; default: the busiest")]
 QuantityName = Annotated[str, Query(max_length=100, pattern=r"^[A-Za-z0-9_]+$", description="score or a measurement")]
 Points = Annotated[int | None, Query(ge=1, le=5000, description="latest series; default: charts.points")]
 
@@ -172,13 +172,13 @@ class NewEvent(_In):
     at: AwareDatetime
     kind: EventKind
     text: str = Field(min_length=1, max_length=500)
-    supersedes: int | None = Field(None, ge=1, le=_MAX_ID)
+    supersedes: int | None = Field(None, ge=1, le=LARGEST_ID)
 
 
 class NewBaseline(_In):
     """A period to judge a chart by, both days included; without days: the first series again."""
 
-    group_id: int = Field(ge=1, le=_MAX_ID)
+    group_id: int = Field(ge=1, le=LARGEST_ID)
     quantity: str = Field("score", max_length=100, pattern=r"^[A-Za-z0-9_]+$")
     first_day: dt.date | None = None
     last_day: dt.date | None = None

@@ -12,13 +12,13 @@ from starlette.routing import BaseRoute, Route
 
 from dicom_qa_node.charts.alerts import Alerts
 from dicom_qa_node.config import WebhookChannel
+from dicom_qa_node.db.tables import LARGEST_ID
 from dicom_qa_node.web.access import Permission, account_of, form_of, guarded, note
 from dicom_qa_node.web.page_rendering import page, redirect
 from dicom_qa_node.web.site import Site, site_of
 
 __all__ = ["channel_words", "routes"]
 
-_MAX_ID = 2**31 - 1
 _PAGE = 100
 
 
@@ -53,7 +53,7 @@ def _show(request: Request) -> Response:
     before = request.query_params.get("before", "")
     if before and not (before.isascii() and before.isdigit()):
         raise HTTPException(404)
-    history = alerts.history(_PAGE, min(int(before[:12]), _MAX_ID) if before else None)
+    history = alerts.history(_PAGE, min(int(before[:12]), LARGEST_ID) if before else None)
     settings = site.config.alerts
     context: dict[str, Any] = {
         "waiting": alerts.unacknowledged(), "count": alerts.count_unacknowledged(), "history": history,
@@ -72,7 +72,7 @@ def _open(request: Request) -> Response:
 
 def _acknowledge(request: Request) -> Response:
     site = site_of(request)
-    number = min(request.path_params["alert_id"], _MAX_ID)
+    number = min(request.path_params["alert_id"], LARGEST_ID)
     alerts, account = Alerts(site.database, clock=site.clock), account_of(request)
     words = form_of(request).get("note", "")
     if alerts.alert(number) is None:
@@ -87,7 +87,7 @@ def _acknowledge_all(request: Request) -> Response:
     seen = form_of(request).get("up_to", "")
     if not (isinstance(seen, str) and seen.isascii() and seen.isdigit()):
         raise HTTPException(422, "Say up to which alert.")
-    number = min(int(seen[:12]), _MAX_ID)
+    number = min(int(seen[:12]), LARGEST_ID)
     done = Alerts(site.database, clock=site.clock).acknowledge_all(by=account_of(request).name, up_to=number)
     note(request, "alert.acknowledge", kind="alert", ident=f"up to {number}", detail=f"{done} alerts")
     return redirect(request, "/alerts")

@@ -10,6 +10,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from dicom_qa_node.db.heartbeats import Heartbeats
+from dicom_qa_node.db.tables import LARGEST_ID
 from dicom_qa_node.domain.states import DeliveryState
 from dicom_qa_node.flow.node_statistics import NodeStatistics
 from dicom_qa_node.flow.outbox import Outbox
@@ -21,7 +22,6 @@ from dicom_qa_node.web.site import Site, site_of
 
 __all__ = ["routes"]
 
-_MAX_ID = 2**31 - 1
 _DEAD = 50
 
 
@@ -74,7 +74,7 @@ def _echo(request: Request) -> Response:
 
 
 def _retry(request: Request) -> Response:
-    site, number = site_of(request), min(request.path_params["delivery_id"], _MAX_ID)
+    site, number = site_of(request), min(request.path_params["delivery_id"], LARGEST_ID)
     if not Outbox(site.database).retry([number], actor=account_of(request).name):
         raise HTTPException(409, "This delivery does not wait any more.")
     note(request, "delivery.retry", kind="delivery", ident=str(number))

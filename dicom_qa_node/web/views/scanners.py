@@ -14,6 +14,7 @@ from starlette.routing import BaseRoute, Route
 
 from dicom_qa_node.charts.scanners import Scanners
 from dicom_qa_node.charts.service_events import EventKind, ServiceEvents
+from dicom_qa_node.db.tables import LARGEST_ID
 from dicom_qa_node.domain.errors import Permanent
 from dicom_qa_node.web.access import Permission, account_of, form_of, guarded, note
 from dicom_qa_node.web.chart_drawing import (
@@ -35,7 +36,6 @@ __all__ = ["routes"]
 _WEEKS = 52
 _ROWS = 50
 _POINTS = (100, 300, 1000)
-_MAX_ID = 2**31 - 1
 
 
 def routes(_site: Site) -> list[BaseRoute]:
@@ -161,7 +161,7 @@ def _add_event(request: Request) -> Response:
 def _change_event(request: Request) -> Response:
     site, choice = site_of(request), _choice(request)
     events, author = ServiceEvents(site.database, site.clock), account_of(request).name
-    number = min(request.path_params["event_id"], _MAX_ID)
+    number = min(request.path_params["event_id"], LARGEST_ID)
     if number not in {event.event_id for event in events.of(choice.scanner.scanner_id)}:
         raise HTTPException(404, "There is no such event, or somebody has changed it meanwhile.")
     try:
@@ -199,7 +199,7 @@ def _number(text: str | None) -> int | None:
         return None
     if not (text.isascii() and text.isdigit()):
         raise HTTPException(404)
-    return min(max(int(text[:12]), 1), _MAX_ID)
+    return min(max(int(text[:12]), 1), LARGEST_ID)
 
 
 def _word(request: Request, name: str) -> str:

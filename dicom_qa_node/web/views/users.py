@@ -8,6 +8,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from dicom_qa_node.accounts.accounts import AccountRow
+from dicom_qa_node.db.tables import LARGEST_ID
 from dicom_qa_node.domain.accounts import Role
 from dicom_qa_node.domain.errors import Permanent
 from dicom_qa_node.web.access import Permission, form_of, guarded, note, path_of
@@ -55,7 +56,7 @@ def _chosen_role(request: Request) -> Role:
 
 
 def _one(request: Request) -> AccountRow:
-    row = site_of(request).accounts.numbered(min(request.path_params["account_id"], 2**31 - 1))
+    row = site_of(request).accounts.numbered(min(request.path_params["account_id"], LARGEST_ID))
     if row is None:
         raise HTTPException(404)
     return row
@@ -108,7 +109,7 @@ def _invite(request: Request) -> Response:
 
 
 def _revoke(request: Request) -> Response:
-    number = min(request.path_params["token_id"], 2**31 - 1)
+    number = min(request.path_params["token_id"], LARGEST_ID)
     if not site_of(request).accounts.revoke_token(number):
         raise HTTPException(404)
     note(request, "token.revoke", kind="token", ident=str(number))
