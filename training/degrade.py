@@ -16,7 +16,7 @@ import numpy.typing as npt
 from PIL import Image
 from scipy import ndimage
 
-from dicom_qa_node.phantom import acquisition
+from dicom_qa_node.phantom import ct_acquisition
 from dicom_qa_node.phantom.ct_acquisition import Scan
 from dicom_qa_node.phantom.projector import Filter, FloatArray, ParallelBeam
 from dicom_qa_node.phantom.volumes import FWHM_PER_SIGMA, noise_of_counts, smoothed
@@ -48,7 +48,7 @@ def scan_of(
     if noise_hu is None:
         return scan
     middle = hu if hu.ndim == 2 else hu[hu.shape[0] // 2]
-    return Scan(beam, acquisition.photons_for_noise(middle, scan, noise_hu), kernel=kernel)
+    return Scan(beam, ct_acquisition.photons_for_noise(middle, scan, noise_hu), kernel=kernel)
 
 
 def low_dose(hu: npt.NDArray[Any], scan: Scan, dose_fraction: float, rng: np.random.Generator) -> FloatArray:
@@ -59,7 +59,7 @@ def low_dose(hu: npt.NDArray[Any], scan: Scan, dose_fraction: float, rng: np.ran
     out.
     """
     image = np.asarray(hu, np.float32)
-    return image + acquisition.dose_reduction_noise(image, scan, dose_fraction, rng)
+    return image + ct_acquisition.dose_reduction_noise(image, scan, dose_fraction, rng)
 
 
 def sparse_views(hu: npt.NDArray[Any], scan: Scan, views: int) -> FloatArray:
@@ -69,7 +69,7 @@ def sparse_views(hu: npt.NDArray[Any], scan: Scan, views: int) -> FloatArray:
     of about ``views * pixel / pi`` (Kak & Slaney 1988, section 5.1).
     """
     image = np.asarray(hu, np.float32)
-    return image + acquisition.missing_view_streaks(image, scan, views)
+    return image + ct_acquisition.missing_view_streaks(image, scan, views)
 
 
 def kernel_blur(hu: npt.NDArray[Any], sigma_mm: float, pixel_mm: float) -> FloatArray:

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from dicom_qa_node.phantom import acquisition
+from dicom_qa_node.phantom import ct_acquisition
 from dicom_qa_node.phantom.ct_acquisition import Scan
 from dicom_qa_node.phantom.projector import ParallelBeam
 from dicom_qa_node.phantom.volumes import FWHM_PER_SIGMA, correlated_noise
@@ -41,7 +41,7 @@ def noise_sd(image: Array) -> float:
 def test_noise_goes_with_one_over_root_dose(dose: float) -> None:
     rng = np.random.default_rng(11)
     clean = np.stack([body()] * 6)
-    routine = clean + acquisition.exposure_noise(clean, SCAN, rng)
+    routine = clean + ct_acquisition.exposure_noise(clean, SCAN, rng)
     low = degrade.low_dose(routine, SCAN, dose, rng)
     assert noise_sd(low) / noise_sd(routine) == pytest.approx(1 / np.sqrt(dose), rel=0.1)
 
@@ -49,8 +49,8 @@ def test_noise_goes_with_one_over_root_dose(dose: float) -> None:
 def test_added_noise_looks_like_a_scan_at_that_dose() -> None:
     rng = np.random.default_rng(5)
     clean = np.stack([body()] * 6)
-    direct = acquisition.exposure_noise(clean, Scan(SCAN.beam, photons=2e5), rng)
-    routine = clean + acquisition.exposure_noise(clean, SCAN, rng)
+    direct = ct_acquisition.exposure_noise(clean, Scan(SCAN.beam, photons=2e5), rng)
+    routine = clean + ct_acquisition.exposure_noise(clean, SCAN, rng)
     added = degrade.low_dose(routine, SCAN, 0.1, rng) - clean
 
     def spectrum(noise: Array) -> Array:
@@ -69,14 +69,14 @@ def test_starved_scan_is_worse_than_the_square_root_law() -> None:
     clean = np.stack([body()] * 3)
     starving = Scan(SCAN.beam, photons=2e4)
     low = degrade.low_dose(clean, starving, 0.05, rng)
-    linear = acquisition.noise_map(clean[0], Scan(SCAN.beam, photons=2e4, electronic=0))[128, 128]
+    linear = ct_acquisition.noise_map(clean[0], Scan(SCAN.beam, photons=2e4, electronic=0))[128, 128]
     assert noise_sd(low) > linear * np.sqrt(1 / 0.05 - 1)
 
 
 def test_noise_target_sets_the_scan() -> None:
     image = body()
     scan = degrade.scan_of(image, PIXEL_MM, noise_hu=15.0)
-    noise = acquisition.exposure_noise(np.stack([image] * 4), scan, np.random.default_rng(0))
+    noise = ct_acquisition.exposure_noise(np.stack([image] * 4), scan, np.random.default_rng(0))
     assert noise[:, (image >= 0) & (image <= 100)].std() == pytest.approx(15.0, rel=0.1)
 
 

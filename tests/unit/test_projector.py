@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from dicom_qa_node.phantom import acquisition
+from dicom_qa_node.phantom import ct_acquisition
 from dicom_qa_node.phantom.ct_acquisition import Scan
 from dicom_qa_node.phantom.projector import (
     MU_WATER_PER_MM,
@@ -92,33 +92,33 @@ def test_noise_is_what_the_variance_map_predicts() -> None:
     scan = Scan(BEAM, photons=3e5)
     rng = np.random.default_rng(7)
     centre = radius_mm() < 25
-    drawn = np.mean([acquisition.exposure_noise(disc, scan, rng)[centre].std() for _ in range(6)])
-    predicted = acquisition.noise_map(disc, scan)[centre].mean()
+    drawn = np.mean([ct_acquisition.exposure_noise(disc, scan, rng)[centre].std() for _ in range(6)])
+    predicted = ct_acquisition.noise_map(disc, scan)[centre].mean()
     assert drawn == pytest.approx(predicted, rel=0.05)
 
 
 def test_photons_reach_the_noise_target() -> None:
     disc = water_disc(300)
     scan = Scan(BEAM)
-    scan = replace(scan, photons=acquisition.photons_for_noise(disc, scan, 12.0))
-    noise = acquisition.exposure_noise(np.stack([disc] * 4), scan, np.random.default_rng(1))
+    scan = replace(scan, photons=ct_acquisition.photons_for_noise(disc, scan, 12.0))
+    noise = ct_acquisition.exposure_noise(np.stack([disc] * 4), scan, np.random.default_rng(1))
     assert noise[:, (disc > -20) & (disc < 20)].std() == pytest.approx(12.0, rel=0.1)
 
 
 def test_added_variance_completes_the_lower_dose() -> None:
     p = np.linspace(0, 6, 20)
-    full = acquisition.measured_variance(p, 1e6, 10)
-    low = acquisition.measured_variance(p, 1e5, 10)
-    np.testing.assert_allclose(full + acquisition.added_variance(p, 1e6, 10, 0.1), low, rtol=1e-5)
+    full = ct_acquisition.measured_variance(p, 1e6, 10)
+    low = ct_acquisition.measured_variance(p, 1e5, 10)
+    np.testing.assert_allclose(full + ct_acquisition.added_variance(p, 1e6, 10, 0.1), low, rtol=1e-5)
 
 
 def test_detector_counts_follow_poisson() -> None:
     p = np.full((400, 400), 3.0)
-    read = acquisition.measure(p, 1e5, 10.0, np.random.default_rng(3))
-    assert read.var() == pytest.approx(float(acquisition.measured_variance(3.0, 1e5, 10.0)), rel=0.03)
+    read = ct_acquisition.measure(p, 1e5, 10.0, np.random.default_rng(3))
+    assert read.var() == pytest.approx(float(ct_acquisition.measured_variance(3.0, 1e5, 10.0)), rel=0.03)
     assert read.mean() == pytest.approx(3.0, abs=0.001)
 
 
 def test_full_set_of_views_has_no_streaks() -> None:
-    streaks = acquisition.missing_view_streaks(water_disc(200), Scan(BEAM), BEAM.views)
+    streaks = ct_acquisition.missing_view_streaks(water_disc(200), Scan(BEAM), BEAM.views)
     assert np.abs(streaks).max() == 0.0
