@@ -143,7 +143,7 @@ def test_measurements_and_findings_are_told_in_codes_and_words(tmp_path):
     (noise_item,) = items(physics, "NOISE_HU")
     assert noise_item.MeasuredValueSequence[0].MeasurementUnitsCodeSequence[0].CodeValue == "[hnsf'U]"
     assert number(physics, "111787") == 12.5
-    assert not items(physics, sr_codes.private_code("global_noise_level_liver_hu", "").value)
+    assert not items(physics, sr_codes.derived_private_code("global_noise_level_liver_hu", "").value)
     assert comments(physics) == [
         "Global noise level: 9 slices; above the usual range (at least 5, at most 20 [hnsf'U])",
         "Signal to noise ratio: within the usual range (at least 10 1)",
@@ -372,7 +372,7 @@ def test_every_grade_has_its_code(grade):
 
 def test_private_codes_fit_and_differ():
     names = ["noise_hu", "global_noise_level_liver_hu", "global_noise_level_lung_hu"]
-    values = [sr_codes.private_code(name, "meaning").value for name in names]
+    values = [sr_codes.derived_private_code(name, "meaning").value for name in names]
     assert len(set(values)) == 3
     assert all(len(value) <= 16 for value in values)
     assert values[0] == "NOISE_HU"
