@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from copy import copy
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.main import get_command
 
 from dicom_qa_node import __version__
 from dicom_qa_node.cli import (
@@ -36,7 +39,6 @@ app = typer.Typer(
     help="A DICOM node that judges the image quality of CT and PET/CT series and reports it as DICOM SR.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    add_completion=False,
 )
 for module in (roles, scoring, quality_log, network, health, auditing, site_setup, demo):
     module.register(app)
@@ -72,10 +74,29 @@ def _start(
     context.obj = invocation(config)
 
 
+def _command() -> Callable[[], Any]:
+    """Return the command line; every command takes ``--config`` as the program itself does."""
+    root = get_command(app)
+    (option,) = (item for item in root.params if item.name == "config")
+    late = copy(option)
+    late.expose_value, late.envvar, late.callback = False, None, _choose_config
+    waiting: list[Any] = list(getattr(root, "commands", {}).values())
+    while waiting:
+        command = waiting.pop()
+        waiting += getattr(command, "commands", {}).values()
+        command.params.append(late)
+    return root
+
+
+def _choose_config(context: Any, _option: object, chosen: Any) -> None:
+    if chosen is not None:
+        context.obj = invocation(Path(chosen))
+
+
 def run() -> int:
     """Run the command line and return its exit code; no failure of an operator's making shows a traceback."""
     try:
-        app()
+        _command()()
     except NodeError as error:
         complain(f"error: {error}")
         return exit_code_of(error)

@@ -9,7 +9,7 @@ import typer
 from dicom_qa_node.cli.context import actor, config_of, open_database
 from dicom_qa_node.cli.exit_codes import NotFound, WrongState
 from dicom_qa_node.cli.output import AsJson, say, show_json, show_rows
-from dicom_qa_node.cli.series import SeriesUid
+from dicom_qa_node.cli.series import SeriesUid, resolved
 from dicom_qa_node.domain.states import DeliveryState
 
 if TYPE_CHECKING:
@@ -98,6 +98,7 @@ def explain(context: typer.Context, series_uid: SeriesUid, as_json: AsJson = Fal
 
     config = config_of(context)
     with open_database(config) as database:
+        series_uid = resolved(database, series_uid)
         outbox, entry = Outbox(database), QualityLog(database).entry(series_uid)
         if entry is None:
             raise NotFound(f"series {series_uid} is not in the quality log")

@@ -81,14 +81,9 @@ def show_rows(title: str, rows: Sequence[Mapping[str, Any]], *, as_json: bool, e
     if not rows:
         say(empty)
         return
-    from rich.table import Table
+    from dicom_qa_node.cli.tables import print_table
 
-    table = Table(title=title, title_justify="left")
-    for key in rows[0]:
-        table.add_column(key.replace("_", " "), overflow="fold")
-    for row in rows:
-        table.add_row(*(coloured(value) for value in row.values()))
-    console().print(table)
+    print_table(title, rows)
 
 
 def coloured(value: Any) -> str:

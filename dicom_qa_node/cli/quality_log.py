@@ -15,7 +15,7 @@ from dicom_qa_node.cli.context import config_of, open_database
 from dicom_qa_node.cli.exit_codes import NotFound
 from dicom_qa_node.cli.output import AsJson, say, score_text, show_json, show_rows
 from dicom_qa_node.cli.result_json import result_values
-from dicom_qa_node.cli.series import SeriesUid, as_document, print_page
+from dicom_qa_node.cli.series import SeriesUid, as_document, print_page, resolved
 from dicom_qa_node.domain.clock import utc_now
 from dicom_qa_node.domain.results import Grade
 from dicom_qa_node.safe_text import csv_cell
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["app", "parse_since", "register"]
 
+_NO_MATCH, _NOTHING = "no series match the filter", "nothing scored yet"
 _UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 
@@ -58,12 +59,15 @@ def log(
     )
     with open_database(config_of(context)) as database:
         entries = QualityLog(database).entries(chosen, limit=limit)
+        filtered = not entries and bool(QualityLog(database).entries(LogFilter(), limit=1))
     if as_csv:
         _print_csv(entries)
     elif as_json:
         show_json([_head(entry) | result_values(entry.result) for entry in entries])
     else:
-        show_rows("Quality log", [_row(entry) for entry in entries], as_json=False, empty="nothing scored yet")
+        show_rows(
+            "Quality log", [_row(entry) for entry in entries], as_json=False, empty=_NO_MATCH if filtered else _NOTHING
+        )
 
 
 def show(
@@ -79,7 +83,7 @@ def show(
 
     config = config_of(context)
     with open_database(config) as database:
-        registry = Registry(database)
+        registry, series_uid = Registry(database), resolved(database, series_uid)
         row = registry.series(series_uid)
         if row is None:
             raise NotFound(f"no series {series_uid}")

@@ -11,16 +11,18 @@ import typer
 
 from dicom_qa_node.cli.context import actor, config_of, open_database
 from dicom_qa_node.cli.exit_codes import NotFound, WrongState
-from dicom_qa_node.cli.output import AsJson, coloured, console, say, score_text, show_rows
+from dicom_qa_node.cli.output import AsJson, say, score_text, show_rows
 from dicom_qa_node.cli.result_json import result_values
+from dicom_qa_node.cli.tables import print_pairs, print_table
 from dicom_qa_node.domain.states import SeriesState
 
 if TYPE_CHECKING:
+    from dicom_qa_node.db.engine import Database
     from dicom_qa_node.domain.results import LogEntry
     from dicom_qa_node.flow.outbox import OutboxRow
     from dicom_qa_node.flow.registry import Registry, SeriesRow
 
-__all__ = ["SeriesUid", "app", "as_document", "print_page", "sheet_of"]
+__all__ = ["SeriesUid", "app", "as_document", "print_page", "resolved", "sheet_of"]
 
 
 def as_document(
@@ -84,16 +86,18 @@ def _delivery(item: OutboxRow, spool: Path) -> dict[str, Any]:
 
 def print_page(document: dict[str, Any]) -> None:
     """Print the document as tables, the state and what it means first."""
-    _pairs("Series", {key: document[key] for key in _HEAD if document[key] not in (None, "", [])})
-    _pairs("Patient, study and equipment", document["facts"])
+    print_pairs("Series", {key: document[key] for key in _HEAD if document[key] not in (None, "", [])})
+    print_pairs("Patient, study and equipment", document["facts"])
     found = document["verdict"]
     if found is not None:
-        _pairs(f"Verdict on version {document['scored_version']}", _verdict_pairs(document, found))
-        _table("Salient slices", found["slices"], ("index", "sop_instance_uid", "score", "weight", "reason"))
-        _table("Measurements", [_measured(item) for item in found["measurements"]], ())
-        _table("Findings", found["findings"], ("severity", "sentence", "evidence"))
-    _table("Deliveries", document["deliveries"], ("delivery", "target", "state", "attempts", "last_answer", "file"))
-    _table("History", document["history"], _EVENT)
+        print_pairs(f"Verdict on version {document['scored_version']}", _verdict_pairs(document, found))
+        print_table("Salient slices", found["slices"], ("index", "sop_instance_uid", "score", "weight", "reason"))
+        print_table("Measurements", [_measured(item) for item in found["measurements"]], ())
+        print_table("Findings", found["findings"], ("severity", "sentence", "evidence"))
+    print_table(
+        "Deliveries", document["deliveries"], ("delivery", "target", "state", "attempts", "last_answer", "file")
+    )
+    print_table("History", document["history"], _EVENT)
 
 
 _HEAD = (
@@ -133,34 +137,11 @@ def _range(low: float | None, high: float | None) -> str:
     return "" if high is None else f"{high:g} or less"
 
 
-def _pairs(title: str, values: dict[str, Any]) -> None:
-    from rich.table import Table
-
-    table = Table(title=title, title_justify="left", show_header=False)
-    table.add_column(style="bold", no_wrap=True)
-    table.add_column(overflow="fold")
-    for key, value in values.items():
-        table.add_row(key.replace("_", " "), coloured(value))
-    console().print(table)
-
-
-def _table(title: str, rows: Sequence[dict[str, Any]], columns: Sequence[str]) -> None:
-    from rich.table import Table
-
-    if not rows:
-        return
-    table = Table(title=title, title_justify="left")
-    keys = list(columns or rows[0])
-    for key in keys:
-        table.add_column(key.replace("_", " "), overflow="fold")
-    for row in rows:
-        table.add_row(*(coloured(row[key]) for key in keys))
-    console().print(table)
-
-
 app = typer.Typer(help="Series and their states.", no_args_is_help=True)
 
-SeriesUid = Annotated[str, typer.Argument(help="Series Instance UID.", metavar="SERIES_UID")]
+SeriesUid = Annotated[
+    str, typer.Argument(help="Series Instance UID, or an end of it that no other series has.", metavar="SERIES_UID")
+]
 
 
 @app.command("list")
@@ -175,7 +156,12 @@ def list_series(
 
     with open_database(config_of(context)) as database:
         found = Registry(database).list_series(state or tuple(SeriesState), limit=limit)
-    show_rows("Series", [_row(item) for item in found], as_json=as_json, empty="no series")
+    show_rows(
+        "Series",
+        [_row(item) for item in found],
+        as_json=as_json,
+        empty="no series in these states" if state else "no series",
+    )
 
 
 @app.command()
@@ -208,11 +194,30 @@ def park(
     _command(context, series_uid, act, "parked", "it is parked already")
 
 
-def _command(context: typer.Context, uid: str, act: Callable[..., bool], done: str, refused: str) -> None:
+def resolved(database: Database, named: str) -> str:
+    """Return the Series Instance UID that an operator named, in full or by its end.
+
+    Raises
+    ------
+    NotFound
+        No series has it, or several have.
+    """
+    from dicom_qa_node.flow.series_uids import SHORTEST, series_uids
+
+    found = series_uids(database, named)
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise NotFound(f"several series end with {named}: {', '.join(found)}")
+    hint = f"; a short UID needs its last {SHORTEST} characters" if len(named.lstrip("….")) < SHORTEST else ""
+    raise NotFound(f"no series {named}{hint}")
+
+
+def _command(context: typer.Context, named: str, act: Callable[..., bool], done: str, refused: str) -> None:
     from dicom_qa_node.flow.registry import Registry
 
     with open_database(config_of(context)) as database:
-        registry = Registry(database)
+        registry, uid = Registry(database), resolved(database, named)
         row = registry.series(uid)
         if row is None:
             raise NotFound(f"no series {uid}")

@@ -29,12 +29,11 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     connection = op.get_bind()
-    metadata = sa.MetaData()
-    metadata.reflect(
-        connection, only=lambda name, _: not name.startswith(("alembic_version", "log_text", "procrastinate_"))
-    )
-    op.execute("DROP TABLE log_text")
-    metadata.drop_all(connection)
+    cascade = " CASCADE" if connection.dialect.name == "postgresql" else ""
+    for table in sa.inspect(connection).get_table_names():
+        # The other tables that begin with log_text are the inside of SQLite's full-text index, and go with it.
+        if not table.startswith(("alembic_version", "log_text_", "procrastinate_")):
+            op.execute(f'DROP TABLE "{table}"{cascade}')
     if connection.dialect.name == "postgresql":
         triggers.drop_functions()
         _remove_procrastinate()
