@@ -213,7 +213,34 @@ def resolved(database: Database, named: str) -> str:
     raise NotFound(f"no series {named}{hint}")
 
 
-def _command(context: typer.Context, named: str, act: Callable[..., bool], done: str, refused: str) -> None:
+@app.command("take-newer")
+def take_newer(context: typer.Context, series_uid: SeriesUid) -> None:
+    """Score the images that came again under the same UIDs; the new report replaces the one before."""
+    from dicom_qa_node.flow.conflicts import Conflicts
+    from dicom_qa_node.spool.layout import SpoolLayout
+
+    layout = SpoolLayout(config_of(context).spool_dir)
+
+    def act(conflicts: Conflicts, uid: str, *, actor: str) -> bool:
+        return conflicts.take_newer(uid, layout, actor=actor)
+
+    _command(context, series_uid, act, "queued to be scored with the newer images", _NO_CONFLICT, Conflicts)
+
+
+@app.command("keep-stored")
+def keep_stored(context: typer.Context, series_uid: SeriesUid) -> None:
+    """Settle a conflict for the images that came first; those that came again stay in the spool, unscored."""
+    from dicom_qa_node.flow.conflicts import Conflicts
+
+    _command(context, series_uid, Conflicts.keep_stored, "the stored images were kept", _NO_CONFLICT, Conflicts)
+
+
+_NO_CONFLICT = "no image of it came again with another content"
+
+
+def _command(
+    context: typer.Context, named: str, act: Callable[..., bool], done: str, refused: str, view: type[Any] | None = None
+) -> None:
     from dicom_qa_node.flow.registry import Registry
 
     with open_database(config_of(context)) as database:
@@ -221,7 +248,7 @@ def _command(context: typer.Context, named: str, act: Callable[..., bool], done:
         row = registry.series(uid)
         if row is None:
             raise NotFound(f"no series {uid}")
-        if not act(registry, uid, actor=actor()):
+        if not act(registry if view is None else view(database), uid, actor=actor()):
             raise WrongState(f"series {uid} is {row.state}: {refused}")
     say(f"{uid}: {done}")
 

@@ -33,6 +33,7 @@ __all__ = [
     "jobs",
     "log_event",
     "metadata",
+    "open_conflicts",
     "outbox",
     "plain",
     "quarantine",
@@ -120,6 +121,14 @@ series = sa.Table(
     sa.Index("ix_series_kept", "state", "state_since", sqlite_where=sa.text(KEPT), postgresql_where=sa.text(KEPT)),
 )
 
+#: The series with images that came again and differ, until an operator settles it.
+open_conflicts = sa.Table(
+    "open_conflicts",
+    metadata,
+    sa.Column("series_instance_uid", _UID, sa.ForeignKey("series.series_instance_uid"), primary_key=True),
+    sa.Column("images", sa.Integer, nullable=False),
+)
+
 #: Written by triggers on ``series`` and ``outbox`` alone; see `flow.state_machine`.
 state_counts = sa.Table(
     "state_counts",
@@ -149,6 +158,7 @@ instances = sa.Table(
     sa.Column("expected", sa.Integer),
     sa.Column("expected_group", sa.Text, nullable=False),
     sa.Column("conflict", sa.Boolean, nullable=False),
+    sa.Column("differs", sa.Text, nullable=False, server_default=""),
     sa.Index("ix_instances_series_instance_uid", "series_instance_uid"),
     sa.Index("ix_instances_sop_instance_uid", "sop_instance_uid"),
 )

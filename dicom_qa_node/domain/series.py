@@ -59,7 +59,8 @@ class StoredInstance:
     this instance's group (``NumberOfSlices`` x ``NumberOfTimeSlices`` for PET, ``ImagesInAcquisition`` for CT,
     1 for a multi-frame object), None where it says nothing; ``expected_group`` names that group (for CT the
     ``AcquisitionNumber``), so that the counts of several acquisitions of one series add up.
-    ``conflict`` is True for other bytes under a SOP Instance UID that is already stored: kept apart, never scored.
+    ``conflict`` is True for another image under a SOP Instance UID that is already stored: kept apart, never scored;
+    ``differs`` then says in what, such as "patient, pixels".
     """
 
     sop_instance_uid: str
@@ -77,6 +78,7 @@ class StoredInstance:
     expected: int | None = None
     expected_group: str = ""
     conflict: bool = False
+    differs: str = ""
 
 
 @dataclass(frozen=True, slots=True)

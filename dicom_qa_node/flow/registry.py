@@ -29,7 +29,7 @@ from dicom_qa_node.flow.queue import cancel_jobs, enqueue, lock_series
 from dicom_qa_node.flow.refused_callers import note_refusals
 from dicom_qa_node.flow.state_machine import counts_by_state, transition
 
-__all__ = ["Registry", "SeriesRow"]
+__all__ = ["Registry", "SeriesRow", "requeue"]
 
 _ANY = tuple(SeriesState)
 DEFAULT_SITE = "default"
@@ -312,6 +312,13 @@ def _back_to_complete(
     return done
 
 
+def requeue(connection: sa.Connection, uid: str, reason: str, actor: str, at: dt.datetime) -> bool:
+    """Queue a series again with its images as they are now, as a new version where there is a verdict on this one."""
+    row = connection.execute(sa.select(t.series).where(t.series.c.series_instance_uid == uid)).one()
+    version = row.version + 1 if _has_result(connection, row) else row.version
+    return _back_to_complete(connection, row, version, reason, actor, at)
+
+
 def _record_instances(
     connection: sa.Connection, items: Sequence[StoredInstance], site: str, skew: dt.timedelta
 ) -> None:
@@ -320,7 +327,9 @@ def _record_instances(
         by_series.setdefault(item.series.series_instance_uid, []).append(item)
     # In one order, so that two receivers with images of the same series do not wait for each other.
     for uid, group in sorted(by_series.items()):
-        insert_ignore(connection, t.series, [_new_series(group[0], skew) | {"site": site}])
+        # What a series is called comes from an image that is scored, if there is one.
+        first = next((item for item in group if not item.conflict), group[0])
+        insert_ignore(connection, t.series, [_new_series(first, skew) | {"site": site}])
         new = insert_new_paths(connection, t.instances, [_instance_row(uid, item) for item in group])
         fresh = [item for item in group if item.path in new]
         links = {item.association_id for item in fresh}
@@ -371,6 +380,10 @@ def _count_in(connection: sa.Connection, uid: str, fresh: Sequence[StoredInstanc
         if row.state != SeriesState.RECEIVING:
             _reopen(connection, row, counted[0], skew)
     connection.execute(t.series.update().where(same).values(**changes))
+    if len(counted) < len(fresh):
+        insert_ignore(connection, t.open_conflicts, [{"series_instance_uid": uid, "images": 0}])
+        opened = t.open_conflicts.update().where(t.open_conflicts.c.series_instance_uid == uid)
+        connection.execute(opened.values(images=t.open_conflicts.c.images + len(fresh) - len(counted)))
 
 
 def _reopen(connection: sa.Connection, row: sa.Row[Any], item: StoredInstance, skew: dt.timedelta) -> None:

@@ -20,6 +20,7 @@ from dicom_qa_node.dicom_io.tls import concerns
 from dicom_qa_node.domain.clock import utc_now
 from dicom_qa_node.domain.errors import Misconfigured, NodeError, Transient
 from dicom_qa_node.domain.states import DeliveryState, SeriesState
+from dicom_qa_node.flow.conflicts import Conflicts, OpenConflict
 from dicom_qa_node.flow.outbox import Outbox
 from dicom_qa_node.flow.registry import Registry
 from dicom_qa_node.models.registry import card_of
@@ -31,7 +32,9 @@ __all__ = ["Check", "HealthReport", "HealthSnapshot", "Level", "ModelCheck", "as
 _SILENT_S = 30.0
 _QUEUE_OLD_S = 900.0
 _MIB = 1024 * 1024
-_EXPECTED_ROLES = ("receive", "schedule", "score", "deliver")
+_NAMED = 3
+_LONGEST_REASON = 200
+_EXPECTED_ROLES = ("receive", "schedule", "score", "deliver", "web")
 _MEANWHILE = "images are received all the same, kept in the spool, and recorded when the database works again"
 #: Roles whose heartbeat has words only when something fails.
 _SAY_WHAT_FAILS = ("schedule", "deliver")
@@ -75,7 +78,8 @@ class HealthReport:
 class HealthSnapshot:
     """What `gather` found; texts are empty where nothing is wrong, None stands for "could not be read".
 
-    ``deliveries`` are those that are not DELIVERED.
+    ``deliveries`` are those that are not DELIVERED; ``parked`` are the latest parked series, each with its reason;
+    ``conflicts`` are some of the ``conflicting`` series.
     """
 
     database_problem: str = ""
@@ -88,6 +92,9 @@ class HealthSnapshot:
     oldest_waiting: dt.datetime | None = None
     series: Mapping[SeriesState, int] | None = None
     deliveries: Mapping[DeliveryState, int] | None = None
+    parked: Sequence[tuple[str, str]] = ()
+    conflicting: int = 0
+    conflicts: Sequence[OpenConflict] = ()
 
 
 class ModelCheck:
@@ -124,6 +131,7 @@ def gather(config: Config, database: Database, model: ModelCheck) -> HealthSnaps
     try:
         revision = database.require_current()
         registry, outbox, liveness = Registry(database), Outbox(database), Heartbeats(database)
+        conflicts = Conflicts(database)
         liveness.require_writable()
         return HealthSnapshot(
             revision=revision,
@@ -131,6 +139,9 @@ def gather(config: Config, database: Database, model: ModelCheck) -> HealthSnaps
             oldest_waiting=registry.oldest_waiting(),
             series=registry.counts(),
             deliveries=outbox.undelivered(),
+            parked=_latest_parked(registry),
+            conflicting=conflicts.count(),
+            conflicts=conflicts.open(_NAMED),
             **common,  # type: ignore[arg-type]
         )
     except Transient as error:
@@ -151,7 +162,7 @@ def assess(facts: HealthSnapshot, config: Config, now: dt.datetime) -> HealthRep
         checks.append(Check("tls", Level.DEGRADED, "; ".join(facts.tls_concerns)))
     if not facts.database_problem:
         checks += [_role(role, facts.heartbeats, now) for role in _EXPECTED_ROLES]
-        checks += [_queue(facts, now), _parked(facts), _deliveries(facts)]
+        checks += [_queue(facts, now), _parked(facts), _conflicts(facts), _deliveries(facts)]
     order = list(Level)
     worst = max((check.level for check in checks), key=order.index)
     return HealthReport(worst, tuple(checks), now, facts.series)
@@ -215,10 +226,19 @@ def _queue(facts: HealthSnapshot, now: dt.datetime) -> Check:
 def _parked(facts: HealthSnapshot) -> Check:
     count = (facts.series or {}).get(SeriesState.PARKED, 0)
     if count:
-        return Check(
-            "parked", Level.DEGRADED, f"{count} series need an operator: dicom-qa-node series list --state PARKED"
-        )
+        named = "; ".join(f"{uid}: {reason}" for uid, reason in facts.parked)
+        words = f"{count} series need an operator: dicom-qa-node series list --state PARKED"
+        return Check("parked", Level.DEGRADED, f"{words}; the latest, {named}" if named else words)
     return Check("parked", Level.OK, "none")
+
+
+def _conflicts(facts: HealthSnapshot) -> Check:
+    if not facts.conflicting:
+        return Check("conflicts", Level.OK, "none")
+    named = "; ".join(map(str, facts.conflicts))
+    more = f" and {facts.conflicting - len(facts.conflicts)} more" if facts.conflicting > len(facts.conflicts) else ""
+    words = "dicom-qa-node series take-newer scores the newer images, series keep-stored keeps the others"
+    return Check("conflicts", Level.DEGRADED, f"{named}{more}: {words}")
 
 
 def _deliveries(facts: HealthSnapshot) -> Check:
@@ -229,6 +249,11 @@ def _deliveries(facts: HealthSnapshot) -> Check:
         words = f"{parked} dead letter{'s' if parked > 1 else ''}: dicom-qa-node outbox list --dead; {waiting} waiting"
         return Check("deliveries", Level.DEGRADED, words)
     return Check("deliveries", Level.OK, f"{waiting} waiting")
+
+
+def _latest_parked(registry: Registry) -> list[tuple[str, str]]:
+    found = registry.list_series([SeriesState.PARKED], limit=_NAMED)
+    return [(row.facts.series_instance_uid, row.parked_reason[:_LONGEST_REASON]) for row in found]
 
 
 def _spool_problem(folder: Path) -> str:

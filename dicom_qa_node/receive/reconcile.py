@@ -26,6 +26,7 @@ from dicom_qa_node.dicom_io.part10 import Checksum, open_envelope
 from dicom_qa_node.domain.errors import Permanent
 from dicom_qa_node.domain.series import Quarantined, Receipt, StoredInstance
 from dicom_qa_node.log import log_event
+from dicom_qa_node.spool.image_difference import Difference, differences
 from dicom_qa_node.spool.incoming import Outcome, StoredFile, move_to_quarantine, stored_instance
 from dicom_qa_node.spool.layout import SpoolLayout
 
@@ -158,7 +159,10 @@ def _stored(layout: SpoolLayout, path: Path) -> StoredInstance:
         assert envelope.seal is not None
         facts = read_instance_header(data, envelope.data_start, envelope.origin.transfer_syntax_uid)
         outcome = Outcome.CONFLICT if path.parent == layout.conflicts else Outcome.NEW
-        kept = StoredFile(outcome, layout.relative(path), envelope.seal)
+        stored = layout.instance(envelope.origin.sop_instance_uid)
+        apart = outcome is Outcome.CONFLICT and stored.is_file()
+        differs = differences(stored, path) if apart else frozenset[Difference]()
+        kept = StoredFile(outcome, layout.relative(path), envelope.seal, differs)
         return stored_instance(kept, envelope.origin, facts)
 
 

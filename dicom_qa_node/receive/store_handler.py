@@ -132,7 +132,7 @@ class ReceivedObject:
             self._log(logging.INFO, "duplicate")
             return
         if kept.outcome is Outcome.CONFLICT:
-            self._log(logging.WARNING, "conflict")
+            self._log(logging.WARNING, "conflict", differs=", ".join(sorted(kept.differs)))
         self._intake.report(stored_instance(kept, self._origin, facts, self._intake.series.of(facts)))
 
     def _checked_facts(self, incoming: IncomingObject) -> InstanceHeader:

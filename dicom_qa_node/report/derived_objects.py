@@ -90,7 +90,7 @@ def make_documents(
                     sop_instance_uid=uid,
                     sop_class_uid=_SOP_CLASSES[kind],
                     report_series_uid=document_series_uid(
-                        kind, request.result.series_instance_uid, request.result.model
+                        kind, request.result.series_instance_uid, request.result.model, request.moved_to
                     ),
                     series_instance_uid=request.result.series_instance_uid,
                     version=request.version,

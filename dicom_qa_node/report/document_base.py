@@ -107,11 +107,14 @@ def document_uid(kind: DocumentKind, series_instance_uid: str, version: int, mod
     return derived_uid("document", kind.value, series_instance_uid, str(version), model.sha256)
 
 
-def document_series_uid(kind: DocumentKind, series_instance_uid: str, model: ModelRef) -> str:
-    """Return the Series Instance UID that all versions of a document share; each kind has its own modality."""
+def document_series_uid(kind: DocumentKind, series_instance_uid: str, model: ModelRef, moved_to: str = "") -> str:
+    """Return the Series Instance UID that all versions of a document share; each kind has its own modality.
+
+    ``moved_to`` is that of `ReportRequest`.
+    """
     if kind is DocumentKind.REPORT:
-        return report_series_uid(series_instance_uid, model)
-    return derived_uid("document-series", kind.value, series_instance_uid, model.name)
+        return report_series_uid(series_instance_uid, model, moved_to)
+    return derived_uid("document-series", kind.value, series_instance_uid, model.name, *filter(None, [moved_to]))
 
 
 def series_number(kind: DocumentKind, config: Config) -> int:
@@ -140,7 +143,7 @@ def new_object(
     at = local_time(request.scored_at, main)
     document.SOPClassUID, document.SOPInstanceUID = UID(sop_class), UID(uid)
     document.Modality = modality
-    document.SeriesInstanceUID = document_series_uid(kind, result.series_instance_uid, result.model)
+    document.SeriesInstanceUID = document_series_uid(kind, result.series_instance_uid, result.model, request.moved_to)
     document.SeriesNumber = series_number(kind, config)
     document.SeriesDescription = described(sources)
     document.InstanceNumber = request.version
@@ -171,7 +174,7 @@ def of_report(request: ReportRequest) -> ReportRef:
     return ReportRef(
         report_uid(result.series_instance_uid, request.version, result.model),
         SOP_CLASS_UID,
-        report_series_uid(result.series_instance_uid, result.model),
+        report_series_uid(result.series_instance_uid, result.model, request.moved_to),
         result.series_instance_uid,
         request.version,
         "",

@@ -87,7 +87,7 @@ def _document(
     return KeyObjectSelectionDocument(
         evidence=[_nameless(header) for header in images],
         content=content,
-        series_instance_uid=document_series_uid(kind, result.series_instance_uid, result.model),
+        series_instance_uid=document_series_uid(kind, result.series_instance_uid, result.model, request.moved_to),
         series_number=series_number(kind, config),
         sop_instance_uid=document_uid(kind, result.series_instance_uid, request.version, result.model),
         instance_number=request.version,

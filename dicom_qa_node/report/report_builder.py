@@ -10,8 +10,11 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
+from pydicom.errors import InvalidDicomError
+
 from dicom_qa_node.config import Config
 from dicom_qa_node.config.delivery import decide, traits_of
+from dicom_qa_node.dicom_io.pydicom_patches import dcmread
 from dicom_qa_node.domain.clock import utc_now
 from dicom_qa_node.domain.delivery import DocumentKind, ReportRef
 from dicom_qa_node.domain.errors import NodeError, Permanent
@@ -63,12 +66,13 @@ def report_pending(outbox: Outbox, registry: Registry, spool_dir: Path, config: 
 
 def _report_item(item: Unreported, outbox: Outbox, registry: Registry, spool_dir: Path, config: Config) -> None:
     sources = read_sources(spool_dir, item.result, _instances(item, registry))
-    report = _report(item, sources, spool_dir, config)
+    request = _request(item, sources, spool_dir)
+    report = _report(request, sources, spool_dir, config)
     traits = traits_of(item.facts, item.result, item.sender.ae_title, item.sender.host)
     decisions = decide(config.deliver.targets, config.receive.peers, traits)
     chosen = [decision.target for decision in decisions if not decision.why_not]
     unrouted = [(decision.target, decision.why_not) for decision in decisions if decision.why_not]
-    documents = _documents(item, chosen, sources, outbox, spool_dir, config)
+    documents = _documents(item, request, chosen, sources, outbox, spool_dir, config)
     write_result_archive(spool_dir, _dossier(item, report, chosen, unrouted, documents, registry))
     if outbox.add_report(report, chosen, unrouted, item.sender, documents, remark=_remark(sources)):
         _log(logging.INFO, "reported", item, report=report.sop_instance_uid, targets=",".join(chosen))
@@ -111,25 +115,31 @@ def _place(error: Exception) -> str:
     return f"{Path(place.filename).name}:{place.lineno}"
 
 
-def _report(item: Unreported, sources: Sources, spool_dir: Path, config: Config) -> ReportRef:
-    result = item.result
-    content = _built(_request(item), sources, config)
-    uid = report_uid(result.series_instance_uid, item.version, result.model)
+def _report(request: ReportRequest, sources: Sources, spool_dir: Path, config: Config) -> ReportRef:
+    result = request.result
+    content = _built(request, sources, config)
+    uid = report_uid(result.series_instance_uid, request.version, result.model)
     path = write_report(content, spool_dir / "reports", uid)
     return ReportRef(
         sop_instance_uid=uid,
         sop_class_uid=SOP_CLASS_UID,
-        report_series_uid=report_series_uid(result.series_instance_uid, result.model),
+        report_series_uid=report_series_uid(result.series_instance_uid, result.model, request.moved_to),
         series_instance_uid=result.series_instance_uid,
-        version=item.version,
+        version=request.version,
         path=path.relative_to(spool_dir).as_posix(),
         created_at=utc_now(),
-        predecessor_uid=None if item.predecessor is None else item.predecessor.sop_instance_uid,
+        predecessor_uid=None if request.predecessor is None else request.predecessor.sop_instance_uid,
     )
 
 
 def _documents(
-    item: Unreported, targets: Sequence[str], sources: Sources, outbox: Outbox, spool_dir: Path, config: Config
+    item: Unreported,
+    request: ReportRequest,
+    targets: Sequence[str],
+    sources: Sources,
+    outbox: Outbox,
+    spool_dir: Path,
+    config: Config,
 ) -> list[tuple[ReportRef, Sequence[str]]]:
     """Make what the targets want beside the report."""
     wanted = wanted_documents(config, targets)
@@ -141,7 +151,7 @@ def _documents(
         return None if before is None else outbox.report(before.series_instance_uid, before.version, kind)
 
     return make_documents(
-        wanted, _request(item), sources, spool_dir, config, earlier, lambda: outbox.trend(item, config.report.trend)
+        wanted, request, sources, spool_dir, config, earlier, lambda: outbox.trend(item, config.report.trend)
     )
 
 
@@ -168,8 +178,24 @@ def _dossier(
     )
 
 
-def _request(item: Unreported) -> ReportRequest:
-    return ReportRequest(item.result, item.version, item.scored_at, item.predecessor)
+def _request(item: Unreported, sources: Sources, spool_dir: Path) -> ReportRequest:
+    before, study = item.predecessor, str(sources.main.StudyInstanceUID)
+    if before is None:
+        return ReportRequest(item.result, item.version, item.scored_at)
+    earlier = _study_of(spool_dir / before.path) or study
+    moved_series = report_series_uid(item.result.series_instance_uid, item.result.model, study)
+    moved = earlier != study or before.report_series_uid == moved_series
+    return ReportRequest(
+        item.result, item.version, item.scored_at, before, earlier if earlier != study else "", study if moved else ""
+    )
+
+
+def _study_of(path: Path) -> str:
+    """Return the Study Instance UID of an earlier report, "" where its file is gone."""
+    try:
+        return str(dcmread(path, stop_before_pixels=True, specific_tags=["StudyInstanceUID"]).StudyInstanceUID)
+    except (OSError, AttributeError, InvalidDicomError):
+        return ""
 
 
 def _instances(item: Unreported, registry: Registry) -> list[StoredInstance]:

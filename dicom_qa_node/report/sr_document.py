@@ -55,12 +55,18 @@ _LO_LENGTH = 64
 
 @dataclass(frozen=True, slots=True)
 class ReportRequest:
-    """One report to make: the verdict on a version of a series, and the report that it replaces."""
+    """One report to make: the verdict on a version of a series, and the report that it replaces.
+
+    ``earlier_study`` is the Study Instance UID of that report where the images have moved to another study since, and
+    ``moved_to`` that of the present one once they have moved: a series of documents never spans two studies.
+    """
 
     result: SeriesResult
     version: int
     scored_at: dt.datetime
     predecessor: ReportRef | None = None
+    earlier_study: str = ""
+    moved_to: str = ""
 
 
 def report_uid(series_instance_uid: str, version: int, model: ModelRef) -> str:
@@ -68,9 +74,9 @@ def report_uid(series_instance_uid: str, version: int, model: ModelRef) -> str:
     return derived_uid("report", series_instance_uid, str(version), model.sha256)
 
 
-def report_series_uid(series_instance_uid: str, model: ModelRef) -> str:
-    """Return the Series Instance UID that all versions of a series' report share, one per network."""
-    return derived_uid("report-series", series_instance_uid, model.name)
+def report_series_uid(series_instance_uid: str, model: ModelRef, moved_to: str = "") -> str:
+    """Return the Series Instance UID that all versions of a series' report in one study share, one per network."""
+    return derived_uid("report-series", series_instance_uid, model.name, *filter(None, [moved_to]))
 
 
 def device_uid(model: ModelRef) -> str:
@@ -124,7 +130,7 @@ def _document(
     return Comprehensive3DSR(
         evidence=[nameless, *list(sources.headers.values())[1:]],
         content=content[0],
-        series_instance_uid=report_series_uid(result.series_instance_uid, result.model),
+        series_instance_uid=report_series_uid(result.series_instance_uid, result.model, request.moved_to),
         series_number=config.report.series_number,
         series_description=f"Image quality{of_series}",
         sop_instance_uid=report_uid(result.series_instance_uid, request.version, result.model),
@@ -170,7 +176,7 @@ def _predecessors(request: ReportRequest, main: Dataset) -> list[Dataset] | None
     item.SOPClassUID = request.predecessor.sop_class_uid
     item.SOPInstanceUID = request.predecessor.sop_instance_uid
     item.SeriesInstanceUID = request.predecessor.report_series_uid
-    item.StudyInstanceUID = main.StudyInstanceUID
+    item.StudyInstanceUID = request.earlier_study or main.StudyInstanceUID
     return [item]
 
 

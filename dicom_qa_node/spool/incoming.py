@@ -26,6 +26,7 @@ from dicom_qa_node.dicom_io.part10 import Checksum, Origin, checksum_offset, com
 from dicom_qa_node.domain.clock import utc_now
 from dicom_qa_node.domain.errors import Transient
 from dicom_qa_node.domain.series import Quarantined, SeriesHeader, StoredInstance
+from dicom_qa_node.spool.image_difference import Difference, differences
 from dicom_qa_node.spool.layout import SpoolLayout
 
 __all__ = [
@@ -59,11 +60,15 @@ class Outcome(Enum):
 
 @dataclass(frozen=True, slots=True)
 class StoredFile:
-    """A durable object: where it lies (relative to the spool) and what its seal says."""
+    """A durable object: where it lies (relative to the spool) and what its seal says.
+
+    ``differs`` says in what a conflicting object differs from the one under its UID.
+    """
 
     outcome: Outcome
     path: str
     seal: Checksum
+    differs: frozenset[Difference] = frozenset()
 
 
 class SpoolWriter:
@@ -135,7 +140,8 @@ class IncomingObject:
     def keep(self) -> StoredFile:
         """Make the object durable under its SOP Instance UID; on return it may be acknowledged.
 
-        Identical bytes that are already stored are stored once; other bytes under a stored UID are kept apart.
+        What is already stored is stored once, also in another encoding; other pixels or another identity under a
+        stored UID are kept apart.
 
         Raises
         ------
@@ -143,18 +149,28 @@ class IncomingObject:
             The disk is full; nothing was kept.
         """
         seal = self._seal()
-        for target, outcome in (
-            (self._layout.instance(self._origin.sop_instance_uid), Outcome.NEW),
-            (self._layout.conflict(self._origin.sop_instance_uid, seal.sha256), Outcome.CONFLICT),
-        ):
-            if self._publish(target):
-                return StoredFile(outcome, self._layout.relative(target), seal)
-            if _same_content(target, seal):
-                self.discard()
-                # The first writer may not have synced its name yet, and this answer promises durability too.
-                _guarded(sync_folder, target.parent)
-                return StoredFile(Outcome.DUPLICATE, self._layout.relative(target), seal)
+        stored = self._layout.instance(self._origin.sop_instance_uid)
+        if self._publish(stored):
+            return StoredFile(Outcome.NEW, self._layout.relative(stored), seal)
+        if _same_content(stored, seal):
+            return self._duplicate_of(stored, seal)
+        apart = self._layout.conflict(self._origin.sop_instance_uid, seal.sha256)
+        if _same_content(apart, seal):
+            return self._duplicate_of(apart, seal)
+        differs = differences(stored, self._part)
+        if not differs:
+            return self._duplicate_of(stored, seal)
+        if self._publish(apart):
+            return StoredFile(Outcome.CONFLICT, self._layout.relative(apart), seal, differs)
+        if _same_content(apart, seal):
+            return self._duplicate_of(apart, seal)
         raise Transient("two different contents share one name in the conflicts folder")
+
+    def _duplicate_of(self, stored: Path, seal: Checksum) -> StoredFile:
+        self.discard()
+        # The first writer may not have synced its name yet, and this answer promises durability too.
+        _guarded(sync_folder, stored.parent)
+        return StoredFile(Outcome.DUPLICATE, self._layout.relative(stored), seal)
 
     def quarantine(self, reason: str) -> Quarantined:
         """Make a refused object durable beside a JSON file that names the reason and the sender."""
@@ -224,6 +240,7 @@ def stored_instance(
         expected=facts.expected,
         expected_group=facts.expected_group,
         conflict=kept.outcome is Outcome.CONFLICT,
+        differs=", ".join(sorted(kept.differs)),
     )
 
 

@@ -98,7 +98,7 @@ class Wanted(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    action: Literal["rescore", "release", "park", "resend"]
+    action: Literal["rescore", "release", "park", "resend", "take-newer", "keep-stored"]
     reason: str = Field("", max_length=500)
 
 
@@ -182,7 +182,7 @@ def _changing(made: APIRouter, site: Site) -> None:
 
     @made.post("/series/{uid}/actions")
     def act(account: Actor, uid: Uid, wanted: Wanted, request: Request) -> Done:
-        """Re-score, release or park a series, or send its waiting reports at once."""
+        """Re-score, release or park a series, send its waiting reports at once, or settle its conflicting images."""
         row = _row(site, uid)
         done = act_on(site, uid, wanted.action, wanted.reason.strip(), f"api {account.name}")
         outcome = Outcome.SUCCESS if done else Outcome.FAILED

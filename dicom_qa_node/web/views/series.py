@@ -18,6 +18,7 @@ from dicom_qa_node.domain.errors import Permanent
 from dicom_qa_node.domain.results import LogEntry, Severity
 from dicom_qa_node.domain.states import DeliveryState, SeriesState
 from dicom_qa_node.domain.uids import is_uid
+from dicom_qa_node.flow.conflicts import Conflicts
 from dicom_qa_node.flow.outbox import Outbox
 from dicom_qa_node.flow.registry import Registry, SeriesRow
 from dicom_qa_node.quality_log.entries import QualityLog
@@ -58,6 +59,12 @@ _ACTIONS = {
         "release", "Release", "Tries a parked series again, or scores a receiving one with what is there."
     ),
     "park": Action("park", "Park", "Takes the series out of the flow; its images stay in the spool.", reason=True),
+    "take-newer": Action(
+        "take-newer",
+        "Take the newer images",
+        "Scores the images that came again, with their patient and study; the new report replaces the old one.",
+    ),
+    "keep-stored": Action("keep-stored", "Keep the stored images", "Settles the conflict; nothing is scored again."),
     "resend": Action("resend", "Send the report again", "Sends every parked or waiting delivery of it at once."),
 }
 
@@ -73,9 +80,14 @@ def routes(_site: Site) -> list[BaseRoute]:
     ]
 
 
-def possible_actions(row: SeriesRow, waiting: bool) -> list[Action]:
-    """Return what can be done with a series; ``waiting``: it has deliveries that are parked or still to be sent."""
+def possible_actions(row: SeriesRow, waiting: bool, conflict: bool = False) -> list[Action]:
+    """Return what can be done with a series.
+
+    ``waiting``: it has deliveries that are parked or still to be sent; ``conflict``: images of it came again with other
+    content.
+    """
     words = ["rescore"] if row.state in _RESCORABLE else []
+    words += ["take-newer", "keep-stored"] if conflict else []
     words += ["release"] if row.state in (SeriesState.PARKED, SeriesState.RECEIVING) else []
     words += ["resend"] if waiting else []
     words += ["park"] if row.state is not SeriesState.PARKED else []
@@ -97,6 +109,10 @@ def act_on(site: Site, uid: str, action: str, reason: str, actor: str) -> bool:
         return registry.release(uid, actor=actor)
     if action == "park":
         return registry.park(uid, reason or "parked by an operator", actor=actor)
+    if action == "take-newer":
+        return Conflicts(site.database).take_newer(uid, SpoolLayout(site.config.spool_dir), actor=actor)
+    if action == "keep-stored":
+        return Conflicts(site.database).keep_stored(uid, actor=actor)
     if action == "resend":
         waiting = [item.delivery_id for item in outbox.deliveries_of(uid) if _can_go(item.state)]
         return bool(waiting) and outbox.retry(waiting, actor=actor) > 0
@@ -129,14 +145,15 @@ def _show(request: Request) -> Response:
             request, "series.view", kind="series", ident=uid,
             study_instance_uid=facts.study_instance_uid, patient_id=facts.patient_id,
         )  # fmt: skip
-    deliveries = Outbox(site.database).deliveries_of(uid)
+    deliveries, conflict = Outbox(site.database).deliveries_of(uid), Conflicts(site.database).of(uid)
     context: dict[str, Any] = {
         "row": row,
         "entry": entry,
         "sees_patients": account.sees_patients,
         "deliveries": deliveries,
         "history": Registry(site.database).history(uid),
-        "actions": possible_actions(row, any(_can_go(item.state) for item in deliveries)),
+        "actions": possible_actions(row, any(_can_go(item.state) for item in deliveries), conflict is not None),
+        "conflict": conflict,
         "said": request.query_params.get("done", ""),
         "labels": _ACTIONS,
         "plain_unit": plain_unit,

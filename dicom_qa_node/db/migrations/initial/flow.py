@@ -72,6 +72,11 @@ def create() -> None:
         ),
     )
     op.create_table(
+        "open_conflicts",
+        sa.Column("series_instance_uid", _UID, sa.ForeignKey("series.series_instance_uid"), primary_key=True),
+        sa.Column("images", sa.Integer, nullable=False),
+    )
+    op.create_table(
         "state_counts",
         sa.Column("counted", sa.String(16), primary_key=True),
         sa.Column("state", sa.String(16), primary_key=True),
@@ -96,6 +101,7 @@ def create() -> None:
         sa.Column("expected", sa.Integer),
         sa.Column("expected_group", sa.Text, nullable=False),
         sa.Column("conflict", sa.Boolean, nullable=False),
+        sa.Column("differs", sa.Text, nullable=False, server_default=""),
         sa.Index("ix_instances_series_instance_uid", "series_instance_uid"),
         sa.Index("ix_instances_sop_instance_uid", "sop_instance_uid"),
     )
