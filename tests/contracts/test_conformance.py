@@ -150,7 +150,7 @@ def test_statuses_of_the_receiver_are_all_listed_and_no_other():
 
 def test_answers_that_the_sender_knows_are_all_listed_with_what_they_lead_to():
     text = section("**What an answer leads to:**", "#### 4.2.3")
-    known = {f"0x{code:04X}" for code in (*dicom._ACCEPTED, *dicom._NOT_NOW)} | {"0xA7xx"}
+    known = {f"0x{code:04X}" for code in (*dicom._ACCEPTED, *dicom._NOT_NOW)} | {"0xA7xx", "0x0001", "0xBxxx"}
     assert first_cells(text) == known
     for code in dicom._ACCEPTED:
         assert re.search(rf"`0x{code:04X}` \|[^|]+\| delivered", text), code

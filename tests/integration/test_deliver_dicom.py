@@ -99,6 +99,9 @@ def answering(code: int, comment: str) -> Callable[[Any], Any]:
         (0xB000, "name changed", "0xB000 Warning, coercion of data elements: name changed"),
         (0xB006, "", "0xB006 Warning, elements discarded"),
         (0xB007, "", "0xB007 Warning, data set does not match SOP class"),
+        (0xB123, "kept all the same", "0xB123 Warning: kept all the same"),
+        (0xBFFF, "", "0xBFFF Warning"),
+        (0x0001, "", "0x0001 Warning"),
     ],
 )
 def test_accepted_and_warned_reports_are_delivered(archive, report, code, comment, words):

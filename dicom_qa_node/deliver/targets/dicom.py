@@ -58,6 +58,8 @@ _ACCEPTED = {
     0xB006: "Warning, elements discarded",
     0xB007: "Warning, data set does not match SOP class",
 }
+# The classes of warnings of PS3.7 annex C: the instance was stored, whatever the rest of the code means.
+_WARNINGS = frozenset({0x0001, *range(0xB000, 0xC000)})
 _NOT_NOW = {
     0x0110: "Processing failure",
     0x0213: "Resource limitation",
@@ -266,6 +268,8 @@ def _judged(status: Dataset) -> Answer:
     comment = str(status.get("ErrorComment", ""))
     if code in _ACCEPTED:
         return Answer(f"0x{code:04X} {_ACCEPTED[code]}", comment)
+    if code in _WARNINGS:
+        return Answer(f"0x{code:04X} Warning", comment)
     if code in _OUT_OF_RESOURCES or code in _NOT_NOW:
         raise Deferred(f"0x{code:04X} {_NOT_NOW.get(code, 'Out of resources')}", comment)
     raise Refused(f"0x{code:04X} {_failure_name(code)}", comment)
