@@ -20,7 +20,6 @@ from dicom_qa_node.db import tables as t
 from dicom_qa_node.db.engine import Database
 from dicom_qa_node.db.tables import log_event
 from dicom_qa_node.dicom_io.durable import sync_folder
-from dicom_qa_node.dicom_io.instance_header import read_instance_header
 from dicom_qa_node.dicom_io.part10 import open_envelope
 from dicom_qa_node.domain.errors import Permanent
 from dicom_qa_node.domain.series import SeriesHeader
@@ -221,6 +220,9 @@ def _count_again(connection: sa.Connection, uid: str) -> None:
 
 
 def _facts_of(path: Path) -> SeriesHeader:
+    # pydicom is loaded by the command that takes images, and not by `health`.
+    from dicom_qa_node.dicom_io.instance_header import read_instance_header
+
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         envelope = open_envelope(data)
         return read_instance_header(data, envelope.data_start, envelope.origin.transfer_syntax_uid).series()
