@@ -191,9 +191,9 @@ def load_series(paths: PathLike | Iterable[PathLike], *, stack: str | None = Non
     if stack is None:
         return max(volumes, key=lambda volume: len(volume.positions_mm))
     for volume in volumes:
-        if volume.part == stack:
+        if volume.stack_name == stack:
             return volume
-    raise Permanent(f"there is no stack {stack!r}; the series has {', '.join(repr(v.part) for v in volumes)}")
+    raise Permanent(f"there is no stack {stack!r}; the series has {', '.join(repr(v.stack_name) for v in volumes)}")
 
 
 def measure(volume: Volume, paired_ct: Volume | None = None) -> dict[str, Measurement]:

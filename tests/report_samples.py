@@ -84,7 +84,7 @@ def verdict(instances: list[StoredInstance], kind: SeriesKind = SeriesKind.CT, *
         ),
         "model": MODEL,
         "instances_used": len(instances),
-        "part": "chest",
+        "stack_name": "chest",
     }  # fmt: skip
     return SeriesResult(**(values | changes))  # type: ignore[arg-type]
 
@@ -111,7 +111,7 @@ def with_parts(pet: list[StoredInstance], ct: list[StoredInstance]) -> SeriesRes
     display = RatedPart(RatedPartKind.DISPLAY, None, reason="not rated: the model was not made for it")
     return verdict(
         pet, SeriesKind.PETCT, score=1.7, interval=(1.1, 2.3), grade=Grade.LIMITED, grade_low=Grade.NON_DIAGNOSTIC,
-        rated_parts=(rated, beside, display), decided_by=RatedPartKind.PET, part="",
+        rated_parts=(rated, beside, display), decided_by=RatedPartKind.PET, stack_name="",
         why="Limited by the noise of the PET (1.7, 41 % in the body, 25 % is routine); longer beds usually help.",
         pair_series_uid=ct[0].series.series_instance_uid,
     )  # fmt: skip
@@ -128,7 +128,7 @@ def implausible(pet: list[StoredInstance]) -> SeriesResult:
     )  # fmt: skip
     return verdict(
         pet, SeriesKind.PT, score=None, interval=None, grade=None, slices=(), findings=(finding,), rated_parts=(part,),
-        part="", why="No score: the PET is implausible (flat): the uptake hardly varies over the body.",
+        stack_name="", why="No score: the PET is implausible (flat): the uptake hardly varies over the body.",
     )  # fmt: skip
 
 

@@ -145,7 +145,7 @@ def main() -> None:
     scores: list[SeriesScore] = []
     with DecoderPool() as decoders:
         for name in names:
-            parts = scan_headers(sorted((arguments.source / name).iterdir())).parts
+            parts = scan_headers(sorted((arguments.source / name).iterdir())).stacks
             scores += compare(name, build_volume(max(parts, key=lambda part: len(part.slices)), decoders), scorer)
     _write(arguments.out, scores)
     for series, rule, order, error in summary(scores):

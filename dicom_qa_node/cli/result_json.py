@@ -16,7 +16,7 @@ def result_values(result: SeriesResult) -> dict[str, Any]:
         "series_instance_uid": result.series_instance_uid,
         "modality": result.modality,
         "kind": result.kind.value,
-        "part": result.part,
+        "part": result.stack_name,
         "pair_series_uid": result.pair_series_uid,
         "score": result.score,
         "interval": None if result.interval is None else list(result.interval),

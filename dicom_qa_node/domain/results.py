@@ -132,7 +132,7 @@ class DimensionScore:
 class RatedPart:
     """One part of a verdict, rated by an algorithm of its own: the CT, the PET, or the display.
 
-    Not to be confused with ``SeriesResult.part``, which names a geometric stack of slices.
+    Not to be confused with ``SeriesResult.stack_name``, which names a geometric stack of slices.
 
     Attributes
     ----------
@@ -212,6 +212,11 @@ class Finding:
     sop_instance_uids: tuple[str, ...] = ()
 
 
+def _key_in_json(name: str) -> str:
+    """Return the key of a field in stored results: those of earlier releases are read, too."""
+    return "part" if name == "stack_name" else name
+
+
 @dataclass(frozen=True, slots=True)
 class SeriesResult:
     """The verdict on one version of one series, as it stands in the quality log and in the report.
@@ -222,6 +227,8 @@ class SeriesResult:
     could be rated: then ``findings`` gives the cause and the measurements stand alone. ``why`` is one sentence: what
     pulled the score down, or why there is none.
     """
+
+    __pydantic_config__ = {"alias_generator": _key_in_json, "populate_by_name": True}  # noqa: RUF012
 
     series_instance_uid: str
     modality: str
@@ -234,7 +241,7 @@ class SeriesResult:
     findings: tuple[Finding, ...]
     model: ModelRef
     instances_used: int
-    part: str = ""
+    stack_name: str = ""
     pair_series_uid: str | None = None
     timings_ms: Mapping[str, float] = field(default_factory=dict)
     grade_low: Grade | None = None
@@ -286,7 +293,7 @@ def _result_adapter() -> TypeAdapter[SeriesResult]:
 
 def result_to_json(result: SeriesResult) -> str:
     """Serialise a result for the quality log."""
-    return _result_adapter().dump_json(result).decode()
+    return _result_adapter().dump_json(result, by_alias=True).decode()
 
 
 def result_from_json(text: str) -> SeriesResult:

@@ -297,9 +297,9 @@ def _parameters(result: SeriesResult) -> list[str]:
         f"scored as {_SCORED_AS[result.kind]}",
         f"images used {result.instances_used}",
     ]
-    if result.part:
+    if result.stack_name:
         # Which of several stacks of the series the score is of: an acquisition, a phase, a kernel; no body part.
-        parameters.append(f"stack {plain_text(result.part)}")
+        parameters.append(f"stack {plain_text(result.stack_name)}")
     if result.decided_by is not None:
         parameters.append(f"decided by the {sr_codes.PARTS[result.decided_by]} part")
     if result.pair_series_uid:

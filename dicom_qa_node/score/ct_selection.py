@@ -41,7 +41,7 @@ _BY_SHARPNESS = {Sharpness.SOFT: 3, Sharpness.MEDIUM: 2, Sharpness.UNKNOWN: 2, S
 class CtStack:
     """A CT stack that a PET can be fused with; ``coverage`` is the share (0-1) of the PET that it covers."""
 
-    part: Stack
+    stack: Stack
     series_instance_uid: str
     coverage: float
 
@@ -60,19 +60,19 @@ def rank_ct_stacks(pet: Stack, stacks: Sequence[Stack]) -> tuple[list[CtStack], 
     frame, study = (at.uid(header, keyword) for keyword in ("FrameOfReferenceUID", "StudyInstanceUID"))
     ranked: list[tuple[tuple[float, ...], CtStack]] = []
     refused: list[str] = []
-    for part in stacks:
-        ct = read_header(part.slices[0])
-        reason = _unfit(pet, part, ct, frame, study)
+    for stack in stacks:
+        ct = read_header(stack.slices[0])
+        reason = _unfit(pet, stack, ct, frame, study)
         if reason:
             refused.append(reason)
             continue
-        found = CtStack(part, part.slices[0].series_instance_uid, _coverage(pet, part))
-        ranked.append((_merit(pet, part, ct, found.coverage), found))
-    ranked.sort(key=lambda item: (*(-value for value in item[0]), item[1].series_instance_uid, item[1].part.name))
+        found = CtStack(stack, stack.slices[0].series_instance_uid, _coverage(pet, stack))
+        ranked.append((_merit(pet, stack, ct, found.coverage), found))
+    ranked.sort(key=lambda item: (*(-value for value in item[0]), item[1].series_instance_uid, item[1].stack.name))
     return [found for _, found in ranked], "" if ranked else next(iter(dict.fromkeys(refused)), "")
 
 
-def _unfit(pet: Stack, part: Stack, ct: Dataset, frame: str, study: str) -> str:
+def _unfit(pet: Stack, stack: Stack, ct: Dataset, frame: str, study: str) -> str:
     """Return why a CT stack can never be fused with a PET, "" where it can."""
     if not frame or at.uid(ct, "FrameOfReferenceUID") != frame:
         return "its Frame of Reference UID (0020,0052) is another"
@@ -83,16 +83,16 @@ def _unfit(pet: Stack, part: Stack, ct: Dataset, frame: str, study: str) -> str:
     }
     if kinds & _REFORMATS:
         return "it is a reformatted series or a projection"
-    if abs(float(normal_of(pet.slices[0].orientation) @ normal_of(part.slices[0].orientation))) < _PARALLEL:
+    if abs(float(normal_of(pet.slices[0].orientation) @ normal_of(stack.slices[0].orientation))) < _PARALLEL:
         return "its slices lie in another plane than those of the PET"
     return ""
 
 
-def _merit(pet: Stack, part: Stack, ct: Dataset, coverage: float) -> tuple[float, ...]:
+def _merit(pet: Stack, stack: Stack, ct: Dataset, coverage: float) -> tuple[float, ...]:
     """Return what decides between fit stacks, each larger where better."""
     said = " ".join(at.text(ct, keyword) for keyword in ("SeriesDescription", "ProtocolName")).upper()
     meant = _FOR_CORRECTION.search(said.replace("_", " ")) is not None
-    wanted, given = (_thickness_mm(stack) for stack in (pet, part))
+    wanted, given = (_thickness_mm(stack) for stack in (pet, stack))
     original = at.word(ct, "ImageType").upper() != "DERIVED"
     return (
         round(coverage / _COVERAGE_STEP),
@@ -100,7 +100,7 @@ def _merit(pet: Stack, part: Stack, ct: Dataset, coverage: float) -> tuple[float
         float(max(_BY_SHARPNESS[sharpness_of_header(ct)], 3 if meant else 0)),
         float(meant),
         -round(abs(np.log(given / wanted)), 1),
-        float(len(part.slices)),
+        float(len(stack.slices)),
     )
 
 

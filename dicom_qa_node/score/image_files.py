@@ -188,7 +188,7 @@ def _draw_head(draw: ImageDraw.ImageDraw, result: SeriesResult, grades: Grades) 
     _chip(draw, (left, 32), word, colour, 30)
     if result.score is not None and result.interval is not None:
         _draw_scale(draw, (left, 100, left + 420, 116), result.score, result.interval, grades)
-    title = _KIND[result.kind.value] + (f" · {result.part}" if result.part else "")
+    title = _KIND[result.kind.value] + (f" · {result.stack_name}" if result.stack_name else "")
     model = f"{result.model.name} {result.model.version}"
     lines = (
         (title, _TEXT, 30),

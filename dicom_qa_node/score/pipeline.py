@@ -93,7 +93,7 @@ class _Paired:
 class _StackResult:
     """What was found about one stack, its voxels forgotten; ``irregular`` are the warnings of its assembly."""
 
-    part: str
+    stack_name: str
     kind: SeriesKind
     size: int
     verdict: SeriesScore
@@ -146,9 +146,9 @@ def score_series(
         found = scan_headers(paths)
     with clock.step("pair"):
         candidates, pair_findings = _pair_volumes(found, pair_paths, decoders)
-    parts, skipped = _stacks_to_score(found)
+    to_score, skipped = _stacks_to_score(found)
     paired = _Paired(candidates, pair_findings)
-    stacks, unread = _each(parts, lambda part: _score_stack(part, paired, scorer, chosen, decoders, clock))
+    stacks, unread = _each(to_score, lambda stack: _score_stack(stack, paired, scorer, chosen, decoders, clock))
     result = _combined(found, stacks, (*found.findings, *pair_findings, *skipped, *unread), scorer)
     lead = _leading(stacks)
     pair_uid = _pair_uid(candidates, lead.kind)
@@ -156,27 +156,27 @@ def score_series(
     return ScoredSeries(result, lead.pictures, lead.exhibit)
 
 
-def _each(parts: Sequence[Stack], use: Callable[[Stack], _T]) -> tuple[list[_T], tuple[Finding, ...]]:
+def _each(stacks: Sequence[Stack], use: Callable[[Stack], _T]) -> tuple[list[_T], tuple[Finding, ...]]:
     """Use every stack that can be decoded; a stack without one decodable slice costs itself only, unless all do."""
     used: list[_T] = []
     unread: list[Finding] = []
-    for part in parts:
+    for stack in stacks:
         try:
-            used.append(use(part))
+            used.append(use(stack))
         except Permanent as error:
-            if not used and len(unread) == len(parts) - 1:
+            if not used and len(unread) == len(stacks) - 1:
                 raise
-            sentence = f"The stack {part.name} was left out: {error}."
-            uids = tuple(dict.fromkeys(item.sop_instance_uid for item in part.slices))[:_MOST_UIDS]
+            sentence = f"The stack {stack.name} was left out: {error}."
+            uids = tuple(dict.fromkeys(item.sop_instance_uid for item in stack.slices))[:_MOST_UIDS]
             unread.append(Finding("slices_undecodable", Severity.WARNING, sentence, str(error), None, uids))
     return used, tuple(unread)
 
 
 def _score_stack(
-    part: Stack, paired: _Paired, scorer: ScoringModel, options: Options, decoders: DecoderPool, clock: _Clock
+    stack: Stack, paired: _Paired, scorer: ScoringModel, options: Options, decoders: DecoderPool, clock: _Clock
 ) -> _StackResult:
     with clock.step("decode"):
-        volume = build_volume(part, decoders)
+        volume = build_volume(stack, decoders)
     with clock.step("pair"):
         pairing = pair(volume, paired.candidates) if volume.kind is SeriesKind.PT else Pairing(None, ())
     kind = volume.kind if pairing.ct is None else SeriesKind.PETCT
@@ -213,7 +213,7 @@ def _score_stack(
             volume, measurements, pairing.ct, evaluation.thresholds_of(volume, options.rules), said
         )
     return _StackResult(
-        part=part.name,
+        stack_name=stack.name,
         kind=kind,
         size=len(volume.positions_mm),
         verdict=verdict,
@@ -256,14 +256,14 @@ def _best_ct(
     own = [ct for ct in cts if same_patient(found.identity, ct.identity)]
     if not own:
         raise Permanent("it names another patient than the PET")
-    pet = max(found.parts, key=lambda part: len(part.slices))
-    ranked, reason = rank_ct_stacks(pet, [part for ct in own for part in ct.parts])
+    pet = max(found.stacks, key=lambda stack: len(stack.slices))
+    ranked, reason = rank_ct_stacks(pet, [stack for ct in own for stack in ct.stacks])
     if not ranked:
         raise Permanent(reason)
     problem: Permanent | None = None
-    for stack in ranked[:_MOST_CT_TRIES]:
+    for candidate in ranked[:_MOST_CT_TRIES]:
         try:
-            return [build_volume(stack.part, decoders)], ()
+            return [build_volume(candidate.stack, decoders)], ()
         except Permanent as error:
             problem = problem or error
     raise problem or Permanent(reason)
@@ -271,14 +271,14 @@ def _best_ct(
 
 def _stacks_to_score(found: HeaderScan) -> tuple[list[Stack], tuple[Finding, ...]]:
     """Return the stacks to judge: all, or the largest and evenly chosen others of very many."""
-    parts = list(found.parts)
-    if len(parts) <= MOST_STACKS:
-        return parts, ()
-    largest = max(len(part.slices) for part in parts)
-    large = [part for part in parts if len(part.slices) >= _LEADS_FROM * largest]
+    stacks = list(found.stacks)
+    if len(stacks) <= MOST_STACKS:
+        return stacks, ()
+    largest = max(len(stack.slices) for stack in stacks)
+    large = [stack for stack in stacks if len(stack.slices) >= _LEADS_FROM * largest]
     kept = [large[round(index)] for index in np.linspace(0, len(large) - 1, min(MOST_STACKS, len(large)))]
-    names = ", ".join(part.name for part in kept)
-    sentence = f"Of {len(parts)} stacks {len(kept)} were judged: {names}."
+    names = ", ".join(stack.name for stack in kept)
+    sentence = f"Of {len(stacks)} stacks {len(kept)} were judged: {names}."
     return kept, (Finding("stacks_sampled", Severity.INFO, sentence),)
 
 
@@ -311,17 +311,17 @@ def _combined(
         findings=tuple(with_code(item) for item in (*findings, *lead.findings, *others)),
         model=model_ref(scorer),
         instances_used=len(frozenset[str]().union(*(stack.instances for stack in stacks))),
-        part=lead.part,
+        stack_name=lead.stack_name,
     )
 
 
 def _about_other(stack: _StackResult) -> Finding:
     verdict = stack.verdict
     if verdict.score is None or verdict.grade is None:
-        sentence = f"The stack {stack.part} ({stack.size} slices) has no score."
+        sentence = f"The stack {stack.stack_name} ({stack.size} slices) has no score."
         return Finding("other_stack", Severity.INFO, sentence, "; ".join(item.sentence for item in verdict.findings))
     label = grade_label(verdict.grade, verdict.grade_low)
-    sentence = f"The stack {stack.part} ({stack.size} slices) scored {verdict.score:.1f}, {label}."
+    sentence = f"The stack {stack.stack_name} ({stack.size} slices) scored {verdict.score:.1f}, {label}."
     uids = tuple(item.sop_instance_uid for item in verdict.slices)
     scores = ", ".join(f"{item.score:.2f}" for item in verdict.slices)
     return Finding("other_stack", Severity.INFO, sentence, f"slices {scores}", None, uids)
@@ -330,7 +330,7 @@ def _about_other(stack: _StackResult) -> Finding:
 def _irregular(stack: _StackResult) -> Iterator[Finding]:
     """Yield what assembly warns of in a stack that does not lead, with its name."""
     for item in stack.irregular:
-        yield replace(item, sentence=f"In the stack {stack.part}: {item.sentence}")
+        yield replace(item, sentence=f"In the stack {stack.stack_name}: {item.sentence}")
 
 
 def _pair_uid(candidates: Sequence[Volume], kind: SeriesKind) -> str | None:

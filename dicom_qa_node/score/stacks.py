@@ -46,10 +46,10 @@ def split_into_stacks(slices: Iterable[SliceHeader]) -> list[Stack]:
     grids = _by_grid(_without_copies(slices))
     for group in grids:
         label = _grid_name(group) if len(grids) > 1 else ""
-        for part in _separate(sorted(group, key=_order)):
-            name = ", ".join(word for word in (label, part.name) if word)
-            found.append(_ordered(Stack(name, part.slices, part.left_out)))
-    return sorted(found, key=lambda part: min(_order(header) for header in part.slices))
+        for stack in _separate(sorted(group, key=_order)):
+            name = ", ".join(word for word in (label, stack.name) if word)
+            found.append(_ordered(Stack(name, stack.slices, stack.left_out)))
+    return sorted(found, key=lambda stack: min(_order(header) for header in stack.slices))
 
 
 def _order(header: SliceHeader) -> tuple[int, str, int]:
@@ -103,9 +103,9 @@ def _separate(group: Sequence[SliceHeader]) -> list[Stack]:
         shares = _by_trait(group, trait)
         if 1 < len(shares) <= 2 * crowd and max(map(_crowd, shares.values())) < crowd:
             return [
-                Stack(", ".join(filter(None, (f"{trait} {value}", part.name))), part.slices, part.left_out)
+                Stack(", ".join(filter(None, (f"{trait} {value}", stack.name))), stack.slices, stack.left_out)
                 for value, share in shares.items()
-                for part in _separate(share)
+                for stack in _separate(share)
             ]
     return _by_rank(group, crowd)
 
@@ -192,13 +192,13 @@ def _stored_bytes(header: SliceHeader) -> bytes:
         return file.read(pixels.frame_bytes)
 
 
-def _ordered(part: Stack) -> Stack:
+def _ordered(stack: Stack) -> Stack:
     """Put the slices in order along the normal and take single strays off the grid."""
-    place = _positions(part.slices)
+    place = _positions(stack.slices)
     order = np.argsort(place, kind="stable")
-    slices = [part.slices[index] for index in order]
+    slices = [stack.slices[index] for index in order]
     stray = set(off_grid(place[order]))
     reason = "it lies between the even positions of the other slices"
     extra = tuple(LeftOut(slices[index].sop_instance_uid, "extra slice", reason) for index in sorted(stray))
     kept = tuple(header for index, header in enumerate(slices) if index not in stray)
-    return Stack(part.name, kept, part.left_out + extra)
+    return Stack(stack.name, kept, stack.left_out + extra)

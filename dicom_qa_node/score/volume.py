@@ -146,7 +146,7 @@ class Volume:
         C.7.5.1.1.2) and outside the scan circle; None: all valid.
     header
         Attributes of the first slice (for a multi-frame object with its functional groups flattened), no pixels.
-    part
+    stack_name
         Names this stack where one series holds several (acquisition, phase, echo); "" otherwise.
     findings
         What assembly has to say: gaps, duplicates, left-out objects, missing tags.
@@ -172,7 +172,7 @@ class Volume:
     frame_numbers: tuple[int | None, ...]
     header: Dataset
     valid: BoolArray | PackedMask | None = None
-    part: str = ""
+    stack_name: str = ""
     findings: tuple[Finding, ...] = field(default_factory=tuple)
     origins_mm: npt.NDArray[np.float64] | None = None
     lossy: Lossy | None = None

@@ -22,8 +22,7 @@ from dicom_qa_node.score.series_identity import ImageIdentity, identity_of, one_
 from dicom_qa_node.score.slice_geometry import normal_of, spacing_of
 from dicom_qa_node.score.slice_headers import LeftOut, Lossy, SliceHeader, UnreadableHeader, open_header, slice_header
 from dicom_qa_node.score.stack_pixels import PACK_ABOVE_VOXELS, StackPixels, most_voxels, read_header, read_pixels
-from dicom_qa_node.score.stacks import Stack as Part
-from dicom_qa_node.score.stacks import split_into_stacks
+from dicom_qa_node.score.stacks import Stack, split_into_stacks
 from dicom_qa_node.score.volume import Volume
 
 __all__ = ["HeaderScan", "build_volume", "build_volumes", "scan_headers", "survey_each"]
@@ -35,14 +34,14 @@ class HeaderScan:
 
     series_instance_uid: str
     modality: str
-    parts: tuple[Part, ...]
+    stacks: tuple[Stack, ...]
     left_out: tuple[LeftOut, ...]
     identity: ImageIdentity
 
     @property
     def findings(self) -> tuple[Finding, ...]:
         """What is to be said of the series as a whole."""
-        return tuple(irr.of_series(self.parts, self.left_out))
+        return tuple(irr.of_series(self.stacks, self.left_out))
 
 
 def scan_headers(paths: Sequence[Path]) -> HeaderScan:
@@ -124,7 +123,7 @@ class _Headers:
         return HeaderScan(series[0], slices[0].kind.modality, tuple(split_into_stacks(slices)), left_out, identity)
 
 
-def build_volume(part: Part, decoders: DecoderPool, *, pack_above: int = PACK_ABOVE_VOXELS) -> Volume:
+def build_volume(stack: Stack, decoders: DecoderPool, *, pack_above: int = PACK_ABOVE_VOXELS) -> Volume:
     """Decode one stack.
 
     Raises
@@ -132,24 +131,24 @@ def build_volume(part: Part, decoders: DecoderPool, *, pack_above: int = PACK_AB
     Permanent
         Not one of its slices can be decoded.
     """
-    slices, skipped = _within_memory(part.slices)
+    slices, skipped = _within_memory(stack.slices)
     header = read_header(slices[0])
-    stack = read_pixels(slices, decoders, header, pack_above)
-    if not stack.kept:
-        first = min(stack.broken.items())
+    pixels = read_pixels(slices, decoders, header, pack_above)
+    if not pixels.kept:
+        first = min(pixels.broken.items())
         raise Permanent(
             f"none of {len(slices)} slices can be decoded; the first, {slices[first[0]].sop_instance_uid}: {first[1]}"
         )
-    kept = [slices[index] for index in stack.kept]
-    findings = (*irr.of_stack(part, slices, stack, header, skipped), *(stack.scale.findings if stack.scale else ()))
-    return _volume(part, kept, stack, findings)
+    kept = [slices[index] for index in pixels.kept]
+    findings = (*irr.of_stack(stack, slices, pixels, header, skipped), *(pixels.scale.findings if pixels.scale else ()))
+    return _volume(stack, kept, pixels, findings)
 
 
 def build_volumes(paths: Sequence[Path], decoders: DecoderPool | None = None) -> list[Volume]:
     """Return every stack of one series; see `survey` and `read`."""
     found = scan_headers(paths)
     with decoders or DecoderPool() as pool:
-        return [build_volume(part, pool) for part in found.parts]
+        return [build_volume(stack, pool) for stack in found.stacks]
 
 
 def _contents(path: Path, identities: list[ImageIdentity]) -> Iterator[SliceHeader | LeftOut]:
@@ -191,7 +190,7 @@ def _within_memory(slices: Sequence[SliceHeader]) -> tuple[Sequence[SliceHeader]
     return chosen, len(slices) - len(chosen)
 
 
-def _volume(part: Part, slices: Sequence[SliceHeader], stack: StackPixels, findings: Sequence[Finding]) -> Volume:
+def _volume(stack: Stack, slices: Sequence[SliceHeader], pixels: StackPixels, findings: Sequence[Finding]) -> Volume:
     first = slices[0]
     normal = normal_of(first.orientation)
     origins = np.array([item.origin_mm for item in slices])
@@ -201,9 +200,9 @@ def _volume(part: Part, slices: Sequence[SliceHeader], stack: StackPixels, findi
     axis = way / np.linalg.norm(way) if len(slices) > 1 else normal
     row, column = np.array(first.orientation[3:]), np.array(first.orientation[:3])
     return Volume(
-        voxels=stack.voxels,
+        voxels=pixels.voxels,
         kind=first.kind.kind,
-        unit=stack.unit,
+        unit=pixels.unit,
         # Along a tilted axis neighbouring centres are further apart than the slices are.
         spacing_mm=(gap / float(abs(axis @ normal)), *first.spacing_mm),
         origin_mm=first.origin_mm,
@@ -213,13 +212,13 @@ def _volume(part: Part, slices: Sequence[SliceHeader], stack: StackPixels, findi
         sop_class_uids=tuple(item.sop_class_uid for item in slices),
         frame_numbers=tuple(None if item.frame is None else item.frame + 1 for item in slices),
         header=read_header(first),
-        valid=stack.valid,
-        part=part.name,
+        valid=pixels.valid,
+        stack_name=stack.name,
         findings=tuple(findings),
         origins_mm=origins,
         lossy=_strongest(item.lossy for item in slices),
-        suv_ratios=stack.scale.ratios if stack.scale else {},
-        pet_times=stack.scale.times if stack.scale else None,
+        suv_ratios=pixels.scale.ratios if pixels.scale else {},
+        pet_times=pixels.scale.times if pixels.scale else None,
     )
 
 

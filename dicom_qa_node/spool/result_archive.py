@@ -60,7 +60,7 @@ def write_result_archive(spool_dir: Path, dossier: ResultArchive) -> None:
     """
     path = result_archive_path(spool_dir / dossier.report.path)
     try:
-        replace_file(path, _adapter().dump_json(dossier), mode=0o600)
+        replace_file(path, _adapter().dump_json(dossier, by_alias=True), mode=0o600)
     except OSError as error:
         raise Transient(f"what belongs to a report cannot be written: {error.strerror}") from error
 

@@ -244,7 +244,8 @@ database.upgrade()
 actor = {ACTOR!r}
 with hold_spool(Path("{tmp_path}/spool")) as lock:
     command = [sys.executable, "-c", actor, str(database.url), "{tmp_path}/notes", "web", "", "0"]
-    Supervisor([Child(ChildSpec("web", "web", command), [lock])], database, threading.Event(), Notifier({{}})).run()
+    child = SupervisedProcess(ChildSpec("web", "web", command), [lock])
+    Supervisor([child], database, threading.Event(), SystemdNotifier({{}})).run()
 """
     supervisor = subprocess.Popen([sys.executable, "-c", script])
     try:

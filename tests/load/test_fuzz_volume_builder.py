@@ -37,7 +37,7 @@ def test_damaged_files_end_with_a_volume_or_a_refusal(shared_data, tmp_path):
             path.write_bytes(damaged(source.read_bytes(), rng))
             begin = time.monotonic()
             try:
-                salient_slices(build_volume(scan_headers([path]).parts[0], decoders))
+                salient_slices(build_volume(scan_headers([path]).stacks[0], decoders))
                 outcomes["volume"] += 1
             except Permanent:
                 outcomes["refused"] += 1

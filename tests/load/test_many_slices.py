@@ -74,7 +74,7 @@ def resident_mb():
 
 def test_three_thousand_slices_stay_within_bounded_memory(paths):
     with DecoderPool() as decoders, resident_mb() as most:
-        volume = build_volume(scan_headers(paths).parts[0], decoders)
+        volume = build_volume(scan_headers(paths).stacks[0], decoders)
         chosen = salient_slices(volume)
         found = measure(volume)
     assert len(volume.voxels) == SLICES

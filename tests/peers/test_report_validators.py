@@ -71,7 +71,7 @@ def sparse_header(spool: Path) -> ReportRequest:
     empty = dict.fromkeys(("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime"), "")
     empty |= dict.fromkeys(("Manufacturer", "AccessionNumber", "ReferringPhysicianName", "FrameOfReferenceUID"), "")
     images = write_series(spool, **empty, ImagePositionPatient=None, SliceThickness=None)
-    return ReportRequest(verdict(images, measurements=(), findings=(), part=""), 1, T0)
+    return ReportRequest(verdict(images, measurements=(), findings=(), stack_name=""), 1, T0)
 
 
 def petct_by_parts(spool: Path) -> ReportRequest:

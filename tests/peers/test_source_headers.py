@@ -35,7 +35,7 @@ WANTED = {kind: ["pacs"] for kind in DocumentKind if kind is not DocumentKind.RE
 def written(spool: Path, elements: dict[str, object]) -> dict[str, Path]:
     """Make every document of a series with this header; return the files by kind."""
     instances, result = series_with(spool, elements, score=1.0, grade=Grade.NON_DIAGNOSTIC)
-    request = ReportRequest(dataclasses.replace(result, part="acquisition 2"), 1, T0)
+    request = ReportRequest(dataclasses.replace(result, stack_name="acquisition 2"), 1, T0)
     report = spool / "report.dcm"
     report.write_bytes(build_report(request, instances, spool, CONFIG))
     sources = read_sources(spool, request.result, instances)

@@ -46,11 +46,11 @@ def best(tmp_path):
         pet(i, PixelSpacing=[30.0, 30.0], SliceThickness=5.0, ImagePositionPatient=[-300.0, -240.0, 5.0 * i])
         for i in range(8)
     ]
-    (stack,) = scan_headers(write(tmp_path / "pet", slices)).parts
+    (stack,) = scan_headers(write(tmp_path / "pet", slices)).stacks
 
     def ranked(*series):
         paths = [path for n, one in enumerate(series) for path in write(tmp_path / f"ct{n}", one)]
-        parts = [part for found in survey_each(paths) for part in found.parts]
+        parts = [part for found in survey_each(paths) for part in found.stacks]
         order, reason = rank_ct_stacks(stack, parts)
         return [int(item.series_instance_uid.rsplit(".")[-1]) for item in order], reason
 

@@ -246,7 +246,7 @@ def test_pet_without_suv_attributes_is_judged_in_relative_units(tmp_path):
 def test_the_worst_of_several_stacks_leads_and_the_others_are_named(tmp_path, ct_images):
     images = [*ct_images, *another_acquisition(ct_images, number=2, offset_hu=-60.0)]
     result = score_series(write_phantom(images, tmp_path), scorer=TinyScorer()).result
-    assert result.part == "acquisition 2"
+    assert result.stack_name == "acquisition 2"
     assert result.instances_used == 28
     assert {"several_stacks", "other_stack"} <= keys(result.findings)
     (other,) = (item for item in result.findings if item.key == "other_stack")
@@ -280,7 +280,7 @@ def test_a_broken_slice_of_a_stack_that_does_not_lead_is_named(tmp_path, ct_imag
     victim = next(path for path in paths if dcmread(path).SOPInstanceUID == ct_images[6].SOPInstanceUID)
     cut(victim)
     result = score_series([*paths, *write_phantom(worse, tmp_path / "b")], scorer=TinyScorer()).result
-    assert result.part == "acquisition 2"
+    assert result.stack_name == "acquisition 2"
     (finding,) = (item for item in result.findings if item.key == "slices_undecodable")
     assert finding.sop_instance_uids == (ct_images[6].SOPInstanceUID,)
     assert "acquisition 1" in finding.sentence
@@ -289,7 +289,7 @@ def test_a_broken_slice_of_a_stack_that_does_not_lead_is_named(tmp_path, ct_imag
 def test_a_small_stack_never_leads(tmp_path, ct_images):
     few = another_acquisition(ct_images, number=2, offset_hu=-500.0)[:3]
     result = score_series(write_phantom([*ct_images, *few], tmp_path), scorer=TinyScorer()).result
-    assert result.part == "acquisition 1"
+    assert result.stack_name == "acquisition 1"
 
 
 def test_of_very_many_stacks_some_are_judged(tmp_path):

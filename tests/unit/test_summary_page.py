@@ -137,7 +137,7 @@ def test_slices_and_heat_maps_are_on_the_page(tmp_path):
     "result",
     [
         not_rated,
-        lambda items: verdict(items, measurements=(), findings=(), part=""),
+        lambda items: verdict(items, measurements=(), findings=(), stack_name=""),
         lambda items: verdict(items, slices=verdict(items).slices * 5),
         lambda items: verdict(items, findings=tuple(Finding("streaks", grave, "Long words. " * 40) for grave in MANY)),
     ],

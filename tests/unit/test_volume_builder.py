@@ -49,7 +49,7 @@ def test_a_regular_series_gives_its_values_in_order(one):
     assert np.array_equal(volume.direction, [[0, 0, 1], [0, 1, 0], [1, 0, 0]])
     assert volume.positions_mm == pytest.approx([0, 2.5, 5, 7.5, 10])
     assert volume.valid is None
-    assert volume.part == ""
+    assert volume.stack_name == ""
     assert keys(volume) == set()
 
 
@@ -121,9 +121,9 @@ def test_stacks_at_the_same_positions_are_told_apart(tmp_path, elements, name):
     a, b = build_volumes(write(tmp_path, [*first, *second]))
     assert np.array_equal(a.voxels, [hu(i) for i in range(4)])
     assert np.array_equal(b.voxels, [hu(i) + 500 for i in range(4)])
-    assert a.part.startswith(name)
-    assert b.part.startswith(name)
-    assert a.part != b.part
+    assert a.stack_name.startswith(name)
+    assert b.stack_name.startswith(name)
+    assert a.stack_name != b.stack_name
 
 
 def test_two_attributes_together_tell_four_stacks_apart(tmp_path):
@@ -134,7 +134,7 @@ def test_two_attributes_together_tell_four_stacks_apart(tmp_path):
         for i in range(4)
     ]
     volumes = build_volumes(write(tmp_path, slices))
-    assert sorted(volume.part for volume in volumes) == [
+    assert sorted(volume.stack_name for volume in volumes) == [
         f"acquisition {a}, kernel {k}" for a in (1, 2) for k in ("B30f", "B70fx")
     ]
 
@@ -142,7 +142,7 @@ def test_two_attributes_together_tell_four_stacks_apart(tmp_path):
 def test_repetitions_without_any_attribute_are_told_apart_by_number(tmp_path):
     second = [ct(i, SOPInstanceUID=f"1.2.9.{i}", InstanceNumber=100 + i, pixels=pixels_of(i) + 7) for i in range(4)]
     a, b = build_volumes(write(tmp_path, [*(ct(i) for i in range(4)), *second]))
-    assert (a.part, b.part) == ("repetition 1", "repetition 2")
+    assert (a.stack_name, b.stack_name) == ("repetition 1", "repetition 2")
     assert np.array_equal(b.voxels, [hu(i) + 7 for i in range(4)])
 
 
@@ -152,7 +152,7 @@ def test_interleaved_acquisitions_are_told_apart(tmp_path):
         for i in range(5)
     ]
     volumes = build_volumes(write(tmp_path, [*(ct(i) for i in range(5)), *second]))
-    assert [volume.part for volume in volumes] == ["acquisition 1", "acquisition 2"]
+    assert [volume.stack_name for volume in volumes] == ["acquisition 1", "acquisition 2"]
     assert all("gaps_uneven" not in keys(volume) for volume in volumes)
 
 
@@ -167,7 +167,7 @@ def test_other_planes_in_the_series_become_their_own_stacks(tmp_path):
     ]
     volumes = build_volumes(write(tmp_path, [*(ct(i) for i in range(5)), *coronal]))
     assert [len(volume.voxels) for volume in volumes] == [5, 3]
-    assert volumes[1].part.startswith("coronal")
+    assert volumes[1].stack_name.startswith("coronal")
     assert "not_axial" in keys(volumes[1])
 
 
@@ -180,7 +180,7 @@ def test_localizers_dose_screens_and_captures_are_left_out_and_counted(tmp_path)
         ct(54, ImageType=["DERIVED", "SECONDARY"], ImagePositionPatient=None, ImageOrientationPatient=None),
     ]
     found = scan_headers(write(tmp_path, [*(ct(i) for i in range(5)), *others]))
-    assert [len(part.slices) for part in found.parts] == [5]
+    assert [len(part.slices) for part in found.stacks] == [5]
     said = finding(found.findings, "objects_left_out")
     assert "5 objects" in said.sentence
     assert "2 localizers" in said.sentence
@@ -314,7 +314,7 @@ def test_compressed_multiframe(tmp_path):
 def test_acquisitions_inside_one_multiframe_object(tmp_path):
     slices = [ct(i, AcquisitionNumber=a, pixels=pixels_of(10 * a + i)) for a in (1, 2) for i in range(4)]
     volumes = build_volumes(write(tmp_path, [multiframe(slices)]))
-    assert [volume.part for volume in volumes] == ["acquisition 1", "acquisition 2"]
+    assert [volume.stack_name for volume in volumes] == ["acquisition 1", "acquisition 2"]
     assert volumes[1].frame_numbers == (5, 6, 7, 8)
 
 
@@ -414,7 +414,7 @@ def test_a_large_series_stays_in_sixteen_bits(tmp_path):
     paths = write(tmp_path, slices)
     paths[4].write_bytes(paths[4].read_bytes()[:-100])
     with DecoderPool() as decoders:
-        part = scan_headers(paths).parts[0]
+        part = scan_headers(paths).stacks[0]
         small, large = (build_volume(part, decoders, pack_above=limit) for limit in (10**9, 10))
     assert not isinstance(large.voxels, np.ndarray)
     assert large.voxels.shape == small.voxels.shape == (5, 16, 20)
@@ -444,7 +444,7 @@ def test_no_finding_quotes_the_patient(tmp_path):
     paths = write(tmp_path, [*(ct(i) for i in range(4)), ct(8, ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])])
     found = scan_headers(paths)
     with DecoderPool() as decoders:
-        told = [*found.findings, *build_volume(found.parts[0], decoders).findings]
+        told = [*found.findings, *build_volume(found.stacks[0], decoders).findings]
     assert told
     assert not any(PATIENT in f"{item.sentence}{item.evidence}" for item in told)
 
@@ -466,13 +466,13 @@ def compressed(tmp_path, count=3):
 
 
 def test_a_frame_that_blocks_its_decoder_is_left_out(tmp_path):
-    part = scan_headers(compressed(tmp_path)).parts[0]
+    part = scan_headers(compressed(tmp_path)).stacks[0]
     with DecoderPool(count=1, timeout_s=0.0) as blocked, pytest.raises(Permanent, match="more than 0 s"):
         build_volume(part, blocked)
 
 
 def test_a_decoder_that_dies_costs_one_frame(tmp_path):
-    part = scan_headers(compressed(tmp_path)).parts[0]
+    part = scan_headers(compressed(tmp_path)).stacks[0]
     with DecoderPool(count=1) as decoders:
         assert len(build_volume(part, decoders).voxels) == 3
         decoders._idle[0]._process.kill()

@@ -14,7 +14,7 @@ from tests.tiny_series import ct, write
 
 
 def lossy_of(paths):
-    return [header.lossy for header in scan_headers(paths).parts[0].slices]
+    return [header.lossy for header in scan_headers(paths).stacks[0].slices]
 
 
 def finding(volume):

@@ -135,7 +135,7 @@ def _draw_about(canvas: Canvas, page: Page, words: Words, top: int) -> None:
     kind = words.of("kind", result.kind.value, result.kind.value)
     images = words("images", result.instances_used)
     lines = (
-        (f"{kind} · {result.part}" if result.part else kind, 24, INK),
+        (f"{kind} · {result.stack_name}" if result.stack_name else kind, 24, INK),
         (f"{images}, {words('paired')}" if result.pair_series_uid else images, 18, FAINT),
         (f"{words('model')} {model.name} {model.version} · {model.sha256[:12]}", 18, FAINT),
         (f"{words('scored_at')} {page.scored_at:%Y-%m-%d %H:%M}", 18, FAINT),

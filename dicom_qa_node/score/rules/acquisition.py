@@ -17,7 +17,7 @@ from dicom_qa_node.score.rules.case import INCOMPLETE, Case, Rule, code_of
 from dicom_qa_node.score.slice_geometry import normal_of, plane_of, spacing_of, tilt_of
 from dicom_qa_node.score.slice_headers import LeftOut, Lossy, SliceHeader
 from dicom_qa_node.score.stack_pixels import StackPixels
-from dicom_qa_node.score.stacks import Stack as Part
+from dicom_qa_node.score.stacks import Stack
 
 __all__ = ["COMPLETENESS_RULES", "counted", "of_series", "of_stack"]
 
@@ -32,7 +32,7 @@ def counted(left_out: Sequence[LeftOut]) -> str:
     return ", ".join(_many(count, what) for what, count in Counter(item.what for item in left_out).most_common())
 
 
-def of_series(parts: Sequence[Part], left_out: Sequence[LeftOut]) -> Iterator[Finding]:
+def of_series(stacks: Sequence[Stack], left_out: Sequence[LeftOut]) -> Iterator[Finding]:
     """Yield what concerns the series as a whole."""
     passed = [item for item in left_out if not item.broken]
     if passed:
@@ -43,41 +43,41 @@ def of_series(parts: Sequence[Part], left_out: Sequence[LeftOut]) -> Iterator[Fi
         reasons = "; ".join(dict.fromkeys(item.reason for item in broken))
         sentence = f"{_many(len(broken), 'object')} could not be used and were left out: {reasons}."
         yield _about("headers_broken", Severity.WARNING, sentence, broken)
-    if len(parts) > 1:
-        names = "; ".join(f"{part.name or 'stack'} ({len(part.slices)} slices)" for part in parts[:_LONGEST_LIST])
-        sentence = f"The series holds {len(parts)} stacks of slices, which were judged apart: {names}."
-        yield Finding("several_stacks", Severity.INFO, sentence, evidence=f"{len(parts)} stacks")
+    if len(stacks) > 1:
+        names = "; ".join(f"{stack.name or 'stack'} ({len(stack.slices)} slices)" for stack in stacks[:_LONGEST_LIST])
+        sentence = f"The series holds {len(stacks)} stacks of slices, which were judged apart: {names}."
+        yield Finding("several_stacks", Severity.INFO, sentence, evidence=f"{len(stacks)} stacks")
 
 
 def of_stack(
-    part: Part, slices: Sequence[SliceHeader], stack: StackPixels, header: Dataset, skipped: int
+    stack: Stack, slices: Sequence[SliceHeader], pixels: StackPixels, header: Dataset, skipped: int
 ) -> Iterator[Finding]:
     """Yield what concerns one stack; ``slices`` are those that were read, ``skipped`` those passed over for size."""
-    kept = [slices[index] for index in stack.kept]
+    kept = [slices[index] for index in pixels.kept]
     if skipped:
         sentence = f"The series is too large for memory: {len(slices)} of {len(slices) + skipped} slices were read."
         yield Finding("series_thinned", Severity.WARNING, sentence, evidence=f"{skipped} slices passed over")
-    yield from _about_left_out(part)
-    yield from _about_broken(slices, stack)
+    yield from _about_left_out(stack)
+    yield from _about_broken(slices, pixels)
     yield from _about_spacing(kept)
     yield from _about_plane(kept, header)
-    yield from _about_values(kept, stack)
+    yield from _about_values(kept, pixels)
 
 
-def _about_left_out(part: Part) -> Iterator[Finding]:
-    for what in dict.fromkeys(item.what for item in part.left_out):
-        some = [item for item in part.left_out if item.what == what]
+def _about_left_out(stack: Stack) -> Iterator[Finding]:
+    for what in dict.fromkeys(item.what for item in stack.left_out):
+        some = [item for item in stack.left_out if item.what == what]
         sentence = f"{_many(len(some), what)} left out: {some[0].reason}."
         yield _about(what.replace(" ", "_") + "s", Severity.WARNING, sentence, some)
 
 
-def _about_broken(slices: Sequence[SliceHeader], stack: StackPixels) -> Iterator[Finding]:
-    if not stack.broken:
+def _about_broken(slices: Sequence[SliceHeader], pixels: StackPixels) -> Iterator[Finding]:
+    if not pixels.broken:
         return
-    broken = (slices[index].sop_instance_uid for index in sorted(stack.broken))
+    broken = (slices[index].sop_instance_uid for index in sorted(pixels.broken))
     uids = tuple(uid for uid in broken if is_uid(uid))
-    reasons = "; ".join(dict.fromkeys(stack.broken[index] for index in sorted(stack.broken)))
-    count = len(stack.broken)
+    reasons = "; ".join(dict.fromkeys(pixels.broken[index] for index in sorted(pixels.broken)))
+    count = len(pixels.broken)
     sentence = f"{_many(count, 'slice')} of {len(slices)} cannot be decoded and left out: {reasons}."
     yield Finding(
         "slices_undecodable", Severity.WARNING, sentence, f"{count} of {len(slices)}", None, uids[:_LONGEST_LIST]
@@ -122,15 +122,15 @@ def _about_plane(kept: Sequence[SliceHeader], header: Dataset) -> Iterator[Findi
         yield Finding("not_axial", Severity.INFO, sentence, f"normal {np.round(normal, 3).tolist()}")
 
 
-def _about_values(kept: Sequence[SliceHeader], stack: StackPixels) -> Iterator[Finding]:
+def _about_values(kept: Sequence[SliceHeader], pixels: StackPixels) -> Iterator[Finding]:
     if any(item.slope is None or item.intercept is None for item in kept):
         sentence = (
             "Rescale Slope (0028,1053) or Intercept (0028,1052) is missing: stored values were taken as they are."
         )
         yield Finding("rescale_missing", Severity.WARNING, sentence)
-    if stack.scale is None and stack.unit != kept[0].kind.unit:
-        sentence = f"The pixel values are {stack.unit}, not {kept[0].kind.unit}: no score and no noise figures apply."
-        yield Finding("unit_unexpected", Severity.ERROR, sentence, f"Rescale Type (0028,1054) is {stack.unit}")
+    if pixels.scale is None and pixels.unit != kept[0].kind.unit:
+        sentence = f"The pixel values are {pixels.unit}, not {kept[0].kind.unit}: no score and no noise figures apply."
+        yield Finding("unit_unexpected", Severity.ERROR, sentence, f"Rescale Type (0028,1054) is {pixels.unit}")
 
 
 def _about(key: str, severity: Severity, sentence: str, objects: Sequence[LeftOut]) -> Finding:
