@@ -6,6 +6,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 ARGS ?=
 WORKERS ?= auto
+TESTS ?= not full and not load and not gpu
 CHECKED := dicom_qa_node training tests benchmarks
 
 .PHONY: help demo test test-full check fmt docs site clean peers dist deb sbom lock audit
@@ -52,7 +53,7 @@ check: $(VENV)/.installed-test
 	$(BIN)/lint-imports
 
 test: peers check
-	PYTHON=$(BIN)/python WORKERS=$(WORKERS) .ci/test "not full and not load and not gpu" $(ARGS)
+	PYTHON=$(BIN)/python WORKERS=$(WORKERS) .ci/test "$(TESTS)" $(ARGS)
 
 test-full: peers check
 	PYTHON=$(BIN)/python WORKERS=$(WORKERS) .ci/test "not gpu" $(ARGS)

@@ -64,6 +64,7 @@ def built(source) -> dict[str, Path]:
     return {"wheel": wheel, "sdist": sdist}
 
 
+@pytest.mark.full
 def test_wheel_holds_every_file_of_the_package_and_no_other_package(built):
     with zipfile.ZipFile(built["wheel"]) as wheel:
         names = {name for name in wheel.namelist() if not name.endswith("/")}
@@ -75,6 +76,7 @@ def test_wheel_holds_every_file_of_the_package_and_no_other_package(built):
     assert kinds <= {Path(name).suffix or Path(name).name for name in inside}
 
 
+@pytest.mark.full
 def test_sdist_can_build_test_and_document(built):
     with tarfile.open(built["sdist"]) as sdist:
         names = {member.name.split("/", 1)[1] for member in sdist.getmembers() if member.isfile()}
@@ -90,6 +92,7 @@ def test_sdist_can_build_test_and_document(built):
     assert wanted - names == set()
 
 
+@pytest.mark.full
 def test_installed_wheel_runs_in_an_empty_folder(built, tmp_path):
     site, empty = tmp_path / "site", tmp_path / "empty"
     empty.mkdir()
@@ -137,6 +140,7 @@ def debian_package(built, source) -> Path:
     return package
 
 
+@pytest.mark.full
 @pytest.mark.peers("dh")
 def test_debian_package(built, debian_package, tmp_path):
     tree = tmp_path / "tree"
@@ -161,6 +165,7 @@ def test_debian_package(built, debian_package, tmp_path):
     assert "rm -rf /var/lib" not in (tree / "DEBIAN" / "prerm").read_text()
 
 
+@pytest.mark.full
 @pytest.mark.peers("dh", "lintian")
 def test_debian_package_is_as_lintian_wants_it(debian_package, run_tool):
     said = run_tool("lintian", "--fail-on", "error,warning", debian_package)
@@ -191,6 +196,7 @@ def test_container_copies_what_is_there_and_gets_nothing_else():
     assert set(PROJECT["license-files"]) | {PROJECT["readme"]} <= set(sources)
 
 
+@pytest.mark.full
 def test_container_builds_the_wheel_from_what_it_copies(built, tmp_path):
     context = tmp_path / "context"
     for name in copied():
@@ -251,6 +257,7 @@ def test_compose_example_is_whole_and_its_node_configuration_valid(tmp_path):
     assert ":" not in config.database_url.split("@")[0].split("//")[1], "the password belongs into a file"
 
 
+@pytest.mark.full
 @pytest.mark.peers("Orthanc", "echoscu")
 def test_archive_of_the_compose_example_starts_and_answers(background, run_tool, free_port, listening, poll, tmp_path):
     compose = yaml.safe_load((ROOT / "compose.yaml").read_text())

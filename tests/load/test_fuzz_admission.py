@@ -32,7 +32,12 @@ from dicom_qa_node.spool.layout import SpoolLayout
 from tests.conftest import seed_of
 from tests.load.mutations import KINDS, WILD_UIDS, Image, mutated, read_image
 
-pytestmark = [pytest.mark.realdata, pytest.mark.filterwarnings("ignore:.*:UserWarning:pydicom")]
+pytestmark = [
+    pytest.mark.full,
+    pytest.mark.serial,
+    pytest.mark.realdata,
+    pytest.mark.filterwarnings("ignore:.*:UserWarning:pydicom"),
+]
 
 LOAD = int(os.environ.get("QA_FUZZ_DATA_SETS", "20000"))
 BATCH = 250

@@ -45,6 +45,8 @@ from tests.processes import signal_all
 
 # pynetdicom leaves the socket of an association that ends badly to the garbage collector.
 pytestmark = [
+    pytest.mark.full,
+    pytest.mark.serial,
     pytest.mark.integration,
     pytest.mark.realdata,
     pytest.mark.filterwarnings("ignore::ResourceWarning"),

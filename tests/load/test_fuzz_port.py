@@ -38,6 +38,8 @@ from tests.query_samples import CASES, STUDY_FIND, fill, identifier, images_of
 from tests.tls_files import Authority
 
 pytestmark = [
+    pytest.mark.full,
+    pytest.mark.serial,
     pytest.mark.integration,
     pytest.mark.peers("storescu"),
     pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning"),

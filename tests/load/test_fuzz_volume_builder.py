@@ -19,7 +19,7 @@ from dicom_qa_node.score.volume_builder import build_volume, scan_headers
 from tests.conftest import seed_of
 from tests.load.mutations import damaged
 
-pytestmark = [pytest.mark.load, pytest.mark.realdata]
+pytestmark = [pytest.mark.full, pytest.mark.serial, pytest.mark.load, pytest.mark.realdata]
 
 FILES = int(os.environ.get("QA_FUZZ_FILES", "5000"))
 LONGEST_S = 30.0

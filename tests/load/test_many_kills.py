@@ -15,7 +15,12 @@ from tests.conftest import seed_of
 from tests.crash_helpers import SLICES, kill_run
 
 # pynetdicom leaves the socket of a refused connection to the garbage collector.
-pytestmark = [pytest.mark.load, pytest.mark.filterwarnings("ignore::ResourceWarning")]
+pytestmark = [
+    pytest.mark.full,
+    pytest.mark.serial,
+    pytest.mark.load,
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+]
 
 ABREAST = 6
 LONGEST_S = 5.0

@@ -19,7 +19,7 @@ from dicom_qa_node.score.slice_selection import salient_slices
 from dicom_qa_node.score.volume_builder import build_volume, scan_headers
 from tests.tiny_series import ct, write
 
-pytestmark = pytest.mark.load
+pytestmark = [pytest.mark.full, pytest.mark.serial, pytest.mark.load]
 
 SLICES, KINDS = 3000, 50
 MOST_MB = 1000

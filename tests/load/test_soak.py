@@ -16,7 +16,7 @@ import pytest
 from benchmarks.soak import PROCESSES, growth_mb, in_registry, in_spool, soak
 from dicom_qa_node.config import load_config
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.full, pytest.mark.serial, pytest.mark.integration]
 
 #: A process that reaches its size late in the first tens of thousands of images must still not pass for a leak.
 MOST_GROWTH_MB = 20
