@@ -159,7 +159,7 @@ def test_fuzzy_matching_is_refused_with_a_warning_and_literal_matching_done(serv
         ("/studies?Favourite=1", "'Favourite' is neither a DICOM keyword nor a tag"),
         ("/studies?0010=1", "'0010' is neither"),
         ("/studies?Modality=CT", "Modality is not a supported query key for studies"),
-        ("/studies?PixelData=1", "PixelData is no key"),
+        ("/studies?PixelData=1", "PixelData is not a supported query key"),
         ("/studies?PatientID=1&PatientID=2", "PatientID is given twice"),
         ("/studies?StudyInstanceUID=1.2.x", "StudyInstanceUID is not a UID"),
         ("/studies/1.2.x/series", "StudyInstanceUID in the path is not a UID"),
