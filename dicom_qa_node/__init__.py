@@ -1,14 +1,17 @@
-"""A DICOM node that judges image quality: a scanner's series in, a scored Structured Report out.
+"""A DICOM node that rates the image quality of CT and PET/CT series and reports it as a Structured Report.
 
-The way of one series, one package per verb::
+The life of a series::
 
-    scanner ─C-STORE─▶ receive ─▶ spool + registry ─▶ complete ─▶ [jobs] ─▶ score ─▶ quality log
-      PACS ◀─C-STORE─ deliver ◀─ [outbox] ◀─ report ◀───────────────────────────────┘
+    scanner ─C-STORE─▶ receive ─▶ spool + registry ─▶ completion ─▶ [jobs] ─▶ score ─▶ quality log, control charts
+        PACS ◀─C-STORE─ deliver ◀─ [outbox] ◀─ report ◀───────────────────────────┘
 
-``store`` is the only door to the database, ``spool`` the only door to the files, ``ops`` keeps the roles
-running, ``cli`` puts everything together. Importing this package imports none of them.
+Packages, from the lowest layer up: ``domain`` (what the stages exchange), ``log``, ``models`` and ``phantom``, ``config``,
+``dicom_io`` (DICOM files), ``spool`` (files of the node), ``db`` (engine and tables), ``quality_log``, ``charts`` and
+``accounts``, ``flow`` (states, jobs, outbox), ``index`` (query keys); the stages ``receive``, ``query``, ``score``,
+``report``, ``deliver`` and ``web``; ``ops`` (runs the processes), ``api`` and ``cli``. docs/architecture.md has the details.
 
-For Python: `score_series`, `load_series`, `measure`, `build_report`, `list_models` (module ``api``).
+For Python: `score_series`, `load_series`, `measure`, `build_report`, `list_models` (module ``api``). Importing this package
+imports none of the others.
 """
 
 from __future__ import annotations

@@ -7,7 +7,8 @@ import json
 from dicom_qa_node.domain.results import ModelRef, SeriesKind, SeriesResult, result_from_json, result_to_json
 
 RESULT = SeriesResult(
-    "1.2.3", "CT", SeriesKind.CT, None, None, None, (), (), (), ModelRef("a", "1", "0" * 64), 3, stack_name="acquisition 2"
+    "1.2.3", "CT", SeriesKind.CT, None, None, None, (), (), (), ModelRef("a", "1", "0" * 64), 3,
+    stack_name="acquisition 2",
 )  # fmt: skip
 
 
