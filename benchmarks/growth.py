@@ -56,7 +56,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "log, one grade": ("log", "--grade", "non-diagnostic"),
     "log of a day": ("log", "--since", "24h"),
     "outbox list": ("outbox", "list"),
-    "outbox list --dead": ("outbox", "list", "--dead"),
+    "outbox list --parked": ("outbox", "list", "--parked"),
 }
 _ROUNDS = 5
 _LONG_MS = 5000

@@ -2,16 +2,17 @@
 
 The life of a series::
 
-    scanner ─C-STORE─▶ receive ─▶ spool + registry ─▶ completion ─▶ [jobs] ─▶ score ─▶ quality log, control charts
+    scanner ─C-STORE─▶ receive ─▶ spool + registry ─▶ completion ─▶ [jobs] ─▶ score ─▶ quality log
         PACS ◀─C-STORE─ deliver ◀─ [outbox] ◀─ report ◀───────────────────────────┘
 
-Packages, from the lowest layer up: ``domain`` (what the stages exchange), ``log``, ``models`` and ``phantom``, ``config``,
-``dicom_io`` (DICOM files), ``spool`` (files of the node), ``db`` (engine and tables), ``quality_log``, ``charts`` and
-``accounts``, ``flow`` (states, jobs, outbox), ``index`` (query keys); the stages ``receive``, ``query``, ``score``,
-``report``, ``deliver`` and ``web``; ``ops`` (runs the processes), ``api`` and ``cli``. docs/architecture.md has the details.
+Packages, from the lowest layer up: ``domain`` (what the stages exchange), ``log``, ``models`` and ``phantom``,
+``config``, ``dicom_io`` (DICOM files), ``spool`` (files of the node), ``db`` (engine and tables), ``quality_log``,
+``charts`` and ``accounts``, ``flow`` (states, jobs, outbox), ``index`` (query keys); the stages ``receive``, ``query``,
+``score``, ``report``, ``deliver`` and ``web``; ``ops`` (runs the processes), ``api`` and ``cli``. See
+docs/architecture.md.
 
-For Python: `score_series`, `load_series`, `measure`, `build_report`, `list_models` (module ``api``). Importing this package
-imports none of the others.
+For Python: `score_series`, `load_series`, `measure`, `build_report`, `list_models` (module ``api``). Importing this
+package imports none of the others.
 """
 
 from __future__ import annotations

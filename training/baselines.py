@@ -59,10 +59,10 @@ def noise_figures(pool: Pool, regions: Sequence[str] = ("abdomen", "brain")) -> 
 
 
 def _figures(name: str, values: Sequence[float], rows: Sequence[Row], protocol: str) -> list[Figure]:
-    said = agreement(values, [row.score or 0.0 for row in rows], [row.group for row in rows])
+    found = agreement(values, [row.score or 0.0 for row in rows], [row.group for row in rows])
     return [
-        Figure(f"{name}_{key}", round(e.value, 4), round(e.low, 4), round(e.high, 4), said.n, protocol)
-        for key, e in (("srocc", said.srocc), ("krocc", said.krocc))
+        Figure(f"{name}_{key}", round(e.value, 4), round(e.low, 4), round(e.high, 4), found.n, protocol)
+        for key, e in (("srocc", found.srocc), ("krocc", found.krocc))
     ]
 
 

@@ -66,11 +66,13 @@ def judge_run(run: Path, pools_folder: Path, device: str = "auto") -> list[Predi
             for start in range(0, len(same), _AT_ONCE):
                 part = same[start : start + _AT_ONCE]
                 images = np.stack([as_rgb(pool.images[i]) for i in part])
-                said = scorer.score(images, kind, [prompt_of_row(pool.rows[i]) for i in part])
+                predicted_values = scorer.score(images, kind, [prompt_of_row(pool.rows[i]) for i in part])
                 fold = -1 if config.held_out is None else config.held_out
                 found += [
                     Prediction(pool.rows[i], float(s), float(w), float(d), fold)
-                    for i, s, w, d in zip(part, said.score, said.weight, said.spread, strict=True)
+                    for i, s, w, d in zip(
+                        part, predicted_values.score, predicted_values.weight, predicted_values.spread, strict=True
+                    )
                 ]
     return found
 
@@ -115,8 +117,8 @@ def _judge_folder(scorer: Scorer, images: Path, labels: Path, kind: str) -> dict
         for record in csv.DictReader(stream):
             with Image.open(images / record["file"]) as image:
                 picture = np.asarray(image.convert("RGB"))
-            said = scorer.score(picture[None], record.get("kind") or kind)
-            predicted.append(float(said.score[0]))
+            predicted_values = scorer.score(picture[None], record.get("kind") or kind)
+            predicted.append(float(predicted_values.score[0]))
             truth.append(float(record["score"]))
             groups.append(record.get("reference") or record.get("group") or record["file"])
     raw = agreement(predicted, truth, groups)

@@ -19,5 +19,5 @@ def prompt_of_row(row: Row) -> Prompt:
 
 def factors_of_header(header: Dataset, kind: SeriesKind) -> dict[str, str]:
     """Return the factors of a slice of a series, for `pool.Row`."""
-    told = {"dimension": "3d", "region": region_of(header), "type": type_of(header, kind)}
-    return {name: value for name, value in told.items() if value}
+    factors = {"dimension": "3d", "region": region_of(header), "type": type_of(header, kind)}
+    return {name: value for name, value in factors.items() if value}

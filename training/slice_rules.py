@@ -105,8 +105,8 @@ def _picture(
 def _weighed(
     scorer: Scorer, pictures: Sequence[npt.NDArray[np.uint8]], chosen: Sequence[ChosenSlice], prompt: Prompt
 ) -> float:
-    said = scorer.score(np.stack(pictures), "ct", [prompt] * len(pictures))
-    return float(np.dot(said.score, [item.weight for item in chosen]))
+    predicted = scorer.score(np.stack(pictures), "ct", [prompt] * len(pictures))
+    return float(np.dot(predicted.score, [item.weight for item in chosen]))
 
 
 def _held_out(config: RunConfig, names: Sequence[str]) -> set[str]:

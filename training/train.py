@@ -135,9 +135,9 @@ def _step(
     """One optimiser step; returns the loss and its terms."""
     pictures = (batch.pictures.to(where).float() / 255.0).contiguous(memory_format=torch.channels_last)
     score, weight = batch.score.to(where), batch.weight.to(where)
-    told = (batch.prompt.to(where),) if card_of(config.model).needs_prompt else ()
+    prompt_args = (batch.prompt.to(where),) if card_of(config.model).needs_prompt else ()
     with torch.autocast(where.type, torch.bfloat16, enabled=where.type == "cuda"):
-        outputs = network(pictures, *told)
+        outputs = network(pictures, *prompt_args)
     predicted = outputs.score.float()
     terms = [
         losses.score_loss(predicted, score, weight),

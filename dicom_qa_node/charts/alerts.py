@@ -203,8 +203,8 @@ class Alerts:
         now = self._clock()
         message = a.messages.c
         ready = (message.state == MessageState.PENDING.value) & (message.not_before <= now)
-        silent = (message.state == MessageState.SENDING.value) & (message.lease_until < now)
-        query = sa.select(a.messages).where(ready | silent).order_by(message.not_before, message.message_id).limit(1)
+        abandoned = (message.state == MessageState.SENDING.value) & (message.lease_until < now)
+        query = sa.select(a.messages).where(ready | abandoned).order_by(message.not_before, message.message_id).limit(1)
         with self._db.read() as connection:
             if connection.execute(query).first() is None:
                 return None

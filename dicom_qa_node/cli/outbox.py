@@ -26,7 +26,7 @@ Number = Annotated[int, typer.Argument(help="Number of the delivery (outbox list
 def list_rows(
     context: typer.Context,
     state: Annotated[list[DeliveryState] | None, typer.Option(help="Only this state; may be given again.")] = None,
-    dead: Annotated[bool, typer.Option("--dead", help="Only dead letters: the parked deliveries.")] = False,
+    parked: Annotated[bool, typer.Option("--parked", help="Only deliveries that failed permanently.")] = False,
     target: Annotated[str | None, typer.Option(help="Only deliveries to this target.")] = None,
     after: Annotated[int | None, typer.Option(help="Continue below this number, the last of the page before.")] = None,
     limit: Annotated[int, typer.Option(min=1, help="Rows at most.")] = 50,
@@ -35,9 +35,9 @@ def list_rows(
     """List deliveries, the latest first, with the target's last answer."""
     from dicom_qa_node.flow.outbox import Outbox
 
-    if dead and state:
-        raise typer.BadParameter("give --dead or --state, not both")
-    chosen = [DeliveryState.PARKED] if dead else (state or tuple(DeliveryState))
+    if parked and state:
+        raise typer.BadParameter("give --parked or --state, not both")
+    chosen = [DeliveryState.PARKED] if parked else (state or tuple(DeliveryState))
     with open_database(config_of(context)) as database:
         found = Outbox(database).rows(chosen, limit=limit, after=after, target=target)
     show_rows("Outbox", [_row(item) for item in found], as_json=as_json, empty="no deliveries")

@@ -68,7 +68,7 @@ class CommitmentResultSender:
             self._send(reply)
         except (Refused, Deferred) as error:
             if age_s > self._settings.give_up_after_s:
-                self._replies.told(reply, f"given up: {error}")
+                self._replies.mark_sent(reply, f"given up: {error}")
                 log_event(_LOGGER, logging.ERROR, "commitment_given_up", calling_ae=reply.calling_ae)
             else:
                 wait_s = backoff_s(reply.attempts + 1, self._settings.retry_first_s, self._settings.retry_max_s)
@@ -78,7 +78,7 @@ class CommitmentResultSender:
                     attempt=reply.attempts + 1, wait_s=round(wait_s, 1),
                 )  # fmt: skip
             return False
-        self._replies.told(reply, "told")
+        self._replies.mark_sent(reply, "told")
         log_event(_LOGGER, logging.INFO, "commitment_told", calling_ae=reply.calling_ae, asked=len(reply.items))
         return True
 

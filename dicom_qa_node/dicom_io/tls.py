@@ -224,8 +224,8 @@ def concerns(config: Config, now: Callable[[], dt.datetime] = utc_now) -> list[s
 def _sections(config: Config) -> Iterator[ServerTls | ClientTls]:
     targets = [target.tls for target in config.deliver.targets if isinstance(target, DicomTarget)]
     called = [destination.tls for destination in config.query.destinations]
-    told = [peer.tls for peer in config.receive.peers]
-    sections: list[ServerTls | ClientTls] = [config.receive.tls, *targets, *called, *told]
+    peers = [peer.tls for peer in config.receive.peers]
+    sections: list[ServerTls | ClientTls] = [config.receive.tls, *targets, *called, *peers]
     yield from (settings for settings in sections if settings.enabled)
 
 

@@ -72,7 +72,7 @@ class CommitReplies:
         """Return replies whose time to try has come, oldest first."""
         return self._replies(t.commit_replies.c.next_attempt_at <= self._clock(), limit)
 
-    def told(self, reply: CommitReply, answer: str) -> None:
+    def mark_sent(self, reply: CommitReply, answer: str) -> None:
         """Record that the peer knows, or that it is given up, with the last words."""
         self._update(reply, {"finished_at": self._clock(), "last_answer": answer})
 

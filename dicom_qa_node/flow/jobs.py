@@ -137,7 +137,7 @@ class Jobs:
         with self._db.write() as connection:
             lock_series(connection, job.series_instance_uid)
             if permanent or job.attempt >= self._max_attempts:
-                return _end(connection, job, "DEAD", reason) and _park(connection, job, reason, now)
+                return _end(connection, job, "PARKED", reason) and _park(connection, job, reason, now)
             pause = dt.timedelta(seconds=backoff_s(job.attempt, _RETRY_FIRST_S, LONGEST_PAUSE_S))
             return _give_back(connection, job, reason, now, pause, attempts=job.attempt)
 
@@ -203,7 +203,7 @@ class Jobs:
             queue_of(connection).end(claim)
         elif row.attempts >= self._max_attempts:
             reason = f"the worker died {row.attempts} times while scoring this series; release it to try again"
-            _end(connection, job, "DEAD", reason)
+            _end(connection, job, "PARKED", reason)
             queue_of(connection).end(claim)
             _park(connection, job, reason, now)
         else:

@@ -146,7 +146,7 @@ class NodeStatistics:
 def _scoring(connection: sa.Connection) -> LastError | None:
     job = t.jobs.c
     query = sa.select(job.last_error, job.series_instance_uid, job.available_at).where(
-        job.state.in_(("READY", "RUNNING", "DEAD")) & (job.last_error != "")
+        job.state.in_(("READY", "RUNNING", "PARKED")) & (job.last_error != "")
     )
     row = connection.execute(query.order_by(job.available_at.desc()).limit(1)).one_or_none()
     return None if row is None else LastError("scoring", row.last_error, row.series_instance_uid, None)

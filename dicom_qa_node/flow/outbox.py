@@ -294,7 +294,7 @@ class Outbox:
             row = connection.execute(joined().where(t.outbox.c.delivery_id == delivery_id)).one_or_none()
         return None if row is None else _row(row)
 
-    def dead(self, limit: int = 100, after: int | None = None, target: str | None = None) -> list[OutboxRow]:
+    def parked(self, limit: int = 100, after: int | None = None, target: str | None = None) -> list[OutboxRow]:
         """Return the parked deliveries, the latest first; ``after`` is the last number of the page before."""
         return self.rows([DeliveryState.PARKED], limit, after=after, target=target)
 

@@ -52,9 +52,11 @@ def scored_alone(connection: sa.Connection, ct: sa.Row[Any]) -> list[str]:
 def _lacks_its_ct() -> sa.ColumnElement[bool]:
     """Whether the result of a series' version says that its CT covers the PET in part, or cannot be fused with it."""
     r, s = t.results.c, t.series.c
-    told = [r.payload.contains(f'"{key}"', autoescape=True) for key in ("petct_partial_overlap", "petct_not_paired")]
+    reported = [
+        r.payload.contains(f'"{key}"', autoescape=True) for key in ("petct_partial_overlap", "petct_not_paired")
+    ]
     same = (r.series_instance_uid == s.series_instance_uid) & (r.version == s.version)
-    return sa.exists().where(same & sa.or_(*told))
+    return sa.exists().where(same & sa.or_(*reported))
 
 
 def has_images(connection: sa.Connection, series_instance_uid: str) -> bool:

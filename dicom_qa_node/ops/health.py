@@ -207,12 +207,12 @@ def _role(role: str, heartbeats: Sequence[Heartbeat], now: dt.datetime) -> Check
     if not alive:
         since = f"silent since {max(beat.seen_at for beat in beats):%Y-%m-%d %H:%M:%S} UTC" if beats else "never seen"
         return Check(f"role {role}", bad, f"{since}; is it running?")
-    said = "; ".join(beat.detail for beat in alive if beat.detail)
+    details = "; ".join(beat.detail for beat in alive if beat.detail)
     if len(alive) < len(beats):
         return Check(f"role {role}", Level.DEGRADED, f"{len(alive)} of {len(beats)} processes alive")
-    if said and role in _SAY_WHAT_FAILS:
-        return Check(f"role {role}", Level.DEGRADED, said)
-    return Check(f"role {role}", Level.OK, said or f"{len(alive)} alive")
+    if details and role in _SAY_WHAT_FAILS:
+        return Check(f"role {role}", Level.DEGRADED, details)
+    return Check(f"role {role}", Level.OK, details or f"{len(alive)} alive")
 
 
 def _queue(facts: HealthSnapshot, now: dt.datetime) -> Check:
@@ -246,7 +246,8 @@ def _deliveries(facts: HealthSnapshot) -> Check:
     parked = found.get(DeliveryState.PARKED, 0)
     waiting = found.get(DeliveryState.PENDING, 0) + found.get(DeliveryState.SENDING, 0)
     if parked:
-        words = f"{parked} dead letter{'s' if parked > 1 else ''}: dicom-qa-node outbox list --dead; {waiting} waiting"
+        what = "parked deliveries" if parked > 1 else "parked delivery"
+        words = f"{parked} {what}: dicom-qa-node outbox list --parked; {waiting} waiting"
         return Check("deliveries", Level.DEGRADED, words)
     return Check("deliveries", Level.OK, f"{waiting} waiting")
 

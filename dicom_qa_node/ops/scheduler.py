@@ -286,9 +286,9 @@ def run_schedule(config: Config, database: Database, stop: threading.Event, puls
     """Run the periodic tasks of a node until ``stop`` is set."""
     facts = NodeStatistics(database)
     # The task that tells how the tasks stand is one of them.
-    told = Task("bookkeeping", _TELL_S, lambda _now: facts.note_task_runs(runner.runs()), first_after_s=1)
+    bookkeeping = Task("bookkeeping", _TELL_S, lambda _now: facts.note_task_runs(runner.runs()), first_after_s=1)
     watch = ClockWatch()
-    runner = TaskRunner([*tasks_of(config, database, watch), told], watch=watch, skew=database.skew)
+    runner = TaskRunner([*tasks_of(config, database, watch), bookkeeping], watch=watch, skew=database.skew)
     pulse.detail = runner.detail
     runner.start()
     try:

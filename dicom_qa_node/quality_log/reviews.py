@@ -134,13 +134,13 @@ class Reviews:
     def _label(self, uid: str, version: int) -> Label | None:
         r = t.results.c
         with self._db.read() as connection:
-            said = _current(_of(connection, uid, version))
+            current = _current(_of(connection, uid, version))
             query = sa.select(r.payload, t.series.c.study_instance_uid).join(
                 t.series, t.series.c.series_instance_uid == r.series_instance_uid
             )
             row = connection.execute(query.where((r.series_instance_uid == uid) & (r.version == version))).one()
         result = result_from_json(row.payload)
-        scores = [item.score if item.score is not None else result.score if item.agrees else None for item in said]
+        scores = [item.score if item.score is not None else result.score if item.agrees else None for item in current]
         given = [score for score in scores if score is not None]
         if not given:
             return None
@@ -172,8 +172,8 @@ def _current(found: list[Review]) -> list[Review]:
     return list({item.reviewer: item for item in found}.values())
 
 
-def _mark(said: list[Review]) -> ReviewMark:
-    opinions = {item.agrees for item in said}
+def _mark(given: list[Review]) -> ReviewMark:
+    opinions = {item.agrees for item in given}
     if not opinions:
         return ReviewMark.NONE
     if len(opinions) == 2:

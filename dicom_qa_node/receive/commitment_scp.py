@@ -152,7 +152,7 @@ class CommitmentService:
                 )
                 if status.get("Status") != 0:
                     return
-                self._replies.told(reply, "told on its association")
+                self._replies.mark_sent(reply, "told on its association")
         except (NodeError, RuntimeError, ValueError, OSError) as error:
             log_event(_LOGGER, logging.INFO, "commitment_waits", calling_ae=caller, error=type(error).__name__)
 

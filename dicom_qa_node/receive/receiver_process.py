@@ -108,7 +108,7 @@ def _catch_up(
 ) -> None:
     """Prepare the further services; have the spool reconciled once receipts were dropped and the database is back."""
     prepare(further)
-    told = RateLimitedLog(_LOGGER)
+    limited_log = RateLimitedLog(_LOGGER)
     while not stop.wait(1.0):
         if recorder.missed and recorder.idle:
             recorder.missed = False
@@ -116,7 +116,7 @@ def _catch_up(
                 reconcile(layout, registry)
             except NodeError as error:
                 recorder.missed = True
-                told.log(logging.ERROR, "reconcile_postponed", reason=str(error))
+                limited_log.log(logging.ERROR, "reconcile_postponed", reason=str(error))
 
 
 def _finish(server: ReceiveServer, grace_s: float) -> None:

@@ -90,8 +90,8 @@ def _unfit(pet: Stack, stack: Stack, ct: Dataset, frame: str, study: str) -> str
 
 def _merit(pet: Stack, stack: Stack, ct: Dataset, coverage: float) -> tuple[float, ...]:
     """Return what decides between fit stacks, each larger where better."""
-    said = " ".join(at.text(ct, keyword) for keyword in ("SeriesDescription", "ProtocolName")).upper()
-    meant = _FOR_CORRECTION.search(said.replace("_", " ")) is not None
+    description = " ".join(at.text(ct, keyword) for keyword in ("SeriesDescription", "ProtocolName")).upper()
+    meant = _FOR_CORRECTION.search(description.replace("_", " ")) is not None
     wanted, given = (_thickness_mm(stack) for stack in (pet, stack))
     original = at.word(ct, "ImageType").upper() != "DERIVED"
     return (

@@ -61,11 +61,11 @@ class Predicted(Protocol):
         """Named degradations of each picture, shape (n, 7): JPEG, grey noise, impulses first; None if it names none."""
 
     @property
-    def half_width(self) -> float:
+    def interval_half_width(self) -> float:
         """Calibrated half width of the interval."""
 
     @property
-    def strangeness(self) -> npt.NDArray[np.float32]:
+    def ood_distance(self) -> npt.NDArray[np.float32]:
         """Distance of each picture from the training pictures; above 1 it lies outside the model's domain."""
 
 
@@ -160,9 +160,9 @@ def grade_series(
     Where most of the weight lies on pictures unlike those of the training, there is no score.
     """
     predicted = scorer.score(pictures, kind.value, **_prompt_arguments(scorer.card, volume, kind, len(pictures)))
-    strange = np.asarray(predicted.strangeness) > 1
+    strange = np.asarray(predicted.ood_distance) > 1
     if sum(item.weight for item, odd in zip(chosen, strange, strict=True) if odd) > _MOST:
-        furthest = float(np.max(predicted.strangeness))
+        furthest = float(np.max(predicted.ood_distance))
         return no_score(
             f"{strange.sum()} of {len(chosen)} chosen slices look unlike the pictures that the model was trained on "
             f"(up to {furthest:.1f} times the limit)"
@@ -170,13 +170,13 @@ def grade_series(
     scores = np.asarray(predicted.score, np.float64)
     low, high = scorer.card.score_range
     score = float(np.clip(np.dot(scores, [item.weight for item in chosen]), low, high))
-    half = float(predicted.half_width)
+    half = float(predicted.interval_half_width)
     slices = tuple(scored_slice(volume, item, float(value)) for item, value in zip(chosen, scores, strict=True))
     interval = (max(low, score - half), min(high, score + half))
-    said = (_out_of_distribution_slices(volume, chosen, strange),) if strange.any() else ()
+    findings = (_out_of_distribution_slices(volume, chosen, strange),) if strange.any() else ()
     best, worst = grade_set(score, interval, grades)
     defects = _named_defects(predicted, chosen) if kind is not SeriesKind.CT else ()
-    return SeriesScore(score, interval, best, slices, said, grade_low=worst, defects=defects)
+    return SeriesScore(score, interval, best, slices, findings, grade_low=worst, defects=defects)
 
 
 def _named_defects(predicted: Predicted, chosen: Sequence[ChosenSlice]) -> tuple[str, ...]:

@@ -44,8 +44,8 @@ class Predictions:
     """What the network says about each picture; every array has shape (n,) but ``levels`` and ``features``.
 
     ``score`` lies in 0-4 (higher is better). ``weight`` is the fusion weight in (0, 1). ``spread`` is the predicted
-    SD of the score, not calibrated. ``half_width`` is the calibrated 90 % half width for this kind.
-    ``levels`` (n, levels) names the degradations, ``features`` (n, f) are the pooled features. ``strangeness`` is the
+    SD of the score, not calibrated. ``interval_half_width`` is the calibrated 90 % half width for this kind.
+    ``levels`` (n, levels) names the degradations, ``features`` (n, f) are the pooled features. ``ood_distance`` is the
     distance from the training pictures as a share of its limit: above 1 a picture lies outside the model's domain.
     It is 0 for weights without a domain.
     """
@@ -53,10 +53,10 @@ class Predictions:
     score: FloatArray
     weight: FloatArray
     spread: FloatArray
-    half_width: float
+    interval_half_width: float
     levels: FloatArray
     features: FloatArray
-    strangeness: FloatArray
+    ood_distance: FloatArray
 
 
 def pick_device(wanted: str) -> torch.device:
@@ -161,8 +161,8 @@ class Scorer:
             crops.append(display_images.cut(padded, plan, side))
             share += [max(crop.weight, 1e-3) for crop in plan]
             owner += [index] * len(plan)
-        told = prompts or [Prompt(modality=series_kind.value)] * len(pictures)
-        codes = np.array([told[index].codes() for index in owner]) if self.card.needs_prompt else None
+        prompt_args = prompts or [Prompt(modality=series_kind.value)] * len(pictures)
+        codes = np.array([prompt_args[index].codes() for index in owner]) if self.card.needs_prompt else None
         outputs = self._run(np.concatenate(crops), codes)
         mixing = np.zeros((len(pictures), len(owner)), np.float32)
         mixing[owner, np.arange(len(owner))] = share
@@ -177,10 +177,10 @@ class Scorer:
             self.card.half_width(series_kind.value),
             levels,
             features,
-            self._strangeness(features, series_kind.value),
+            self._ood_distance(features, series_kind.value),
         )
 
-    def _strangeness(self, features: FloatArray, kind: str) -> FloatArray:
+    def _ood_distance(self, features: FloatArray, kind: str) -> FloatArray:
         described = self.card.measured.domain if self.card.measured else None
         if described is None or kind not in self._domains:
             return np.zeros(len(features), np.float32)
@@ -215,11 +215,11 @@ class Scorer:
     def _forward(self, crops: npt.NDArray[np.uint8], codes: Codes | None, span: slice) -> list[FloatArray]:
         batch = torch.from_numpy(np.ascontiguousarray(crops[span])).to(self.device).permute(0, 3, 1, 2)
         pictures = (batch.float() / 255.0).contiguous(memory_format=torch.channels_last)
-        told = () if codes is None else (torch.from_numpy(codes[span]).to(self.device),)
+        prompt_args = () if codes is None else (torch.from_numpy(codes[span]).to(self.device),)
         with torch.inference_mode(), _precision(self.device):
-            outputs = self._network(pictures, *told)
-        said = (outputs.score, outputs.weight, outputs.spread, outputs.levels, outputs.features)
-        return [np.asarray(value.float().cpu().numpy(), np.float32) for value in said]
+            outputs = self._network(pictures, *prompt_args)
+        tensors = (outputs.score, outputs.weight, outputs.spread, outputs.levels, outputs.features)
+        return [np.asarray(value.float().cpu().numpy(), np.float32) for value in tensors]
 
 
 @contextmanager

@@ -93,7 +93,7 @@ def _implausible(examined: PetExamination) -> PetRating:
     lead = min(examined.broken, key=lambda item: item.rule.ceiling)
     sentence = _SENTENCES[lead.rule]
     evidence = "; ".join(f"{item.rule.value}: {item.evidence}" for item in examined.broken)
-    said = f"The PET cannot be that of this patient: {sentence}. The series is not rated; check what was sent."
+    text = f"The PET cannot be that of this patient: {sentence}. The series is not rated; check what was sent."
     score = lead.rule.ceiling
     dimension = DimensionScore(QualityDimension.PLAUSIBILITY, score, evidence)
     part = RatedPart(
@@ -106,7 +106,7 @@ def _implausible(examined: PetExamination) -> PetRating:
         interval_origin="rules of plausibility",
         algorithm=PET_ALGORITHM,
     )
-    finding = Finding("pet_implausible", Severity.ERROR, said, evidence, code_of("pet_implausible"))
+    finding = Finding("pet_implausible", Severity.ERROR, text, evidence, code_of("pet_implausible"))
     return PetRating(part, (finding,), f"the PET is implausible ({lead.rule.value}): {sentence}")
 
 

@@ -208,9 +208,9 @@ def _score_stack(
         judging = pool.submit(judged)
         verdict, measurements = judging.result(), measuring.result()
     with clock.step("findings"):
-        said = {finding.key for finding in (*paired.findings, *pairing.findings, *verdict.findings)}
+        reported_keys = {finding.key for finding in (*paired.findings, *pairing.findings, *verdict.findings)}
         physics = evaluation.evaluate_rules(
-            volume, measurements, pairing.ct, evaluation.thresholds_of(volume, options.rules), said
+            volume, measurements, pairing.ct, evaluation.thresholds_of(volume, options.rules), reported_keys
         )
     return _StackResult(
         stack_name=stack.name,

@@ -107,8 +107,8 @@ def pet_verdict(
     if ct is not None:
         slices = _with_ct(slices, volume, ct, ct_seen.slices, parts[1])
     # What keeps the display from a judgement is the reason of that part, not one for the series.
-    said = tuple(item for item in shown.findings if item.key != "outside_domain")
-    return fused(tuple(parts), slices, (*rating.findings, *said), grades)
+    display_findings = tuple(item for item in shown.findings if item.key != "outside_domain")
+    return fused(tuple(parts), slices, (*rating.findings, *display_findings), grades)
 
 
 def fused(

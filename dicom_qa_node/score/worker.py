@@ -111,20 +111,20 @@ class _Worker:
     say: Callable[[str], None]
     afterwork: BackgroundHeatMaps | None = None
     asked: RequestedHeatMaps | None = None
-    told: RateLimitedLog = field(default_factory=lambda: RateLimitedLog(_LOGGER))
+    limited_log: RateLimitedLog = field(default_factory=lambda: RateLimitedLog(_LOGGER))
     waiter: Waiter | None = None
 
     def wait_for_model(self, open_scorer: OpenScorer) -> ScoringModel | None:
         """Return the network as soon as it can be opened; None if told to stop before."""
-        said = ""
+        last_error = ""
         while not self.stop.is_set():
             try:
                 scorer = open_scorer(self.config, self.name)
             except Misconfigured as error:
                 self.say(f"no model: {error}")
-                if str(error) != said:
+                if str(error) != last_error:
                     log_event(_LOGGER, logging.ERROR, "no_model", model=self.config.score.model, reason=str(error))
-                said = str(error)
+                last_error = str(error)
                 self.stop.wait(_MODEL_RECHECK_S)
             else:
                 card = scorer.card
@@ -165,7 +165,7 @@ class _Worker:
         try:
             job = jobs.claim(self.name)
         except Transient as error:
-            self.told.log(logging.WARNING, "claim_failed", worker=self.name, reason=str(error))
+            self.limited_log.log(logging.WARNING, "claim_failed", worker=self.name, reason=str(error))
             self.stop.wait(_DATABASE_PAUSE_S)
             return None
         if job is None and not self._beside() and self.waiter is not None:

@@ -90,10 +90,12 @@ class RequestMiddleware:
         client = next((address for address in reversed(chain) if not self._trusted(address)), None)
         if client is not None and _is_address(client):
             scope["client"] = (client, 0)
-        said = headers.get("x-forwarded-proto", "").lower()
-        scope["scheme"] = said if said in ("http", "https") else "https" if self._web.https else scope["scheme"]
-        told = headers.get("x-forwarded-prefix", "").rstrip("/")
-        return told if told and _PREFIX.fullmatch(told) else prefix
+        forwarded_proto = headers.get("x-forwarded-proto", "").lower()
+        scope["scheme"] = (
+            forwarded_proto if forwarded_proto in ("http", "https") else "https" if self._web.https else scope["scheme"]
+        )
+        forwarded_prefix = headers.get("x-forwarded-prefix", "").rstrip("/")
+        return forwarded_prefix if forwarded_prefix and _PREFIX.fullmatch(forwarded_prefix) else prefix
 
     def _known_host(self, scope: Scope, headers: Headers) -> bool:
         if scope["path"].removeprefix(scope["root_path"]) in OPEN_PATHS:

@@ -135,7 +135,7 @@ def test_shipped_weights_score_and_are_calibrated_for_every_kind(shipped: ModelC
         said = scorer.score(pictures, kind)
         assert said.score.shape == (2,)
         assert ((said.score >= 0) & (said.score <= 4)).all()
-        assert 0 < said.half_width < 4
+        assert 0 < said.interval_half_width < 4
 
 
 def test_a_missing_file_is_named(shipped: ModelCard, tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 """The whole API against its own schema: generated requests find no failure and no answer that is not described.
 
-The site has a log, charts, alerts and dead letters, and every other request names something that is there.
+The site has a log, charts, alerts and parked deliveries, and every other request names something that is there.
 """
 
 from __future__ import annotations
@@ -62,14 +62,14 @@ def headers(site):
 def known(site):
     """Return something that is there for each parameter of a path."""
     newest = LogSearch(site.database).page(LogQuery()).rows[0]
-    dead = Outbox(site.database).dead(1)
+    parked = Outbox(site.database).parked(1)
     return {
         "uid": newest.facts.series_instance_uid,
         "scanner_id": Scanners(site.database).overview()[0].scanner.scanner_id,
         "account_id": site.accounts.named(NAMES[Role.VIEWER]).account_id,
         "token_id": 2,
         "alert_id": 1,
-        "delivery_id": dead[0].delivery_id if dead else 1,
+        "delivery_id": parked[0].delivery_id if parked else 1,
         "target": "pacs",
         "channel": "mail",
     }

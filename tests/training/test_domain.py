@@ -91,16 +91,16 @@ def _gated(scorer: Scorer) -> set[str]:
 def test_generated_scans_lie_inside_and_noise_outside_where_there_is_a_gate(scorer: Scorer) -> None:
     volume = ct_volume(5, np.array([-120.0, -20.0, 80.0]), 512, 420.0, NAMED["routine"])
     pictures = np.stack([display_images.ct_picture(hu) for hu in volume.voxels])
-    assert (scorer.score(pictures, "ct").strangeness < 1).all()
+    assert (scorer.score(pictures, "ct").ood_distance < 1).all()
     gated = _gated(scorer)
     assert gated
     for _, kind, noise in outsiders((), None):
         if noise and kind in gated:
-            assert (scorer.score(np.stack(noise[:2]), kind).strangeness > 1).all()
+            assert (scorer.score(np.stack(noise[:2]), kind).ood_distance > 1).all()
 
 
 def test_weights_without_a_domain_call_nothing_strange(scorer: Scorer) -> None:
     assert scorer.card.measured is not None
     bare = replace(scorer.card, measured=replace(scorer.card.measured, domain=None))
     quiet = Scorer(scorer._network, bare, scorer.device)
-    assert quiet.score(np.zeros((1, 256, 256, 3), np.uint8), "ct").strangeness.tolist() == [0.0]
+    assert quiet.score(np.zeros((1, 256, 256, 3), np.uint8), "ct").ood_distance.tolist() == [0.0]

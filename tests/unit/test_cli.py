@@ -239,19 +239,19 @@ def test_a_wrong_command_line_is_a_usage_error(database, qa, line):
     assert "Traceback" not in err
 
 
-def test_dead_letters_are_listed_and_retried_at_once(database, qa):
-    _, out, _ = qa("outbox", "list", "--dead", "--json")
+def test_parked_deliveries_are_listed_and_retried_at_once(database, qa):
+    _, out, _ = qa("outbox", "list", "--parked", "--json")
     (row,) = json.loads(out)
     assert row["document"] == "report"
     assert (row["target"], row["last_answer"], row["sent_uid"]) == ("late", "0xA900 data set does not match", "")
-    assert json.loads(qa("outbox", "list", "--after", str(row["delivery"]), "--dead", "--json")[1]) == []
+    assert json.loads(qa("outbox", "list", "--after", str(row["delivery"]), "--parked", "--json")[1]) == []
     assert json.loads(qa("outbox", "list", "--target", "pacs", "--json")[1])[0]["state"] == "DELIVERED"
-    assert qa("outbox", "list", "--dead", "--state", "PARKED")[0] == ExitCode.USAGE
+    assert qa("outbox", "list", "--parked", "--state", "PARKED")[0] == ExitCode.USAGE
     assert qa("outbox", "retry", "--all", "--target", "late")[0] == ExitCode.USAGE
     code, out, _ = qa("outbox", "retry", "--all", "--json")
     assert (code, json.loads(out)) == (ExitCode.OK, {"deliveries": 1, "result": "will be sent now"})
     assert state(database, SCORED) is SeriesState.REPORTED
-    assert json.loads(qa("outbox", "list", "--dead", "--json")[1]) == []
+    assert json.loads(qa("outbox", "list", "--parked", "--json")[1]) == []
 
 
 def test_outbox_explains_where_a_report_goes_and_why_not(database, qa, tmp_path):

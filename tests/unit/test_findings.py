@@ -191,7 +191,7 @@ def test_what_is_said_elsewhere_is_not_said_twice():
     made = replace(ct_case(), findings=(already,))
     measured = given(missing_slices=2.0, largest_gap=9.0, streak_index=0.9)
     assert [finding.key for finding in evaluate_rules(made, measured)] == ["streaks"]
-    assert evaluate_rules(made, measured, said=("streaks",)) == ()
+    assert evaluate_rules(made, measured, reported_keys=("streaks",)) == ()
 
 
 def everything():

@@ -25,7 +25,7 @@ from tests.stub_model import TinyScorer
 @dataclass(frozen=True)
 class _Said:
     score: np.ndarray
-    half_width: float = 0.5
+    interval_half_width: float = 0.5
 
 
 class RoughnessScorer(TinyScorer):

@@ -70,12 +70,12 @@ def test_check(changes, name, level):
     assert report.level is level
 
 
-def test_dead_letters_name_the_command_that_lists_them():
+def test_parked_deliveries_name_the_command_that_lists_them():
     many = {DeliveryState.PARKED: 3, DeliveryState.PENDING: 2, DeliveryState.SENDING: 1}
     detail = assess(facts(deliveries=many), Config(), NOW).named("deliveries").detail
-    assert detail == "3 dead letters: dicom-qa-node outbox list --dead; 3 waiting"
+    assert detail == "3 parked deliveries: dicom-qa-node outbox list --parked; 3 waiting"
     one = assess(facts(deliveries={DeliveryState.PARKED: 1}), Config(), NOW).named("deliveries").detail
-    assert one.startswith("1 dead letter: ")
+    assert one.startswith("1 parked delivery: ")
 
 
 def test_the_worst_check_counts():

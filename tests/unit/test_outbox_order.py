@@ -1,4 +1,4 @@
-"""Order of deliveries, dead letters, and what is kept of the routing of a report."""
+"""Order of deliveries, parked deliveries, and what is kept of the routing of a report."""
 
 from __future__ import annotations
 
@@ -198,18 +198,18 @@ def test_what_comes_up_after_looks_in_vain_is_found(database, database_url, tmp_
     other.close()
 
 
-def test_dead_letters_are_paged_found_and_retried(database, tmp_path, clock):
+def test_parked_deliveries_are_paged_found_and_retried(database, tmp_path, clock):
     outbox = Outbox(database, clock=clock)
     uids = [reported(database, tmp_path, clock, number, targets=["pacs", "web"]) for number in (1, 2, 3)]
-    assert outbox.dead() == []
+    assert outbox.parked() == []
     while delivery := outbox.claim(["pacs", "web"]):
         outbox.park(delivery, f"{delivery.target} says no")
-    first = outbox.dead(limit=4)
-    rest = outbox.dead(limit=4, after=first[-1].delivery_id)
+    first = outbox.parked(limit=4)
+    rest = outbox.parked(limit=4, after=first[-1].delivery_id)
     numbers = [row.delivery_id for row in first + rest]
     assert numbers == sorted(numbers, reverse=True)
     assert len(numbers) == 6
-    assert {row.target for row in outbox.dead(target="web")} == {"web"}
+    assert {row.target for row in outbox.parked(target="web")} == {"web"}
     assert outbox.row(numbers[0]).last_answer.endswith("says no")
     assert outbox.row(999) is None
     states = {Registry(database).series(uid).state for uid in uids}
@@ -217,9 +217,9 @@ def test_dead_letters_are_paged_found_and_retried(database, tmp_path, clock):
     assert outbox.retry([numbers[0], 999], actor="admin") == 1
     assert outbox.retry([numbers[0]], target="nowhere", actor="admin") == 0
     assert outbox.retry(target="pacs", actor="admin") == 3
-    assert len(outbox.dead()) == 2
+    assert len(outbox.parked()) == 2
     assert outbox.retry(actor="admin") == 6
-    assert outbox.dead() == []
+    assert outbox.parked() == []
     assert {Registry(database).series(uid).state for uid in uids} == {SeriesState.REPORTED}
 
 

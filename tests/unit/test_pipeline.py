@@ -326,7 +326,7 @@ def test_outside_its_domain_the_network_is_not_asked(tmp_path, ct_images, kinds,
 
 
 def test_pictures_unlike_the_training_get_no_score_and_say_so(tmp_path, ct_images):
-    scorer = TinyScorer(strangeness=1.4)
+    scorer = TinyScorer(ood_distance=1.4)
     result = score_series(write_phantom(ct_images, tmp_path), scorer=scorer).result
     assert (result.score, result.interval, result.grade, result.slices) == (None, None, None, ())
     (finding,) = (item for item in result.findings if item.key == "outside_domain")
@@ -338,7 +338,7 @@ def test_a_few_strange_slices_are_named_and_the_score_stays(tmp_path, ct_images)
     class Partly(TinyScorer):
         def score(self, images, kind):
             said = super().score(images, kind)
-            said.strangeness = np.where(np.arange(len(images)) == 0, 1.2, 0.5)
+            said.ood_distance = np.where(np.arange(len(images)) == 0, 1.2, 0.5)
             return said
 
     result = score_series(write_phantom(ct_images, tmp_path), scorer=Partly()).result

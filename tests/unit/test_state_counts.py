@@ -144,12 +144,12 @@ def test_deliveries_are_counted_exactly(any_database):
     assert facts.oldest_undelivered() == T0 + dt.timedelta(minutes=1)
 
 
-def test_only_dead_letters_are_retried_and_only_a_page_of_them_is_read(any_database):
+def test_only_parked_deliveries_are_retried_and_only_a_page_of_them_is_read(any_database):
     send(any_database, PENDING=2, PARKED=5)
     outbox = Outbox(any_database)
-    shown = outbox.dead(2)
+    shown = outbox.parked(2)
     assert [item.delivery_id for item in shown] == [7, 6]
-    assert [item.delivery_id for item in outbox.dead(9, after=6)] == [5, 4, 3]
+    assert [item.delivery_id for item in outbox.parked(9, after=6)] == [5, 4, 3]
     assert outbox.retry(actor="ada", waiting=False) == 5
     assert outbox.undelivered()[DeliveryState.PENDING] == 7
 

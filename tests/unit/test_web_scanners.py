@@ -23,7 +23,7 @@ CALLS = (
     "/api/v1/scanners", "/api/v1/scanners/1", "/api/v1/scanners/1/chart", "/api/v1/scanners/1/weeks",
     "/api/v1/scanners/1/fleet", "/api/v1/scanners/1/events", "/api/v1/scanners/alarms", "/api/v1/node",
     "/api/v1/node/peers", "/api/v1/node/tasks", "/api/v1/node/errors", "/api/v1/node/processes",
-    "/api/v1/node/dead-letters", "/api/v1/alerts", "/api/v1/alerts/open", "/api/v1/alerts/messages",
+    "/api/v1/node/parked-deliveries", "/api/v1/alerts", "/api/v1/alerts/open", "/api/v1/alerts/messages",
 )  # fmt: skip
 
 
@@ -243,10 +243,10 @@ def test_every_dead_letter_is_retried_and_nothing_else(site):
     page = client.get("/node").text
     assert "Retry all 59" in page
     assert page.count('<button class="small" aria-label="Retry delivery') == 50
-    assert "59 dead letters: dicom-qa-node outbox list --dead; 1 waiting" in page
+    assert "59 parked deliveries: dicom-qa-node outbox list --parked; 1 waiting" in page
     assert "<td>report</td>" in page
     answer = client.post("/node/deliveries/retry", data={"csrf": client.csrf})
-    assert answer.headers["location"] == "/node?retried=59#dead"
+    assert answer.headers["location"] == "/node?retried=59#parked"
     assert Outbox(site.database).undelivered() == {"PENDING": 60, "SENDING": 0, "PARKED": 0}
 
 

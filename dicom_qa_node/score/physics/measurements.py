@@ -96,10 +96,10 @@ def _from_slices(view: CtSample, kernel: KernelSharpness, pool: ThreadPoolExecut
 
 
 def _without_hu(volume: Volume, kernel: KernelSharpness) -> tuple[Measurement, ...]:
-    said = protocol_measurements(volume.header, kernel)
-    named = {measurement.name for measurement in said}
-    silent = [quantity.name for quantity in CT_QUANTITIES if quantity.name not in named]
-    return (*CT_QUANTITIES.absent_all(silent, f"the pixel values are not HU but {volume.unit}"), *said)
+    from_header = protocol_measurements(volume.header, kernel)
+    named = {measurement.name for measurement in from_header}
+    missing = [quantity.name for quantity in CT_QUANTITIES if quantity.name not in named]
+    return (*CT_QUANTITIES.absent_all(missing, f"the pixel values are not HU but {volume.unit}"), *from_header)
 
 
 _WITH_GRID = (

@@ -98,9 +98,9 @@ def _planes(volume: Volume) -> list[_Plane]:
 def _width(volume: Volume, planes: list[_Plane], index: float) -> Measurement:
     name = _NAMES[1]
     pixel_mm = float(np.sqrt(volume.spacing_mm[1] * volume.spacing_mm[2]))
-    calm = [plane.inside & (plane.cov < 1.3 * index) for plane in planes]
+    homogeneous = [plane.inside & (plane.cov < 1.3 * index) for plane in planes]
     for lag in range(max(1, round(_LAG_MM / pixel_mm)), 0, -1):
-        near, far, number = _mean_differences(planes, calm, lag)
+        near, far, number = _mean_differences(planes, homogeneous, lag)
         if number < _FEW or far <= 0:
             return PET_QUANTITIES.absent(name, "too little calm tissue in the field")
         width = correlation_fwhm(near / far, lag * pixel_mm)
@@ -111,10 +111,10 @@ def _width(volume: Volume, planes: list[_Plane], index: float) -> Measurement:
     return PET_QUANTITIES.value(name, 0.0, "noise of neighbouring voxels is not correlated")
 
 
-def _mean_differences(planes: list[_Plane], calm: list[BoolArray], lag: int) -> tuple[float, float, int]:
+def _mean_differences(planes: list[_Plane], homogeneous: list[BoolArray], lag: int) -> tuple[float, float, int]:
     """Mean squared relative differences at one and two ``lag``, and the number of pixel pairs of the latter."""
     short, long, number = 0.0, 0.0, 0
-    for plane, mask in zip(planes, calm, strict=True):
+    for plane, mask in zip(planes, homogeneous, strict=True):
         for axis in (0, 1):
             near, far = (_differences(plane.uptake, mask, distance, axis) for distance in (lag, 2 * lag))
             if near.size and far.size:
@@ -126,11 +126,11 @@ def _mean_differences(planes: list[_Plane], calm: list[BoolArray], lag: int) -> 
     return short / max(number, 1), long / max(number, 1), number
 
 
-def _differences(image: FloatArray, calm: BoolArray, lag: int, axis: int) -> npt.NDArray[np.float32]:
+def _differences(image: FloatArray, homogeneous: BoolArray, lag: int, axis: int) -> npt.NDArray[np.float32]:
     """Squared differences of pixels ``lag`` apart along an axis, both of them in calm tissue."""
     length = image.shape[axis]
     first = [slice(None)] * 2
     second = [slice(None)] * 2
     first[axis], second[axis] = slice(0, length - lag), slice(lag, length)
-    both = calm[tuple(first)] & calm[tuple(second)]
+    both = homogeneous[tuple(first)] & homogeneous[tuple(second)]
     return np.asarray((image[tuple(second)] - image[tuple(first)])[both] ** 2, np.float32)

@@ -58,14 +58,14 @@ def _activity(header: Dataset, tracer: Dataset) -> tuple[Measurement, ...]:
     in_mbq = _MBQ[0] <= dose <= _MBQ[1]
     if dose < _LEAST_BQ and not in_mbq:
         return PET_QUANTITIES.absent_all(names, f"{tag} is {dose:g}, which is not in Bq")
-    mbq, said = (dose, "the tag seems to hold MBq") if in_mbq else (dose / 1e6, "")
-    activity = PET_QUANTITIES.value("administered_activity", mbq, said)
+    mbq, detail = (dose, "the tag seems to hold MBq") if in_mbq else (dose / 1e6, "")
+    activity = PET_QUANTITIES.value("administered_activity", mbq, detail)
     weight = number(header, "PatientWeight")
     if weight is None or weight <= 0:
         return activity, PET_QUANTITIES.absent("activity_per_weight", "the header has no Patient's Weight (0010,1030)")
     if not 0.3 <= weight <= 650:
         return activity, PET_QUANTITIES.absent("activity_per_weight", f"Patient's Weight (0010,1030) is {weight:g}")
-    return activity, PET_QUANTITIES.value("activity_per_weight", mbq / weight, said, usual=is_fdg(header))
+    return activity, PET_QUANTITIES.value("activity_per_weight", mbq / weight, detail, usual=is_fdg(header))
 
 
 def _counts(header: Dataset) -> tuple[Measurement, ...]:

@@ -54,8 +54,8 @@ def registration_measurements(grid: PatientGrid) -> tuple[Measurement, ...]:
     if shift is None:
         contour = PET_QUANTITIES.absent(_NAMES[1], reason)
     else:
-        said = f"PET {shift[1]:+.1f} mm to the left, {shift[0]:+.1f} mm to the back of CT"
-        contour = PET_QUANTITIES.value(_NAMES[1], float(np.hypot(*shift)), said)
+        detail = f"PET {shift[1]:+.1f} mm to the left, {shift[0]:+.1f} mm to the back of CT"
+        contour = PET_QUANTITIES.value(_NAMES[1], float(np.hypot(*shift)), detail)
     return _dome(grid, body, np.zeros(2) if shift is None else shift), contour, covered
 
 
@@ -64,8 +64,10 @@ def _coverage(grid: PatientGrid) -> Measurement:
     if not warm.any():
         return PET_QUANTITIES.absent(_NAMES[2], "no uptake in the field")
     covered, whole = (_length_mm(part, grid) for part in (warm & grid.covered, warm))
-    said = f"{covered:.0f} mm of {whole:.0f} mm along the body"
-    return PET_QUANTITIES.value(_NAMES[2], 100.0 * np.count_nonzero(warm & grid.covered) / np.count_nonzero(warm), said)
+    detail = f"{covered:.0f} mm of {whole:.0f} mm along the body"
+    return PET_QUANTITIES.value(
+        _NAMES[2], 100.0 * np.count_nonzero(warm & grid.covered) / np.count_nonzero(warm), detail
+    )
 
 
 def _length_mm(part: BoolArray, grid: PatientGrid) -> float:

@@ -180,11 +180,11 @@ def lossy_compression(case: Case) -> Finding | None:
     shown = _ratio(lossy)
     mild = lossy.declared and lossy.ratio is not None and lossy.ratio <= case.limits.lossy_ratio
     if lossy.declared:
-        how, said = "were compressed with loss", "01"
+        how, value = "were compressed with loss", "01"
     else:
-        how, said = "came in a lossy transfer syntax that their header hides", "not 01"
+        how, value = "came in a lossy transfer syntax that their header hides", "not 01"
     sentence = f"The images {how} ({shown}): noise and fine detail are not those of the scan."
-    evidence = f"Lossy Image Compression (0028,2110) {said}, ratio {shown}, limit {case.limits.lossy_ratio:g}:1"
+    evidence = f"Lossy Image Compression (0028,2110) {value}, ratio {shown}, limit {case.limits.lossy_ratio:g}:1"
     severity = Severity.INFO if mild else Severity.WARNING
     return Finding("lossy_compression", severity, sentence, evidence, code_of("lossy_compression"))
 

@@ -21,7 +21,7 @@ def evaluate_rules(
     measurements: Sequence[Measurement],
     paired_ct: Volume | None = None,
     limits: Thresholds = DEFAULTS,
-    said: Collection[str] = (),
+    reported_keys: Collection[str] = (),
 ) -> tuple[Finding, ...]:
     """Apply the rules of a kind of study to its measurements.
 
@@ -31,13 +31,13 @@ def evaluate_rules(
         Those of `score.physics.measurements.measure` for this volume.
     limits
         The limits of this series' protocol, see `thresholds_of`.
-    said
+    reported_keys
         Keys of findings that stand elsewhere already; they and those of ``volume.findings`` are not said twice.
     """
     case = Case(volume, {found.name: found for found in measurements}, paired_ct, limits)
-    silent = {*said, *(finding.key for finding in volume.findings)}
+    suppressed_keys = {*reported_keys, *(finding.key for finding in volume.findings)}
     found = (rule(case) for rule in rules_for(volume.kind))
-    return tuple(finding for finding in found if finding is not None and finding.key not in silent)
+    return tuple(finding for finding in found if finding is not None and finding.key not in suppressed_keys)
 
 
 def rules_for(kind: SeriesKind) -> tuple[Rule, ...]:

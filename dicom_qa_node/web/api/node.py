@@ -1,4 +1,4 @@
-"""The node in the API: health, flow, processes, peers, tasks, dead letters, and an echo of a target."""
+"""The node in the API: health, flow, processes, peers, tasks, parked deliveries, and an echo of a target."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ class ErrorOut(_Out):
     at: dt.datetime | None
 
 
-class DeadLetter(BaseModel):
+class ParkedDelivery(BaseModel):
     """A report that was given up for one target."""
 
     delivery_id: int
@@ -158,12 +158,12 @@ def router(site: Site) -> APIRouter:
         """Return the configuration as loaded, secrets hidden."""
         return dict(config_lines(site.config))
 
-    @api.get("/dead-letters")
-    def dead_letters(account: Viewer, limit: Annotated[int, Query(ge=1, le=1000)] = 100) -> list[DeadLetter]:
+    @api.get("/parked-deliveries")
+    def parked_deliveries(account: Viewer, limit: Annotated[int, Query(ge=1, le=1000)] = 100) -> list[ParkedDelivery]:
         """Return reports that were given up, the latest first."""
-        return [_letter(row) for row in outbox.dead(limit)]
+        return [_letter(row) for row in outbox.parked(limit)]
 
-    @api.post("/dead-letters/{delivery_id}/retry")
+    @api.post("/parked-deliveries/{delivery_id}/retry")
     def retry(request: Request, account: Actor, delivery_id: Annotated[int, Path(ge=1, le=LARGEST_ID)]) -> Queued:
         """Queue one delivery again; 409 if it does not wait."""
         done = outbox.retry([delivery_id], actor=account.name)
@@ -184,7 +184,7 @@ def router(site: Site) -> APIRouter:
     return api
 
 
-def _letter(row: OutboxRow) -> DeadLetter:
+def _letter(row: OutboxRow) -> ParkedDelivery:
     names = ("delivery_id", "target", "attempts", "last_answer", "created_at")
     values = {name: getattr(row, name) for name in names}
-    return DeadLetter(**values, series_instance_uid=row.report.series_instance_uid)
+    return ParkedDelivery(**values, series_instance_uid=row.report.series_instance_uid)

@@ -173,12 +173,12 @@ def _changing(made: APIRouter, site: Site) -> None:
     def review(account: Reviewer, uid: Uid, wanted: NewReview, request: Request) -> ReviewOut:
         """Sign a review; it is never changed."""
         row = _row(site, uid)
-        said = Reviews(site.database, clock=site.clock).add(
+        review = Reviews(site.database, clock=site.clock).add(
             uid, wanted.version, reviewer=account.name, agrees=wanted.agrees, score=wanted.score,
             reason=wanted.reason.value if wanted.reason else "", comment=wanted.comment.strip(),
         )  # fmt: skip
         _note(request, "series.review", row, detail=f"v{wanted.version}")
-        return ReviewOut.model_validate(said)
+        return ReviewOut.model_validate(review)
 
     @made.post("/series/{uid}/actions")
     def act(account: Actor, uid: Uid, wanted: Wanted, request: Request) -> Done:

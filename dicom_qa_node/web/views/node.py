@@ -1,4 +1,4 @@
-"""The node as it runs: checks, queues, throughput, processes, errors, peers, targets, dead letters, tasks, models."""
+"""The node as it runs: checks, queues, throughput, processes, errors, peers, targets, parked deliveries, tasks."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from dicom_qa_node.web.site import Site, site_of
 
 __all__ = ["routes"]
 
-_DEAD = 50
+_PARKED_SHOWN = 50
 
 
 def routes(_site: Site) -> list[BaseRoute]:
@@ -41,7 +41,7 @@ def _show(request: Request, status: int = 200, echoed: tuple[str, bool, str] | N
     facts = NodeStatistics(site.database)
     context = {
         "errors": facts.last_errors(), "peers": facts.peers(), "tasks": facts.task_runs(), "echoed": echoed,
-        "targets": site.config.deliver.targets, "dead": Outbox(site.database).dead(_DEAD),
+        "targets": site.config.deliver.targets, "parked_rows": Outbox(site.database).parked(_PARKED_SHOWN),
         "models": sorted(all_cards().values(), key=lambda card: card.name), "chosen": site.config.score.model,
         "settings": config_lines(site.config) if account.may(Permission.ACT) else [],
     }  # fmt: skip
@@ -78,11 +78,11 @@ def _retry(request: Request) -> Response:
     if not Outbox(site.database).retry([number], actor=account_of(request).name):
         raise HTTPException(409, "This delivery does not wait any more.")
     note(request, "delivery.retry", kind="delivery", ident=str(number))
-    return redirect(request, "/node?retried=1#dead")
+    return redirect(request, "/node?retried=1#parked")
 
 
 def _retry_all(request: Request) -> Response:
     site = site_of(request)
     done = Outbox(site.database).retry(actor=account_of(request).name, waiting=False)
-    note(request, "delivery.retry", kind="delivery", ident="all dead letters", detail=f"{done} deliveries")
-    return redirect(request, f"/node?retried={done}#dead")
+    note(request, "delivery.retry", kind="delivery", ident="all parked deliveries", detail=f"{done} deliveries")
+    return redirect(request, f"/node?retried={done}#parked")

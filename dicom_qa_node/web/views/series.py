@@ -233,14 +233,14 @@ def _heat(request: Request) -> Response:
 
 def _ask_heat(request: Request) -> Response:
     site, entry = site_of(request), _version(request)
-    uid, outcome, said = entry.facts.series_instance_uid, Outcome.SUCCESS, ""
+    uid, outcome, message = entry.facts.series_instance_uid, Outcome.SUCCESS, ""
     try:
         ask_for_maps(site, entry, account_of(request).name)
     except Permanent as error:
-        outcome, said = Outcome.FAILED, str(error)
+        outcome, message = Outcome.FAILED, str(error)
     note(
         request, "series.heat_maps", kind="series", ident=uid, outcome=outcome,
-        study_instance_uid=entry.facts.study_instance_uid, detail=f"v{entry.version} {said}".strip(),
+        study_instance_uid=entry.facts.study_instance_uid, detail=f"v{entry.version} {message}".strip(),
     )  # fmt: skip
     form = form_of(request)
     number, look = str(form.get("slice", "")), str(form.get("look", ""))
@@ -279,12 +279,12 @@ def _act(request: Request) -> Response:
     if action not in _ACTIONS:
         raise HTTPException(404)
     reason = str(form_of(request).get("reason", "")).strip()[:500]
-    outcome, said = _tried(site_of(request), uid, action, reason, account_of(request).name)
+    outcome, message = _tried(site_of(request), uid, action, reason, account_of(request).name)
     note(
         request, f"series.{action}", kind="series", ident=uid, outcome=outcome,
         study_instance_uid=row.facts.study_instance_uid, detail=reason,
     )  # fmt: skip
-    return redirect(request, f"/series/{uid}?done={said}")
+    return redirect(request, f"/series/{uid}?done={message}")
 
 
 def _tried(site: Site, uid: str, action: str, reason: str, name: str) -> tuple[Outcome, str]:
