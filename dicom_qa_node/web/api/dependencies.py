@@ -16,11 +16,12 @@ from dicom_qa_node.accounts.audit import Outcome
 from dicom_qa_node.web.access import SAFE, Account, Permission, address_of, authenticate, note
 from dicom_qa_node.web.auth.cookies import SESSION
 from dicom_qa_node.web.auth.csrf import HEADER, require_own_page, require_token
-from dicom_qa_node.web.site import site_of
+from dicom_qa_node.web.site import Site, site_of
 
 __all__ = [
     "Actor",
     "Admin",
+    "CurrentSite",
     "Cursor",
     "Limit",
     "PageOf",
@@ -68,6 +69,13 @@ def decode_cursor(cursor: str | None, *kinds: type) -> tuple[object, ...] | None
         raise HTTPException(422, "cursor: not one of this list")
     return tuple(place)
 
+
+def _site(request: Request) -> Site:
+    return site_of(request)
+
+
+CurrentSite = Annotated[Site, Depends(_site)]
+"""What a call works with, as its first parameter: configuration, database, the node and the clock."""
 
 _BEARER = HTTPBearer(auto_error=False, description="A token from the page of your account or `users token`.")
 _COOKIE = APIKeyCookie(name=SESSION, auto_error=False, description=f"The pages' session; changes need {HEADER} too.")

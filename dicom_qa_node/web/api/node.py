@@ -13,7 +13,7 @@ from dicom_qa_node.db.tables import LARGEST_ID
 from dicom_qa_node.flow.node_statistics import NodeStatistics
 from dicom_qa_node.flow.outbox import Outbox, OutboxRow
 from dicom_qa_node.web.access import note
-from dicom_qa_node.web.api.dependencies import Actor, Viewer
+from dicom_qa_node.web.api.dependencies import Actor, CurrentSite, Viewer
 from dicom_qa_node.web.node_view import config_lines, flow_of
 from dicom_qa_node.web.site import Site
 
@@ -111,80 +111,93 @@ class Queued(BaseModel):
     queued: int
 
 
-def router(site: Site) -> APIRouter:
+api = APIRouter(prefix="/node", tags=["node"])
+
+
+@api.get("")
+def node(site: CurrentSite, account: Viewer) -> NodeOut:
+    """Return health and flow."""
+    health = site.node.health()
+    flow = flow_of(site, health)
+    return NodeOut(
+        level=str(health.level),
+        at=health.at,
+        checks=[CheckOut(name=c.name, level=str(c.level), detail=c.detail) for c in health.checks],
+        series={state.value: number for state, number in flow.series.items()},
+        oldest_waiting_s=flow.oldest_waiting_s,
+        undelivered=flow.undelivered,
+        oldest_undelivered_s=flow.oldest_undelivered_s,
+        scored_per_hour=flow.hours,
+        received_last_hour=flow.received_hour,
+    )
+
+
+@api.get("/processes")
+def processes(site: CurrentSite, account: Viewer) -> list[ProcessOut]:
+    """Return the processes."""
+    return [ProcessOut.model_validate(beat) for beat in Heartbeats(site.database).all()]
+
+
+@api.get("/peers")
+def peers(site: CurrentSite, account: Viewer) -> list[PeerOut]:
+    """Return the peers, the latest contact first."""
+    return [PeerOut.model_validate(peer) for peer in NodeStatistics(site.database).peers()]
+
+
+@api.get("/tasks")
+def tasks(site: CurrentSite, account: Viewer) -> list[TaskOut]:
+    """Return the periodic tasks."""
+    return [TaskOut.model_validate(task) for task in NodeStatistics(site.database).task_runs()]
+
+
+@api.get("/errors")
+def errors(site: CurrentSite, account: Viewer) -> list[ErrorOut]:
+    """Return the latest error of each kind."""
+    return [ErrorOut.model_validate(error) for error in NodeStatistics(site.database).last_errors()]
+
+
+@api.get("/configuration")
+def configuration(site: CurrentSite, account: Actor) -> dict[str, str]:
+    """Return the configuration as loaded, secrets hidden."""
+    return dict(config_lines(site.config))
+
+
+@api.get("/parked-deliveries")
+def parked_deliveries(
+    site: CurrentSite, account: Viewer, limit: Annotated[int, Query(ge=1, le=1000)] = 100
+) -> list[ParkedDelivery]:
+    """Return reports that were given up, the latest first."""
+    return [_parked_delivery(row) for row in Outbox(site.database).parked(limit)]
+
+
+@api.post("/parked-deliveries/{delivery_id}/retry")
+def retry(
+    request: Request, site: CurrentSite, account: Actor, delivery_id: Annotated[int, Path(ge=1, le=LARGEST_ID)]
+) -> Queued:
+    """Queue one delivery again; 409 if it does not wait."""
+    done = Outbox(site.database).retry([delivery_id], actor=account.name)
+    if not done:
+        raise HTTPException(409, "this delivery does not wait")
+    note(request, "delivery.retry", kind="delivery", ident=str(delivery_id))
+    return Queued(queued=done)
+
+
+@api.post("/targets/{target}/echo")
+def echo(request: Request, site: CurrentSite, account: Actor, target: Annotated[str, Path(max_length=64)]) -> Echoed:
+    """Ask a target whether it answers."""
+    if target not in {item.name for item in site.config.deliver.targets}:
+        raise HTTPException(404, "there is no such target")
+    ok, words = site.actions.echo(target)
+    note(request, "node.echo", kind="target", ident=target, detail="answers" if ok else "does not answer")
+    return Echoed(target=target, answers=ok, words=words)
+
+
+def router(_site: Site) -> APIRouter:
     """Return the calls of this file."""
-    api = APIRouter(prefix="/node", tags=["node"])
-    facts, outbox = NodeStatistics(site.database), Outbox(site.database)
-
-    @api.get("")
-    def node(account: Viewer) -> NodeOut:
-        """Return health and flow."""
-        health = site.node.health()
-        flow = flow_of(site, health)
-        return NodeOut(
-            level=str(health.level),
-            at=health.at,
-            checks=[CheckOut(name=c.name, level=str(c.level), detail=c.detail) for c in health.checks],
-            series={state.value: number for state, number in flow.series.items()},
-            oldest_waiting_s=flow.oldest_waiting_s,
-            undelivered=flow.undelivered,
-            oldest_undelivered_s=flow.oldest_undelivered_s,
-            scored_per_hour=flow.hours,
-            received_last_hour=flow.received_hour,
-        )
-
-    @api.get("/processes")
-    def processes(account: Viewer) -> list[ProcessOut]:
-        """Return the processes."""
-        return [ProcessOut.model_validate(beat) for beat in Heartbeats(site.database).all()]
-
-    @api.get("/peers")
-    def peers(account: Viewer) -> list[PeerOut]:
-        """Return the peers, the latest contact first."""
-        return [PeerOut.model_validate(peer) for peer in facts.peers()]
-
-    @api.get("/tasks")
-    def tasks(account: Viewer) -> list[TaskOut]:
-        """Return the periodic tasks."""
-        return [TaskOut.model_validate(task) for task in facts.task_runs()]
-
-    @api.get("/errors")
-    def errors(account: Viewer) -> list[ErrorOut]:
-        """Return the latest error of each kind."""
-        return [ErrorOut.model_validate(error) for error in facts.last_errors()]
-
-    @api.get("/configuration")
-    def configuration(account: Actor) -> dict[str, str]:
-        """Return the configuration as loaded, secrets hidden."""
-        return dict(config_lines(site.config))
-
-    @api.get("/parked-deliveries")
-    def parked_deliveries(account: Viewer, limit: Annotated[int, Query(ge=1, le=1000)] = 100) -> list[ParkedDelivery]:
-        """Return reports that were given up, the latest first."""
-        return [_letter(row) for row in outbox.parked(limit)]
-
-    @api.post("/parked-deliveries/{delivery_id}/retry")
-    def retry(request: Request, account: Actor, delivery_id: Annotated[int, Path(ge=1, le=LARGEST_ID)]) -> Queued:
-        """Queue one delivery again; 409 if it does not wait."""
-        done = outbox.retry([delivery_id], actor=account.name)
-        if not done:
-            raise HTTPException(409, "this delivery does not wait")
-        note(request, "delivery.retry", kind="delivery", ident=str(delivery_id))
-        return Queued(queued=done)
-
-    @api.post("/targets/{target}/echo")
-    def echo(request: Request, account: Actor, target: Annotated[str, Path(max_length=64)]) -> Echoed:
-        """Ask a target whether it answers."""
-        if target not in {item.name for item in site.config.deliver.targets}:
-            raise HTTPException(404, "there is no such target")
-        ok, words = site.actions.echo(target)
-        note(request, "node.echo", kind="target", ident=target, detail="answers" if ok else "does not answer")
-        return Echoed(target=target, answers=ok, words=words)
-
     return api
 
 
-def _letter(row: OutboxRow) -> ParkedDelivery:
+def _parked_delivery(row: OutboxRow) -> ParkedDelivery:
     names = ("delivery_id", "target", "attempts", "last_answer", "created_at")
     values = {name: getattr(row, name) for name in names}
     return ParkedDelivery(**values, series_instance_uid=row.report.series_instance_uid)

@@ -12,7 +12,7 @@ from dicom_qa_node.charts.scanners import Alarm, Card, Scanners
 from dicom_qa_node.charts.service_events import EventKind, ServiceEvent, ServiceEvents
 from dicom_qa_node.db.tables import LARGEST_ID
 from dicom_qa_node.web.access import note
-from dicom_qa_node.web.api.dependencies import Actor, Reviewer, Viewer
+from dicom_qa_node.web.api.dependencies import Actor, CurrentSite, Reviewer, Viewer
 from dicom_qa_node.web.chart_drawing import Choice, Drawn, choose, draw, rules_of
 from dicom_qa_node.web.site import Site
 
@@ -185,102 +185,120 @@ class NewBaseline(_In):
     reason: str = Field("", max_length=500)
 
 
-def router(site: Site) -> APIRouter:
+api = APIRouter(prefix="/scanners", tags=["scanners"])
+
+
+def _charts(site: Site) -> Scanners:
+    return Scanners(site.database, rules_of(site.config.charts), site.clock)
+
+
+def _events(site: Site) -> ServiceEvents:
+    return ServiceEvents(site.database, site.clock)
+
+
+@api.get("")
+def scanners_of_the_node(site: CurrentSite, account: Viewer) -> list[ScannerOut]:
+    """Return every device, by name."""
+    return [_scanner(card) for card in _charts(site).overview()]
+
+
+@api.get("/alarms")
+def drift_alarms(site: CurrentSite, account: Viewer, only_open: bool = True) -> list[AlarmOut]:
+    """Return drift alarms, the latest first, 500 at most."""
+    return [_alarm(alarm) for alarm in _charts(site).alarms(only_open=only_open, limit=500)]
+
+
+@api.get("/{scanner_id}")
+def scanner(site: CurrentSite, account: Viewer, scanner_id: Number) -> ScannerOut:
+    """Return one device."""
+    for card in _charts(site).overview():
+        if card.scanner.scanner_id == scanner_id:
+            return _scanner(card)
+    raise HTTPException(404, "there is no such scanner")
+
+
+@api.get("/{scanner_id}/chart")
+def chart(
+    site: CurrentSite, account: Viewer, scanner_id: Number, group: GroupId = None, quantity: QuantityName = "score",
+    points: Points = None,
+) -> ChartOut:  # fmt: skip
+    """Return a control chart."""
+    choice = _choice(site, scanner_id, group, quantity, points)
+    found = _charts(site).chart(choice.group, quantity, points=choice.points)
+    if found is None:
+        raise HTTPException(404, "there is no such quantity")
+    return _chart(draw(found, rules_of(site.config.charts)))
+
+
+@api.get("/{scanner_id}/weeks")
+def weeks(
+    site: CurrentSite, account: Viewer, scanner_id: Number, group: GroupId = None, quantity: QuantityName = "score",
+    since: dt.date | None = None,
+) -> list[WeekOut]:  # fmt: skip
+    """Return weekly percentiles, the earliest first."""
+    choice, number = _with_number(site, _charts(site), scanner_id, group, quantity)
+    return [WeekOut.model_validate(week) for week in _charts(site).weeks(choice.group.group_id, number, since)]
+
+
+@api.get("/{scanner_id}/fleet")
+def fleet(
+    site: CurrentSite, account: Viewer, scanner_id: Number, group: GroupId = None, quantity: QuantityName = "score"
+) -> list[FleetOut]:
+    """Return the latest 300 series of each scanner with the same protocol, this scanner's first."""
+    choice, number = _with_number(site, _charts(site), scanner_id, group, quantity)
+    return [
+        FleetOut(scanner_id=other.scanner_id, name=other.name, spread=SpreadOut.model_validate(spread))
+        for other, spread in _charts(site).fleet(choice.group, number)
+    ]
+
+
+@api.get("/{scanner_id}/events")
+def events_of(site: CurrentSite, account: Viewer, scanner_id: Number, everything: bool = False) -> list[EventOut]:
+    """Return service events as they stand; ``everything``: each wording there was."""
+    _known(_charts(site), scanner_id)
+    return [_event(event) for event in _events(site).of(scanner_id, everything=everything)]
+
+
+@api.post("/{scanner_id}/events", status_code=201)
+def mark_event(request: Request, site: CurrentSite, account: Reviewer, scanner_id: Number, new: NewEvent) -> EventOut:
+    """Mark an event, or correct one."""
+    _known(_charts(site), scanner_id)
+    if new.kind is EventKind.NETWORK:
+        raise HTTPException(422, "kind: the node itself marks another network")
+    if new.supersedes is None:
+        number = _events(site).add(scanner_id, new.at, new.kind, new.text, author=account.name)
+    elif new.supersedes in {event.event_id for event in _events(site).of(scanner_id)}:
+        number = _events(site).correct(new.supersedes, new.at, new.kind, new.text, author=account.name)
+    else:
+        raise HTTPException(404, "there is no such event, or it has been corrected")
+    note(request, "scanner.event", kind="scanner", ident=str(scanner_id), detail=f"event {number}")
+    return next(_event(event) for event in _events(site).of(scanner_id) if event.event_id == number)
+
+
+@api.put("/{scanner_id}/baseline")
+def choose_baseline(
+    request: Request, site: CurrentSite, account: Actor, scanner_id: Number, new: NewBaseline
+) -> ChartOut:
+    """Judge a chart by a period; 409 if it holds fewer than 20 values."""
+    choice = _choice(site, scanner_id, new.group_id, new.quantity, None)
+    if _charts(site).chart(choice.group, new.quantity) is None:
+        raise HTTPException(404, "there is no such quantity")
+    if new.first_day is None or new.last_day is None:
+        _charts(site).automatic_baseline(choice.group, new.quantity, reason=new.reason, author=account.name)
+    else:
+        _charts(site).choose_baseline(
+            choice.group, new.quantity, new.first_day, new.last_day, reason=new.reason, author=account.name
+        )
+    period = f"{new.first_day} to {new.last_day}" if new.first_day else "automatic"
+    detail = f"{choice.group.kind} {choice.group.protocol}, {new.quantity}: {period}"
+    note(request, "baseline.choose", kind="scanner", ident=str(scanner_id), detail=detail)
+    found = _charts(site).chart(choice.group, new.quantity)
+    assert found is not None
+    return _chart(draw(found, rules_of(site.config.charts)))
+
+
+def router(_site: Site) -> APIRouter:
     """Return the calls of this file."""
-    api = APIRouter(prefix="/scanners", tags=["scanners"])
-    rules = rules_of(site.config.charts)
-    scanners, events = Scanners(site.database, rules, site.clock), ServiceEvents(site.database, site.clock)
-
-    @api.get("")
-    def scanners_of_the_node(account: Viewer) -> list[ScannerOut]:
-        """Return every device, by name."""
-        return [_scanner(card) for card in scanners.overview()]
-
-    @api.get("/alarms")
-    def drift_alarms(account: Viewer, only_open: bool = True) -> list[AlarmOut]:
-        """Return drift alarms, the latest first, 500 at most."""
-        return [_alarm(alarm) for alarm in scanners.alarms(only_open=only_open, limit=500)]
-
-    @api.get("/{scanner_id}")
-    def scanner(account: Viewer, scanner_id: Number) -> ScannerOut:
-        """Return one device."""
-        for card in scanners.overview():
-            if card.scanner.scanner_id == scanner_id:
-                return _scanner(card)
-        raise HTTPException(404, "there is no such scanner")
-
-    @api.get("/{scanner_id}/chart")
-    def chart(
-        account: Viewer, scanner_id: Number, group: GroupId = None, quantity: QuantityName = "score",
-        points: Points = None,
-    ) -> ChartOut:  # fmt: skip
-        """Return a control chart."""
-        choice = _choice(site, scanner_id, group, quantity, points)
-        found = scanners.chart(choice.group, quantity, points=choice.points)
-        if found is None:
-            raise HTTPException(404, "there is no such quantity")
-        return _chart(draw(found, rules))
-
-    @api.get("/{scanner_id}/weeks")
-    def weeks(
-        account: Viewer, scanner_id: Number, group: GroupId = None, quantity: QuantityName = "score",
-        since: dt.date | None = None,
-    ) -> list[WeekOut]:  # fmt: skip
-        """Return weekly percentiles, the earliest first."""
-        choice, number = _with_number(site, scanners, scanner_id, group, quantity)
-        return [WeekOut.model_validate(week) for week in scanners.weeks(choice.group.group_id, number, since)]
-
-    @api.get("/{scanner_id}/fleet")
-    def fleet(
-        account: Viewer, scanner_id: Number, group: GroupId = None, quantity: QuantityName = "score"
-    ) -> list[FleetOut]:
-        """Return the latest 300 series of each scanner with the same protocol, this scanner's first."""
-        choice, number = _with_number(site, scanners, scanner_id, group, quantity)
-        return [
-            FleetOut(scanner_id=other.scanner_id, name=other.name, spread=SpreadOut.model_validate(spread))
-            for other, spread in scanners.fleet(choice.group, number)
-        ]
-
-    @api.get("/{scanner_id}/events")
-    def events_of(account: Viewer, scanner_id: Number, everything: bool = False) -> list[EventOut]:
-        """Return service events as they stand; ``everything``: each wording there was."""
-        _known(scanners, scanner_id)
-        return [_event(event) for event in events.of(scanner_id, everything=everything)]
-
-    @api.post("/{scanner_id}/events", status_code=201)
-    def mark_event(request: Request, account: Reviewer, scanner_id: Number, new: NewEvent) -> EventOut:
-        """Mark an event, or correct one."""
-        _known(scanners, scanner_id)
-        if new.kind is EventKind.NETWORK:
-            raise HTTPException(422, "kind: the node itself marks another network")
-        if new.supersedes is None:
-            number = events.add(scanner_id, new.at, new.kind, new.text, author=account.name)
-        elif new.supersedes in {event.event_id for event in events.of(scanner_id)}:
-            number = events.correct(new.supersedes, new.at, new.kind, new.text, author=account.name)
-        else:
-            raise HTTPException(404, "there is no such event, or it has been corrected")
-        note(request, "scanner.event", kind="scanner", ident=str(scanner_id), detail=f"event {number}")
-        return next(_event(event) for event in events.of(scanner_id) if event.event_id == number)
-
-    @api.put("/{scanner_id}/baseline")
-    def choose_baseline(request: Request, account: Actor, scanner_id: Number, new: NewBaseline) -> ChartOut:
-        """Judge a chart by a period; 409 if it holds fewer than 20 values."""
-        choice = _choice(site, scanner_id, new.group_id, new.quantity, None)
-        if scanners.chart(choice.group, new.quantity) is None:
-            raise HTTPException(404, "there is no such quantity")
-        if new.first_day is None or new.last_day is None:
-            scanners.automatic_baseline(choice.group, new.quantity, reason=new.reason, author=account.name)
-        else:
-            scanners.choose_baseline(
-                choice.group, new.quantity, new.first_day, new.last_day, reason=new.reason, author=account.name
-            )
-        period = f"{new.first_day} to {new.last_day}" if new.first_day else "automatic"
-        detail = f"{choice.group.kind} {choice.group.protocol}, {new.quantity}: {period}"
-        note(request, "baseline.choose", kind="scanner", ident=str(scanner_id), detail=detail)
-        found = scanners.chart(choice.group, new.quantity)
-        assert found is not None
-        return _chart(draw(found, rules))
-
     return api
 
 
