@@ -52,7 +52,7 @@ def main(arguments: Sequence[str]) -> int:
     scorer = Scorer.open(options.model, options.device)
     side = scorer.card.input.side
     pictures = np.random.default_rng(1).integers(0, 255, (SLICES, PICTURE_SIDE, PICTURE_SIDE, 3), np.uint8)
-    padded = display_images.pad_picture(pictures[0], side, SeriesKind.CT)
+    padded = display_images.pad_image(pictures[0], side, SeriesKind.CT)
     crops = SLICES * len(display_images.crop_plan(padded, side, SeriesKind.CT))
     network = build_network(card_of(options.model)).to(scorer.device).eval()
     operations = _operations(network, side, scorer.device)

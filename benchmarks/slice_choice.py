@@ -22,7 +22,7 @@ from dicom_qa_node.phantom import ct_series, write
 from dicom_qa_node.score.fusion import pair
 from dicom_qa_node.score.inference import Scorer
 from dicom_qa_node.score.slice_features import features_of
-from dicom_qa_node.score.slice_rendering import display_pictures
+from dicom_qa_node.score.slice_rendering import render_display_images
 from dicom_qa_node.score.slice_selection import ChosenSlice, positional_slices, salient_slices
 from dicom_qa_node.score.volume import Volume
 from dicom_qa_node.score.volume_builder import build_volumes
@@ -98,7 +98,7 @@ def _row(name: str, volume: Volume, ct: Volume | None, scorer: Scorer, every: in
 
 def _scores(volume: Volume, indices: Sequence[int], ct: Volume | None, scorer: Scorer, kind: str) -> Iterator[float]:
     for start in range(0, len(indices), 7):
-        predicted = scorer.score(display_pictures(volume, indices[start : start + 7], ct), kind)
+        predicted = scorer.score(render_display_images(volume, indices[start : start + 7], ct), kind)
         yield from map(float, predicted.score)
 
 

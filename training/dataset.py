@@ -182,7 +182,7 @@ class Batches(Dataset[Batch]):
         kind, size = _CROPPED_AS.get(source.share.kind) or SeriesKind(source.share.kind), self._size
         stored = source.pool.images[index]
         picture = np.repeat(stored, 3, axis=-1) if stored.shape[-1] == 1 else np.asarray(stored)
-        picture = display_images.pad_picture(picture, size, kind)
+        picture = display_images.pad_image(picture, size, kind)
         key = (source.pool.name, index)
         if key not in self._plans:
             self._plans[key] = display_images.crop_plan(picture, size, kind)

@@ -99,7 +99,7 @@ def _picture(
     if dose < 1:
         scan = degrade.scan_of(hu, volume.spacing_mm[1], noise_level(hu))
         hu = degrade.low_dose(hu, scan, dose, np.random.default_rng((seed, index)))
-    return display_images.ct_picture(hu, window)
+    return display_images.ct_display_image(hu, window)
 
 
 def _weighed(

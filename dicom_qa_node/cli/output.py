@@ -81,7 +81,7 @@ def show_rows(title: str, rows: Sequence[Mapping[str, Any]], *, as_json: bool, e
     if not rows:
         say(empty)
         return
-    from dicom_qa_node.cli.tables import print_table
+    from dicom_qa_node.cli.terminal_tables import print_table
 
     print_table(title, rows)
 

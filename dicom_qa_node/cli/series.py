@@ -13,7 +13,7 @@ from dicom_qa_node.cli.context import actor, config_of, open_database
 from dicom_qa_node.cli.exit_codes import NotFound, WrongState
 from dicom_qa_node.cli.output import AsJson, say, score_text, show_rows
 from dicom_qa_node.cli.result_json import result_values
-from dicom_qa_node.cli.tables import print_pairs, print_table
+from dicom_qa_node.cli.terminal_tables import print_pairs, print_table
 from dicom_qa_node.domain.states import SeriesState
 
 if TYPE_CHECKING:

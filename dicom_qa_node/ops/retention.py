@@ -21,7 +21,7 @@ from dicom_qa_node.spool.disk_space import Deletion, DiskUsage, delete_files, di
 from dicom_qa_node.spool.layout import SpoolLayout
 from dicom_qa_node.spool.rendered_images import read_manifest
 
-__all__ = ["clear_pictures", "clear_quarantine", "make_room", "retain"]
+__all__ = ["clear_quarantine", "clear_rendered_images", "make_room", "retain"]
 
 _LOGGER = logging.getLogger(__name__)
 _BATCH = 500
@@ -77,7 +77,7 @@ def make_room(
     return total
 
 
-def clear_pictures(config: Config, database: Database, now: dt.datetime, watch: ClockWatch | None = None) -> int:
+def clear_rendered_images(config: Config, database: Database, now: dt.datetime, watch: ClockWatch | None = None) -> int:
     """Delete the pictures of versions scored long enough ago (``spool.keep_pictures_days``); return how many versions.
 
     Their results, reports and reviews stay; what waits for a review keeps its pictures.

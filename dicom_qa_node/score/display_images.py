@@ -31,12 +31,12 @@ __all__ = [
     "as_uint8",
     "body_fraction",
     "crop_plan",
-    "ct_picture",
+    "ct_display_image",
     "cut",
-    "fused_picture",
+    "fused_display_image",
     "hot",
-    "pad_picture",
-    "pt_picture",
+    "pad_image",
+    "pet_display_image",
     "window_for_kernel",
 ]
 
@@ -89,17 +89,17 @@ def window_for_kernel(convolution_kernel: str, manufacturer: str = "") -> Window
     return LUNG if sharp else SOFT_TISSUE
 
 
-def ct_picture(hu: npt.NDArray[Any], window: Window = SOFT_TISSUE) -> Picture:
+def ct_display_image(hu: npt.NDArray[Any], window: Window = SOFT_TISSUE) -> Picture:
     """Map HU, shape (rows, columns), to grey RGB."""
     return _grey(_ct_grey(hu, window))
 
 
-def pt_picture(suv: npt.NDArray[Any], suv_range: tuple[float, float] = SUV_RANGE) -> Picture:
+def pet_display_image(suv: npt.NDArray[Any], suv_range: tuple[float, float] = SUV_RANGE) -> Picture:
     """Map SUV, shape (rows, columns), to inverted grey RGB: uptake is dark, air white."""
     return _grey(1.0 - _unit(suv, *suv_range))
 
 
-def fused_picture(
+def fused_display_image(
     hu: npt.NDArray[Any],
     suv: npt.NDArray[Any],
     window: Window = SOFT_TISSUE,
@@ -142,7 +142,7 @@ def as_uint8(images: npt.NDArray[Any]) -> Picture:
     return _to_bytes(images)
 
 
-def pad_picture(picture: Picture, size: int, kind: SeriesKind) -> Picture:
+def pad_image(picture: Picture, size: int, kind: SeriesKind) -> Picture:
     """Pad below and to the right with air to at least ``size`` pixels and to multiples of `GRID`."""
     rows, columns = (max(size, -(-n // GRID) * GRID) for n in picture.shape[:2])
     if (rows, columns) == picture.shape[:2]:
@@ -162,7 +162,7 @@ def crop_plan(picture: Picture, size: int, kind: SeriesKind) -> tuple[Crop, ...]
     Parameters
     ----------
     picture
-        Padded picture (see `pad_picture`).
+        Padded picture (see `pad_image`).
     size
         Side of a crop in pixels.
     """
@@ -187,7 +187,7 @@ def cut(picture: Picture, crops: Sequence[Crop], size: int) -> Picture:
 
 def body_fraction(picture: Picture, kind: SeriesKind) -> float:
     """Share of the picture that shows tissue, 0-1."""
-    return float(_tissue_blocks(pad_picture(picture, GRID, kind), kind).mean())
+    return float(_tissue_blocks(pad_image(picture, GRID, kind), kind).mean())
 
 
 def _tissue_blocks(picture: Picture, kind: SeriesKind) -> npt.NDArray[np.bool_]:

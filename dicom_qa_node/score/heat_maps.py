@@ -20,7 +20,7 @@ from dicom_qa_node.domain.results import Grade, SeriesKind
 from dicom_qa_node.flow.heat_map_requests import HeatRequest, HeatRequests
 from dicom_qa_node.log import RateLimitedLog, log_event
 from dicom_qa_node.quality_log.entries import QualityLog
-from dicom_qa_node.score.display_images import Crop, Picture, crop_plan, cut, pad_picture
+from dicom_qa_node.score.display_images import Crop, Picture, crop_plan, cut, pad_image
 from dicom_qa_node.score.grading import ScoringModel, model_ref
 from dicom_qa_node.score.image_files import write_heat_map
 from dicom_qa_node.score.pipeline import ScoredSeries
@@ -86,7 +86,7 @@ def heat_map_steps(picture: Picture, kind: SeriesKind, scorer: ScoringModel) -> 
         None after each step of eight pictures to score, at last the map: uint8, shape (rows, columns), 255 where
         smoothing raises the slice's score most, by `FULL_GAIN` at least.
     """
-    padded = pad_picture(picture, _SIDE, kind)
+    padded = pad_image(picture, _SIDE, kind)
     plan = crop_plan(padded, _SIDE, kind)
     crops, smooth = cut(padded, plan, _SIDE), cut(_smoothed(padded), plan, _SIDE)
     places = list(_places(crops, plan, kind))

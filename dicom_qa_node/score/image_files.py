@@ -17,8 +17,8 @@ from dicom_qa_node.config import Grades
 from dicom_qa_node.dicom_io.durable import replace_file, sync_folder
 from dicom_qa_node.domain.results import Finding, Grade, ScoredSlice, SeriesResult, Severity
 from dicom_qa_node.score.grade_sets import grade_of
-from dicom_qa_node.score.pipeline import ScoredSeries, WriteImages
-from dicom_qa_node.score.slice_rendering import KeySlice, KeySlices, Layer
+from dicom_qa_node.score.pipeline import ScoredSeries
+from dicom_qa_node.score.slice_rendering import DisplayImages, KeySlice, KeySlices, Layer
 from dicom_qa_node.score.threads import max_threads
 from dicom_qa_node.spool.rendered_images import (
     INDEX,
@@ -90,13 +90,13 @@ def write_images(verdict: ScoredSeries, folder: Path, grades: Grades) -> list[Pa
     return written
 
 
-def write_heat_map(heat: WriteImages, folder: Path, number: int) -> Path:
+def write_heat_map(heat: DisplayImages, folder: Path, number: int) -> Path:
     """Write the map of a slice, uint8, shape (rows, columns), as ``heat_<number>.png``."""
     folder.mkdir(parents=True, exist_ok=True)
     return _write(Image.fromarray(heat), folder / heat_name(number), 6)
 
 
-def contact_sheet(result: SeriesResult, pictures: WriteImages, grades: Grades) -> Image.Image:
+def contact_sheet(result: SeriesResult, pictures: DisplayImages, grades: Grades) -> Image.Image:
     """Draw the chosen slices with their scores under the verdict on the series, and the findings beside them.
 
     Parameters
@@ -217,7 +217,7 @@ def _draw_scale(
 
 
 def _draw_tile(
-    sheet: Image.Image, draw: ImageDraw.ImageDraw, box: Box, item: ScoredSlice, picture: WriteImages, grade: Grade
+    sheet: Image.Image, draw: ImageDraw.ImageDraw, box: Box, item: ScoredSlice, picture: DisplayImages, grade: Grade
 ) -> None:
     left, top, _, bottom = box
     draw.rounded_rectangle(box, 12, _PANEL, _LINE)

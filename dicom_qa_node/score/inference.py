@@ -156,7 +156,7 @@ class Scorer:
         side = self.card.input.side
         crops, share, owner = [], [], []
         for index, picture in enumerate(pictures):
-            padded = display_images.pad_picture(picture, side, series_kind)
+            padded = display_images.pad_image(picture, side, series_kind)
             plan = display_images.crop_plan(padded, side, series_kind)
             crops.append(display_images.cut(padded, plan, side))
             share += [max(crop.weight, 1e-3) for crop in plan]

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Literal, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 
 from dicom_qa_node.config import Grades, Score
 from dicom_qa_node.config.thresholds import FindingRules
@@ -34,7 +33,7 @@ from dicom_qa_node.score.reading_windows import unread_window, windows_of
 from dicom_qa_node.score.rules import evaluation
 from dicom_qa_node.score.rules.case import with_code
 from dicom_qa_node.score.series_identity import same_patient
-from dicom_qa_node.score.slice_rendering import KeySlices, display_pictures, key_slices_of
+from dicom_qa_node.score.slice_rendering import DisplayImages, KeySlices, key_slices_of, render_display_images
 from dicom_qa_node.score.slice_selection import choose_slices
 from dicom_qa_node.score.stacks import Stack
 from dicom_qa_node.score.threads import max_threads
@@ -43,7 +42,6 @@ from dicom_qa_node.score.volume_builder import HeaderScan, build_volume, scan_he
 
 __all__ = ["Options", "ScoredSeries", "score_series"]
 
-WriteImages = npt.NDArray[np.uint8]
 
 MOST_STACKS = 8
 """Stacks of one series that are judged; a dynamic PET of forty time frames is judged by eight of them."""
@@ -77,7 +75,7 @@ class ScoredSeries:
     """
 
     result: SeriesResult
-    pictures: WriteImages
+    pictures: DisplayImages
     exhibit: KeySlices | None = None
 
 
@@ -97,7 +95,7 @@ class _StackResult:
     kind: SeriesKind
     size: int
     verdict: SeriesScore
-    pictures: WriteImages
+    pictures: DisplayImages
     measurements: tuple[Measurement, ...]
     findings: tuple[Finding, ...]
     irregular: tuple[Finding, ...]
@@ -192,7 +190,7 @@ def _score_stack(
         indices = [item.index for item in picked]
         windows = windows_of(volume, indices, kernel) if kernel else (SOFT_TISSUE,) * len(indices)
         reason = reason or unread_window(windows, kernel)
-        pictures = display_pictures(volume, indices, pairing.ct, windows) if picked else _none()
+        pictures = render_display_images(volume, indices, pairing.ct, windows) if picked else _none()
         exhibit = key_slices_of(volume, indices, pairing.ct, windows) if picked else None
 
     def judged() -> SeriesScore:
@@ -339,7 +337,7 @@ def _pair_uid(candidates: Sequence[Volume], kind: SeriesKind) -> str | None:
     return at.word(candidates[0].header, "SeriesInstanceUID") or None
 
 
-def _none() -> WriteImages:
+def _none() -> DisplayImages:
     return np.zeros((0, 1, 1, 3), np.uint8)
 
 

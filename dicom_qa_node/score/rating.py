@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
-import numpy.typing as npt
 
 from dicom_qa_node.config import Grades
 from dicom_qa_node.dicom_io import headers as at
@@ -36,14 +35,13 @@ from dicom_qa_node.score.pet_part import PetRating, rate_pet
 from dicom_qa_node.score.physics.measurements import PetExamination
 from dicom_qa_node.score.reading_windows import unread_window, windows_of
 from dicom_qa_node.score.rules.applicability import outside_training_domain
-from dicom_qa_node.score.slice_rendering import display_pictures
+from dicom_qa_node.score.slice_rendering import DisplayImages, render_display_images
 from dicom_qa_node.score.slice_selection import ChosenSlice
 from dicom_qa_node.score.volume import Volume
 from dicom_qa_node.score.why import reason_for
 
 __all__ = ["ATTENUATION_CT_FLOOR", "counted_score", "ct_verdict", "fused", "pet_domain", "pet_verdict"]
 
-Pictures = npt.NDArray[np.uint8]
 
 ATTENUATION_CT_FLOOR = 2.0
 """The noise of a CT that was made to go with a PET counts as at least this: it never makes a series non-diagnostic."""
@@ -79,7 +77,7 @@ def pet_verdict(
     volume: Volume,
     ct: Volume | None,
     chosen: Sequence[ChosenSlice],
-    pictures: Pictures,
+    pictures: DisplayImages,
     scorer: ScoringModel,
     grades: Grades,
     examined: PetExamination,
@@ -200,7 +198,7 @@ def _displayed(
     volume: Volume,
     kind: SeriesKind,
     chosen: Sequence[ChosenSlice],
-    pictures: Pictures,
+    pictures: DisplayImages,
     scorer: ScoringModel,
     grades: Grades,
 ) -> SeriesScore:
@@ -224,7 +222,7 @@ def _paired_ct(
         reason = unread_window(windows, kernel)
     if reason:
         return no_score(reason)
-    return grade_series(display_pictures(ct, kept, windows=windows), ct, SeriesKind.CT, picked, scorer, grades)
+    return grade_series(render_display_images(ct, kept, windows=windows), ct, SeriesKind.CT, picked, scorer, grades)
 
 
 def _slices(

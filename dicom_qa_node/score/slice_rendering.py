@@ -10,23 +10,30 @@ import numpy.typing as npt
 from PIL import Image
 
 from dicom_qa_node.domain.results import SeriesKind
-from dicom_qa_node.score.display_images import SOFT_TISSUE, SUV_RANGE, Window, ct_picture, fused_picture, pt_picture
+from dicom_qa_node.score.display_images import (
+    SOFT_TISSUE,
+    SUV_RANGE,
+    Window,
+    ct_display_image,
+    fused_display_image,
+    pet_display_image,
+)
 from dicom_qa_node.score.fusion import ct_slice_at
 from dicom_qa_node.score.reading_windows import windows_of
 from dicom_qa_node.score.resampling import on_slice
 from dicom_qa_node.score.slice_geometry import Turn, display_turn
 from dicom_qa_node.score.volume import FloatArray, Volume
 
-__all__ = ["KeySlice", "KeySlices", "Layer", "display_pictures", "key_slices_of", "suv_scale"]
+__all__ = ["KeySlice", "KeySlices", "Layer", "key_slices_of", "render_display_images", "suv_scale"]
 
-Pictures = npt.NDArray[np.uint8]
+DisplayImages = npt.NDArray[np.uint8]
 
 _SAMPLE = 4
 
 
-def display_pictures(
+def render_display_images(
     volume: Volume, indices: Sequence[int], ct: Volume | None = None, windows: Sequence[Window] | None = None
-) -> Pictures:
+) -> DisplayImages:
     """Return uint8 RGB pictures of slices, shape (n, rows, columns, 3).
 
     Parameters
@@ -47,10 +54,12 @@ def display_pictures(
         return _turned(pictures, display_turn(ct.direction))
     if volume.kind is SeriesKind.CT:
         chosen = windows_of(volume, indices) if windows is None else windows
-        pictures = [ct_picture(volume.voxels[index], window) for index, window in zip(indices, chosen, strict=True)]
+        pictures = [
+            ct_display_image(volume.voxels[index], window) for index, window in zip(indices, chosen, strict=True)
+        ]
     else:
         scale = suv_scale(volume)
-        pictures = [pt_picture(volume.voxels[index] * scale) for index in indices]
+        pictures = [pet_display_image(volume.voxels[index] * scale) for index in indices]
     return _turned(pictures, display_turn(volume.direction))
 
 
@@ -67,14 +76,14 @@ def suv_scale(volume: Volume) -> np.float32:
     return np.float32(1.0 / inside.mean()) if inside.size and inside.mean() > 0 else np.float32(1.0)
 
 
-def _fused(pet: Volume, index: int, ct: Volume, scale: np.float32) -> Pictures:
+def _fused(pet: Volume, index: int, ct: Volume, scale: np.float32) -> DisplayImages:
     ct_index = ct_slice_at(pet, index, ct)
     hu = ct.voxels[ct_index]
     uptake = on_slice(pet, ct, ct_index) * scale
-    return fused_picture(hu, np.nan_to_num(uptake, nan=0.0))
+    return fused_display_image(hu, np.nan_to_num(uptake, nan=0.0))
 
 
-def _turned(pictures: Sequence[Pictures], turn: Turn) -> Pictures:
+def _turned(pictures: Sequence[DisplayImages], turn: Turn) -> DisplayImages:
     return np.ascontiguousarray(np.stack([turn.apply(picture) for picture in pictures]), dtype=np.uint8)
 
 

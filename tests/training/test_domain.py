@@ -90,7 +90,7 @@ def _gated(scorer: Scorer) -> set[str]:
 
 def test_generated_scans_lie_inside_and_noise_outside_where_there_is_a_gate(scorer: Scorer) -> None:
     volume = ct_volume(5, np.array([-120.0, -20.0, 80.0]), 512, 420.0, NAMED["routine"])
-    pictures = np.stack([display_images.ct_picture(hu) for hu in volume.voxels])
+    pictures = np.stack([display_images.ct_display_image(hu) for hu in volume.voxels])
     assert (scorer.score(pictures, "ct").ood_distance < 1).all()
     gated = _gated(scorer)
     assert gated

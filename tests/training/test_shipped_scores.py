@@ -36,7 +36,7 @@ def test_generated_studies_rank_routine_above_a_tenth_above_sparse_views(scorer:
     scores = {}
     for name in ("routine", "tenth_dose", "sparse_views"):
         volume = ct_volume(seed, np.array([-120.0, -20.0, 80.0]), 512, 420.0, NAMED[name])
-        pictures = np.stack([display_images.ct_picture(hu) for hu in volume.voxels])
+        pictures = np.stack([display_images.ct_display_image(hu) for hu in volume.voxels])
         scores[name] = float(scorer.score(pictures, "ct").score.mean())
     assert scores["routine"] > scores["tenth_dose"] + 0.3 > scores["sparse_views"] + 0.6
     assert scores["routine"] >= GRADES.diagnostic > scores["tenth_dose"]
@@ -52,7 +52,7 @@ def test_routine_series_is_diagnostic_and_its_twentieth_is_not(scorer: Scorer, n
     for index in np.linspace(3, len(series.voxels) - 4, 5).round().astype(int):
         hu = series.voxels[index]
         scan = degrade.scan_of(hu, series.spacing_mm[1], noise_level(hu))
-        routine.append(display_images.ct_picture(hu, window))
-        twentieth.append(display_images.ct_picture(degrade.low_dose(hu, scan, 0.05, rng), window))
+        routine.append(display_images.ct_display_image(hu, window))
+        twentieth.append(display_images.ct_display_image(degrade.low_dose(hu, scan, 0.05, rng), window))
     assert scorer.score(np.stack(routine), "ct").score.mean() >= GRADES.diagnostic
     assert scorer.score(np.stack(twentieth), "ct").score.mean() < GRADES.limited

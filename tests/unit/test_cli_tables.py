@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from dicom_qa_node.cli import tables
+from dicom_qa_node.cli import terminal_tables
 from dicom_qa_node.cli.app import run
 from dicom_qa_node.cli.exit_codes import ExitCode
 from dicom_qa_node.db.engine import Database
@@ -42,8 +42,8 @@ def printed(monkeypatch):
 
     def show(width: int, rows: list[dict[str, object]], **options: object) -> str:
         output = Console(file=io.StringIO(), width=width, **({"force_terminal": True, "color_system": None} | options))
-        monkeypatch.setattr(tables, "console", lambda: output)
-        tables.print_table("Series", rows)
+        monkeypatch.setattr(terminal_tables, "console", lambda: output)
+        terminal_tables.print_table("Series", rows)
         return output.file.getvalue()
 
     return show
@@ -75,10 +75,10 @@ def test_a_wide_terminal_shows_whole_uids_and_a_narrow_one_their_ends(printed):
 
 def test_ends_are_as_long_as_it_takes_to_differ():
     uids = ["1.2.840.1.999999999999.1", "1.2.840.2.999999999999.1"]
-    (first, second) = tables.short_uids({"series_instance_uid": uids})["series_instance_uid"]
+    (first, second) = terminal_tables.short_uids({"series_instance_uid": uids})["series_instance_uid"]
     assert first != second
     assert uids[0].endswith(first.lstrip("…"))
-    assert tables.short_uids({"name": uids})["name"] == uids, "only columns of UIDs"
+    assert terminal_tables.short_uids({"name": uids})["name"] == uids, "only columns of UIDs"
 
 
 def test_rows_are_stacked_where_a_table_does_not_fit(printed):

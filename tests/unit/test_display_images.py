@@ -11,27 +11,27 @@ from dicom_qa_node.score import display_images
 
 def test_ct_window_maps_its_ends_to_black_and_white() -> None:
     hu = np.array([[-3000.0, -135.0, 40.0, 215.0, 3000.0]])
-    assert display_images.ct_picture(hu)[0, :, 0].tolist() == [0, 0, 128, 255, 255]
+    assert display_images.ct_display_image(hu)[0, :, 0].tolist() == [0, 0, 128, 255, 255]
 
 
 def test_fused_picture_shows_the_table_of_the_public_data_at_153_grey() -> None:
-    picture = display_images.fused_picture(np.full((1, 1), 400.0), np.zeros((1, 1)))
+    picture = display_images.fused_display_image(np.full((1, 1), 400.0), np.zeros((1, 1)))
     assert picture[0, 0].tolist() == [153, 153, 153]
 
 
 def test_fused_picture_of_uptake_turns_red_then_yellow_then_white() -> None:
     suv = np.array([[0.0, 2.19, 4.476, 6.0]])
-    picture = display_images.fused_picture(np.full((1, 4), -1000.0), suv)
+    picture = display_images.fused_display_image(np.full((1, 4), -1000.0), suv)
     assert picture[0].tolist() == [[0, 0, 0], [102, 0, 0], [102, 102, 0], [102, 102, 102]]
 
 
 def test_fused_picture_needs_one_grid() -> None:
     with pytest.raises(ValueError, match="not on one grid"):
-        display_images.fused_picture(np.zeros((4, 4)), np.zeros((2, 2)))
+        display_images.fused_display_image(np.zeros((4, 4)), np.zeros((2, 2)))
 
 
 def test_pet_alone_is_dark_where_there_is_uptake() -> None:
-    assert display_images.pt_picture(np.array([[0.0, 3.0, 60.0]]))[0, :, 0].tolist() == [255, 128, 0]
+    assert display_images.pet_display_image(np.array([[0.0, 3.0, 60.0]]))[0, :, 0].tolist() == [255, 128, 0]
 
 
 @pytest.mark.parametrize(
@@ -87,7 +87,7 @@ def test_picture_of_air_gives_one_crop() -> None:
 
 @pytest.mark.parametrize(("kind", "air"), [(SeriesKind.CT, 0), (SeriesKind.PETCT, 0), (SeriesKind.PT, 255)])
 def test_padding_is_air(kind: SeriesKind, air: int) -> None:
-    padded = display_images.pad_picture(np.full((150, 301, 3), 99, np.uint8), 256, kind)
+    padded = display_images.pad_image(np.full((150, 301, 3), 99, np.uint8), 256, kind)
     assert padded.shape == (256, 304, 3)
     assert (padded[150:] == air).all()
     assert (padded[:150, :301] == 99).all()

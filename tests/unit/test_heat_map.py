@@ -13,7 +13,7 @@ from dicom_qa_node.config import Grades
 from dicom_qa_node.domain.results import ModelRef, SeriesKind, SeriesResult
 from dicom_qa_node.phantom import ct_series
 from dicom_qa_node.phantom import write as write_phantom
-from dicom_qa_node.score.display_images import ct_picture
+from dicom_qa_node.score.display_images import ct_display_image
 from dicom_qa_node.score.grade_sets import grade_of
 from dicom_qa_node.score.heat_maps import BackgroundHeatMaps, heat_map, heat_map_steps
 from dicom_qa_node.score.pipeline import ScoredSeries
@@ -103,7 +103,7 @@ def test_the_shipped_network_loses_score_on_the_degraded_side(tmp_path, defect, 
     (volume,) = build_volumes(write_phantom(ct_series(3, 3, 512, spacing_mm=15.0, fov_mm=500), tmp_path))
     shares = []
     for side in (0, 1):
-        picture = ct_picture(_degraded(volume.voxels[1], defect, side))
+        picture = ct_display_image(_degraded(volume.voxels[1], defect, side))
         heat = heat_map(picture, SeriesKind.CT, scorer).astype(float)
         halves = heat[:, :256].sum(), heat[:, 256:].sum()
         shares.append(halves[side] / sum(halves))

@@ -23,7 +23,7 @@ from dicom_qa_node.flow.jobs import Jobs
 from dicom_qa_node.flow.outbox import Outbox
 from dicom_qa_node.flow.registry import Registry
 from dicom_qa_node.flow.retention_candidates import Retention
-from dicom_qa_node.ops.retention import clear_pictures, clear_quarantine, make_room, retain
+from dicom_qa_node.ops.retention import clear_quarantine, clear_rendered_images, make_room, retain
 from dicom_qa_node.quality_log.entries import QualityLog
 from dicom_qa_node.quality_log.reviews import Reviews
 from dicom_qa_node.receive.reconcile import reconcile
@@ -186,24 +186,24 @@ def test_pictures_leave_after_their_time_and_the_result_stays(database, layout):
     old, young = (pictured(layout, f"1.2.3.{number}") for number in range(2))
     config = Config.model_validate({"spool_dir": layout.root, "spool": {"keep_pictures_days": 30}})
     at = T0 + dt.timedelta(days=30)
-    assert clear_pictures(config, database, at) == 0
-    assert clear_pictures(config, database, at + dt.timedelta(minutes=30)) == 1
+    assert clear_rendered_images(config, database, at) == 0
+    assert clear_rendered_images(config, database, at + dt.timedelta(minutes=30)) == 1
     assert not old.parent.exists()
     assert len(list(young.iterdir())) == 3
     assert QualityLog(database).count() == 2
-    assert clear_pictures(config, database, at + dt.timedelta(minutes=30)) == 0
+    assert clear_rendered_images(config, database, at + dt.timedelta(minutes=30)) == 0
 
 
 def test_pictures_of_what_waits_for_a_review_or_delivery_stay(database, layout):
     report(database, ["pacs"], Grade.NON_DIAGNOSTIC)
     folder = pictured(layout, "1.2.3")
     config = Config.model_validate({"spool_dir": layout.root, "spool": {"keep_pictures_days": 0}})
-    assert clear_pictures(config, database, LATER) == 0
+    assert clear_rendered_images(config, database, LATER) == 0
     Reviews(database).add("1.2.3", 1, reviewer="kim", agrees=True)
-    assert clear_pictures(config, database, LATER) == 0
+    assert clear_rendered_images(config, database, LATER) == 0
     outbox = Outbox(database)
     assert outbox.delivered(outbox.claim(["pacs"]), "0x0000")
-    assert clear_pictures(config, database, LATER) == 1
+    assert clear_rendered_images(config, database, LATER) == 1
     assert not folder.exists()
 
 
@@ -212,7 +212,7 @@ def test_pictures_stay_while_their_series_is_at_work_again(database, layout):
     folder = pictured(layout, "1.2.3.0")
     assert Registry(database).rescore("1.2.3.0", actor="admin")
     config = Config.model_validate({"spool_dir": layout.root, "spool": {"keep_pictures_days": 0}})
-    assert clear_pictures(config, database, LATER) == 0
+    assert clear_rendered_images(config, database, LATER) == 0
     assert len(list(folder.iterdir())) == 3
 
 
@@ -221,9 +221,9 @@ def test_pictures_that_cannot_be_deleted_are_tried_again(database, layout):
     folder = pictured(layout, "1.2.3.0")
     (folder / "stuck").mkdir()
     config = Config.model_validate({"spool_dir": layout.root, "spool": {"keep_pictures_days": 0}})
-    assert clear_pictures(config, database, LATER) == 0
+    assert clear_rendered_images(config, database, LATER) == 0
     (folder / "stuck").rmdir()
-    assert clear_pictures(config, database, LATER) == 1
+    assert clear_rendered_images(config, database, LATER) == 1
     assert not folder.exists()
 
 

@@ -20,7 +20,7 @@ from dicom_qa_node.score.grade_sets import grade_of
 from dicom_qa_node.score.image_files import SHEET, contact_sheet, write_images
 from dicom_qa_node.score.pipeline import Options, score_series
 from dicom_qa_node.score.resampling import on_slice
-from dicom_qa_node.score.slice_rendering import display_pictures
+from dicom_qa_node.score.slice_rendering import render_display_images
 from dicom_qa_node.score.volume_builder import build_volumes
 from tests.stub_model import TinyScorer
 from tests.tiny_series import ct, pet, write
@@ -92,7 +92,7 @@ def test_however_the_patient_lies_the_pictures_are_upright(tmp_path, ct_images, 
     (plain,), (other,) = (
         build_volumes(write_phantom(images, tmp_path / name)) for name, images in (("a", ct_images), ("b", turned))
     )
-    assert np.array_equal(display_pictures(plain, [3, 9]), display_pictures(other, [3, 9]))
+    assert np.array_equal(render_display_images(plain, [3, 9]), render_display_images(other, [3, 9]))
 
 
 def test_coronal_slices_are_shown_head_up(tmp_path):
@@ -100,7 +100,7 @@ def test_coronal_slices_are_shown_head_up(tmp_path):
         write_phantom(ct_series(3, 24, 64, spacing_mm=12.0, form=CtForm(plane=Plane.CORONAL)), tmp_path)
     )
     assert "not_axial" in keys(volume.findings)
-    picture = display_pictures(volume, [32])[0]
+    picture = render_display_images(volume, [32])[0]
     # The lungs are dark; they must lie above the abdomen.
     half = picture.shape[0] // 2
     middle = picture[:, 16:48]

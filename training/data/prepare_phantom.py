@@ -48,7 +48,7 @@ def ct_pairs(seed: int) -> Iterator[Pair]:
             row = Row(
                 f"phantom/{seed}", f"phantom/{seed}/{level:.0f}", "ct", "simulated", score, levels, factors=_FACTORS
             )
-            yield display_images.ct_picture(hu)[..., :1], row
+            yield display_images.ct_display_image(hu)[..., :1], row
 
 
 def petct_pairs(seed: int) -> Iterator[Pair]:
@@ -64,7 +64,7 @@ def petct_pairs(seed: int) -> Iterator[Pair]:
             ).astype(np.float32)
             slice_id = f"phantom/{seed}/{level:.0f}"
             clean = {"jpeg": 0.0, "gauss": 0.0, "impulse": 0.0}
-            fused = display_images.fused_picture(hu, suv)
+            fused = display_images.fused_display_image(hu, suv)
             yield (
                 fused,
                 Row(
@@ -77,7 +77,7 @@ def petct_pairs(seed: int) -> Iterator[Pair]:
                     factors=_FACTORS,
                 ),
             )
-            alone = display_images.pad_picture(display_images.pt_picture(suv), _ROWS, SeriesKind.PT)
+            alone = display_images.pad_image(display_images.pet_display_image(suv), _ROWS, SeriesKind.PT)
             yield alone, Row(f"phantom/{seed}", f"{slice_id}/pt", "pt", "simulated", score, levels, factors=_FACTORS)
 
 

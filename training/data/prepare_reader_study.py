@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from dicom_qa_node.score.display_images import Window, ct_picture
+from dicom_qa_node.score.display_images import Window, ct_display_image
 from training import degrade
 from training.data.prepare_severity import ct_versions, noise_level
 from training.pool import Row, write_pool
@@ -62,7 +62,7 @@ def simulated(
     for image, levels, score in ct_versions(hu, scan, _PIXEL_MM, rng):
         factors = {"dimension": "2d", "region": "abdomen", "type": "soft"}
         row = Row(group, f"{group}/simulated", "ct", "simulated", score, levels, factors=factors)
-        yield ct_picture(image, _ABDOMEN)[..., 0], row
+        yield ct_display_image(image, _ABDOMEN)[..., 0], row
 
 
 def main() -> None:

@@ -113,7 +113,7 @@ def ct_rows(series: Series, rng: np.random.Generator) -> Iterator[tuple[npt.NDAr
         for image, levels, score in ct_versions(hu, scan, pixel_mm, rng):
             known = levels | series.thickness(3 if count % 3 == 1 else 1)
             row = Row(f"dicom/{series.name}", slice_id, "ct", "simulated", score, known, factors=series.factors)
-            yield display_images.ct_picture(image, window)[..., :1], row
+            yield display_images.ct_display_image(image, window)[..., :1], row
 
 
 def variety_rows(series: Series, rng: np.random.Generator) -> Iterator[tuple[npt.NDArray[np.uint8], Row]]:
@@ -131,7 +131,7 @@ def variety_rows(series: Series, rng: np.random.Generator) -> Iterator[tuple[npt
             slice_id, known = f"{series.name}/{index}/variety", levels | series.thickness()
             factors = series.factors | {"type": ""}
             row = Row(f"dicom/{series.name}", slice_id, "ct", "simulated", score, known, factors=factors)
-            yield display_images.ct_picture(image, window)[..., :1], row
+            yield display_images.ct_display_image(image, window)[..., :1], row
 
 
 def _variety_versions(
@@ -209,14 +209,14 @@ def pet_rows(ct: Series, pet: Series, rng: np.random.Generator) -> Iterator[tupl
             nearest = int(np.abs(pet.positions_mm - ct.positions_mm[index]).argmin())
             suv = _onto(reduced[nearest], ct.voxels[index].shape)
             levels = {"counts": float(-np.log2(fraction) / 2)} | pet.thickness()
-            fused = display_images.fused_picture(ct.voxels[index], suv)
+            fused = display_images.fused_display_image(ct.voxels[index], suv)
             clean = {"jpeg": 0.0, "gauss": 0.0, "impulse": 0.0}
             yield (
-                display_images.pad_picture(fused, _FUSED_SIDE, SeriesKind.PETCT),
+                display_images.pad_image(fused, _FUSED_SIDE, SeriesKind.PETCT),
                 Row(group, f"{group}/{index}", "petct", "simulated", score, levels | clean, factors=pet.factors),
             )
             yield (
-                display_images.pad_picture(display_images.pt_picture(suv), _FUSED_SIDE, SeriesKind.PT),
+                display_images.pad_image(display_images.pet_display_image(suv), _FUSED_SIDE, SeriesKind.PT),
                 Row(group, f"{group}/{index}/pt", "pt", "simulated", score, levels, factors=pet.factors),
             )
 
