@@ -249,16 +249,16 @@ def _listed(paths: PathLike | Iterable[PathLike]) -> list[Path]:
 
 
 def _one_series(paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:
-    """Return the files of the one series below ``paths``, and those of the CT that a PET is paired with."""
+    """Return the files of the one series below ``paths``, and those of the CT series that a PET may be paired with."""
     from dicom_qa_node.cli.offline_scoring import find_series
 
     found = find_series(paths).series
-    paired = {item.pair.series_instance_uid for item in found if item.pair is not None}
+    paired = {ct.series_instance_uid for item in found for ct in item.ct_candidates}
     chosen = [item for item in found if item.series_instance_uid not in paired]
     if len(chosen) != 1:
         named = ", ".join(f"{item.modality} {item.series_instance_uid}" for item in chosen[:3])
         raise Permanent(f"{len(chosen)} series instead of one: {named}" if chosen else "there is no DICOM series")
-    return list(chosen[0].files), list(chosen[0].pair.files) if chosen[0].pair else []
+    return list(chosen[0].files), [path for ct in chosen[0].ct_candidates for path in ct.files]
 
 
 def _instance(path: Path) -> StoredInstance:
