@@ -1,4 +1,4 @@
-"""Every kind of study states what the node must know of it; a new file is found and held to the same."""
+"""Every modality class holds what the node must know of it; a new entry is held to the same."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dicom_qa_node.domain.results import SeriesKind
 from dicom_qa_node.domain.uids import is_uid
 
 
-def test_every_kind_of_picture_has_one_file():
+def test_every_kind_of_series_has_one_modality_class():
     assert sorted(kind.kind for kind in modality_classes()) == sorted(SeriesKind)
 
 

@@ -13,7 +13,7 @@ from pydicom.uid import Comprehensive3DSRStorage, ExplicitVRLittleEndian
 from pynetdicom import AE, evt
 
 from dicom_qa_node.config import Config, Target
-from dicom_qa_node.deliver.targets import open_target, target_kinds
+from dicom_qa_node.deliver.targets import MODULES, open_target, target_kinds
 from dicom_qa_node.deliver.targets.base import Answer, Deferred, Refused
 from dicom_qa_node.domain.delivery import ReportRef, Sender
 from dicom_qa_node.report.report_builder import build_report
@@ -103,7 +103,7 @@ def test_every_kind_in_the_configuration_has_a_module_and_the_reverse():
 
 @pytest.mark.parametrize("kind", target_kinds())
 def test_module_offers_what_the_registry_calls(kind):
-    module = importlib.import_module(f"dicom_qa_node.deliver.targets.{kind}")
+    module = importlib.import_module(f"dicom_qa_node.deliver.targets.{MODULES[kind]}")
     assert "open_target" in module.__all__
     assert module.__doc__
 
