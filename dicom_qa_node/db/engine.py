@@ -203,7 +203,7 @@ class Database:
             _make_file(self.file)
         self._refuse_unknown()
         current, head = self.revision()
-        if current == head:
+        if current == head and self.is_sqlite:
             return head
         # Here only: Alembic takes longer to load than a command that reads may take.
         from alembic import command

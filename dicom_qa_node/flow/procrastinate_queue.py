@@ -18,7 +18,6 @@ from typing import Any, TypeVar
 
 import psycopg
 import sqlalchemy as sa
-from procrastinate import sql
 from procrastinate.connector import BaseAsyncConnector
 from procrastinate.jobs import Job, Status
 from procrastinate.manager import JobManager, get_channel_for_queues
@@ -26,9 +25,10 @@ from procrastinate.schema import SchemaManager
 from psycopg.sql import SQL, Identifier
 from psycopg.types.json import Jsonb
 
+from dicom_qa_node.domain.errors import Misconfigured
 from dicom_qa_node.flow.queue import Taken
 
-__all__ = ["NewsWaiter", "ProcrastinateQueue", "install"]
+__all__ = ["NewsWaiter", "ProcrastinateQueue", "follow_release", "install"]
 
 TASK = "score"
 #: Under whom a job runs whose worker's row somebody else has removed.
@@ -153,7 +153,7 @@ class NewsWaiter:
             connection.rollback()
             connection.autocommit = True
             for channel in self._channels:
-                connection.execute(SQL(sql.queries["listen_queue"]).format(channel_name=Identifier(channel)))
+                connection.execute(SQL("LISTEN {}").format(Identifier(channel)))
         return connection
 
 
@@ -190,19 +190,40 @@ class _OnConnection(BaseAsyncConnector):
 
 
 def install(connection: sa.Connection) -> None:
-    """Bring Procrastinate's tables to the release that is installed here; called by revisions of the schema.
+    """Create Procrastinate's tables as the installed release has them; called by the initial revision of the schema."""
+    _run_scripts(connection, [SchemaManager.get_schema()], _steps()[-1].stem)
 
-    The newest of its steps is noted beside the tables, so that the revision for a later release makes those after it.
+
+def follow_release(connection: sa.Connection) -> None:
+    """Bring Procrastinate's tables, where there are any, to the installed release; called by every upgrade.
+
+    The newest of its steps is noted beside the tables, so that those after it are known.
+
+    Raises
+    ------
+    Misconfigured
+        The tables were made by a newer release than the one that is installed here.
     """
-    steps = sorted(Path(SchemaManager.get_migrations_path()).glob("*.sql"))
-    there = _newest_step(connection)
-    if there is None:
-        scripts = [SchemaManager.get_schema()]
-    else:
-        scripts = [step.read_text(encoding="utf-8") for step in steps if step.stem > there]
+    there, steps = _newest_step(connection), _steps()
+    if there is None or there == steps[-1].stem:
+        return
+    if there > steps[-1].stem:
+        raise Misconfigured(
+            f"the queue in the database was made by a newer Procrastinate (step {there}) than the one installed "
+            "here: pip install --upgrade procrastinate"
+        )
+    later = [step.read_text(encoding="utf-8") for step in steps if step.stem > there]
+    _run_scripts(connection, later, steps[-1].stem)
+
+
+def _steps() -> list[Path]:
+    return sorted(Path(SchemaManager.get_migrations_path()).glob("*.sql"))
+
+
+def _run_scripts(connection: sa.Connection, scripts: Sequence[str], newest: str) -> None:
     for script in scripts:
         connection.exec_driver_sql(script.replace("%", "%%"))
-    connection.exec_driver_sql(f"COMMENT ON TABLE procrastinate_jobs IS '{steps[-1].stem}'")
+    connection.exec_driver_sql(f"COMMENT ON TABLE procrastinate_jobs IS '{newest}'")
 
 
 def _newest_step(connection: sa.Connection) -> str | None:

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import datetime as dt
+import shutil
 import subprocess
 import sys
 import threading
 from dataclasses import replace
 from functools import partial
-from importlib import import_module
-from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
 
 from dicom_qa_node.config.scoring import LEVELS, PriorityRule, priority_name, priority_of
 from dicom_qa_node.db.engine import Database, SharedClock
-from dicom_qa_node.domain.errors import Transient
+from dicom_qa_node.domain.errors import Misconfigured, Transient
 from dicom_qa_node.domain.results import ModelRef, SeriesKind, SeriesResult
 from dicom_qa_node.domain.series import SeriesHeader, StoredInstance
 from dicom_qa_node.domain.states import SeriesState
@@ -160,12 +159,12 @@ def test_late_images_leave_one_job_and_one_result(database, clock):
 
 def test_every_worker_takes_over_what_a_silent_one_held(database, clock):
     complete(database, [image(facts(f"1.{number}")) for number in range(3)])
-    slow = Jobs(database, lease_s=10, clock=clock)
+    slow = Jobs(database, lease_s=100, clock=clock)
     held = [slow.claim("slow") for _ in range(3)]
-    clock.advance(6)
+    clock.advance(60)
     assert slow.heartbeat(held[2])
-    clock.advance(6)
-    others = [Jobs(database, lease_s=10, clock=clock) for _ in range(2)]
+    clock.advance(60)
+    others = [Jobs(database, lease_s=100, clock=clock) for _ in range(2)]
     taken = [jobs.claim(f"w{number}") for number, jobs in enumerate(others)]
     assert [job.series_instance_uid for job in taken] == [job.series_instance_uid for job in held[:2]]
     assert others[0].claim("w0") is None
@@ -266,9 +265,31 @@ def test_the_embedded_database_loads_no_procrastinate(tmp_path):
     assert done.stdout.strip() == ""
 
 
-def test_a_revision_makes_every_step_of_the_installed_procrastinate():
+@pytest.fixture
+def release(postgresql, tmp_path, monkeypatch):
+    """Return the folder of the steps of Procrastinate, to be changed, and a database that the present ones made."""
     from procrastinate.schema import SchemaManager
 
-    revision = import_module("dicom_qa_node.db.migrations.versions.0100_initial_schema")
-    newest = max(path.stem for path in Path(SchemaManager.get_migrations_path()).glob("*.sql"))
-    assert newest == revision.PROCRASTINATE_STEP
+    steps = tmp_path / "steps"
+    shutil.copytree(SchemaManager.get_migrations_path(), steps)
+    monkeypatch.setattr(SchemaManager, "get_migrations_path", staticmethod(lambda: str(steps)))
+    database = Database(postgresql.create())
+    yield steps, database
+    database.close()
+
+
+def test_an_upgrade_takes_the_queue_to_a_newer_procrastinate(release):
+    steps, database = release
+    (steps / "99.00.00_01_pre_more.sql").write_text("CREATE TABLE procrastinate_more (share text DEFAULT '5 %');")
+    (steps / "99.00.00_50_post_more.sql").write_text("INSERT INTO procrastinate_more DEFAULT VALUES;")
+    for _ in range(2):
+        database.upgrade()
+        with database.read() as connection:
+            assert connection.exec_driver_sql("SELECT share FROM procrastinate_more").scalars().all() == ["5 %"]
+
+
+def test_an_older_procrastinate_than_the_queue_s_is_refused(release):
+    steps, database = release
+    max(steps.glob("*.sql")).unlink()
+    with pytest.raises(Misconfigured, match=r"newer Procrastinate.*pip install --upgrade procrastinate"):
+        database.upgrade()

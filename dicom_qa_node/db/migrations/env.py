@@ -14,3 +14,8 @@ context.configure(
 )
 with context.begin_transaction():
     context.run_migrations()
+if context.get_context().dialect.name == "postgresql":
+    # A newer release of Procrastinate may be installed than the one that made its tables.
+    from dicom_qa_node.flow.procrastinate_queue import follow_release
+
+    follow_release(context.config.attributes["connection"])

@@ -12,9 +12,6 @@ down_revision = None
 branch_labels = None
 depends_on = None
 
-#: The last step of Procrastinate's own schema that this revision makes; a later one needs a revision of its own.
-PROCRASTINATE_STEP = "03.04.00_50_post_add_retry_failed_job_procedure"
-
 
 def upgrade() -> None:
     dialect = op.get_bind().dialect.name
