@@ -19,8 +19,8 @@ from dicom_qa_node.domain.uids import is_uid
 from dicom_qa_node.log import log_event
 from dicom_qa_node.receive.fastpath.command_sets import StoreRequest
 from dicom_qa_node.receive.store_status import SUCCESS, Answer, WrongSopClass, WrongSopInstance, answer_for
-from dicom_qa_node.spool.disk_space import DiskGauge
-from dicom_qa_node.spool.incoming import IncomingObject, Outcome, SpoolFull, SpoolWriter, stored_instance
+from dicom_qa_node.spool.disk_space import DiskGauge, SpoolFull
+from dicom_qa_node.spool.incoming import IncomingObject, Outcome, SpoolWriter, stored_instance
 
 __all__ = ["ReceivedObject", "Sender", "StoreHandler"]
 

@@ -10,7 +10,7 @@ from pynetdicom.events import Event
 from dicom_qa_node.dicom_io.element_scanner import BrokenDataSet
 from dicom_qa_node.domain.errors import Permanent
 from dicom_qa_node.domain.uids import InvalidUid
-from dicom_qa_node.spool.incoming import SpoolFull
+from dicom_qa_node.spool.disk_space import SpoolFull
 
 __all__ = ["Answer", "Status", "WrongSopClass", "WrongSopInstance", "answer_for", "handle_echo"]
 

@@ -10,6 +10,7 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+from dicom_qa_node.canvas import Drawn
 from dicom_qa_node.config import Config
 from dicom_qa_node.domain.clock import utc_now
 from dicom_qa_node.domain.delivery import DocumentKind, ReportRef
@@ -21,7 +22,6 @@ from dicom_qa_node.report.rendered_documents import PDF_SOP_CLASS_UID, SC_SOP_CL
 from dicom_qa_node.report.source_headers import Sources
 from dicom_qa_node.report.sr_document import ReportRequest
 from dicom_qa_node.report.summary_page.content import companion_page
-from dicom_qa_node.report.summary_page.drawing import Drawn
 from dicom_qa_node.spool.layout import SpoolLayout
 
 __all__ = ["make_documents", "wanted_documents"]

@@ -8,6 +8,7 @@ from pydicom.config import disable_value_validation
 from pydicom.uid import EncapsulatedPDFStorage, SecondaryCaptureImageStorage
 from pydicom.valuerep import DT
 
+from dicom_qa_node.canvas import Drawn
 from dicom_qa_node.config import Config
 from dicom_qa_node.domain.delivery import DocumentKind, ReportRef
 from dicom_qa_node.report import sr_codes
@@ -22,7 +23,6 @@ from dicom_qa_node.report.document_base import (
 from dicom_qa_node.report.source_headers import Sources
 from dicom_qa_node.report.sr_codes import coded_concept
 from dicom_qa_node.report.sr_document import ReportRequest, local_time
-from dicom_qa_node.report.summary_page.drawing import Drawn
 from dicom_qa_node.report.summary_page.pdf import pdf_page
 from dicom_qa_node.report.summary_page.wording import Words
 

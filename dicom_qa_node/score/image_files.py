@@ -11,8 +11,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
+from dicom_qa_node.canvas import Box, Canvas, Colour, Glyphs
 from dicom_qa_node.config import Grades
 from dicom_qa_node.dicom_io.durable import replace_file, sync_folder
 from dicom_qa_node.domain.results import Finding, Grade, ScoredSlice, SeriesResult, Severity
@@ -36,9 +37,6 @@ from dicom_qa_node.spool.rendered_images import (
 )
 
 __all__ = ["SHEET", "contact_sheet", "write_heat_map", "write_images"]
-
-Colour = tuple[int, int, int]
-Box = tuple[int, int, int, int]
 
 _BACKGROUND: Colour = (13, 17, 23)
 _PANEL: Colour = (22, 27, 34)
@@ -107,13 +105,12 @@ def contact_sheet(result: SeriesResult, pictures: DisplayImages, grades: Grades)
     cells = len(result.slices) + 1
     rows = -(-cells // _COLUMNS)
     height = _HEAD + rows * (_TILE + _CAPTION + _GAP) + _MARGIN
-    sheet = Image.new("RGB", (_WIDTH, height), _BACKGROUND)
-    draw = ImageDraw.Draw(sheet)
-    _draw_head(draw, result, grades)
+    canvas = Canvas(_WIDTH, height, Glyphs(), _TEXT, _BACKGROUND)
+    _draw_head(canvas, result, grades)
     for number, (item, picture) in enumerate(zip(result.slices, pictures, strict=False)):
-        _draw_tile(sheet, draw, _cell(number), item, picture, grade_of(item.score, grades))
-    _draw_findings(draw, _cell(cells - 1), result.findings)
-    return sheet
+        _draw_tile(canvas, _cell(number), item, picture, grade_of(item.score, grades))
+    _draw_findings(canvas, _cell(cells - 1), result.findings)
+    return canvas.image
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,17 +174,16 @@ def _cell(number: int) -> Box:
     return left, top, left + _TILE, top + _TILE + _CAPTION
 
 
-def _draw_head(draw: ImageDraw.ImageDraw, result: SeriesResult, grades: Grades) -> None:
+def _draw_head(canvas: Canvas, result: SeriesResult, grades: Grades) -> None:
     colour = _GRADE_COLOUR[result.grade]
     score = "–" if result.score is None else f"{result.score:.1f}"
-    draw.text((_MARGIN, 18), score, _TEXT, _font(92))
-    left = _MARGIN + int(draw.textlength(score, _font(92))) + 14
-    draw.text((left, 74), "of 4", _FAINT, _font(30))
+    left = _MARGIN + int(canvas.text((_MARGIN, 18), score, 92)) + 14
+    canvas.text((left, 74), "of 4", 30, _FAINT)
     left += 110
     word = "no score" if result.grade is None else result.grade.value
-    _chip(draw, (left, 32), word, colour, 30)
+    canvas.chip((left, 32), word, 30, colour, _BACKGROUND)
     if result.score is not None and result.interval is not None:
-        _draw_scale(draw, (left, 100, left + 420, 116), result.score, result.interval, grades)
+        _draw_scale(canvas, (left, 100, left + 420, 116), result.score, result.interval, grades)
     title = _KIND[result.kind.value] + (f" · {result.stack_name}" if result.stack_name else "")
     model = f"{result.model.name} {result.model.version}"
     lines = (
@@ -196,12 +192,10 @@ def _draw_head(draw: ImageDraw.ImageDraw, result: SeriesResult, grades: Grades) 
         (f"model {model} · {result.model.sha256[:12]}", _FAINT, 22),
     )
     for (text, shade, size), top in zip(lines, (30, 74, 106), strict=True):
-        draw.text((_WIDTH - _MARGIN, top), text, shade, _font(size), anchor="ra")
+        canvas.text((_WIDTH - _MARGIN, top), text, size, shade, right=True)
 
 
-def _draw_scale(
-    draw: ImageDraw.ImageDraw, box: Box, score: float, interval: tuple[float, float], grades: Grades
-) -> None:
+def _draw_scale(canvas: Canvas, box: Box, score: float, interval: tuple[float, float], grades: Grades) -> None:
     """Draw 0 to 4 with the grades' colours, the interval and the score."""
     left, top, right, bottom = box
 
@@ -210,77 +204,47 @@ def _draw_scale(
 
     bounds = (0.0, grades.limited, grades.diagnostic, 4.0)
     for start, end, grade in zip(bounds, bounds[1:], reversed(Grade), strict=False):
-        draw.rectangle((at(start), top + 5, at(end), bottom - 5), _dimmed(_GRADE_COLOUR[grade]))
-    draw.rounded_rectangle((at(interval[0]), top + 2, at(interval[1]), bottom - 2), 6, _FAINT)
-    draw.ellipse((at(score) - 9, (top + bottom) // 2 - 9, at(score) + 9, (top + bottom) // 2 + 9), _TEXT)
-    draw.text((left, bottom + 6), f"90 % interval {interval[0]:.1f} to {interval[1]:.1f}", _FAINT, _font(20))
+        canvas.draw.rectangle((at(start), top + 5, at(end), bottom - 5), _dimmed(_GRADE_COLOUR[grade]))
+    canvas.draw.rounded_rectangle((at(interval[0]), top + 2, at(interval[1]), bottom - 2), 6, _FAINT)
+    canvas.draw.ellipse((at(score) - 9, (top + bottom) // 2 - 9, at(score) + 9, (top + bottom) // 2 + 9), _TEXT)
+    canvas.text((left, bottom + 6), f"90 % interval {interval[0]:.1f} to {interval[1]:.1f}", 20, _FAINT)
 
 
-def _draw_tile(
-    sheet: Image.Image, draw: ImageDraw.ImageDraw, box: Box, item: ScoredSlice, picture: DisplayImages, grade: Grade
-) -> None:
+def _draw_tile(canvas: Canvas, box: Box, item: ScoredSlice, picture: DisplayImages, grade: Grade) -> None:
     left, top, _, bottom = box
-    draw.rounded_rectangle(box, 12, _PANEL, _LINE)
+    canvas.draw.rounded_rectangle(box, 12, _PANEL, _LINE)
     image = Image.fromarray(picture)
     scale = (_TILE - 16) / max(image.size)
     image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.LANCZOS)
     centre = (left + (_TILE - image.width) // 2, top + (_TILE - image.height) // 2)
-    sheet.paste(image, centre)
-    _chip(draw, (left + 16, top + 16), f"{item.score:.1f}", _GRADE_COLOUR[grade], 24)
+    canvas.image.paste(image, centre)
+    canvas.chip((left + 16, top + 16), f"{item.score:.1f}", 24, _GRADE_COLOUR[grade], _BACKGROUND)
     caption = f"slice {item.index + 1} · at {item.position_mm:.0f} mm · weight {100 * item.weight:.0f} %"
-    draw.text((left + 16, bottom - _CAPTION + 8), caption, _TEXT, _font(20))
-    draw.text((left + 16, bottom - _CAPTION + 38), _shortened(draw, item.reason, 18, _TILE - 32), _FAINT, _font(18))
+    canvas.text((left + 16, bottom - _CAPTION + 8), caption, 20, _TEXT)
+    canvas.text((left + 16, bottom - _CAPTION + 38), item.reason, 18, _FAINT, room=_TILE - 32)
 
 
-def _draw_findings(draw: ImageDraw.ImageDraw, box: Box, findings: Sequence[Finding]) -> None:
+def _draw_findings(canvas: Canvas, box: Box, findings: Sequence[Finding]) -> None:
     left, top, right, bottom = box
-    draw.rounded_rectangle(box, 12, _PANEL, _LINE)
-    draw.text((left + 16, top + 14), "Findings", _TEXT, _font(26))
+    canvas.draw.rounded_rectangle(box, 12, _PANEL, _LINE)
+    canvas.text((left + 16, top + 14), "Findings", 26, _TEXT)
     place = top + 58
     order = [Severity.ERROR, Severity.WARNING, Severity.INFO]
     shown = sorted(findings, key=lambda item: order.index(item.severity))
     for number, finding in enumerate(shown):
-        lines = _wrapped(draw, finding.sentence, 18, right - left - 56)[:3]
+        lines = canvas.wrapped(finding.sentence, 18, right - left - 56, 3)
         if place + 24 * len(lines) > bottom - 44:
-            draw.text((left + 16, place), f"and {len(shown) - number} more", _FAINT, _font(18))
+            canvas.text((left + 16, place), f"and {len(shown) - number} more", 18, _FAINT)
             return
-        draw.ellipse((left + 18, place + 6, left + 28, place + 16), _SEVERITY_COLOUR[finding.severity])
+        canvas.draw.ellipse((left + 18, place + 6, left + 28, place + 16), _SEVERITY_COLOUR[finding.severity])
         for line in lines:
-            draw.text((left + 40, place), line, _TEXT, _font(18))
+            canvas.text((left + 40, place), line, 18, _TEXT)
             place += 24
         place += 10
     if not shown:
-        draw.text((left + 16, place), "none", _FAINT, _font(18))
-
-
-def _chip(draw: ImageDraw.ImageDraw, corner: tuple[int, int], text: str, colour: Colour, size: int) -> None:
-    width = int(draw.textlength(text, _font(size)))
-    left, top = corner
-    draw.rounded_rectangle((left, top, left + width + size, top + round(1.5 * size)), size // 2, colour)
-    draw.text((left + size // 2, top + round(0.75 * size)), text, _BACKGROUND, _font(size), anchor="lm")
-
-
-def _wrapped(draw: ImageDraw.ImageDraw, text: str, size: int, width: int) -> list[str]:
-    lines = [""]
-    for word in text.split():
-        longer = f"{lines[-1]} {word}".strip()
-        if draw.textlength(longer, _font(size)) <= width:
-            lines[-1] = longer
-        else:
-            lines.append(_shortened(draw, word, size, width))
-    return lines
-
-
-def _shortened(draw: ImageDraw.ImageDraw, text: str, size: int, width: int) -> str:
-    while text and draw.textlength(text, _font(size)) > width:
-        text = text[:-2].rstrip("…") + "…"
-    return text
+        canvas.text((left + 16, place), "none", 18, _FAINT)
 
 
 def _dimmed(colour: Colour) -> Colour:
     red, green, blue = (channel // 2 for channel in colour)
     return red, green, blue
-
-
-def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    return ImageFont.load_default(size)

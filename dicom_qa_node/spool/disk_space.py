@@ -10,10 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dicom_qa_node.dicom_io.durable import sync_folder
-from dicom_qa_node.spool.incoming import SpoolFull
+from dicom_qa_node.domain.errors import Transient
 from dicom_qa_node.spool.layout import SpoolLayout
 
-__all__ = ["Deletion", "DiskGauge", "DiskUsage", "delete_files", "disk_usage"]
+__all__ = ["Deletion", "DiskGauge", "DiskUsage", "SpoolFull", "delete_files", "disk_usage"]
+
+
+class SpoolFull(Transient):
+    """There is no space left for another object; receiving resumes when there is."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,13 +26,13 @@ from dicom_qa_node.dicom_io.part10 import Checksum, Origin, checksum_offset, com
 from dicom_qa_node.domain.clock import utc_now
 from dicom_qa_node.domain.errors import Transient
 from dicom_qa_node.domain.series import Quarantined, SeriesHeader, StoredInstance
+from dicom_qa_node.spool.disk_space import SpoolFull
 from dicom_qa_node.spool.image_difference import Difference, differences
 from dicom_qa_node.spool.layout import SpoolLayout
 
 __all__ = [
     "IncomingObject",
     "Outcome",
-    "SpoolFull",
     "SpoolWriter",
     "StoredFile",
     "move_to_quarantine",
@@ -44,10 +44,6 @@ R = TypeVar("R")
 
 _LONGEST_UID = 64
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
-
-
-class SpoolFull(Transient):
-    """There is no space left for another object; receiving resumes when there is."""
 
 
 class Outcome(Enum):

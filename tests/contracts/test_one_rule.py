@@ -37,6 +37,7 @@ ONE_PLACE = {
         r"\b2(\.0)? ?\*\* ?[\(\w]*(attempt|failure|tries)|[Pp]ause_s \* 2|retry\w* \* 2|random\.uniform",
         ("domain/backoff.py", "phantom/"),
     ),
+    "drawing of text": (r"\bImage(Font|Draw)\b", ("canvas/",)),
     "reading of files with pydicom": (r"\bpydicom\.dcmread\b|from pydicom import .*\bdcmread\b", (
         "dicom_io/file_reader.py", "dicom_io/pydicom_patches.py",
     )),

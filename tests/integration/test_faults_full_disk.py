@@ -31,7 +31,8 @@ from dicom_qa_node.flow.jobs import Jobs
 from dicom_qa_node.flow.outbox import Outbox
 from dicom_qa_node.quality_log.entries import QualityLog
 from dicom_qa_node.report.sr_document import SOP_CLASS_UID
-from dicom_qa_node.spool.incoming import SpoolFull, SpoolWriter, stored_instance
+from dicom_qa_node.spool.disk_space import SpoolFull
+from dicom_qa_node.spool.incoming import SpoolWriter, stored_instance
 from tests.received_series import Carrier, Ticking
 from tests.report_samples import verdict
 from tests.unit.encoded_images import EXPLICIT, encoded

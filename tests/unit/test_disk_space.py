@@ -5,8 +5,7 @@ from pathlib import Path
 import pytest
 
 from dicom_qa_node.domain.errors import Permanent
-from dicom_qa_node.spool.disk_space import DiskGauge, DiskUsage, delete_files, disk_usage
-from dicom_qa_node.spool.incoming import SpoolFull
+from dicom_qa_node.spool.disk_space import DiskGauge, DiskUsage, SpoolFull, delete_files, disk_usage
 from dicom_qa_node.spool.layout import SpoolLayout
 
 MIB = 1024 * 1024

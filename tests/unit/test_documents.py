@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 from pydicom import dcmread
 
+from dicom_qa_node.canvas import Drawn
 from dicom_qa_node.config import Config
 from dicom_qa_node.config.loader import InvalidConfig, parse_config
 from dicom_qa_node.db.engine import Database
@@ -23,7 +24,6 @@ from dicom_qa_node.flow.registry import Registry
 from dicom_qa_node.quality_log.entries import QualityLog
 from dicom_qa_node.report.key_object_selection import offending
 from dicom_qa_node.report.report_builder import report_pending
-from dicom_qa_node.report.summary_page.drawing import Drawn
 from dicom_qa_node.report.summary_page.page_layout import HEIGHT, WIDTH
 from tests.report_samples import verdict, write_series
 

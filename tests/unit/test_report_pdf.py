@@ -11,7 +11,7 @@ import pypdfium2
 import pytest
 from PIL import Image
 
-from dicom_qa_node.report.summary_page.drawing import Canvas, Glyphs, Line
+from dicom_qa_node.canvas import Canvas, Glyphs, Line
 from dicom_qa_node.report.summary_page.pdf import pdf_page
 from tests.report_samples import T0
 

@@ -15,7 +15,8 @@ import pytest
 from dicom_qa_node.dicom_io.element_scanner import BrokenDataSet
 from dicom_qa_node.dicom_io.part10 import IMPLEMENTATION_CLASS_UID, Origin, open_envelope
 from dicom_qa_node.domain.uids import derived_uid
-from dicom_qa_node.spool.incoming import Outcome, SpoolFull, SpoolWriter, stored_instance
+from dicom_qa_node.spool.disk_space import SpoolFull
+from dicom_qa_node.spool.incoming import Outcome, SpoolWriter, stored_instance
 from dicom_qa_node.spool.layout import SpoolLayout
 from tests.unit.encoded_images import EXPLICIT, ct, encoded
 

@@ -5,7 +5,7 @@ import pytest
 from dicom_qa_node.dicom_io.element_scanner import BrokenDataSet
 from dicom_qa_node.domain.uids import InvalidUid
 from dicom_qa_node.receive.store_status import Status, WrongSopClass, WrongSopInstance, answer_for
-from dicom_qa_node.spool.incoming import SpoolFull
+from dicom_qa_node.spool.disk_space import SpoolFull
 
 
 @pytest.mark.parametrize(

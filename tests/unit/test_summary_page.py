@@ -16,12 +16,12 @@ import pytest
 from PIL import Image
 from pydicom.valuerep import PersonName
 
+from dicom_qa_node.canvas import Canvas, Glyphs
 from dicom_qa_node.config import Config
 from dicom_qa_node.domain.results import Finding, SeriesKind, Severity
 from dicom_qa_node.report.source_headers import read_sources
 from dicom_qa_node.report.sr_document import ReportRequest
 from dicom_qa_node.report.summary_page.content import companion_page, shown_name
-from dicom_qa_node.report.summary_page.drawing import Canvas, Glyphs
 from dicom_qa_node.report.summary_page.wording import LANGUAGES, Words, _table
 from dicom_qa_node.score.image_files import write_heat_map, write_images
 from dicom_qa_node.score.physics.ct_quantities import CT_QUANTITIES
@@ -97,7 +97,7 @@ def test_what_no_font_has_is_never_drawn(text):
 
 def test_a_configured_font_comes_first(tmp_path):
     own = tmp_path / "own.ttf"
-    shutil.copy(SCORE.parent / "report" / "fonts" / "DejaVuSans-Bold.ttf", own)
+    shutil.copy(SCORE.parent / "canvas" / "fonts" / "DejaVuSans-Bold.ttf", own)
     assert Glyphs(own, []).runs("Abc") == [("Abc", own)]
 
 

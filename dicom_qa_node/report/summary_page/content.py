@@ -10,10 +10,10 @@ from pathlib import Path
 from pydicom import Dataset
 from pydicom.valuerep import PersonName
 
+from dicom_qa_node.canvas import Drawn, Glyphs
 from dicom_qa_node.config import Config
 from dicom_qa_node.report.source_headers import Sources
 from dicom_qa_node.report.sr_document import ReportRequest, local_time
-from dicom_qa_node.report.summary_page.drawing import Drawn, Glyphs
 from dicom_qa_node.report.summary_page.page_layout import Page, draw_page
 from dicom_qa_node.report.summary_page.wording import Words
 from dicom_qa_node.spool.rendered_images import read_manifest

@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from dicom_qa_node.canvas import Box, Canvas, Colour, Drawn, Glyphs
 from dicom_qa_node.config import Grades
 from dicom_qa_node.domain.results import Finding, Grade, Measurement, ScoredSlice, SeriesKind, SeriesResult, Severity
-from dicom_qa_node.report.summary_page.drawing import Box, Canvas, Colour, Drawn, Glyphs
 from dicom_qa_node.report.summary_page.wording import Words
 from dicom_qa_node.spool.rendered_images import ImageManifest, Overview, heat_name
 

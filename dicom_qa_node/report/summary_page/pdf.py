@@ -18,7 +18,7 @@ from fpdf import FPDF
 from fpdf.enums import TextMode
 from PIL import Image
 
-from dicom_qa_node.report.summary_page.drawing import Line
+from dicom_qa_node.canvas import Line
 
 __all__ = ["pdf_page"]
 

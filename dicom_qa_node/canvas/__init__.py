@@ -1,4 +1,4 @@
-"""Drawing on the summary page: fonts for any script, text cut to its room, shapes."""
+"""A canvas for contact sheets and summary pages: fonts for any script, text cut to its room, shapes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw, ImageFont, features
 
 __all__ = ["Box", "Canvas", "Colour", "Drawn", "Glyphs", "Line", "Run", "font", "system_fonts"]
 
-_SHIPPED = Path(str(files("dicom_qa_node.report"))) / "fonts"
+_SHIPPED = Path(str(files("dicom_qa_node.canvas"))) / "fonts"
 _FOLDERS = ("/usr/share/fonts", "/usr/local/share/fonts", "~/.local/share/fonts", "/System/Library/Fonts")
 _KINDS = (".ttf", ".otf", ".ttc")
 _WIDE = re.compile(
@@ -145,10 +145,10 @@ class Drawn:
 
 
 class Canvas:
-    """A white RGB page; places and sizes are in pixels, text stands on its upper left corner."""
+    """An RGB page; places and sizes are in pixels, text stands on its upper left corner; ``paper`` is its colour."""
 
-    def __init__(self, width: int, height: int, glyphs: Glyphs, ink: Colour) -> None:
-        self.image = Image.new("RGB", (width, height), (255, 255, 255))
+    def __init__(self, width: int, height: int, glyphs: Glyphs, ink: Colour, paper: Colour = (255, 255, 255)) -> None:
+        self.image = Image.new("RGB", (width, height), paper)
         self.draw = ImageDraw.Draw(self.image)
         self.lines: list[Line] = []
         self._glyphs, self._ink = glyphs, ink
