@@ -12,10 +12,12 @@ from scipy import ndimage
 from dicom_qa_node.phantom.ct_acquisition import Scan, exposure_noise, missing_view_streaks, photons_for_noise
 from dicom_qa_node.phantom.known_values import known_dose_volume, known_noise_volume
 from dicom_qa_node.phantom.projector import ParallelBeam
-from dicom_qa_node.score.physics.ct_dose_and_protocol import size_factor
+from dicom_qa_node.score.physics import ct_resolution
+from dicom_qa_node.score.physics.ct_dose_and_protocol import size_factor, water_equivalent_diameter_mm
+from dicom_qa_node.score.physics.ct_noise_power_spectrum import noise_power_spectrum
 from dicom_qa_node.score.physics.ct_resolution import half_modulation
 from dicom_qa_node.score.physics.measurements import measure
-from tests.unit.synthetic_volumes import Slicewise, ct, ellipse, patient, reasons, values, volume
+from tests.unit.synthetic_volumes import Slicewise, coloured, ct, ellipse, patient, reasons, values, volume
 
 
 def measured(made):
@@ -282,3 +284,131 @@ def test_hundred_slices_are_measured_fast():
     measure(made)
     # about 0.8 s of one core; the limit leaves room for a slow machine
     assert time.process_time() - start < 4.0
+
+
+def slice_with(*limbs, table=(), trunk_mm=(115.0, 165.0), pixel_mm=1.0, side=512):
+    """HU of a trunk of 40 HU with ellipses (half axes, centre) beside it, and what else: (mask, HU)."""
+    image = np.full((side, side), -1000.0, np.float32)
+    for half, centre in (((trunk_mm), (0.0, 0.0)), *limbs):
+        image += ellipse(side, pixel_mm, half, centre) * 1040.0
+    for mask, hu in table:
+        image = np.where(mask, np.float32(hu), image)
+    return image
+
+
+def dw(image):
+    return water_equivalent_diameter_mm(image, (1.0, 1.0))
+
+
+def expected_dw(*half_axes):
+    return 2 * np.sqrt(1.04 * sum(a * b for a, b in half_axes))
+
+
+@pytest.mark.parametrize("half", [(42.0, 38.0), (50.0, 45.0), (30.0, 28.0), (18.0, 25.0)])
+def test_arms_of_any_thickness_belong_to_the_water_equivalent_diameter(half):
+    arms = [(half, (20.0, side)) for side in (-220.0, 220.0)]
+    assert dw(slice_with(*arms)) == pytest.approx(expected_dw((115, 165), half, half), rel=0.01)
+
+
+def test_the_table_belongs_to_no_patient():
+    rows, columns = np.indices((512, 512)) - 256
+    board = (np.abs(rows - 150) < 3) & (np.abs(columns) < 230)
+    solid = (np.abs(rows - 160) < 12) & (np.abs(columns) < 210)
+    shell = (np.abs(rows - 165) < 25) & (np.abs(columns) < 200)
+    hollow = shell & ~((np.abs(rows - 165) < 21) & (np.abs(columns) < 196))
+    foam = (np.abs(rows - 135) < 9) & (np.abs(columns) < 120)
+    alone = dw(slice_with())
+    assert alone == pytest.approx(expected_dw((115, 165)), rel=0.01)
+    for table in ([(board, -200.0)], [(solid, 60.0)], [(shell, -950.0), (hollow, 100.0)], [(foam, -700.0)]):
+        assert dw(slice_with(table=table)) == pytest.approx(alone, rel=0.003)
+
+
+def test_water_equivalent_diameter_of_a_volume_holds_its_arms():
+    arms = [((42.0, 38.0), (0.0, side)) for side in (-220.0, 220.0)]
+    made = volume(np.repeat(slice_with(*arms)[None], 4, 0), (5.0, 1.0, 1.0))
+    expected = expected_dw((115, 165), (42, 38), (42, 38))
+    assert values(measure(made))["water_equivalent_diameter"] == pytest.approx(expected, rel=0.01)
+
+
+def smooth_noise(sd, sigma_mm, pixel_mm, slices=10, side=320):
+    """White noise after a Gaussian of ``sigma_mm``, as a smooth reconstruction leaves it."""
+    white = np.random.default_rng(4).standard_normal((slices, side, side))
+    noise = ndimage.gaussian_filter(white, (0, sigma_mm / pixel_mm, sigma_mm / pixel_mm))
+    return noise * (sd / noise.std())
+
+
+@pytest.mark.parametrize("sigma_mm", [0.0, 0.4, 0.6, 0.8, 1.0])
+def test_noise_that_is_longer_than_the_squares_is_not_missed(sigma_mm):
+    pixel_mm = 0.9
+    still = np.repeat(patient(pixel_mm=pixel_mm)[None], 10, axis=0)
+    made = volume(still + smooth_noise(15.0, sigma_mm, pixel_mm), (3.0, pixel_mm, pixel_mm))
+    found = next(item for item in measure(made) if item.name == "global_noise_level")
+    # by the squares alone 1.0 mm of smoothing reads 17 % too low
+    assert found.value == pytest.approx(15.0, rel=0.08)
+    assert "which show" in found.detail
+
+
+def test_noise_without_a_spectrum_says_that_it_is_not_corrected():
+    made = ct(slices=2, noise_hu=10.0, half_mm=(35.0, 40.0), side=128, pixel_mm=1.0, fat_mm=2.0)
+    found = next(item for item in measure(made) if item.name == "global_noise_level")
+    assert found.value is None or "not corrected" in found.detail
+
+
+def mean_frequency_of_pylinac(squares, pixel_mm):
+    """Mean frequency of the radial average of ``|DFT(square - mean)|^2`` as pylinac.core.nps makes it, to Nyquist."""
+    side = squares.shape[1]
+    power = np.mean([np.abs(np.fft.fftshift(np.fft.fft2(one - one.mean()))) ** 2 for one in squares], axis=0)
+    y, x = np.indices((side, side)) - side // 2
+    ring = np.hypot(x, y).astype(int)
+    radial = np.bincount(ring.ravel(), power.ravel()) / np.bincount(ring.ravel())
+    frequency = np.arange(radial.size) / (side * pixel_mm)
+    below = frequency <= 0.5 / pixel_mm
+    return float(np.sum((frequency * radial)[below]) / np.sum(radial[below]))
+
+
+@pytest.mark.parametrize("pixel_mm", [0.5, 0.7, 0.9])
+@pytest.mark.parametrize("peak_per_mm", [0.08, 0.15, 0.25, 0.4])
+def test_mean_frequency_agrees_with_pylinac(peak_per_mm, pixel_mm):
+    side = round(22 / pixel_mm / 2) * 2
+    noise = coloured((40, 4 * side, 4 * side), 10.0, pixel_mm, np.random.default_rng(2), peak_per_mm)
+    squares = noise.reshape(40, 4, side, 4, side).swapaxes(2, 3).reshape(-1, side, side)[:300]
+    theirs = mean_frequency_of_pylinac(squares, pixel_mm)
+    assert 0.09 < theirs < 0.5
+    assert noise_power_spectrum(squares, pixel_mm).mean_per_mm == pytest.approx(theirs, rel=0.05)
+
+
+def test_the_usual_range_of_noise_is_that_of_soft_kernels():
+    for kernel, shown in (("B30f", True), ("B70f", False)):
+        found = {item.name: item for item in measure(ct(noise_hu=20.0, elements={"ConvolutionKernel": kernel}))}
+        assert (found["global_noise_level"].high is not None) is shown
+
+
+def f50_of(made):
+    return next(item for item in measure(made) if item.name == "skin_edge_f50")
+
+
+def test_f50_is_the_median_of_the_slices_and_one_odd_slice_does_not_move_it():
+    blurred = patient(pixel_mm=0.5, side=512, blur_mm=0.9)
+    sharp = patient(pixel_mm=0.5, side=512, blur_mm=0.35)
+    noise = coloured((7, 512, 512), 8.0, 0.5, np.random.default_rng(1))
+    usual = f50_of(volume(np.stack([blurred] * 7) + noise, (3.0, 0.5, 0.5))).value
+    mixed = f50_of(volume(np.stack([*[blurred] * 3, sharp, *[blurred] * 3]) + noise, (3.0, 0.5, 0.5)))
+    assert usual == pytest.approx(0.1874 / np.hypot(0.9, 0.5 / np.sqrt(12)), rel=0.1)
+    assert mixed.value == pytest.approx(usual, rel=0.03)
+    assert "median of 7 slices" in mixed.detail
+
+
+def test_f50_above_the_nyquist_frequency_is_withheld_with_the_reason():
+    # pixels that are either in or out: an edge that no scanner reconstructs
+    steps = np.where(ellipse(256, 1.0, (90.0, 120.0), oversample=1) > 0.5, 40.0, -1000.0).astype(np.float32)
+    found = f50_of(volume(np.stack([steps] * 6), (3.0, 1.0, 1.0)))
+    assert found.value is None
+    assert "Nyquist" in found.not_applicable
+
+
+def test_f50_of_slices_that_disagree_is_withheld_with_the_reason(monkeypatch):
+    found = iter([0.2, 0.21, 0.22, 0.5, 0.51, 0.52])
+    monkeypatch.setattr(ct_resolution, "edge_f50", lambda pairs: next(found))
+    withheld = f50_of(ct(slices=6, noise_hu=5.0))
+    assert withheld.value is None
+    assert "the slices disagree: 0.20 to 0.52 / mm" in withheld.not_applicable

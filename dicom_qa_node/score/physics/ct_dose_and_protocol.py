@@ -11,10 +11,10 @@ from dicom_qa_node.score.body_region import BodyRegion, ctdi_phantom_cm, region_
 from dicom_qa_node.score.convolution_kernels import Sharpness
 from dicom_qa_node.score.kernel_sharpness import KernelSharpness
 from dicom_qa_node.score.physics.ct_quantities import CT_QUANTITIES
-from dicom_qa_node.score.physics.ct_sampling import CtSample
-from dicom_qa_node.score.volume import Volume
+from dicom_qa_node.score.physics.ct_sampling import BoolArray, CtSample, slice_of
+from dicom_qa_node.score.volume import FloatArray, Volume
 
-__all__ = ["dose_measurements", "protocol_measurements", "size_factor"]
+__all__ = ["dose_measurements", "protocol_measurements", "size_factor", "water_equivalent_diameter_mm"]
 
 _TAGS = (
     ("tube_voltage", "KVP", "no KVP (0018,0060)"),
@@ -70,11 +70,41 @@ def size_factor(diameter_cm: float, phantom_cm: int, head: bool) -> float:
     return float(a * np.exp(-b * diameter_cm))
 
 
+def water_equivalent_diameter_mm(
+    hu: FloatArray, pixel_mm: tuple[float, float], patient: BoolArray | None = None
+) -> float:
+    """Return the water-equivalent diameter of one axial CT slice in mm (AAPM Report 220, 2014).
+
+    ``Dw = 2 sqrt(sum(HU / 1000 + 1) pixel area / pi)`` over the whole patient: trunk and arms, not the table.
+
+    Parameters
+    ----------
+    hu
+        CT numbers, shape (rows, columns).
+    pixel_mm
+        Distance of neighbouring rows and columns in mm.
+    patient
+        Where the patient is, bool, shape of ``hu``; found in the image by default.
+
+    Examples
+    --------
+    A cylinder of water of 200 mm:
+
+    >>> y, x = np.ogrid[-150:150, -150:150]
+    >>> image = np.where(x**2 + y**2 < 100**2, 0.0, -1000.0).astype(np.float32)
+    >>> round(water_equivalent_diameter_mm(image, (1.0, 1.0)))
+    200
+    """
+    where = slice_of(np.asarray(hu, np.float32), pixel_mm).patient if patient is None else patient
+    water = np.sum(np.asarray(hu)[where] / np.float32(1000.0) + np.float32(1.0), dtype=np.float64)
+    return float(2.0 * np.sqrt(max(float(water), 0.0) * pixel_mm[0] * pixel_mm[1] / np.pi))
+
+
 def dose_measurements(view: CtSample) -> tuple[Measurement, ...]:
     """Measure patient size and read the dose.
 
-    * ``water_equivalent_diameter`` (mm, context): ``2 sqrt(sum(HU / 1000 + 1) pixel area / pi)`` over the body,
-      mean over slices (AAPM Report 220, 2014); not where more than 15 % of the outline is cut by the field.
+    * ``water_equivalent_diameter`` (mm, context): `water_equivalent_diameter_mm`, mean over slices; not where more than
+      15 % of the outline is cut by the field.
     * ``ctdi_vol`` (mGy, context): CTDIvol (0018,9345) of the first slice.
     * ``dlp`` (mGy.cm, context): CTDIvol x (distance of first and last slice + slice thickness); overranging is not
       in it.
@@ -104,11 +134,7 @@ def _diameter(view: CtSample) -> Measurement:
     whole = [part for part in view.slices if part.truncated <= _TOO_TRUNCATED]
     if not view.slices or len(whole) < 0.5 * len(view.slices):
         return CT_QUANTITIES.absent(name, "the field cuts the body in most slices")
-    areas = []
-    for part in whole:
-        water = np.sum(part.hu[part.body] / np.float32(1000.0) + np.float32(1.0), dtype=np.float64)
-        areas.append(water * part.pixel_mm[0] * part.pixel_mm[1])
-    diameters = 2.0 * np.sqrt(np.maximum(areas, 0.0) / np.pi)
+    diameters = np.array([water_equivalent_diameter_mm(part.hu, part.pixel_mm, part.patient) for part in whole])
     return CT_QUANTITIES.value(
         name, float(np.mean(diameters)), f"{diameters.min():.0f} to {diameters.max():.0f} mm along the scan"
     )

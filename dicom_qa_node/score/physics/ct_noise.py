@@ -14,7 +14,16 @@ from dicom_qa_node.score.physics.ct_quantities import CT_QUANTITIES
 from dicom_qa_node.score.physics.ct_sampling import CtSample, CtSlice
 from dicom_qa_node.score.volume import FloatArray
 
-__all__ = ["LocalNoise", "level_of", "local_noise", "mode", "noise_measurements", "noise_of"]
+__all__ = [
+    "LocalNoise",
+    "corrected_level",
+    "level_of",
+    "local_noise",
+    "mode",
+    "noise_measurements",
+    "noise_of",
+    "roi_pixels",
+]
 
 _ROI_MM = 6.5
 _SOFT_HU = (0.0, 100.0)
@@ -22,6 +31,8 @@ _SOFT_CONTRAST_HU = (0.0, 170.0)
 _FAT_HU = (-140.0, -60.0)
 _ENOUGH_CM2 = 15.0
 _CLIPPED_SHARE = 0.02
+_LEAST_SHOWN = 0.7
+"""Where the squares show less of the SD than this, structure rather than noise is longer than them."""
 
 Values = npt.NDArray[np.float32]
 
@@ -40,10 +51,19 @@ def local_noise(part: CtSlice, contrast: bool) -> LocalNoise:
 
     Soft tissue is chosen by the local mean, not by the pixel: a choice by pixel would cut the noise it measures.
     """
-    size = max(7, round(_ROI_MM / part.mean_pixel_mm) // 2 * 2 + 1)
-    mean, sd = noise_of(part.hu, size)
+    mean, sd = noise_of(part.hu, roi_pixels(part))
     low, high = _SOFT_CONTRAST_HU if contrast else _SOFT_HU
     return LocalNoise(mean, sd, part.deep & (mean >= low) & (mean <= high))
+
+
+def roi_pixels(part: CtSlice) -> int:
+    """Side of the squares in which the SD is taken, in pixels: odd, 6 to 7 mm and at least 7."""
+    return max(7, round(_ROI_MM / part.mean_pixel_mm) // 2 * 2 + 1)
+
+
+def corrected_level(level: float, of_median: float | None) -> float:
+    """Return a noise level without the low-pass bias of its squares, which show the share ``of_median`` of the SD."""
+    return level if of_median is None else level / float(np.clip(of_median, _LEAST_SHOWN, 1.0))
 
 
 def noise_of(image: FloatArray, size: int) -> tuple[FloatArray, FloatArray]:
@@ -83,8 +103,13 @@ def level_of(locals_: Iterable[LocalNoise]) -> float:
     return float(np.median(near)) if near.size else peak
 
 
-def noise_measurements(view: CtSample, locals_: tuple[LocalNoise, ...]) -> tuple[Measurement, ...]:
+def noise_measurements(
+    view: CtSample, locals_: tuple[LocalNoise, ...], of_median: float | None = None
+) -> tuple[Measurement, ...]:
     """Measure the noise of all slices of a view; ``locals_`` belongs to ``view.slices``.
+
+    The SD of a small square misses noise that is longer than the square. ``of_median`` is what it shows of the SD, by
+    the noise power spectrum (`SquareBias`); the level is divided by it. None: unknown, not corrected.
 
     * ``global_noise_level`` (HU, lower is better): main peak of the histogram of the SD map over soft tissue
       (Christianson, Winslow, Frush & Samei 2015, AJR 205:W93): local means of 0 to 100 HU, to 170 HU after contrast
@@ -109,9 +134,17 @@ def noise_measurements(view: CtSample, locals_: tuple[LocalNoise, ...]) -> tuple
             air,
         )
     soft = float(np.median(np.concatenate([n.mean_hu[n.soft] for n in locals_])))
+    shown = level
+    level = corrected_level(level, of_median)
+    if of_median is None:
+        bias = "not corrected for noise longer than its squares"
+    else:
+        side_mm = roi_pixels(view.slices[0]) * view.slices[0].mean_pixel_mm
+        bias = f"{shown:.1f} HU in squares of {side_mm:.1f} mm, which show {100 * shown / level:.0f} % of it"
     note = "sharp kernel: not comparable with limits for soft-tissue kernels" if view.sharp_kernel else ""
+    usual = not view.sharp_kernel
     return (
-        CT_QUANTITIES.value("global_noise_level", level, note),
+        CT_QUANTITIES.value("global_noise_level", level, "; ".join(text for text in (note, bias) if text), usual=usual),
         CT_QUANTITIES.value("snr", (soft + 1000.0) / level, note),
         _contrast(view, locals_, soft, level, note),
         air,

@@ -166,7 +166,7 @@ CT_QUANTITIES = Register(
             "Water-equivalent diameter of the patient",
             "mm",
             Direction.CONTEXT,
-            "2 sqrt(sum(HU / 1000 + 1) pixel area / pi) over the body, mean over slices",
+            "2 sqrt(sum(HU / 1000 + 1) pixel area / pi) over the whole patient, arms with it, mean over slices",
             "AAPM Report 220, 2014",
             Code("113980", "DCM", "Water Equivalent Diameter"),
         ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -11,9 +12,10 @@ from scipy import fft, ndimage
 from dicom_qa_node.dicom_io.headers import text
 from dicom_qa_node.domain.results import Measurement
 from dicom_qa_node.score.physics.ct_quantities import CT_QUANTITIES
-from dicom_qa_node.score.physics.ct_sampling import BODY_HU, BoolArray, CtSample, CtSlice
+from dicom_qa_node.score.physics.ct_sampling import BODY_HU, BoolArray, CtSample, CtSlice, slice_of
+from dicom_qa_node.score.volume import FloatArray
 
-__all__ = ["SkinEdge", "edge_measurements", "half_modulation", "skin_edge"]
+__all__ = ["SkinEdge", "edge_f50", "edge_measurements", "half_modulation", "skin_edge", "skin_edge_f50"]
 
 Profile = npt.NDArray[np.float64]
 
@@ -25,6 +27,8 @@ _STEEPEST = 0.6
 """Tangent of the largest angle between ray and skin normal: 31 degrees."""
 _SECTORS = 5
 _FEW_RAYS = 150
+_MOST_SPREAD = 0.25
+"""Median deviation of the slices from their median, above which they do not show one resolution."""
 _CLOTH_WIDTH = 1.4
 """Rays whose edge is wider than this multiple of the sharpest quarter's end at clothing or a cushion."""
 
@@ -71,7 +75,8 @@ def edge_measurements(view: CtSample, edges: tuple[SkinEdge | None, ...]) -> tup
     """Measure the sharpness of the skin edge over all slices of a view.
 
     * ``skin_edge_f50`` (1/mm, target): frequency at which the modulation transfer of the air-skin edge is one half
-      (Sanders, Hurwitz & Samei 2016, Med Phys 43:5330). Only the outer half of the line spread is used, mirrored:
+      (Sanders, Hurwitz & Samei 2016, Med Phys 43:5330), slice by slice; the median, unless it lies above the Nyquist
+      frequency of the pixels or the slices disagree. Only the outer half of the line spread is used, mirrored:
       inside, the step from skin to fat would add an edge of its own.
     * ``motion_edge_index`` (1, lower is better): edge width (75 to 25 %, lower quartile) in the widest of five
       sectors of the skin away from the table, over that in the sharpest; 1 when sharp all round, more where a
@@ -201,22 +206,90 @@ def _taper(distance: Profile, flat: float, end: float) -> Profile:
 
 
 def _f50(view: CtSample, pairs: list[tuple[CtSlice, SkinEdge]]) -> Measurement:
+    """Median of the slices; withheld where it lies above the Nyquist frequency or the slices disagree."""
+    name = "skin_edge_f50"
     pairs = _bare(pairs)
     rays = sum(np.count_nonzero(edge.usable) for _, edge in pairs)
     if rays < _FEW_RAYS:
-        return CT_QUANTITIES.absent("skin_edge_f50", "too little free skin against air in the field")
+        return CT_QUANTITIES.absent(name, "too little free skin against air in the field")
+    groups = _groups(pairs)
+    found = np.array([value for group in groups if (value := edge_f50(group)) is not None])
+    if found.size == 0:
+        return CT_QUANTITIES.absent(name, "the skin shows no clear edge")
+    nyquist = 0.5 / view.slices[0].mean_pixel_mm
+    median = float(np.median(found))
+    below = found[found <= nyquist]
+    if below.size < max(1, 0.5 * found.size):
+        reason = f"{median:.2f} / mm lies above the pixel Nyquist frequency of {nyquist:.2f} / mm"
+        return CT_QUANTITIES.absent(name, f"the edge is no skin of a scanned body: {reason}")
+    median = float(np.median(below))
+    spread = float(np.median(np.abs(below - median))) / median
+    if below.size >= 3 and spread > _MOST_SPREAD:
+        low, high = float(below.min()), float(below.max())
+        reason = f"the slices disagree: {low:.2f} to {high:.2f} / mm, median {median:.2f} / mm"
+        return CT_QUANTITIES.absent(name, reason)
+    used = "slices" if len(groups) == len(pairs) else "groups of slices"
+    detail = f"{rays} rays, median of {below.size} {used}; pixel Nyquist frequency {nyquist:.2f} 1/mm"
+    return CT_QUANTITIES.value(name, median, detail)
+
+
+def _groups(pairs: list[tuple[CtSlice, SkinEdge]]) -> list[list[tuple[CtSlice, SkinEdge]]]:
+    """Slices one by one, or as many neighbours together as hold enough rays for an edge."""
+    groups: list[list[tuple[CtSlice, SkinEdge]]] = []
+    rays = _FEW_RAYS
+    for pair in pairs:
+        if rays >= _FEW_RAYS:
+            groups.append([])
+            rays = 0
+        groups[-1].append(pair)
+        rays += int(np.count_nonzero(pair[1].usable))
+    if rays < _FEW_RAYS and len(groups) > 1:
+        last = groups.pop()
+        groups[-1] += last
+    return groups
+
+
+def edge_f50(pairs: Sequence[tuple[CtSlice, SkinEdge]]) -> float | None:
+    """Return the frequency in 1/mm at which the modulation transfer of the skin of some slices is one half."""
     bin_mm = 0.1 * pairs[0][0].mean_pixel_mm
     sums = [_edge_spread(part, edge, bin_mm) for part, edge in pairs]
     total, number = (np.sum(column, axis=0) for column in zip(*sums, strict=True))
     filled = np.flatnonzero(number > 0)
     if filled.size < 0.5 * number.size:
-        return CT_QUANTITIES.absent("skin_edge_f50", "too few pixels at the skin")
+        return None
     spread = np.interp(np.arange(number.size), filled, total[filled] / number[filled])
-    f50 = half_modulation(spread, bin_mm)
-    if f50 is None:
-        return CT_QUANTITIES.absent("skin_edge_f50", "the skin shows no clear edge")
-    nyquist = 0.5 / view.slices[0].mean_pixel_mm
-    return CT_QUANTITIES.value("skin_edge_f50", f50, f"{rays} rays; pixel Nyquist frequency {nyquist:.2f} 1/mm")
+    return half_modulation(spread, bin_mm)
+
+
+def skin_edge_f50(hu: FloatArray, pixel_mm: tuple[float, float]) -> float | None:
+    """Return the sharpness of the skin in one axial CT slice.
+
+    The frequency in 1/mm at which the modulation transfer of the edge between air and skin is one half (Sanders,
+    Hurwitz & Samei 2016, Med Phys 43:5330); None where no skin stands free, or above the pixels' Nyquist frequency.
+
+    Parameters
+    ----------
+    hu
+        CT numbers, shape (rows, columns).
+    pixel_mm
+        Distance of neighbouring rows and columns in mm.
+
+    Examples
+    --------
+    A water cylinder of 100 mm radius, blurred by a Gaussian of SD 0.8 mm: ``f50 = 0.1874 / 0.8``
+
+    >>> y, x = np.ogrid[-256:256, -256:256] * np.float32(0.5)
+    >>> edge = 1000 / (1 + np.exp((np.hypot(x, y) - 100) * 1.702 / 0.8)) - 1000
+    >>> found = skin_edge_f50(edge, (0.5, 0.5))
+    >>> found is not None and abs(found / (0.1874 / 0.8) - 1) < 0.1
+    True
+    """
+    part = slice_of(np.asarray(hu, np.float32), pixel_mm)
+    edge = skin_edge(part)
+    if edge is None or np.count_nonzero(edge.usable) < _FEW_RAYS:
+        return None
+    found = edge_f50([(part, edge)])
+    return found if found is not None and found <= 0.5 / part.mean_pixel_mm else None
 
 
 def _bare(pairs: list[tuple[CtSlice, SkinEdge]]) -> list[tuple[CtSlice, SkinEdge]]:

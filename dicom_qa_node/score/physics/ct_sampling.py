@@ -24,8 +24,10 @@ __all__ = [
     "ct_slice",
     "grown",
     "is_axial",
+    "limbs_beside",
     "sample_ct",
     "shrunk",
+    "slice_of",
 ]
 
 BoolArray = npt.NDArray[np.bool_]
@@ -40,21 +42,28 @@ _TABLE_SHELL_MM = 7.0
 _AIR_MARGIN_MM = 9.0
 _DEEP_MM = 12.0
 _SKIN_REACH_MM = 11.0
+_LIMB_MM2 = 600.0
+_LIMB_FILL = 0.55
+_LIMB_LONGEST = 3.5
+_LIMB_HU = (-150.0, 500.0)
+_TABLE_LONGEST = 6.0
+"""No cross-section of a body is this much wider than thick; shoulders are up to 4 times."""
 
 
 @dataclass(frozen=True, slots=True)
 class CtSlice:
     """One slice with its masks, all of shape (rows, columns).
 
-    ``hu`` is float32; ``body`` is filled (lungs and bowel gas belong to it) and free of the table; ``deep`` is the
-    body 12 mm below the skin; ``skin`` is all within 11 mm of the skin; ``air`` keeps a margin to everything;
-    ``field`` is where the scanner reconstructed. ``truncated`` is the share (0-1) of the body's outline that lies
-    on the edge of the field.
+    ``hu`` is float32; ``body`` is filled (lungs and bowel gas belong to it) and free of the table; ``patient`` is the
+    body with arms and legs that lie apart from it, however thin; ``deep`` is the body 12 mm below the skin; ``skin`` is
+    all within 11 mm of the skin; ``air`` keeps a margin to everything; ``field`` is where the scanner reconstructed.
+    ``truncated`` is the share (0-1) of the body's outline that lies on the edge of the field.
     """
 
     index: int
     hu: FloatArray
     body: BoolArray
+    patient: BoolArray
     deep: BoolArray
     skin: BoolArray
     air: BoolArray
@@ -125,8 +134,24 @@ def is_axial(volume: Volume) -> bool:
 def ct_slice(volume: Volume, index: int) -> CtSlice:
     """Read one slice as float32 and find patient, air and field in it."""
     hu = np.asarray(volume.voxels[index], np.float32)
-    pixel_mm = (volume.spacing_mm[1], volume.spacing_mm[2])
     valid = None if volume.valid is None else volume.valid[index]
+    return slice_of(hu, (volume.spacing_mm[1], volume.spacing_mm[2]), valid, index)
+
+
+def slice_of(hu: FloatArray, pixel_mm: tuple[float, float], valid: BoolArray | None = None, index: int = 0) -> CtSlice:
+    """Find patient, air and field in one axial slice.
+
+    Parameters
+    ----------
+    hu
+        CT numbers, float32, shape (rows, columns).
+    pixel_mm
+        Distance of neighbouring rows and columns.
+    valid
+        False where a pixel is padding; None: all valid.
+    index
+        Number of the slice in its volume.
+    """
     field = _field(hu, valid)
     factor = max(1, int(_MASK_PIXEL_MM / min(pixel_mm)))
     step_mm = factor * min(pixel_mm)
@@ -134,10 +159,11 @@ def ct_slice(volume: Volume, index: int) -> CtSlice:
     body = body_mask(small, step_mm)
     near_something = grown(ndimage.uniform_filter(small, 3) > -880.0, _AIR_MARGIN_MM / step_mm)
     skin = grown(body, _SKIN_REACH_MM / step_mm) & ~shrunk(body, _SKIN_REACH_MM / step_mm)
-    masks = (body, shrunk(body, _DEEP_MM / step_mm), skin, ~near_something)
-    whole, deep, rim, air = (_enlarged(mask, factor, hu.shape) & field for mask in masks)
+    patient = body | limbs_beside(small, body, step_mm)
+    masks = (body, patient, shrunk(body, _DEEP_MM / step_mm), skin, ~near_something)
+    whole, all_of_it, deep, rim, air = (_enlarged(mask, factor, hu.shape) & field for mask in masks)
     truncated = _truncated(body, field[::factor, ::factor][: body.shape[0], : body.shape[1]])
-    return CtSlice(index, hu, whole, deep, rim, air, field, truncated, pixel_mm)
+    return CtSlice(index, hu, whole, all_of_it, deep, rim, air, field, truncated, pixel_mm)
 
 
 def shrunk(mask: BoolArray, radius_px: float) -> BoolArray:
@@ -219,7 +245,36 @@ def body_mask(small: FloatArray, pixel_mm: float) -> BoolArray:
     parts, number = ndimage.label(filled)
     size = np.bincount(parts.ravel(), minlength=number + 1)
     size[0] = 0
-    return np.asarray(np.isin(parts, np.flatnonzero(size >= 0.1 * size.max())) & filled)
+    flat = [label for label, box in enumerate(ndimage.find_objects(parts, number), start=1) if _is_flat(box)]
+    if len(flat) < number:
+        # a table top of full thickness
+        size[flat] = 0
+    return np.asarray(np.isin(parts, np.flatnonzero(size >= max(0.1 * size.max(), 1))) & filled)
+
+
+def _is_flat(box: tuple[slice, ...]) -> bool:
+    sides = sorted(side.stop - side.start for side in box)
+    return bool(sides[1] > _TABLE_LONGEST * sides[0])
+
+
+def limbs_beside(small: FloatArray, body: BoolArray, pixel_mm: float) -> BoolArray:
+    """Return arms and legs that lie apart from the body, without table, cushions and holders.
+
+    A limb is compact, as dense as tissue throughout, and thicker than a table's shell; what the table is made of is
+    thin, hollow, lighter than fat, or much wider than thick.
+    """
+    tissue = (small > BODY_HU) & ~body
+    radius = max(round(_TABLE_SHELL_MM / 2 / pixel_mm), 1)
+    parts, number = ndimage.label(grown(shrunk(tissue, radius), radius) & tissue)
+    found = np.zeros(body.shape, bool)
+    for label, box in enumerate(ndimage.find_objects(parts, number), start=1):
+        part = ndimage.binary_fill_holes(parts[box] == label)
+        area = float(np.count_nonzero(part)) * pixel_mm**2
+        sides = sorted(side * pixel_mm for side in part.shape)
+        compact = area > _LIMB_FILL * sides[0] * sides[1] and sides[1] < _LIMB_LONGEST * sides[0]
+        if area >= _LIMB_MM2 and compact and _LIMB_HU[0] < float(np.mean(small[box][part])) < _LIMB_HU[1]:
+            found[box] |= part
+    return found
 
 
 def _outer_air(small: FloatArray, empty: npt.NDArray[np.int32], count: int) -> npt.NDArray[np.intp]:

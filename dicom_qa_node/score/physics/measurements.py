@@ -12,8 +12,8 @@ from dicom_qa_node.domain.results import Measurement, SeriesKind
 from dicom_qa_node.score.kernel_sharpness import KernelSharpness, sharpness_of_volume
 from dicom_qa_node.score.physics.ct_artefacts import artefact_measurements, contour_jump
 from dicom_qa_node.score.physics.ct_dose_and_protocol import dose_measurements, protocol_measurements
-from dicom_qa_node.score.physics.ct_noise import local_noise, noise_measurements
-from dicom_qa_node.score.physics.ct_noise_power_spectrum import spectrum_measurements
+from dicom_qa_node.score.physics.ct_noise import local_noise, noise_measurements, roi_pixels
+from dicom_qa_node.score.physics.ct_noise_power_spectrum import noise_power_of, spectrum_measurements
 from dicom_qa_node.score.physics.ct_number_accuracy import scale_measurements
 from dicom_qa_node.score.physics.ct_quantities import CT_QUANTITIES
 from dicom_qa_node.score.physics.ct_resolution import edge_measurements, skin_edge
@@ -84,10 +84,12 @@ def _from_slices(view: CtSample, kernel: KernelSharpness, pool: ThreadPoolExecut
     edges = pool.map(skin_edge, view.slices)
     locals_ = tuple(pool.map(lambda part: local_noise(part, view.contrast), view.slices))
     artefacts = pool.submit(artefact_measurements, view, locals_)
+    spectrum = noise_power_of(view, locals_)
+    size = roi_pixels(view.slices[0]) if view.slices else 0
     return (
-        *noise_measurements(view, locals_),
+        *noise_measurements(view, locals_, None if isinstance(spectrum, str) else spectrum.shown_by(size).of_median),
         *edge_measurements(view, tuple(edges)),
-        *spectrum_measurements(view, locals_),
+        *spectrum_measurements(spectrum),
         *artefacts.result(),
         *scale_measurements(view, locals_),
         *dose_measurements(view),
