@@ -21,6 +21,7 @@ __all__ = [
     "Header",
     "HeaderBudget",
     "HeaderTooCostly",
+    "UnknownVr",
     "check_items",
     "default_text",
     "encoding_of",
@@ -30,6 +31,7 @@ __all__ = [
 
 Buffer = bytes | bytearray | memoryview | mmap.mmap
 
+_MOST_UNKNOWN_VRS = 8
 _PIXEL_DATA = frozenset({0x7FE00008, 0x7FE00009, 0x7FE00010})
 _UNDEFINED = 0xFFFFFFFF
 _CHARACTER_SET = 0x00080005
@@ -122,16 +124,31 @@ def default_text(value: bytes) -> str:
 
 
 @dataclass(frozen=True, slots=True)
+class UnknownVr:
+    """An element under a VR that PS3.5 does not know: ``offset`` is that of the VR in the buffer.
+
+    Its length field is long (32 bits) under two capital letters, as PS3.5 7.1.2 has it for future VRs, and short under
+    anything else, as DCMTK reads it.
+    """
+
+    tag: int
+    offset: int
+    long_form: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Header:
     """The raw values found, by tag, and whether pixel data follows them.
 
     ``pixel_bytes`` is the length that the pixel data of a deflated data set gives itself, 0 where it is not read.
+    ``unknown_vrs`` are the elements whose value representation PS3.5 does not know.
     """
 
     values: dict[int, bytes]
     big_endian: bool
     has_pixel_data: bool
     pixel_bytes: int = 0
+    unknown_vrs: tuple[UnknownVr, ...] = ()
 
     def text(self, tag: int) -> str:
         """Return a value of the default character repertoire without its padding, "" where it is absent."""
@@ -237,6 +254,7 @@ class _Walker:
     def __init__(self, data: Buffer, meter: _Meter, *, big_endian: bool) -> None:
         order = ">" if big_endian else "<"
         self._data = data
+        self._unknown: list[UnknownVr] = []
         self._meter = meter
         self._end = len(data)
         self._big_endian = big_endian
@@ -247,16 +265,20 @@ class _Walker:
     def collect(self, position: int, wanted: Collection[int]) -> tuple[Header, int]:
         """Return the header, and where the pixel data (or else the last element) ends by its own length."""
         values: dict[int, bytes] = {}
-        data, end, element = self._data, self._end, self._element
+        data, end, element, before = self._data, self._end, self._element, 0
         try:
             for _ in range(self._meter.top_level):
                 if position >= end:
                     return Header(values, self._big_endian, has_pixel_data=False), position
                 tag, value, position = element(position, 0)
                 if tag in _PIXEL_DATA:
-                    return Header(values, self._big_endian, has_pixel_data=True), position
+                    unknown = tuple(self._unknown)
+                    return Header(values, self._big_endian, has_pixel_data=True, unknown_vrs=unknown), position
                 if position > end:
                     raise BrokenDataSet(f"the data set ends inside element {tag:08X}")
+                if self._unknown and self._unknown[-1].tag == tag and (tag in wanted or tag <= before):
+                    raise BrokenDataSet(f"element {tag:08X} has no value representation")
+                before = tag
                 if tag in wanted:
                     _checked_length(tag, position - value)
                     values[tag] = bytes(data[value:position])
@@ -309,6 +331,13 @@ class _Walker:
 
 
 class _Explicit(_Walker):
+    def _note_unknown(self, tag: int, offset: int, long_form: bool) -> None:
+        # More than a few, or one that belongs to the structure, are no oddity of an element: the bytes are damaged.
+        structural = tag in _PIXEL_DATA or tag >> 16 in (0x0000, 0x0002, 0xFFFE)
+        if structural or len(self._unknown) == _MOST_UNKNOWN_VRS:
+            raise BrokenDataSet(f"element {tag:08X} has no value representation")
+        self._unknown.append(UnknownVr(tag, offset, long_form))
+
     def _element(self, position: int, depth: int) -> tuple[int, int, int]:
         group, number, vr, length = self._explicit_head(self._data, position)
         tag = group << 16 | number
@@ -316,7 +345,11 @@ class _Explicit(_Walker):
             position += 8
             return tag, position, position + length
         if vr not in _LONG_VRS:
-            raise BrokenDataSet(f"element {tag:08X} has no value representation")
+            long_form = vr.isalpha() and vr.isupper()
+            self._note_unknown(tag, position + 4, long_form)
+            if not long_form:
+                position += 8
+                return tag, position, position + length
         (length,) = self._long_length(self._data, position + 8)
         position += 12
         if length != _UNDEFINED:

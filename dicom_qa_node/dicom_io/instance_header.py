@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from dicom_qa_node.dicom_io.element_scanner import BrokenDataSet, Buffer, Header, encoding_of, scan
+from dicom_qa_node.dicom_io.element_scanner import BrokenDataSet, Buffer, Header, UnknownVr, encoding_of, scan
 from dicom_qa_node.dicom_io.pydicom_patches import decoded_text
 from dicom_qa_node.domain.series import SeriesHeader
-from dicom_qa_node.domain.uids import check_uid, is_uid
+from dicom_qa_node.domain.uids import check_uid, has_leading_zero, is_uid
 
 __all__ = ["InstanceHeader", "read_instance_header"]
 
@@ -78,6 +78,15 @@ class InstanceHeader:
     expected: int | None
     expected_group: str
     series: Callable[[], SeriesHeader]
+    unknown_vrs: tuple[UnknownVr, ...] = ()
+
+    @property
+    def remark(self) -> str:
+        """What the standard forbids and the node stores all the same, "" where there is nothing to say."""
+        uids = (self.sop_instance_uid, self.series_instance_uid, self.study_instance_uid)
+        zeros = "UIDs with leading zeros (PS3.5 9.1)" if any(map(has_leading_zero, uids)) else ""
+        tags = ", ".join(f"({item.tag >> 16:04X},{item.tag & 0xFFFF:04X})" for item in self.unknown_vrs)
+        return "; ".join(filter(None, (zeros, f"unknown value representation of {tags}" if tags else "")))
 
 
 def read_instance_header(data: Buffer, start: int, transfer_syntax_uid: str) -> InstanceHeader:
@@ -108,6 +117,7 @@ def read_instance_header(data: Buffer, start: int, transfer_syntax_uid: str) -> 
         expected=expected,
         expected_group=group,
         series=lambda: _series_facts(header, series_uid, study_uid),
+        unknown_vrs=header.unknown_vrs,
     )
 
 

@@ -60,7 +60,8 @@ class StoredInstance:
     1 for a multi-frame object), None where it says nothing; ``expected_group`` names that group (for CT the
     ``AcquisitionNumber``), so that the counts of several acquisitions of one series add up.
     ``conflict`` is True for another image under a SOP Instance UID that is already stored: kept apart, never scored;
-    ``differs`` then says in what, such as "patient, pixels".
+    ``differs`` then says in what, such as "patient, pixels". ``remark`` is what the standard forbids in its header, for
+    the history of the series; it is not kept with the instance.
     """
 
     sop_instance_uid: str
@@ -79,6 +80,7 @@ class StoredInstance:
     expected_group: str = ""
     conflict: bool = False
     differs: str = ""
+    remark: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ import uuid
 
 from dicom_qa_node.domain.errors import Permanent
 
-__all__ = ["InvalidUid", "check_uid", "derived_uid", "is_uid", "uid_key"]
+__all__ = ["InvalidUid", "check_uid", "derived_uid", "has_leading_zero", "is_uid", "is_valid_uid", "uid_key"]
 
 _NAMESPACE = uuid.UUID("6f1d9a52-58c7-5d0e-9f0b-1f1f6c0b5a10")
 
@@ -18,18 +18,32 @@ def derived_uid(*parts: str) -> str:
     return f"2.25.{uuid.uuid5(_NAMESPACE, '|'.join(parts)).int}"
 
 
-_UID = re.compile(r"(?:0|[1-9][0-9]*)(?:\.(?:0|[1-9][0-9]*))+")
+_UID = re.compile(r"[0-9]+(?:\.[0-9]+)+")
+_LEADING_ZERO = re.compile(r"(?:^|\.)0[0-9]")
 _UID_LENGTH = 64
 _KEY_LENGTH = 32
 
 
 class InvalidUid(Permanent):
-    """A UID breaks the rules of PS3.5 chapter 9: digits and dots, no leading zeros, at most 64 characters."""
+    """A UID is not digits and dots of at most 64 characters (PS3.5 chapter 9)."""
 
 
 def is_uid(text: str) -> bool:
-    """Return whether ``text`` is a UID after PS3.5 9.1."""
+    """Return whether ``text`` can name an object: digits and dots, at most 64 characters.
+
+    PS3.5 9.1 forbids leading zeros in a component; devices that write them exist, and archives store their images.
+    """
     return len(text) <= _UID_LENGTH and _UID.fullmatch(text) is not None
+
+
+def has_leading_zero(uid: str) -> bool:
+    """Return whether a component of a UID begins with a zero that PS3.5 9.1 forbids."""
+    return _LEADING_ZERO.search(uid) is not None
+
+
+def is_valid_uid(text: str) -> bool:
+    """Return whether ``text`` keeps every rule of PS3.5 9.1: what the node makes or copies does."""
+    return is_uid(text) and not has_leading_zero(text)
 
 
 def check_uid(text: str, name: str) -> str:

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from dicom_qa_node.db import tables as t
 from dicom_qa_node.db.engine import Database, insert_ignore, insert_new_paths
-from dicom_qa_node.db.tables import series_header_of
+from dicom_qa_node.db.tables import log_event, series_header_of
 from dicom_qa_node.domain.errors import Permanent
 from dicom_qa_node.domain.series import (
     AssociationEnd,
@@ -32,6 +32,7 @@ from dicom_qa_node.flow.state_machine import counts_by_state, transition
 __all__ = ["Registry", "SeriesRow", "requeue"]
 
 _ANY = tuple(SeriesState)
+_NOT_COLUMNS = ("series", "remark")
 DEFAULT_SITE = "default"
 
 PriorityOf = Callable[[SeriesHeader, str], int]
@@ -340,7 +341,7 @@ def _record_instances(
 
 
 def _instance_row(uid: str, item: StoredInstance) -> dict[str, Any]:
-    row = {name: getattr(item, name) for name in StoredInstance.__slots__ if name != "series"}
+    row = {name: getattr(item, name) for name in StoredInstance.__slots__ if name not in _NOT_COLUMNS}
     return row | {"series_instance_uid": uid}
 
 
@@ -380,10 +381,20 @@ def _count_in(connection: sa.Connection, uid: str, fresh: Sequence[StoredInstanc
         if row.state != SeriesState.RECEIVING:
             _reopen(connection, row, counted[0], skew)
     connection.execute(t.series.update().where(same).values(**changes))
+    for remark in sorted({item.remark for item in fresh if item.remark}):
+        _remember(connection, row, f"stored with {remark}", max(item.received_at for item in fresh) + skew)
     if len(counted) < len(fresh):
         insert_ignore(connection, t.open_conflicts, [{"series_instance_uid": uid, "images": 0}])
         opened = t.open_conflicts.update().where(t.open_conflicts.c.series_instance_uid == uid)
         connection.execute(opened.values(images=t.open_conflicts.c.images + len(fresh) - len(counted)))
+
+
+def _remember(connection: sa.Connection, row: sa.Row[Any], reason: str, at: dt.datetime) -> None:
+    """Write a remark into the history of a series once."""
+    uid, events = row.series_instance_uid, t.events.c
+    known = sa.select(events.event_id).where(events.series_instance_uid == uid, events.reason == reason).limit(1)
+    if connection.execute(known).first() is None:
+        log_event(connection, uid, row.version, row.state, row.state, reason, "receive", at)
 
 
 def _reopen(connection: sa.Connection, row: sa.Row[Any], item: StoredInstance, skew: dt.timedelta) -> None:
@@ -466,5 +477,5 @@ def _series_row(row: sa.Row[Any]) -> SeriesRow:
 
 def _instance(row: Any) -> StoredInstance:
     facts = SeriesHeader(**{name: row[f"series_{name}"] for name in t.HEADER_COLUMNS})
-    names = [name for name in StoredInstance.__slots__ if name != "series"]
+    names = [name for name in StoredInstance.__slots__ if name not in _NOT_COLUMNS]
     return StoredInstance(series=facts, **{name: row[f"instances_{name}"] for name in names})

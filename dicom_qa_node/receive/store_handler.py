@@ -128,6 +128,8 @@ class ReceivedObject:
             self._log(logging.WARNING, "refused", reason=str(error))
             return
         kept = incoming.keep()
+        if facts.remark:
+            self._log(logging.WARNING, "stored_with_remark", remark=facts.remark)
         if kept.outcome is Outcome.DUPLICATE:
             self._log(logging.INFO, "duplicate")
             return

@@ -19,7 +19,7 @@ from pydicom.tag import BaseTag
 from pydicom.valuerep import PersonName
 
 from dicom_qa_node.dicom_io.pydicom_patches import decoded_text
-from dicom_qa_node.domain.uids import is_uid
+from dicom_qa_node.domain.uids import is_valid_uid
 
 __all__ = ["Changes", "plain_text", "stated_text", "valid_element", "valid_values"]
 
@@ -258,7 +258,7 @@ def _integer(item: str, _: str) -> str | None:
 
 
 def _uid(item: str, _: str) -> str | None:
-    return item if is_uid(item) else None
+    return item if is_valid_uid(item) else None
 
 
 def _uri(item: str, _: str) -> str | None:

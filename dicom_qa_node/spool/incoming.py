@@ -13,14 +13,17 @@ import hashlib
 import json
 import mmap
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from enum import Enum
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
+from pydicom.datadict import dictionary_has_tag, dictionary_VR
+from pydicom.valuerep import EXPLICIT_VR_LENGTH_32
+
 from dicom_qa_node.dicom_io.durable import sync_folder, write_new_file
-from dicom_qa_node.dicom_io.element_scanner import BrokenDataSet
+from dicom_qa_node.dicom_io.element_scanner import BrokenDataSet, UnknownVr
 from dicom_qa_node.dicom_io.instance_header import InstanceHeader, read_instance_header
 from dicom_qa_node.dicom_io.part10 import Checksum, Origin, checksum_offset, compose, open_envelope
 from dicom_qa_node.domain.clock import utc_now
@@ -43,6 +46,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 _LONGEST_UID = 64
+_HASH_STEP = 1 << 20
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
@@ -121,6 +125,9 @@ class IncomingObject:
     def facts(self) -> InstanceHeader:
         """Read what the data set says about itself, from the file, whatever its size.
 
+        An element under a VR that PS3.5 does not know gets one that fits its length field, and no other byte changes:
+        UN, or that of the dictionary, so that every reader of the file finds the elements behind it.
+
         Raises
         ------
         BrokenDataSet
@@ -131,7 +138,17 @@ class IncomingObject:
         if not self._size:
             raise BrokenDataSet("the data set is empty")
         with mmap.mmap(self._descriptor, 0, access=mmap.ACCESS_READ) as data:
-            return read_instance_header(data, self._data_start, self._origin.transfer_syntax_uid)
+            facts = read_instance_header(data, self._data_start, self._origin.transfer_syntax_uid)
+            if facts.unknown_vrs:
+                self._replace_vrs(facts.unknown_vrs, data)
+            return facts
+
+    def _replace_vrs(self, unknown: Sequence[UnknownVr], data: mmap.mmap) -> None:
+        for item in unknown:
+            _guarded(os.pwrite, self._descriptor, _known_vr(item), item.offset)
+        self._hash = hashlib.sha256()
+        for start in range(self._data_start, len(data), _HASH_STEP):
+            self._hash.update(data[start : start + _HASH_STEP])
 
     def keep(self) -> StoredFile:
         """Make the object durable under its SOP Instance UID; on return it may be acknowledged.
@@ -237,7 +254,16 @@ def stored_instance(
         expected_group=facts.expected_group,
         conflict=kept.outcome is Outcome.CONFLICT,
         differs=", ".join(sorted(kept.differs)),
+        remark=facts.remark,
     )
+
+
+def _known_vr(item: UnknownVr) -> bytes:
+    """Return a VR with the same form of length field (PS3.5 7.1.2): UN, or a short one, by the dictionary if it can."""
+    if item.long_form:
+        return b"UN"
+    vr = dictionary_VR(item.tag) if dictionary_has_tag(item.tag) else ""
+    return vr.encode() if len(vr) == 2 and vr not in EXPLICIT_VR_LENGTH_32 else b"ST"
 
 
 def move_to_quarantine(layout: SpoolLayout, path: Path, reason: str, at: dt.datetime | None = None) -> Quarantined:
