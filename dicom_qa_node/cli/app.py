@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import sys
 from collections.abc import Callable
 from copy import copy
 from pathlib import Path
@@ -95,6 +97,10 @@ def _choose_config(context: Any, _option: object, chosen: Any) -> None:
 
 def run() -> int:
     """Run the command line and return its exit code; no failure of an operator's making shows a traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # A terminal without a letter of a name shows its code instead.
+            stream.reconfigure(errors="backslashreplace")
     try:
         _command()()
     except NodeError as error:
@@ -104,6 +110,9 @@ def run() -> int:
         place = f"{error.filename}: " if error.filename else ""
         complain(f"error: {place}{error.strerror or error}")
         return ExitCode.FAILED
+    except UnicodeEncodeError:
+        complain("error: an argument holds bytes that are not text in the encoding of this terminal")
+        return ExitCode.USAGE
     except SystemExit as ended:
         return ended.code if isinstance(ended.code, int) else ExitCode.FAILED if ended.code else ExitCode.OK
     return ExitCode.OK

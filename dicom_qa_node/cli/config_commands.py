@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import combinations
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -9,6 +10,7 @@ import typer
 from dicom_qa_node.cli.context import Invocation
 from dicom_qa_node.cli.exit_codes import ExitCode
 from dicom_qa_node.cli.output import AsJson, say, show_json
+from dicom_qa_node.domain.errors import Misconfigured
 
 if TYPE_CHECKING:
     from dicom_qa_node.config import Config
@@ -73,6 +75,8 @@ def schema(
 
 
 def _warnings(config: Config) -> list[str]:
+    from dicom_qa_node.models.registry import card_of
+
     notes = []
     if config.receive.allow_unknown_peers:
         notes.append("receive.allow_unknown_peers is true: any host may send to this node")
@@ -80,4 +84,24 @@ def _warnings(config: Config) -> list[str]:
         notes.append("deliver.targets is empty: reports are built and kept, and sent nowhere")
     if config.receive.peers and config.receive.allow_unknown_peers:
         notes.append("receive.peers has no effect while receive.allow_unknown_peers is true")
+    if not config.receive.allow_unknown_peers and not config.receive.peers:
+        notes.append("receive.allow_unknown_peers is false and receive.peers is empty: nobody may send to this node")
+    notes += _taken_ports(config)
+    try:
+        card_of(config.score.model)
+    except Misconfigured as error:
+        notes.append(f"score.model: {error}; no series will be scored")
     return notes
+
+
+def _taken_ports(config: Config) -> list[str]:
+    """Name the ports that two listeners of the node would share; 0 picks a free one each time."""
+    listeners = {"receive.port": config.receive.port, "web.port": config.web.port}
+    if config.receive.tls.enabled:
+        listeners["receive.tls.port"] = config.receive.tls.port
+    pairs = combinations(listeners.items(), 2)
+    return [
+        f"{first} and {second} are both {port}: only one of them can listen"
+        for (first, port), (second, other) in pairs
+        if port == other != 0
+    ]

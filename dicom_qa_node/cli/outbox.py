@@ -8,7 +8,7 @@ import typer
 
 from dicom_qa_node.cli.context import actor, config_of, open_database
 from dicom_qa_node.cli.exit_codes import NotFound, WrongState
-from dicom_qa_node.cli.output import AsJson, say, show_json, show_rows
+from dicom_qa_node.cli.output import LARGEST_NUMBER, AsJson, say, show_json, show_rows
 from dicom_qa_node.cli.series import SeriesUid, resolved
 from dicom_qa_node.domain.states import DeliveryState
 
@@ -19,7 +19,9 @@ __all__ = ["app"]
 
 app = typer.Typer(help="Reports on their way to the targets.", no_args_is_help=True)
 
-Number = Annotated[int, typer.Argument(help="Number of the delivery (outbox list).", metavar="DELIVERY")]
+Number = Annotated[
+    int, typer.Argument(max=LARGEST_NUMBER, help="Number of the delivery (outbox list).", metavar="DELIVERY")
+]
 
 
 @app.command("list")
@@ -28,8 +30,10 @@ def list_rows(
     state: Annotated[list[DeliveryState] | None, typer.Option(help="Only this state; may be given again.")] = None,
     parked: Annotated[bool, typer.Option("--parked", help="Only deliveries that failed permanently.")] = False,
     target: Annotated[str | None, typer.Option(help="Only deliveries to this target.")] = None,
-    after: Annotated[int | None, typer.Option(help="Continue below this number, the last of the page before.")] = None,
-    limit: Annotated[int, typer.Option(min=1, help="Rows at most.")] = 50,
+    after: Annotated[
+        int | None, typer.Option(max=LARGEST_NUMBER, help="Continue below this number, the last of the page before.")
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, max=LARGEST_NUMBER, help="Rows at most.")] = 50,
     as_json: AsJson = False,
 ) -> None:
     """List deliveries, the latest first, with the target's last answer."""
@@ -46,7 +50,9 @@ def list_rows(
 @app.command()
 def retry(
     context: typer.Context,
-    delivery: Annotated[int | None, typer.Argument(help="Number of the delivery.", metavar="[DELIVERY]")] = None,
+    delivery: Annotated[
+        int | None, typer.Argument(max=LARGEST_NUMBER, help="Number of the delivery.", metavar="[DELIVERY]")
+    ] = None,
     target: Annotated[str | None, typer.Option(help="Every parked or waiting delivery to this target.")] = None,
     every: Annotated[bool, typer.Option("--all", help="Every parked or waiting delivery.")] = False,
     as_json: AsJson = False,

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from dicom_qa_node.domain.results import SeriesResult
 
 __all__ = [
+    "LARGEST_NUMBER",
     "AsJson",
     "coloured",
     "complain",
@@ -35,6 +36,9 @@ __all__ = [
     "show_rows",
     "when",
 ]
+
+LARGEST_NUMBER = 2**31 - 1
+"""Of a row, a version or a delivery: what both databases hold as an integer."""
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 

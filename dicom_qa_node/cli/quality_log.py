@@ -13,7 +13,7 @@ import typer
 
 from dicom_qa_node.cli.context import config_of, open_database
 from dicom_qa_node.cli.exit_codes import NotFound
-from dicom_qa_node.cli.output import AsJson, say, score_text, show_json, show_rows
+from dicom_qa_node.cli.output import LARGEST_NUMBER, AsJson, say, score_text, show_json, show_rows
 from dicom_qa_node.cli.result_json import result_values
 from dicom_qa_node.cli.series import SeriesUid, as_document, print_page, resolved
 from dicom_qa_node.domain.clock import utc_now
@@ -42,7 +42,7 @@ def log(
     scanner: Annotated[str | None, typer.Option(help="Station name, or what the log calls the scanner.")] = None,
     modality: Annotated[str | None, typer.Option(help="CT or PT.")] = None,
     grade: Annotated[Grade | None, typer.Option(help="Only this grade.")] = None,
-    limit: Annotated[int, typer.Option(min=1, help="Rows at most, the latest first.")] = 50,
+    limit: Annotated[int, typer.Option(min=1, max=LARGEST_NUMBER, help="Rows at most, the latest first.")] = 50,
     as_json: AsJson = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV with one column per measurement.")] = False,
 ) -> None:
@@ -73,7 +73,9 @@ def log(
 def show(
     context: typer.Context,
     series_uid: SeriesUid,
-    version: Annotated[int | None, typer.Option(min=1, help="A scored version; without it the latest.")] = None,
+    version: Annotated[
+        int | None, typer.Option(min=1, max=LARGEST_NUMBER, help="A scored version; without it the latest.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Show everything about one series, patient included: state, history, score, measurements, findings, deliveries."""
@@ -101,14 +103,15 @@ def show(
 
 def parse_since(text: str) -> dt.datetime:
     """Return the moment that ``text`` names: an age (``24h``) or a local date or time."""
-    age = re.fullmatch(r"(\d+)([mhdw])", text.strip())
-    if age:
-        return utc_now() - dt.timedelta(**{_UNITS[age[2]]: int(age[1])})
+    age = re.fullmatch(r"(\d+)([mhdw])", text.strip(), re.ASCII)
     try:
-        moment = dt.datetime.fromisoformat(text.strip())
+        if age:
+            return utc_now() - dt.timedelta(**{_UNITS[age[2]]: int(age[1])})
+        return dt.datetime.fromisoformat(text.strip()).astimezone(dt.UTC)
+    except OverflowError as error:
+        raise typer.BadParameter(f"{text!r} lies before the year 1", param_hint="--since") from error
     except ValueError as error:
         raise typer.BadParameter(f"{text!r} is not a date, time or age such as 24h", param_hint="--since") from error
-    return moment.astimezone(dt.UTC)
 
 
 def _scanner(entry: LogEntry) -> str:
@@ -179,7 +182,7 @@ app = typer.Typer(help="Reviews of verdicts.", no_args_is_help=True)
 @app.command("list")
 def list_reviews(
     context: typer.Context,
-    limit: Annotated[int, typer.Option(min=1, help="Rows at most.")] = 50,
+    limit: Annotated[int, typer.Option(min=1, max=LARGEST_NUMBER, help="Rows at most.")] = 50,
     as_json: AsJson = False,
 ) -> None:
     """List reviews, the latest first."""

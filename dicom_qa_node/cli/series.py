@@ -11,7 +11,7 @@ import typer
 
 from dicom_qa_node.cli.context import actor, config_of, open_database
 from dicom_qa_node.cli.exit_codes import NotFound, WrongState
-from dicom_qa_node.cli.output import AsJson, say, score_text, show_rows
+from dicom_qa_node.cli.output import LARGEST_NUMBER, AsJson, say, score_text, show_rows
 from dicom_qa_node.cli.result_json import result_values
 from dicom_qa_node.cli.terminal_tables import print_pairs, print_table
 from dicom_qa_node.domain.states import SeriesState
@@ -59,6 +59,7 @@ def as_document(
     }
 
 
+_DELIVERY = ("delivery", "target", "document", "state", "attempts", "last_answer", "file")
 _EVENT = ("at", "version", "old_state", "new_state", "reason", "actor")
 
 
@@ -74,6 +75,7 @@ def _delivery(item: OutboxRow, spool: Path) -> dict[str, Any]:
     return {
         "delivery": item.delivery_id,
         "target": item.target,
+        "document": item.report.kind,
         "state": item.state,
         "attempts": item.attempts,
         "last_answer": item.last_answer,
@@ -95,7 +97,9 @@ def print_page(document: dict[str, Any]) -> None:
         print_table("Measurements", [_measured(item) for item in found["measurements"]], ())
         print_table("Findings", found["findings"], ("severity", "sentence", "evidence"))
     print_table(
-        "Deliveries", document["deliveries"], ("delivery", "target", "state", "attempts", "last_answer", "file")
+        "Deliveries",
+        document["deliveries"],
+        ("delivery", "target", "document", "state", "attempts", "last_answer", "file"),
     )
     print_table("History", document["history"], _EVENT)
 
@@ -121,7 +125,7 @@ def _verdict_pairs(document: dict[str, Any], found: dict[str, Any]) -> dict[str,
 def _measured(item: dict[str, Any]) -> dict[str, Any]:
     return {
         "measurement": item["meaning"],
-        "value": item["not_applicable"] or f"{item['value']:.4g}",
+        "value": item["not_applicable"] or ("no finite value" if item["value"] is None else f"{item['value']:.4g}"),
         "unit": item["unit"],
         "usual": _range(item["low"], item["high"]),
         "direction": item["direction"],
@@ -148,7 +152,7 @@ SeriesUid = Annotated[
 def list_series(
     context: typer.Context,
     state: Annotated[list[SeriesState] | None, typer.Option(help="Only this state; may be given again.")] = None,
-    limit: Annotated[int, typer.Option(min=1, help="Rows at most.")] = 50,
+    limit: Annotated[int, typer.Option(min=1, max=LARGEST_NUMBER, help="Rows at most.")] = 50,
     as_json: AsJson = False,
 ) -> None:
     """List series, the latest arrival first, with their state and why they stand there."""

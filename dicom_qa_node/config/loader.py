@@ -177,6 +177,19 @@ def _mapping_without_duplicates(loader: _StrictLoader, node: yaml.MappingNode) -
     return mapping
 
 
+def _plain_integer(loader: _StrictLoader, node: yaml.ScalarNode) -> int:
+    """Refuse numbers that YAML 1.1 reads otherwise than people do: 0104 is 68 to it, and 22:00 is 1320."""
+    text = str(node.value)
+    if re.match(r"[-+]?0[0-9_]", text):
+        words = f"{text} has a leading zero, which YAML takes for an octal number; write it without"
+        raise yaml.constructor.ConstructorError(None, None, words, node.start_mark)
+    if ":" in text:
+        words = f"{text} is a number to the base of 60 in YAML; put it in quotes"
+        raise yaml.constructor.ConstructorError(None, None, words, node.start_mark)
+    return int(loader.construct_yaml_int(node))
+
+
+_StrictLoader.add_constructor("tag:yaml.org,2002:int", _plain_integer)
 _StrictLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping_without_duplicates)
 
 

@@ -14,6 +14,7 @@ from dicom_qa_node.domain.errors import Misconfigured
 
 __all__ = [
     "LEVELS_OF",
+    "SCORE_SCALE",
     "Calibration",
     "DegradationPrior",
     "DomainFile",
@@ -30,6 +31,15 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     FloatArray = npt.NDArray[np.float32]
+
+SCORE_SCALE: Mapping[int, str] = {
+    4: "excellent",
+    3: "good",
+    2: "limited interpretation",
+    1: "diagnostic interpretation impossible",
+    0: "nothing to be seen",
+}
+"""What the points of a score mean, in the words of PET-CT-IQA-DS and LDCTIQAC2023: for cards, reviews and labels."""
 
 LEVELS_OF: Mapping[str, tuple[int, ...]] = {"ct": (3, 4, 5), "pt": (6,), "petct": ()}
 """Which named levels (jpeg, gauss, impulse, dose, views, blur, counts) are severities of a kind of picture."""

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 from dicom_qa_node.db.engine import Database
 from dicom_qa_node.domain.errors import Permanent
+from dicom_qa_node.models.card import SCORE_SCALE
 from dicom_qa_node.quality_log.reviews import COLUMNS, Reviews, labelled_slices, line_of
 from dicom_qa_node.spool.layout import SpoolLayout
 from dicom_qa_node.spool.rendered_images import display_name
 
-__all__ = ["LABELS", "PICTURES", "Exported", "export_labels"]
+__all__ = ["LABELS", "PICTURES", "SCALE", "Exported", "export_labels"]
 
 PICTURES = "images"
 LABELS = "labels.csv"
+SCALE = "scale.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +32,8 @@ class Exported:
 
 def export_labels(database: Database, spool: Path, folder: Path) -> Exported:
     """Copy the picture of every reviewed slice to ``folder/images`` and write ``folder/labels.csv``, the table last.
+
+    ``folder/scale.json`` says what the points of a score mean, as the card of every model and the review form do.
 
     Raises
     ------
@@ -50,6 +55,7 @@ def export_labels(database: Database, spool: Path, folder: Path) -> Exported:
                 continue
             shutil.copyfile(source, folder / PICTURES / item.file)
             lines.append(line_of((item.file, f"{item.score:.4f}", item.reference, item.kind)))
+    (folder / SCALE).write_text(json.dumps(SCORE_SCALE, indent=1) + "\n")
     partial = table.with_name(f".{LABELS}.part")
     partial.write_text("".join(lines))
     partial.replace(table)

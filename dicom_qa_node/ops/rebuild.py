@@ -9,17 +9,19 @@ from __future__ import annotations
 
 import datetime as dt
 import logging
+import socket
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import psutil
 from pydicom import Dataset
 from pydicom.errors import InvalidDicomError
 from pydicom.uid import Comprehensive3DSRStorage
 
 from dicom_qa_node.config import Config
 from dicom_qa_node.db.engine import DamagedDatabase, Database
-from dicom_qa_node.db.heartbeats import Heartbeats
+from dicom_qa_node.db.heartbeats import Heartbeat, Heartbeats
 from dicom_qa_node.dicom_io.pydicom_patches import dcmread
 from dicom_qa_node.domain.clock import utc_now
 from dicom_qa_node.domain.delivery import ReportRef
@@ -37,6 +39,7 @@ __all__ = ["Rebuilt", "rebuild"]
 
 _LOGGER = logging.getLogger(__name__)
 _ALIVE = dt.timedelta(seconds=60)
+_CLOCK_SLACK_S = 5.0
 _AT_ONCE = 200
 
 Progress = Callable[[str, int, int], object]
@@ -119,13 +122,31 @@ def _require_sound(database: Database) -> None:
 
 
 def _require_stopped(database: Database) -> None:
-    """Refuse while a role runs, perhaps on another machine: a role that was started alone does not hold the spool."""
+    """Refuse while a role runs, perhaps on another machine: a role that was started alone does not hold the spool.
+
+    A restored backup has the heartbeats of its time; those of this host count only while their processes live.
+    """
     if not database.has_schema():
         return
-    alive = [beat for beat in Heartbeats(database).all() if abs(database.now() - beat.seen_at) < _ALIVE]
+    alive = [beat for beat in Heartbeats(database).all() if _may_live(beat, database.now())]
     if alive:
         names = ", ".join(f"{beat.name} (process {beat.pid} on {beat.host})" for beat in alive)
-        raise Misconfigured(f"the node is running, or was killed less than a minute ago: {names}; stop it first")
+        raise Misconfigured(
+            f"the node is running, or ended on another host less than a minute ago: {names}; stop it first"
+        )
+
+
+def _may_live(beat: Heartbeat, now: dt.datetime) -> bool:
+    if abs(now - beat.seen_at) >= _ALIVE:
+        return False
+    if beat.host != socket.gethostname():
+        return True
+    try:
+        started = psutil.Process(beat.pid).create_time()
+    except psutil.Error:
+        return False
+    # A later process has the number of one that is gone.
+    return started <= beat.started_at.timestamp() + _CLOCK_SLACK_S
 
 
 def _verdicts(store: ResultRestorer, spool_dir: Path, done: Rebuilt, progress: Progress) -> Rebuilt:

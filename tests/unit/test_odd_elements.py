@@ -9,7 +9,6 @@ import pytest
 from pydicom import dcmread
 from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import write_dataset
-from tests.unit.encoded_images import EXPLICIT
 
 from dicom_qa_node.config import Config
 from dicom_qa_node.db.engine import Database
@@ -23,6 +22,7 @@ from dicom_qa_node.report.sr_document import ReportRequest
 from dicom_qa_node.spool.incoming import Outcome, SpoolWriter, stored_instance
 from dicom_qa_node.spool.layout import SpoolLayout
 from tests.report_samples import T0, verdict, write_series
+from tests.unit.encoded_images import EXPLICIT
 
 TAG = struct.pack("<HH", 0x0018, 0xA001)
 SHORT = [b"??", b"lo", b"  ", b"\0\0", b"--", b"1A"]

@@ -41,6 +41,7 @@ class DeliveryOut(BaseModel):
 
     delivery_id: int
     target: str
+    document: str
     state: str
     attempts: int
     last_answer: str
@@ -258,7 +259,8 @@ def _out(site: Site, row: SeriesRow, entry: LogEntry | None, account: Account) -
         verdict=entry.result if entry else None,
         deliveries=[
             DeliveryOut(
-                delivery_id=item.delivery_id, target=item.target, state=item.state.value, attempts=item.attempts,
+                delivery_id=item.delivery_id, target=item.target, document=item.report.kind.value,
+                state=item.state.value, attempts=item.attempts,
                 last_answer=item.last_answer, delivered_at=item.delivered_at, version=item.report.version,
                 report_uid=item.report.sop_instance_uid,
             )

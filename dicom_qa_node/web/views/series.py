@@ -21,6 +21,7 @@ from dicom_qa_node.domain.uids import is_uid
 from dicom_qa_node.flow.conflicts import Conflicts
 from dicom_qa_node.flow.outbox import Outbox
 from dicom_qa_node.flow.registry import Registry, SeriesRow
+from dicom_qa_node.models.card import SCORE_SCALE
 from dicom_qa_node.quality_log.entries import QualityLog
 from dicom_qa_node.quality_log.filters import LogRow
 from dicom_qa_node.quality_log.reviews import ReviewReason, Reviews
@@ -186,6 +187,7 @@ def _verdict(request: Request, entry: LogEntry | None) -> dict[str, Any]:
         "tree": tree,
         "reviews": Reviews(site.database).of(uid),
         "reasons": list(ReviewReason),
+        "scale": SCORE_SCALE,
         "uid": uid,
         "heat": heat_of(site, entry),
         **_pictures(request, entry, folder, gallery),
