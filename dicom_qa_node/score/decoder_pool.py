@@ -213,7 +213,11 @@ def _decoder_options(pixels: PixelFormat) -> dict[str, Any]:
 
 
 def _used_bits(stored: StoredArray, pixels: PixelFormat) -> StoredArray:
-    """Drop what lies outside Bits Stored: overlays in high bits, and bits below the used ones (PS3.5 8.1.1)."""
+    """Drop what lies outside Bits Stored: overlays in high bits, and bits below the used ones (PS3.5 8.1.1).
+
+    Padding keeps its value: -32768 in 16 bits of which 12 are stored would become 0, and any signed value below the
+    range of Bits Stored would wrap to a wrong one.
+    """
     above = pixels.bits_allocated - 1 - pixels.high_bit
     below = pixels.high_bit + 1 - pixels.bits_stored
     if above == below == 0:
@@ -222,7 +226,22 @@ def _used_bits(stored: StoredArray, pixels: PixelFormat) -> StoredArray:
     low, high = (-half, half - 1) if pixels.signed else (0, 2 * half - 1)
     if below == 0 and low <= stored.min() and stored.max() <= high:
         return stored
-    return np.asarray((stored << above) >> (above + below))
+    used = np.asarray((stored << above) >> (above + below))
+    kept = _kept_whole(stored, pixels, low)
+    return used if kept is None else np.where(kept, stored, used)
+
+
+def _kept_whole(stored: StoredArray, pixels: PixelFormat, low: int) -> npt.NDArray[np.bool_] | None:
+    """Where stored values are padding or lie below the range of Bits Stored."""
+    kept: npt.NDArray[np.bool_] | None = None
+    if pixels.padding is not None:
+        first, last = pixels.padding
+        plain = stored & stored.dtype.type(~np.int64(pixels.overlay_bits)) if pixels.overlay_bits else stored
+        kept = np.asarray((plain >= first) & (plain <= last))
+    if pixels.signed and not pixels.overlay_bits and pixels.high_bit + 1 == pixels.bits_stored:
+        lower = np.asarray(stored < low)
+        kept = lower if kept is None else kept | lower
+    return kept
 
 
 @contextmanager

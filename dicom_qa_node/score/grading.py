@@ -28,6 +28,7 @@ from dicom_qa_node.models.text_prompt import Prompt
 from dicom_qa_node.score.body_region import region_of as verdict_region_of
 from dicom_qa_node.score.convolution_kernels import Sharpness, sharpness_of_header
 from dicom_qa_node.score.grade_sets import grade_set
+from dicom_qa_node.score.reformats import reformatted
 from dicom_qa_node.score.rules.applicability import outside_training_domain
 from dicom_qa_node.score.slice_selection import ChosenSlice
 from dicom_qa_node.score.volume import Volume
@@ -144,6 +145,9 @@ def outside_domain(volume: Volume, kind: SeriesKind, scorer: ScoringModel, chose
         return f"the pixel values are {volume.unit}, not {expected}"
     if not chosen:
         return "no slice shows a body"
+    reformat = reformatted(volume)
+    if reformat:
+        return reformat
     return outside_training_domain(volume.header, kind, verdict_region_of(volume))
 
 

@@ -77,7 +77,7 @@ def sharpness_of_volume(volume: Volume) -> KernelSharpness:
     """Return the sharpness of a CT volume in HU."""
     named = sharpness_of_header(volume.header)
     kernel = kernel_name(volume.header)
-    if named is not Sharpness.UNKNOWN or volume.unit != "HU":
+    if named is not Sharpness.UNKNOWN or volume.unit != "HU" or volume.unusable:
         return KernelSharpness(named, kernel)
     texture = noise_texture(volume)
     if texture is None:

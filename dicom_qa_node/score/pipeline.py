@@ -180,10 +180,12 @@ def _score_stack(
     kind = volume.kind if pairing.ct is None else SeriesKind.PETCT
     with clock.step("slices"):
         kernel = sharpness_of_volume(volume) if volume.kind is SeriesKind.CT else None
-        picked = choose_slices(volume, options.slices, options.slice_rule, pairing.ct, kernel)
-    reason = outside_domain(volume, kind, scorer, picked)
+        picked = (
+            () if volume.unusable else choose_slices(volume, options.slices, options.slice_rule, pairing.ct, kernel)
+        )
+    reason = volume.unusable or outside_domain(volume, kind, scorer, picked)
     examined = None
-    if volume.kind is SeriesKind.PT:
+    if volume.kind is SeriesKind.PT and not volume.unusable:
         with clock.step("measure"):
             examined = examine_pet(volume, pairing.ct)
     with clock.step("pictures"):
@@ -195,6 +197,8 @@ def _score_stack(
 
     def judged() -> SeriesScore:
         with clock.step("network"):
+            if volume.unusable:
+                return no_score(reason)
             if examined is not None:
                 return pet_verdict(volume, pairing.ct, picked, pictures, scorer, options.grades, examined)
             seen = no_score(reason) if reason else grade_series(pictures, volume, kind, picked, scorer, options.grades)
@@ -261,7 +265,10 @@ def _best_ct(
     problem: Permanent | None = None
     for candidate in ranked[:_MOST_CT_TRIES]:
         try:
-            return [build_volume(candidate.stack, decoders)], ()
+            volume = build_volume(candidate.stack, decoders)
+            if volume.unusable:
+                raise Permanent(volume.unusable)
+            return [volume], ()
         except Permanent as error:
             problem = problem or error
     raise problem or Permanent(reason)

@@ -70,7 +70,8 @@ class UnreadableHeader(Exception):
 class PixelFormat:
     """How the pixels of one file are stored (PS3.3 C.7.6.3).
 
-    ``offset`` is where the Pixel Data element begins in the file, None where the data set is deflated.
+    ``offset`` is where the Pixel Data element begins in the file, None where the data set is deflated. ``padding``
+    bounds the allocated values that are no image; ``overlay_bits`` masks the bits that an overlay takes (PS3.3 C.9.2).
     """
 
     path: Path
@@ -83,6 +84,8 @@ class PixelFormat:
     high_bit: int
     signed: bool
     frames: int
+    padding: tuple[int, int] | None = None
+    overlay_bits: int = 0
 
     @property
     def frame_bytes(self) -> int:
@@ -219,7 +222,7 @@ def slice_header(
             slope=_rescale(ds, "RescaleSlope"),
             intercept=_rescale(ds, "RescaleIntercept"),
             rescale_type=at.word(ds, "RescaleType"),
-            padding=_padding(ds),
+            padding=pixels.padding,
             traits=tuple(_traits(ds)),
             lossy=_lossy(ds, pixels),
             acquired=acquired_at(ds),
@@ -261,6 +264,7 @@ def _pixel_format(ds: Dataset, path: Path, offset: int | None, frames: int) -> P
         raise _BadAttribute(f"Bits Allocated (0028,0100) is {allocated}")
     stored = _whole(ds, "BitsStored", 1, allocated)
     high = at.integer(ds, "HighBit")
+    signed = at.integer(ds, "PixelRepresentation") == 1
     return PixelFormat(
         path=path,
         offset=offset,
@@ -270,8 +274,10 @@ def _pixel_format(ds: Dataset, path: Path, offset: int | None, frames: int) -> P
         bits_allocated=allocated,
         bits_stored=stored,
         high_bit=high if high is not None and stored - 1 <= high < allocated else stored - 1,
-        signed=at.integer(ds, "PixelRepresentation") == 1,
+        signed=signed,
         frames=frames,
+        padding=_padding(ds, allocated, signed),
+        overlay_bits=_overlay_bits(ds, stored),
     )
 
 
@@ -313,12 +319,27 @@ def _spacing(ds: Dataset) -> tuple[float, float]:
     return row, column
 
 
-def _padding(ds: Dataset) -> tuple[int, int] | None:
+def _padding(ds: Dataset, allocated: int, signed: bool) -> tuple[int, int] | None:
+    """Return the bounds of the padding as the pixels are stored, whatever the VR of its attributes was taken for."""
     value = at.integer(ds, "PixelPaddingValue")
     if value is None:
         return None
     limit = at.integer(ds, "PixelPaddingRangeLimit")
-    return min(value, value if limit is None else limit), max(value, value if limit is None else limit)
+    ends = [_as_stored(end, allocated, signed) for end in (value, value if limit is None else limit)]
+    return min(ends), max(ends)
+
+
+def _as_stored(value: int, allocated: int, signed: bool) -> int:
+    half = 1 << (allocated - 1)
+    if signed and half <= value < 2 * half:
+        return value - 2 * half
+    return value + 2 * half if not signed and -half <= value < 0 else value
+
+
+def _overlay_bits(ds: Dataset, stored: int) -> int:
+    """Return a mask of the bits above Bits Stored that hold overlays."""
+    positions = (at.integer(ds, (group, 0x0102)) for group in range(0x6000, 0x6020, 2))
+    return sum({1 << position for position in positions if position is not None and stored <= position < 32})
 
 
 def _traits(ds: Dataset) -> Iterator[tuple[str, str]]:

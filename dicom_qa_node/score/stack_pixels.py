@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -15,6 +15,7 @@ from pydicom import Dataset
 
 from dicom_qa_node.dicom_io import headers as at
 from dicom_qa_node.domain.results import SeriesKind
+from dicom_qa_node.score.blank_slices import is_blank
 from dicom_qa_node.score.decoder_pool import (
     BrokenPixels,
     Codestream,
@@ -27,6 +28,7 @@ from dicom_qa_node.score.decoder_pool import (
     native_frame,
 )
 from dicom_qa_node.score.multiframe import flattened
+from dicom_qa_node.score.rescale_type import HU, by_the_image, ct_unit
 from dicom_qa_node.score.slice_headers import PixelFormat, SliceHeader, open_header
 from dicom_qa_node.score.suv import PetScale, pet_scale
 from dicom_qa_node.score.volume import BoolArray, FloatArray, MappedStorage, PackedMask, PackedVoxels
@@ -47,7 +49,10 @@ def most_voxels(slices: Sequence[SliceHeader]) -> int:
 
 @dataclass(slots=True)
 class StackPixels:
-    """The pixels of the slices that could be decoded; ``kept`` are their indices, ``broken`` the others' reasons."""
+    """The pixels of slices; ``kept`` are their indices, ``broken`` the reasons of those that cannot be decoded.
+
+    ``blank`` are the indices of slices without an image; they are kept only where all are blank.
+    """
 
     voxels: FloatArray | PackedVoxels
     valid: BoolArray | PackedMask | None
@@ -55,6 +60,7 @@ class StackPixels:
     broken: dict[int, str]
     unit: str
     scale: PetScale | None
+    blank: list[int] = field(default_factory=list)
 
 
 def read_header(header: SliceHeader) -> Dataset:
@@ -90,9 +96,10 @@ def read_pixels(
         sink = _FloatSink(shape, slices, scale)
     broken: dict[int, str] = {}
     in_order(_tasks(slices, decoders, sink.put, broken), decoders.count)
-    kept = [index for index in range(len(slices)) if index not in broken]
+    decoded = [index for index in range(len(slices)) if index not in broken]
+    kept = [index for index in decoded if index not in sink.blank] or decoded
     voxels, valid = sink.result(kept)
-    return StackPixels(voxels, valid, kept, broken, unit, scale)
+    return StackPixels(voxels, valid, kept, broken, unit, scale, sorted(sink.blank))
 
 
 def _fits_16_bits(slices: Sequence[SliceHeader]) -> bool:
@@ -104,7 +111,9 @@ def _unit(first: SliceHeader, header: Dataset, slices: Sequence[SliceHeader]) ->
     if first.kind.kind is SeriesKind.PT:
         scale = pet_scale(header, [item.acquired for item in slices], _frame_times_ms(slices))
         return scale.unit, scale
-    return (first.kind.unit if first.rescale_type in ("", "HU") else first.rescale_type), None
+    if by_the_image(first.rescale_type, at.words(header, "ImageType")):
+        return HU, None
+    return ct_unit(first.rescale_type), None
 
 
 def _frame_times_ms(slices: Sequence[SliceHeader]) -> list[float]:
@@ -186,6 +195,7 @@ class _FloatSink:
         self._slices = slices
         self._scale = scale
         self._valid: BoolArray | None = None
+        self.blank: set[int] = set()
         self._lock = threading.Lock()
 
     def put(self, index: int, stored: StoredArray) -> None:
@@ -194,6 +204,8 @@ class _FloatSink:
         np.multiply(stored, np.float32(slope), out=out, casting="unsafe")
         out += np.float32(intercept)
         outside = _outside(self._slices[index], stored, slope, intercept)
+        if _shows_nothing(stored, outside, slope):
+            self.blank.add(index)
         if outside is not None:
             self._mask()[index] = ~outside
 
@@ -217,12 +229,15 @@ class _PackedSink:
         rescale = np.array([_rescale(item, scale, index) for index, item in enumerate(slices)], np.float32)
         self._slope, self._intercept = rescale[:, 0], rescale[:, 1]
         self._bits: npt.NDArray[np.uint8] | None = None
+        self.blank: set[int] = set()
         self._lock = threading.Lock()
 
     def put(self, index: int, stored: StoredArray) -> None:
         self._scratch.array[index] = stored
         self._scratch.touched(stored.nbytes)
         outside = _outside(self._slices[index], stored, self._slope[index], self._intercept[index])
+        if _shows_nothing(stored, outside, float(self._slope[index])):
+            self.blank.add(index)
         if outside is not None:
             self._mask()[index] = np.packbits(~outside, axis=-1)
 
@@ -239,6 +254,10 @@ class _PackedSink:
                 slices, rows, columns = self._scratch.array.shape
                 self._bits = np.full((slices, rows, -(-columns // 8)), 255, np.uint8)
             return self._bits
+
+
+def _shows_nothing(stored: StoredArray, outside: BoolArray | None, slope: float) -> bool:
+    return slope == 0.0 or is_blank(stored, None if outside is None else ~outside)
 
 
 def _rescale(header: SliceHeader, scale: PetScale | None, index: int) -> tuple[float, float]:

@@ -16,6 +16,11 @@ __all__ = ["Stack", "split_into_stacks"]
 _SAME_DIRECTION = 2e-3
 _SAME_SPACING = 1e-3
 _MIN_INTERLEAVED = 3
+_MOST_INTERLEAVED = 8
+_TABLE_MM = 0.35
+_SHARE_OF_GAP = 0.45
+
+FloatVector = np.typing.NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,36 +101,48 @@ def _positions(slices: Sequence[SliceHeader]) -> np.typing.NDArray[np.float64]:
 
 
 def _separate(group: Sequence[SliceHeader]) -> list[Stack]:
-    crowd = _crowd(group)
+    reach = _reach(group)
+    crowd = _crowd(group, reach)
     if crowd == 1:
         return _interleaved(group)
     for trait in _trait_names(group):
         shares = _by_trait(group, trait)
-        if 1 < len(shares) <= 2 * crowd and max(map(_crowd, shares.values())) < crowd:
+        if 1 < len(shares) <= 2 * crowd and max(_crowd(share, reach) for share in shares.values()) < crowd:
             return [
                 Stack(", ".join(filter(None, (f"{trait} {value}", stack.name))), stack.slices, stack.left_out)
                 for value, share in shares.items()
                 for stack in _separate(share)
             ]
-    return _by_rank(group, crowd)
+    return _by_rank(group, crowd, reach)
 
 
-def _crowd(group: Sequence[SliceHeader]) -> int:
+def _reach(group: Sequence[SliceHeader]) -> float:
+    """Return how near slices are at one position: where most are further apart, the table may have moved a little."""
+    gaps = np.diff(np.sort(_positions(group)))
+    apart = gaps[gaps > _TABLE_MM]
+    if apart.size < _MIN_INTERLEAVED - 1:
+        return SAME_POSITION_MM
+    return max(SAME_POSITION_MM, min(_TABLE_MM, _SHARE_OF_GAP * float(apart.min())))
+
+
+def _crowd(group: Sequence[SliceHeader], reach: float) -> int:
     """Return how many slices share the most crowded position."""
-    return max(len(cell) for cell in _cells(group))
+    return max(len(cell) for cell in _cells(group, reach))
 
 
-def _cells(group: Sequence[SliceHeader]) -> list[list[SliceHeader]]:
+def _cells(group: Sequence[SliceHeader], reach: float = SAME_POSITION_MM) -> list[list[SliceHeader]]:
     """Gather slices by position, in ascending order of positions, keeping their order at one position."""
     place = _positions(group)
     order = np.argsort(place, kind="stable")
     cells: list[list[SliceHeader]] = []
-    last = -np.inf
+    first = -np.inf
     for index in order:
-        if place[index] - last > SAME_POSITION_MM:
+        if place[index] - first > reach:
             cells.append([])
+            first = place[index]
         cells[-1].append(group[index])
-        last = place[index]
+    for cell in cells:
+        cell.sort(key=_order)
     return cells
 
 
@@ -145,13 +162,20 @@ def _by_trait(group: Sequence[SliceHeader], trait: str) -> dict[str, list[SliceH
 
 
 def _interleaved(group: Sequence[SliceHeader]) -> list[Stack]:
-    """Separate acquisitions that overlap without sharing a position: uneven together, each of them even."""
-    if spacing_of(_even_order(group)).uneven:
-        for trait in ("acquisition", "stack"):
-            shares = _by_trait(group, trait)
-            if 1 < len(shares) <= 4 and all(_is_even(share) for share in shares.values()):
+    """Separate acquisitions that lie between each other without sharing a position, each even by itself."""
+    for trait in ("acquisition", "stack"):
+        shares = _by_trait(group, trait)
+        if 1 < len(shares) <= _MOST_INTERLEAVED and all(_is_even(share) for share in shares.values()):
+            apart = [_positions(share) for share in shares.values()]
+            if any(_overlap(one, other) for i, one in enumerate(apart) for other in apart[i + 1 :]):
                 return [Stack(f"{trait} {value}", tuple(share)) for value, share in shares.items()]
     return [Stack("", tuple(group))]
+
+
+def _overlap(one: FloatVector, other: FloatVector) -> bool:
+    """Whether two acquisitions cover the same stretch: neighbouring zones and table positions do not."""
+    shared = min(one.max(), other.max()) - max(one.min(), other.min())
+    return bool(shared > 0.5 * min(np.ptp(one), np.ptp(other)))
 
 
 def _even_order(group: Sequence[SliceHeader]) -> np.typing.NDArray[np.float64]:
@@ -162,9 +186,9 @@ def _is_even(group: Sequence[SliceHeader]) -> bool:
     return len(group) >= _MIN_INTERLEAVED and not spacing_of(_even_order(group)).uneven
 
 
-def _by_rank(group: Sequence[SliceHeader], crowd: int) -> list[Stack]:
+def _by_rank(group: Sequence[SliceHeader], crowd: int, reach: float) -> list[Stack]:
     """Separate what no attribute tells apart: whole repetitions by instance number, else duplicates."""
-    cells = _cells(group)
+    cells = _cells(group, reach)
     repeated = sum(len(cell) == crowd for cell in cells)
     if len(cells) >= _MIN_INTERLEAVED and repeated >= 0.9 * len(cells):
         ranks = [[cell[rank] for cell in cells if rank < len(cell)] for rank in range(crowd)]

@@ -152,6 +152,12 @@ class Volume:
         What assembly has to say: gaps, duplicates, left-out objects, missing tags.
     origins_mm
         shape (slices, 3): patient coordinates of the centre of the first voxel of each slice.
+    blank_mm
+        Positions along the normal of slices without an image, which were left out.
+    thickness_mm
+        Slice Thickness (0018,0050) of each slice, None where it has none; () for a made volume.
+    unusable
+        Why the voxels can be neither measured nor judged: blank, or on no scale that is known; "" where they can.
     lossy
         The strongest loss that a slice was compressed with, an unknown one first; None where no slice was.
     suv_ratios
@@ -175,6 +181,9 @@ class Volume:
     stack_name: str = ""
     findings: tuple[Finding, ...] = field(default_factory=tuple)
     origins_mm: npt.NDArray[np.float64] | None = None
+    blank_mm: tuple[float, ...] = ()
+    thickness_mm: tuple[float | None, ...] = ()
+    unusable: str = ""
     lossy: Lossy | None = None
     suv_ratios: Mapping[str, float] = field(default_factory=dict)
     pet_times: PetTimes | None = None

@@ -7,19 +7,23 @@ memory one phase at a time; `assemble` does both for small series.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from dicom_qa_node.dicom_io import headers as at
 from dicom_qa_node.domain.errors import Permanent
-from dicom_qa_node.domain.results import Finding
+from dicom_qa_node.domain.results import Finding, SeriesKind, Severity
+from dicom_qa_node.score.blank_slices import blank_reason
 from dicom_qa_node.score.decoder_pool import DecoderPool
 from dicom_qa_node.score.multiframe import frame_headers
+from dicom_qa_node.score.physics.hu_scale import check_hu_scale
+from dicom_qa_node.score.reformats import without_projections
+from dicom_qa_node.score.rescale_type import HU, ct_unit
 from dicom_qa_node.score.rules import acquisition as irr
 from dicom_qa_node.score.series_identity import ImageIdentity, identity_of, one_identity
-from dicom_qa_node.score.slice_geometry import normal_of, spacing_of
+from dicom_qa_node.score.slice_geometry import normal_of, positions, spacing_of
 from dicom_qa_node.score.slice_headers import LeftOut, Lossy, SliceHeader, UnreadableHeader, open_header, slice_header
 from dicom_qa_node.score.stack_pixels import PACK_ABOVE_VOXELS, StackPixels, most_voxels, read_header, read_pixels
 from dicom_qa_node.score.stacks import Stack, split_into_stacks
@@ -119,8 +123,11 @@ class _Headers:
             raise Permanent(f"the files are of {len(series)} series: {', '.join(series[:3])}")
         identity = one_identity(self.identities)
         slices, others = _of_one_kind(self.slices)
-        left_out = (*self.left_out, *others)
-        return HeaderScan(series[0], slices[0].kind.modality, tuple(split_into_stacks(slices)), left_out, identity)
+        stacks, projections = without_projections(split_into_stacks(slices))
+        if not stacks:
+            raise Permanent(_why_nothing([*self.left_out, *projections]))
+        left_out = (*self.left_out, *others, *projections)
+        return HeaderScan(series[0], slices[0].kind.modality, tuple(stacks), left_out, identity)
 
 
 def build_volume(stack: Stack, decoders: DecoderPool, *, pack_above: int = PACK_ABOVE_VOXELS) -> Volume:
@@ -141,7 +148,11 @@ def build_volume(stack: Stack, decoders: DecoderPool, *, pack_above: int = PACK_
         )
     kept = [slices[index] for index in pixels.kept]
     findings = (*irr.of_stack(stack, slices, pixels, header, skipped), *(pixels.scale.findings if pixels.scale else ()))
-    return _volume(stack, kept, pixels, findings)
+    volume = _volume(stack, kept, pixels, findings)
+    if pixels.blank:
+        places = positions([slices[index].origin_mm for index in pixels.blank], normal_of(slices[0].orientation))
+        volume = replace(volume, blank_mm=tuple(map(float, places)), unusable=blank_reason(pixels))
+    return _on_known_scale(volume)
 
 
 def build_volumes(paths: Sequence[Path], decoders: DecoderPool | None = None) -> list[Volume]:
@@ -216,10 +227,25 @@ def _volume(stack: Stack, slices: Sequence[SliceHeader], pixels: StackPixels, fi
         stack_name=stack.name,
         findings=tuple(findings),
         origins_mm=origins,
+        thickness_mm=tuple(item.thickness_mm for item in slices),
         lossy=_strongest(item.lossy for item in slices),
         suv_ratios=pixels.scale.ratios if pixels.scale else {},
         pet_times=pixels.scale.times if pixels.scale else None,
     )
+
+
+def _on_known_scale(volume: Volume) -> Volume:
+    """Compare the values of a CT with the HU scale; note what is wrong with them."""
+    if volume.kind is not SeriesKind.CT or volume.unit != HU or volume.unusable:
+        return volume
+    scale = check_hu_scale(volume)
+    stated = at.word(volume.header, "RescaleType")
+    if scale.fault is not None:
+        finding = Finding("hu_scale_off", Severity.ERROR, scale.sentence, scale.evidence)
+        return replace(volume, unusable=scale.reason, findings=(*volume.findings, finding))
+    if ct_unit(stated) == HU or scale.proven:
+        return volume
+    return replace(volume, unit=stated, findings=(*volume.findings, irr.unit_unexpected(stated, HU)))
 
 
 def _strongest(losses: Iterable[Lossy | None]) -> Lossy | None:

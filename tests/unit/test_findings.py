@@ -175,9 +175,9 @@ def test_lossy_compression_is_told_with_its_ratio(lossy, severity, shown):
 
 
 def test_fewer_slices_than_announced():
-    found = judged(ct_case(ImagesInAcquisition=8), completeness=62.5)["incomplete"]
+    found = judged(ct_case(NumberOfSlices=8), completeness=62.5)["incomplete"]
     assert "5 of 8" in found.sentence
-    assert judged(ct_case(ImagesInAcquisition=5), completeness=100.0) == {}
+    assert judged(ct_case(NumberOfSlices=5), completeness=100.0) == {}
 
 
 def test_missing_slices():
@@ -204,7 +204,7 @@ def everything():
     air = volume(np.full((3, 32, 32), -1000.0, np.float32))
     found |= {finding.key: finding for finding in evaluate_rules(air, measure(air)) if finding.key == "no_body"}
     found |= judged(pet_case("BQML", CorrectedImage=["DECY"]))
-    lossy = replace(ct_case(ImagesInAcquisition=8), lossy=Lossy(True, None))
+    lossy = replace(ct_case(NumberOfSlices=8), lossy=Lossy(True, None))
     return found | judged(lossy, completeness=60.0, missing_slices=1.0, largest_gap=6.0)
 
 

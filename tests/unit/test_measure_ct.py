@@ -266,7 +266,7 @@ def test_large_series_is_read_slice_by_slice():
 def test_completeness_and_gaps():
     positions = [0.0, 3.0, 6.0, 15.0, 18.0]
     made = replace(ct(slices=5), positions_mm=np.array(positions))
-    made.header.ImagesInAcquisition = 10
+    made.header.NumberOfSlices = 10
     found = measured(made)
     assert found["slices_used"] == 5
     assert found["completeness"] == 50.0

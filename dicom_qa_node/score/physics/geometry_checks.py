@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 
 from dicom_qa_node.dicom_io.headers import number
 from dicom_qa_node.domain.codes import Code, private_code
 from dicom_qa_node.domain.results import Measurement
 from dicom_qa_node.score.physics.quantities import Direction, Quantity, Register
+from dicom_qa_node.score.slice_geometry import spacing_of
 from dicom_qa_node.score.volume import Volume
 
 __all__ = ["GEOMETRY_QUANTITIES", "announced_slices", "geometry_measurements", "missing_slices"]
@@ -17,7 +19,7 @@ def geometry_measurements(volume: Volume) -> tuple[Measurement, ...]:
     """Measure completeness and geometry (PS3.3 C.7.6.2).
 
     * ``slices_used`` (slices, context): those of the volume.
-    * ``completeness`` (%, higher is better): slices / announced ones, (0054,0081) of PET or (0020,1002) of CT.
+    * ``completeness`` (%, higher is better): slices that came / Number of Slices (0054,0081) of PET.
     * ``missing_slices`` (slices, lower is better): sum over gaps of round(gap / usual distance) - 1.
     * ``largest_gap`` (mm, lower is better): largest difference of neighbouring positions along the normal.
     * ``slice_thickness`` (mm, context): Slice Thickness (0018,0050).
@@ -44,36 +46,38 @@ def geometry_measurements(volume: Volume) -> tuple[Measurement, ...]:
 
 
 def announced_slices(volume: Volume) -> int | None:
-    """Number of slices that the header promises for this volume; None where it says nothing.
+    """Number of Slices (0054,0081) of PET, which counts this volume (per time slice); None where it is absent.
 
-    Number of Slices (0054,0081) for PET (per time slice), Images in Acquisition (0020,1002) for CT.
+    Images in Acquisition (0020,1002) of CT counts the acquisition, from which any number of series may come.
     """
-    keyword = "NumberOfSlices" if "NumberOfSlices" in volume.header else "ImagesInAcquisition"
-    announced = number(volume.header, keyword)
+    announced = number(volume.header, "NumberOfSlices")
     return int(announced) if announced is not None and announced >= 1 else None
 
 
 def missing_slices(volume: Volume) -> int:
-    """Slices that are missing between the first and the last one."""
-    if len(volume.positions_mm) < 3 or volume.spacing_mm[0] <= 0:
-        return 0
-    steps = np.diff(volume.positions_mm) / volume.spacing_mm[0]
-    return int(np.maximum(np.rint(steps) - 1, 0).sum())
+    """Slices that are missing between the first and the last one, by the rule of `geometry.spacing_of`."""
+    return spacing_of(_occupied(volume)).missing
+
+
+def _occupied(volume: Volume) -> npt.NDArray[np.float64]:
+    """Positions of all slices that came, blank ones too, ascending."""
+    return np.unique(np.concatenate([volume.positions_mm, np.asarray(volume.blank_mm, float)]))
 
 
 def _completeness(volume: Volume) -> Measurement:
     announced = announced_slices(volume)
     if announced is None:
         return GEOMETRY_QUANTITIES.absent("completeness", "the header announces no number of slices")
-    count = len(volume.positions_mm)
+    count = len(_occupied(volume))
     return GEOMETRY_QUANTITIES.value("completeness", 100.0 * count / announced, f"{count} of {announced} slices")
 
 
 def _gaps(volume: Volume) -> tuple[Measurement, ...]:
-    if len(volume.positions_mm) < 2:
+    places = _occupied(volume)
+    if len(places) < 2:
         names = ("missing_slices", "largest_gap", "slice_spacing")
         return GEOMETRY_QUANTITIES.absent_all(names, "a single slice")
-    steps = np.diff(volume.positions_mm)
+    steps = np.diff(places)
     worst = int(np.argmax(steps))
     return (
         GEOMETRY_QUANTITIES.value("missing_slices", missing_slices(volume)),
@@ -83,12 +87,14 @@ def _gaps(volume: Volume) -> tuple[Measurement, ...]:
 
 
 def _thickness(volume: Volume) -> tuple[Measurement, ...]:
-    thickness = number(volume.header, "SliceThickness")
-    if thickness is None or thickness <= 0:
+    known = [value for value in volume.thickness_mm if value] or [number(volume.header, "SliceThickness") or 0.0]
+    thickness = float(np.median(known))
+    if thickness <= 0:
         return GEOMETRY_QUANTITIES.absent_all(
             ("slice_thickness", "uncovered_gap"), "the header gives no slice thickness (0018,0050)"
         )
-    value = GEOMETRY_QUANTITIES.value("slice_thickness", thickness)
+    zones = f"{min(known):g} to {max(known):g} mm" if max(known) > 1.02 * min(known) else ""
+    value = GEOMETRY_QUANTITIES.value("slice_thickness", thickness, zones)
     if len(volume.positions_mm) < 2:
         return value, GEOMETRY_QUANTITIES.absent("uncovered_gap", "a single slice")
     return value, GEOMETRY_QUANTITIES.value("uncovered_gap", volume.spacing_mm[0] - thickness)
@@ -110,8 +116,8 @@ GEOMETRY_QUANTITIES = Register(
             "Slices received of those announced",
             "%",
             Direction.HIGHER,
-            "slices / Number of Slices (0054,0081) of PET or Images in Acquisition (0020,1002) of CT",
-            "PS3.3 C.8.9.1 and C.7.6.1",
+            "slices / Number of Slices (0054,0081) of PET",
+            "PS3.3 C.8.9.1",
             private_code("S102", "Slices received of those announced"),
         ),
         Quantity(
@@ -119,7 +125,7 @@ GEOMETRY_QUANTITIES = Register(
             "Slices missing inside the volume",
             "{slices}",
             Direction.LOWER,
-            "sum over gaps of round(gap / usual distance) - 1",
+            "sum over single gaps of round(gap / distance in their zone) - 1",
             "own definition",
             private_code("S103", "Slices missing inside the volume"),
         ),

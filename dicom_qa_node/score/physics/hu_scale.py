@@ -1,5 +1,4 @@
-"""Whether the values of a CT are Hounsfield units, from the images alone: where air, fat and soft tissue have their
-peaks.
+"""Whether the values of a CT are Hounsfield units, from the images alone: by the peaks of air, fat and soft tissue.
 
 A rescale that was lost, applied twice or mistyped, and values cut by a converter, leave a picture that looks right in
 any viewer with an automatic window. Air lies at -1000 HU, fat near -100 HU and soft tissue near 40 HU on every scanner
@@ -94,6 +93,11 @@ class HuScale:
     sentence: str = ""
     evidence: str = ""
 
+    @property
+    def reason(self) -> str:
+        """The sentence as part of another one."""
+        return self.sentence[:1].lower() + self.sentence[1:].rstrip(".")
+
 
 @dataclass(frozen=True, slots=True)
 class _Peak:
@@ -162,8 +166,8 @@ def _sign(sample: _Sample) -> HuScale | None:
     if share < _SMALL_SHARE:
         return None
     sentence = (
-        "The CT numbers are off: negative values stand as values above 30000, as a wrong Pixel Representation (0028,0103) "
-        "leaves them."
+        "The CT numbers are off: negative values stand as values above 30000, as a wrong Pixel Representation "
+        "(0028,0103) leaves them."
     )
     return HuScale(ScaleFault.SIGN, False, sentence, f"{100 * share:.0f} % above {_WRAPPED:.0f}; {sample.evidence}")
 
@@ -251,12 +255,12 @@ def _candidates(sample: _Sample) -> Iterator[_Scale]:
 
 
 def _explained(sample: _Sample, scale: _Scale) -> float:
-    """Share (0-1) of the peaks that lie where a patient or phantom has some on this scale; 0 for less than two kinds.
+    """Share (0-1) of the peaks that lie where a patient or phantom has some; 0 for less than two of air, fat and soft.
 
-    Lungs count by half, for they may be anywhere between air and fat; a peak too narrow or too wide for its material,
+    Lungs count by a part, for they may be anywhere between air and fat; a peak too narrow or too wide for its material,
     and what lies below air or between fat and lung, count against it.
     """
-    shares = {kind: 0.0 for kind in ("air", "fat", "soft", "other")}
+    shares = dict.fromkeys(("air", "fat", "soft", "other"), 0.0)
     good = bad = 0.0
     for peak in sample.peaks:
         hu, width = (peak.place - scale.offset) / scale.slope, peak.width / scale.slope
@@ -302,7 +306,7 @@ def _offset(offset_hu: float, sample: _Sample) -> HuScale | None:
 
 def _slope(factor: float, sample: _Sample) -> HuScale | None:
     sentence = (
-        f"The CT numbers are off: the distances of air, fat and soft tissue are {factor:.2g} times what they are in HU, "
+        f"The CT numbers are off: air, fat and soft tissue are {factor:.2g} times as far apart as they are in HU, "
         "as a wrong Rescale Slope (0028,1053) leaves them."
     )
     return HuScale(ScaleFault.SLOPE, False, sentence, sample.evidence)

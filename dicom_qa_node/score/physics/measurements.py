@@ -64,9 +64,22 @@ def measure(
     examination
         What `physics.pet.examine_pet` found for a PET, where it has looked already.
     """
+    if volume.unusable:
+        return (*_by_header(volume, kernel), *geometry_measurements(volume))
     if volume.kind is SeriesKind.CT:
         return (*ct_measurements(volume, kernel), *geometry_measurements(volume))
     return (*pet_measurements(volume, paired_ct, examination), *geometry_measurements(volume))
+
+
+def _by_header(volume: Volume, kernel: KernelSharpness | None) -> tuple[Measurement, ...]:
+    """Read what the header says of a volume whose voxels cannot be used; the rest is withheld with the reason."""
+    if volume.kind is SeriesKind.CT:
+        register, said = CT_QUANTITIES, protocol_measurements(volume.header, kernel or sharpness_of_volume(volume))
+    else:
+        register, said = PET_QUANTITIES, pet_protocol_measurements(volume)
+    found = {measurement.name for measurement in said}
+    withheld = [quantity.name for quantity in register if quantity.name not in found]
+    return (*register.absent_all(withheld, volume.unusable), *said)
 
 
 def ct_measurements(volume: Volume, kernel: KernelSharpness | None = None) -> tuple[Measurement, ...]:

@@ -12,19 +12,22 @@ from dicom_qa_node.dicom_io import headers as at
 from dicom_qa_node.domain.codes import Code
 from dicom_qa_node.domain.results import Finding, Severity
 from dicom_qa_node.domain.uids import is_uid
+from dicom_qa_node.score.blank_slices import too_many_blank
 from dicom_qa_node.score.physics.geometry_checks import announced_slices
 from dicom_qa_node.score.rules.case import INCOMPLETE, Case, Rule, code_of
-from dicom_qa_node.score.slice_geometry import normal_of, plane_of, spacing_of, tilt_of
+from dicom_qa_node.score.slice_geometry import normal_of, plane_of, positions, spacing_of, tilt_of
 from dicom_qa_node.score.slice_headers import LeftOut, Lossy, SliceHeader
 from dicom_qa_node.score.stack_pixels import StackPixels
 from dicom_qa_node.score.stacks import Stack
 
-__all__ = ["COMPLETENESS_RULES", "counted", "of_series", "of_stack"]
+__all__ = ["COMPLETENESS_RULES", "counted", "of_series", "of_stack", "unit_unexpected"]
 
 _INCOMPLETE = Code("130576", "DCM", "Anatomy coverage incomplete")
 _LONGEST_LIST = 20
 _TILT_DEG = 0.5
 _OBLIQUE_DEG = 10.0
+
+_MOST_TILT_DEG = 35.0
 
 
 def counted(left_out: Sequence[LeftOut]) -> str:
@@ -59,7 +62,8 @@ def of_stack(
         yield Finding("series_thinned", Severity.WARNING, sentence, evidence=f"{skipped} slices passed over")
     yield from _about_left_out(stack)
     yield from _about_broken(slices, pixels)
-    yield from _about_spacing(kept)
+    yield from _about_blank(slices, pixels)
+    yield from _about_spacing([slices[index] for index in sorted({*pixels.kept, *pixels.blank})])
     yield from _about_plane(kept, header)
     yield from _about_values(kept, pixels)
 
@@ -84,12 +88,43 @@ def _about_broken(slices: Sequence[SliceHeader], pixels: StackPixels) -> Iterato
     )
 
 
+def _about_blank(slices: Sequence[SliceHeader], pixels: StackPixels) -> Iterator[Finding]:
+    if not pixels.blank:
+        return
+    blank = [slices[index] for index in pixels.blank]
+    total = len({*pixels.kept, *pixels.blank})
+    uids = tuple(item.sop_instance_uid for item in blank if is_uid(item.sop_instance_uid))[:_LONGEST_LIST]
+    places = positions([item.origin_mm for item in blank], normal_of(blank[0].orientation))
+    where = ", ".join(f"{place:.1f}" for place in places[:_LONGEST_LIST])
+    evidence = f"{len(blank)} of {total} slices, at {where} mm along the stack"
+    cause = ""
+    if any(item.slope == 0 for item in blank):
+        cause = ": Rescale Slope (0028,1053) is 0"
+    count = "All" if len(blank) == total else f"{len(blank)} of"
+    if too_many_blank(len(blank), total):
+        sentence = f"{count} {total} slices are empty, slices {_ranges(pixels.blank)}{cause}: nothing can be judged."
+        yield Finding("images_blank", Severity.ERROR, sentence, evidence, None, uids)
+    else:
+        sentence = f"{count} {total} slices are empty and were left out, slices {_ranges(pixels.blank)}{cause}."
+        yield Finding("slices_blank", Severity.WARNING, sentence, evidence, None, uids)
+
+
+def _ranges(indices: Sequence[int]) -> str:
+    """Return "1 to 3, 7": slices counted from 1."""
+    runs: list[list[int]] = []
+    for index in indices:
+        if runs and index == runs[-1][1] + 1:
+            runs[-1][1] = index
+        else:
+            runs.append([index, index])
+    return ", ".join(f"{low + 1}" if low == high else f"{low + 1} to {high + 1}" for low, high in runs)
+
+
 def _about_spacing(kept: Sequence[SliceHeader]) -> Iterator[Finding]:
-    normal = normal_of(kept[0].orientation)
-    gap = spacing_of(np.array([item.origin_mm for item in kept]) @ normal)
     if len(kept) == 1:
         yield Finding("single_slice", Severity.INFO, "The series holds a single slice.")
         return
+    gap = spacing_of(positions([item.origin_mm for item in kept], normal_of(kept[0].orientation)))
     evidence = f"gaps {gap.low_mm:.2f} to {gap.high_mm:.2f} mm, usually {gap.nominal_mm:.2f} mm"
     if gap.missing:
         sentence = f"{_many(gap.missing, 'slice')} missing between the first and the last."
@@ -97,14 +132,13 @@ def _about_spacing(kept: Sequence[SliceHeader]) -> Iterator[Finding]:
     if gap.uneven:
         sentence = "The gaps between slices are uneven."
         yield Finding("gaps_uneven", Severity.WARNING, sentence, evidence)
-    thickness = kept[0].thickness_mm
-    if thickness and not gap.uneven:
-        if thickness > 1.02 * gap.nominal_mm:
-            sentence = f"The slices overlap: {thickness:g} mm thick, {gap.nominal_mm:.3g} mm apart."
-            yield Finding("slices_overlap", Severity.INFO, sentence, evidence)
-        elif thickness < 0.98 * gap.nominal_mm:
-            sentence = f"The slices leave tissue out: {thickness:g} mm thick, {gap.nominal_mm:.3g} mm apart."
-            yield Finding("slices_apart", Severity.INFO, sentence, evidence)
+    thickest = max((item.thickness_mm or 0.0 for item in kept), default=0.0)
+    if len(gap.zones_mm) > 1:
+        steps = " and ".join(f"{step:.3g}" for step in gap.zones_mm)
+        yield Finding("slice_zones", Severity.INFO, f"The stack has zones of slices {steps} mm apart.", evidence)
+    elif not gap.uneven and 0.0 < thickest < 0.98 * gap.nominal_mm:
+        sentence = f"The slices leave tissue out: {thickest:g} mm thick, {gap.nominal_mm:.3g} mm apart."
+        yield Finding("slices_apart", Severity.INFO, sentence, evidence)
 
 
 def _about_plane(kept: Sequence[SliceHeader], header: Dataset) -> Iterator[Finding]:
@@ -116,6 +150,10 @@ def _about_plane(kept: Sequence[SliceHeader], header: Dataset) -> Iterator[Findi
         evidence = f"{tilt:.1f} degrees by the positions" + ("" if stated is None else f", {stated:g} by the header")
         sentence = f"The stack is sheared by {tilt:.1f} degrees, as a tilted gantry leaves it."
         yield Finding("gantry_tilt", Severity.INFO, sentence, evidence)
+    elif len(kept) == 1 and plane == "axial" and angle <= _MOST_TILT_DEG and "ORIGINAL" in _image_type(header):
+        sentence = f"The slice is tilted by {angle:.1f} degrees, as a tilted gantry leaves it."
+        if angle > _TILT_DEG:
+            yield Finding("gantry_tilt", Severity.INFO, sentence, f"normal {np.round(normal, 3).tolist()}")
     elif plane != "axial" or angle > _OBLIQUE_DEG:
         oblique = f", {angle:.0f} degrees oblique" if angle > 1 else ""
         sentence = f"The slices are {plane}{oblique}: a reformatted series."
@@ -129,8 +167,17 @@ def _about_values(kept: Sequence[SliceHeader], pixels: StackPixels) -> Iterator[
         )
         yield Finding("rescale_missing", Severity.WARNING, sentence)
     if pixels.scale is None and pixels.unit != kept[0].kind.unit:
-        sentence = f"The pixel values are {pixels.unit}, not {kept[0].kind.unit}: no score and no noise figures apply."
-        yield Finding("unit_unexpected", Severity.ERROR, sentence, f"Rescale Type (0028,1054) is {pixels.unit}")
+        yield unit_unexpected(pixels.unit, kept[0].kind.unit)
+
+
+def unit_unexpected(unit: str, expected: str) -> Finding:
+    """Return the finding about values of another quantity."""
+    sentence = f"The pixel values are {unit}, not {expected}: no score and no noise figures apply."
+    return Finding("unit_unexpected", Severity.ERROR, sentence, f"Rescale Type (0028,1054) is {unit}")
+
+
+def _image_type(header: Dataset) -> list[str]:
+    return [value.upper() for value in at.words(header, "ImageType")]
 
 
 def _about(key: str, severity: Severity, sentence: str, objects: Sequence[LeftOut]) -> Finding:

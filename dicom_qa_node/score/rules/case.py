@@ -54,11 +54,12 @@ PRIVATE_CODES: Mapping[str, Code] = {
     "pet_implausible": private_code("F130", "PET implausible"),
     "pet_not_checked": private_code("F131", "Plausibility of the PET not checked"),
     "pet_not_rated": private_code("F132", "PET not rated"),
+    "slices_blank": private_code("F120", "Slices without an image"),
 }
 """Codes of findings for which CID 6135 and 6315 hold none, by the key of the finding."""
 
 
-_CODES_OF_ASSEMBLY: Mapping[str, Code] = {"slices_missing": INCOMPLETE}
+_CODES_OF_ASSEMBLY: Mapping[str, Code] = {"slices_missing": INCOMPLETE, "images_blank": NO_IMAGE}
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,7 +39,7 @@ def noise_high(case: Case) -> Finding | None:
     noise, sharpness = case.value("global_noise_level"), case.value("kernel_sharpness") or 0.0
     if noise is None or sharpness == 1.0:
         return None
-    thickness = max(number(case.header, "SliceThickness") or case.volume.spacing_mm[0], 0.3)
+    thickness = max(_thickness(case), 0.3)
     # photons per slice grow with its thickness
     limit = case.limits.noise_hu * math.sqrt(_LIMIT_THICKNESS_MM / thickness) * (1.0 + sharpness)
     if noise <= limit:
@@ -47,6 +47,11 @@ def noise_high(case: Case) -> Finding | None:
     sentence = f"The images are noisy: {noise:.0f} HU, where at most {limit:.0f} HU are expected. Check dose and size."
     evidence = f"global noise level {noise:.1f} HU, limit {limit:.1f} HU at {thickness:g} mm slices"
     return Finding("noise_high", Severity.WARNING, sentence, evidence, POOR_SNR)
+
+
+def _thickness(case: Case) -> float:
+    stated = case.value("slice_thickness") or number(case.header, "SliceThickness")
+    return stated or case.volume.spacing_mm[0]
 
 
 def sharp_kernel(case: Case) -> Finding | None:
