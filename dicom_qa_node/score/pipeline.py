@@ -21,6 +21,7 @@ from dicom_qa_node.config.thresholds import FindingRules
 from dicom_qa_node.dicom_io import headers as at
 from dicom_qa_node.domain.errors import Permanent
 from dicom_qa_node.domain.results import Finding, Measurement, SeriesKind, SeriesResult, Severity, grade_label
+from dicom_qa_node.score.blank_slices import too_many_blank
 from dicom_qa_node.score.ct_selection import rank_ct_stacks
 from dicom_qa_node.score.decoder_pool import DecoderPool
 from dicom_qa_node.score.display_images import SOFT_TISSUE
@@ -89,7 +90,10 @@ class _Paired:
 
 @dataclass(frozen=True, slots=True)
 class _StackResult:
-    """What was found about one stack, its voxels forgotten; ``irregular`` are the warnings of its assembly."""
+    """What was found about one stack, its voxels forgotten.
+
+    ``irregular`` are the warnings of its assembly; ``blank`` of its slices show nothing, those left out included.
+    """
 
     stack_name: str
     kind: SeriesKind
@@ -101,6 +105,7 @@ class _StackResult:
     irregular: tuple[Finding, ...]
     instances: frozenset[str]
     exhibit: KeySlices | None
+    blank: int = 0
 
 
 def score_series(
@@ -147,7 +152,8 @@ def score_series(
     to_score, skipped = _stacks_to_score(found)
     paired = _Paired(candidates, pair_findings)
     stacks, unread = _each(to_score, lambda stack: _score_stack(stack, paired, scorer, chosen, decoders, clock))
-    result = _combined(found, stacks, (*found.findings, *pair_findings, *skipped, *unread), scorer)
+    stacks, blank = _without_score_if_blank(stacks)
+    result = _combined(found, stacks, (*found.findings, *pair_findings, *skipped, *unread, *blank), scorer)
     lead = _leading(stacks)
     pair_uid = _pair_uid(candidates, lead.kind)
     result = replace(result, pair_series_uid=pair_uid, timings_ms=clock.timings())
@@ -225,6 +231,7 @@ def _score_stack(
         irregular=tuple(item for item in volume.findings if item.severity is not Severity.INFO),
         instances=frozenset(volume.sop_instance_uids),
         exhibit=exhibit,
+        blank=len(volume.blank_mm),
     )
 
 
@@ -293,6 +300,21 @@ def _leading(stacks: Sequence[_StackResult]) -> _StackResult:
     large = [stack for stack in stacks if stack.size >= _LEADS_FROM * longest]
     scored = [stack for stack in large if stack.verdict.score is not None]
     return min(scored, key=lambda stack: stack.verdict.score or 0.0) if scored else large[0]
+
+
+def _without_score_if_blank(
+    stacks: list[_StackResult],
+) -> tuple[list[_StackResult], tuple[Finding, ...]]:
+    """Take the scores of a series of several stacks of which a third or more of all slices are blank."""
+    blank = sum(stack.blank for stack in stacks)
+    # a stack of nothing else keeps its blank slices
+    total = sum(stack.size if stack.blank == stack.size else stack.size + stack.blank for stack in stacks)
+    if not too_many_blank(blank, total) or all(stack.verdict.score is None for stack in stacks):
+        return stacks, ()
+    reason = f"{blank} of {total} slices are empty"
+    sentence = f"{blank} of {total} slices of the series are empty: nothing can be judged."
+    finding = Finding("images_blank", Severity.ERROR, sentence, f"{len(stacks)} stacks")
+    return [replace(stack, verdict=no_score(reason)) for stack in stacks], (finding,)
 
 
 def _combined(

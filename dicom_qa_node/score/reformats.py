@@ -40,6 +40,6 @@ def without_projections(stacks: Sequence[Stack]) -> tuple[list[Stack], list[Left
     return [stack for stack in stacks if stack not in views], left
 
 
-def _axial(part: Stack) -> bool:
+def _axial(stack: Stack) -> bool:
     plane, angle = plane_of(normal_of(stack.slices[0].orientation))
     return plane == "axial" and angle < _MOST_OBLIQUE_DEG

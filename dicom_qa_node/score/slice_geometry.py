@@ -177,7 +177,9 @@ def off_grid(ordered_mm: FloatVector) -> list[int]:
     stray = np.flatnonzero(distance[:, centre] > max(_EVEN_SHARE * nominal, _EVEN_MM))
     rest = np.delete(ordered_mm, stray)
     # an extra slice stands in a gap of the others: both of its own are smaller
-    narrow = all(min(gaps[max(index - 1, 0)], gaps[min(index, gaps.size - 1)]) < 0.9 * nominal for index in stray)
+    narrow = all(
+        min(gaps[max(index - 1, 0)], gaps[min(index, gaps.size - 1)]) < 0.9 * nominal for index in stray.tolist()
+    )
     few = stray.size <= _OFF_GRID_MOST * ordered_mm.size
     fits = few and narrow and bool(_steps(np.diff(rest), nominal)[1].all())
     return [int(index) for index in stray] if fits else []

@@ -15,13 +15,17 @@ __all__ = ["scale_measurements"]
 _FEW_AIR = 1000
 _FEW_FAT_SHARE = 0.01
 _TOO_NOISY_HU = 60.0
+_BORDER = 3.0
+_LEAST_SD_HU = 5.0
+_APART_HU = 115.0
 
 
 def scale_measurements(view: CtSample, locals_: tuple[LocalNoise, ...]) -> tuple[Measurement, ...]:
     """Measure known materials.
 
     * ``hu_air`` (HU, target -1000): median of the air outside the patient (PS3.3 C.11.1.1.2: air is -1000 HU).
-    * ``hu_fat`` (HU, target -100): mode of the local means between -160 and -40 HU in the body.
+    * ``hu_fat`` (HU, target -100): mode of the local means between -160 and -40 HU in homogeneous parts of the
+      body, at least 115 HU below soft tissue.
     * ``hu_table`` (HU, context): mean of what is neither patient nor air and below the patient's back: changes with the
       table or cushions in use.
     """
@@ -38,9 +42,11 @@ def _air(view: CtSample) -> Measurement:
 
 def _fat(view: CtSample, locals_: tuple[LocalNoise, ...]) -> Measurement:
     pairs = list(zip(view.slices, locals_, strict=True))
-    means = [noise.mean_hu[part.body][::3] for part, noise in pairs]
-    body = np.concatenate(means) if means else np.zeros(0, np.float32)
     soft = [noise for _, noise in pairs if noise.soft.any()]
+    # at a border the mean is that of neither side, and the SD is high
+    most = _BORDER * max(level_of(soft), _LEAST_SD_HU) if soft else np.inf
+    means = [noise.mean_hu[part.body & (noise.sd_hu < most)][::3] for part, noise in pairs]
+    body = np.concatenate(means) if means else np.zeros(0, np.float32)
     # the noise of a sharp kernel is fine and averages out
     if soft and not view.sharp_kernel and level_of(soft) > _TOO_NOISY_HU:
         return CT_QUANTITIES.absent("hu_fat", "the noise is too strong to tell fat from what lies beside it")
@@ -51,7 +57,10 @@ def _fat(view: CtSample, locals_: tuple[LocalNoise, ...]) -> Measurement:
     peak = int(np.argmax(smooth))
     if peak in (0, smooth.size - 1):
         return CT_QUANTITIES.absent("hu_fat", "no peak of fat between -160 and -40 HU")
-    return CT_QUANTITIES.value("hu_fat", 0.5 * (edges[peak] + edges[peak + 1]))
+    fat = 0.5 * (edges[peak] + edges[peak + 1])
+    if not soft or float(np.median(np.concatenate([noise.mean_hu[noise.soft] for noise in soft]))) - fat < _APART_HU:
+        return CT_QUANTITIES.absent("hu_fat", "no soft tissue as far from it as from fat: borders, or another material")
+    return CT_QUANTITIES.value("hu_fat", fat)
 
 
 def _table(view: CtSample) -> Measurement:

@@ -43,6 +43,7 @@ _CEILING_SPIKE = (4.0, 5000.0)
 _BYTE = 255.0
 _USUAL_FACTORS = (0.1, 0.5, 2.0, 10.0)
 _SIMPLER = 0.15
+_FOR_EACH = 0.1
 _AIR_AT_MOST = 0.5
 _BELOW_FAT_HU = 25.0
 _WRAPPED = 30000.0
@@ -175,12 +176,36 @@ def _sign(sample: _Sample) -> HuScale | None:
 def _moved(sample: _Sample) -> HuScale | None:
     """Another offset or slope explains the peaks, and HU do not."""
     own = _explained(sample, _Scale(1.0, 0.0))
-    best = max(_candidates(sample), key=lambda scale: _explained(sample, scale), default=None)
+    best = max(_candidates(sample), key=lambda scale: _plausible(sample, scale), default=None)
     if best is None or _explained(sample, best) < max(_CLEAR, own + _MARGIN):
         return None
     if abs(best.slope - 1.0) > _SLOPE_TOLERANCE:
         return _slope(best.slope, sample)
-    return _offset(best.offset, sample)
+    return _offset(_fitted_offset(sample, best), sample)
+
+
+def _plausible(sample: _Sample, scale: _Scale) -> float:
+    """The explained share, and a little for each of air, fat and soft tissue that is among it."""
+    explained = _explained(sample, scale)
+    return explained + _FOR_EACH * len(_anchors(sample, scale)) if explained > 0 else 0.0
+
+
+def _anchors(sample: _Sample, scale: _Scale) -> dict[float, _Peak]:
+    """The strongest peak near the HU of each of air, fat and soft tissue, by that HU."""
+    found: dict[float, _Peak] = {}
+    for hu, reach in ((_AIR, 40.0), (_FAT_HU, 30.0), (_SOFT_HU, 60.0)):
+        near = [peak for peak in sample.peaks if abs((peak.place - scale.offset) / scale.slope - hu) <= reach]
+        if near:
+            found[hu] = max(near, key=lambda peak: peak.share)
+    return found
+
+
+def _fitted_offset(sample: _Sample, scale: _Scale) -> float:
+    """The offset at slope 1: by air, whose HU varies least, else by fat and soft tissue."""
+    anchors = _anchors(sample, scale)
+    if _AIR in anchors:
+        return anchors[_AIR].place - _AIR
+    return float(np.mean([peak.place - hu for hu, peak in anchors.items()])) if anchors else scale.offset
 
 
 def _cut(sample: _Sample) -> HuScale | None:
