@@ -143,11 +143,11 @@ def outside_domain(volume: Volume, kind: SeriesKind, scorer: ScoringModel, chose
     expected = modality_class_of(volume.kind).unit
     if volume.kind is SeriesKind.CT and volume.unit != expected:
         return f"the pixel values are {volume.unit}, not {expected}"
-    if not chosen:
-        return "no slice shows a body"
     reformat = reformatted(volume)
     if reformat:
         return reformat
+    if not chosen:
+        return "no slice shows a body"
     return outside_training_domain(volume.header, kind, verdict_region_of(volume))
 
 

@@ -19,12 +19,19 @@ from dicom_qa_node.score.slice_headers import LeftOut, SliceHeader, describe, sl
 __all__ = ["flattened", "frame_headers"]
 
 _MAX_FRAMES = 20_000
+_MAX_WHOLE = 1e9
 # Names in the functional groups of what the traits and the SUV look for under its single-frame name.
 _SINGLE_FRAME_NAMES = {
     "FrameType": "ImageType",
     "FrameAcquisitionNumber": "AcquisitionNumber",
     "FrameAcquisitionDateTime": "AcquisitionDateTime",
     "FrameAcquisitionDuration": "ActualFrameDuration",
+}
+# The same in whole numbers: IS on single slices, FD in the functional groups (PS3.3 C.8.15.3.8).
+_IN_WHOLE_NUMBERS = {
+    "ExposureInmAs": "Exposure",
+    "XRayTubeCurrentInmA": "XRayTubeCurrent",
+    "ExposureTimeInms": "ExposureTime",
 }
 # Which of several mappings is taken: SUV by weight needs nothing else, activity the dose, the other SUVs the height.
 _PREFERRED = ("BW", "", "LBM", "LBMJAMES128", "LBMJANMA", "BSA")
@@ -85,6 +92,10 @@ def _lay_over(flat: Dataset, macro: Dataset) -> None:
         value = at.raw(macro, name)
         if value is not None:
             setattr(flat, single, value)
+    for name, single in _IN_WHOLE_NUMBERS.items():
+        number = at.number(macro, name)
+        if number is not None and abs(number) < _MAX_WHOLE:
+            setattr(flat, single, round(number))
 
 
 def _in_real_units(flat: Dataset) -> Dataset:

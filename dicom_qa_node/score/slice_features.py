@@ -235,7 +235,7 @@ def _streaks(values: FloatArray, down: FloatArray, across: FloatArray, body: Boo
     count = np.maximum(soft.sum(axis=(1, 2)), 1)
     rough_down, rough_across = (_mean(d * d, soft, count) + 1.0 for d in (down, across))
     ratio = rough_down / rough_across if lateral == "across" else rough_across / rough_down
-    metal = (values > _METAL_HU).sum(axis=(1, 2)) / np.maximum(body.sum(axis=(1, 2)), 1)
+    metal = (body & (values > _METAL_HU)).sum(axis=(1, 2)) / np.maximum(body.sum(axis=(1, 2)), 1)
     return np.asarray(np.maximum(np.log2(ratio), 0.0) + 50.0 * metal)
 
 

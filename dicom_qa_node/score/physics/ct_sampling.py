@@ -8,9 +8,10 @@ from functools import lru_cache, partial
 
 import numpy as np
 import numpy.typing as npt
+from pydicom import Dataset
 from scipy import ndimage
 
-from dicom_qa_node.dicom_io.headers import text
+from dicom_qa_node.dicom_io.headers import items, text, word
 from dicom_qa_node.score.convolution_kernels import Sharpness, sharpness_of_header
 from dicom_qa_node.score.volume import FloatArray, Volume
 
@@ -100,6 +101,7 @@ class CtSample:
 
 
 _METAL_HU = 2500.0
+_NO_AGENT = frozenset({"", "NONE", "NO", "N", "0", "NON CONTRAST", "WITHOUT"})
 
 
 def sample_ct(
@@ -121,9 +123,19 @@ def sample_ct(
         body_share=share,
         metal_share=metal,
         sharpness=sharpness or sharpness_of_header(header),
-        contrast=bool(text(header, "ContrastBolusAgent")),
+        contrast=_contrast_given(header),
         axial=is_axial(volume),
     )
+
+
+def _contrast_given(header: Dataset) -> bool:
+    """Whether the header names a contrast agent, as text or by code (PS3.3 C.7.6.4, C.7.6.4b), that was given."""
+    if text(header, "ContrastBolusAgent").upper() not in _NO_AGENT:
+        return True
+    usage = [
+        word(item, "ContrastBolusAgentAdministered").upper() for item in items(header, "ContrastBolusUsageSequence")
+    ]
+    return bool(items(header, "ContrastBolusAgentSequence")) and (not usage or any(value != "NO" for value in usage))
 
 
 def is_axial(volume: Volume) -> bool:
@@ -179,11 +191,18 @@ def grown(mask: BoolArray, radius_px: float) -> BoolArray:
 
 
 def _survey(volume: Volume) -> tuple[npt.NDArray[np.float64], float]:
-    """Share of tissue per slice, and of metal in all tissue, on every second pixel."""
+    """Share of tissue per slice, and of metal in all tissue, on every second pixel.
+
+    Metal is what lies in the body or on its skin: arcs at the edge of the field and parts of the table are not.
+    """
     tissue, metal = np.zeros(len(volume.voxels)), 0.0
+    pixel_mm = 2.0 * min(volume.spacing_mm[1:])
     for index, coarse in enumerate(_coarse(volume)):
         tissue[index] = np.count_nonzero(coarse > BODY_HU) / coarse.size
-        metal += int(np.count_nonzero(coarse > _METAL_HU)) / coarse.size
+        dense = np.asarray(coarse > _METAL_HU)
+        if dense.any():
+            on_body = grown(body_mask(np.asarray(coarse, np.float32), pixel_mm), _SKIN_REACH_MM / 2 / pixel_mm)
+            metal += int(np.count_nonzero(dense & on_body)) / coarse.size
     return tissue, float(metal / max(tissue.sum(), 1e-9))
 
 
