@@ -185,7 +185,7 @@ def poll_until(condition: Callable[[], T], timeout_s: float = 20, what: str = ""
         if found:
             return found
         if time.monotonic() > deadline:
-            pytest.fail(f"not within {timeout_s:g} s: {what or getattr(condition, '__name__', 'condition')}")
+            pytest.fail(f"not within {PATIENCE * timeout_s:g} s: {what or getattr(condition, '__name__', 'condition')}")
         time.sleep(0.05)
 
 

@@ -50,7 +50,7 @@ def test_from_the_first_link_to_the_last_page_over_tls(tmp_path, settings, start
     poll(lambda: "event=web_listening" in log.read_text() or node.poll() is not None, 60, "the role web")
     link = poll(lambda: (tmp_path / "setup-link").is_file() and (tmp_path / "setup-link").read_text().strip(), 20)
     assert link.startswith(f"https://127.0.0.1:{settings['web']['port']}/setup/")
-    assert link in log.read_text()
+    poll(lambda: link in log.read_text(), 20, "the link in the log")
     trusted = ssl.create_default_context(cafile=tmp_path / "cert.pem")
     with httpx2.Client(verify=trusted, headers={"accept": "text/html"}) as client:
         page = client.get(link)
