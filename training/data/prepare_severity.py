@@ -107,7 +107,7 @@ def ct_rows(series: Series, rng: np.random.Generator) -> Iterator[tuple[npt.NDAr
             hu = series.voxels[index - 1 : index + 2].mean(axis=0)
         if count % 3 == 2:
             factor = float(rng.uniform(*_ZOOM))
-            hu, pixel_mm = _zoomed(hu, factor), pixel_mm / factor
+            hu, pixel_mm = zoomed(hu, factor), pixel_mm / factor
         scan = degrade.scan_of(hu, pixel_mm, noise_level(hu), kernel=kernel)
         slice_id = f"{series.name}/{index}"
         for image, levels, score in ct_versions(hu, scan, pixel_mm, rng):
@@ -122,7 +122,7 @@ def variety_rows(series: Series, rng: np.random.Generator) -> Iterator[tuple[npt
     for count, index in enumerate(indices):
         factor = float(rng.uniform(*_ZOOM)) if count % 2 else 1.0
         hu = other_kernel(series.voxels[index], float(rng.uniform(-0.6, 1.0)))
-        hu, pixel_mm = (_zoomed(hu, factor) if factor != 1 else _square(hu)), series.spacing_mm[1] / factor
+        hu, pixel_mm = (zoomed(hu, factor) if factor != 1 else _square(hu)), series.spacing_mm[1] / factor
         kernels = list(Filter)
         kernel = kernels[int(rng.integers(len(kernels)))]
         scan = degrade.scan_of(hu, pixel_mm, noise_level(hu), kernel=kernel)
@@ -165,7 +165,7 @@ def _other_window(usual: display_images.Window, rng: np.random.Generator) -> dis
     )
 
 
-def _zoomed(hu: Volume, factor: float) -> Volume:
+def zoomed(hu: Volume, factor: float) -> Volume:
     """Resample to pixels ``factor`` times smaller and keep the middle 512x512, air around it."""
     scaled = np.asarray(ndimage.zoom(hu, factor, order=1, mode="nearest", grid_mode=True), np.float32)
     result = np.full((_CT_SIDE, _CT_SIDE), _AIR_HU, np.float32)
