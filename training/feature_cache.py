@@ -300,7 +300,7 @@ def read_cache(out: Path, prefixes: tuple[str, ...], arrays: tuple[str, ...] = (
         if path.name.startswith(prefixes):
             with np.load(path) as stored:
                 records = json.loads(stored["table"].tobytes())
-                table += [record | {"slice": path.stem} for record in records]
+                table += [record | {"slice": path.stem, "_index": index} for index, record in enumerate(records)]
                 for name in arrays:
                     columns[name].append(stored[name].astype(np.float32))
     return Rows({name: np.concatenate(values) for name, values in columns.items()}, table)

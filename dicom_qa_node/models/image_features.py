@@ -214,3 +214,5 @@ def _basis() -> Tensor:
 POOLED = 2 * sum(STAGE_CHANNELS)
 GRID_CHANNELS = sum(STAGE_CHANNELS) + sum(STAGE_CHANNELS[:_SD_STAGES])
 assert len(STAGE_STRIDES) == len(STAGE_CHANNELS)
+STATISTICS = POOLED + 696 + 8 * BANDS
+"""Values of a picture that the linear readout reads: pooled features, evidence and noise bands."""
