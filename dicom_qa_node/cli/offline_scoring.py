@@ -19,9 +19,10 @@ from dicom_qa_node.cli.result_json import failure_values, result_values
 from dicom_qa_node.config import Config
 from dicom_qa_node.dicom_io.pydicom_patches import dcmread
 from dicom_qa_node.domain.errors import NodeError, Permanent
+from dicom_qa_node.score.ct_inference import open_scorer
 from dicom_qa_node.score.decoder_pool import DecoderPool
+from dicom_qa_node.score.grading import ScoringModel
 from dicom_qa_node.score.image_files import write_images
-from dicom_qa_node.score.inference import Scorer
 from dicom_qa_node.score.pipeline import Options, score_series
 from dicom_qa_node.score.threads import set_max_threads
 
@@ -145,7 +146,8 @@ def score_folders(config: Config, paths: Sequence[Path], pictures: Path | None) 
     if pictures is not None:
         _make_folder(pictures)
     set_max_threads(config.score.threads)
-    scorer = Scorer.open(config.score.model, config.score.device, config.score.models_dir)
+    settings = config.score
+    scorer = open_scorer(settings.model, settings.ct_model, settings.device, settings.models_dir)
     entries = [failure_values("", "", reason) | {"file": str(path)} for path, reason in found.broken]
     with DecoderPool() as decoders, progress_bar() as progress:
         task = progress.add_task("scoring", total=len(found.series))
@@ -166,7 +168,7 @@ def _make_folder(pictures: Path) -> None:
 
 
 def _score_one(
-    series: SeriesFiles, scorer: Scorer, decoders: DecoderPool, config: Config, pictures: Path | None
+    series: SeriesFiles, scorer: ScoringModel, decoders: DecoderPool, config: Config, pictures: Path | None
 ) -> dict[str, Any]:
     pair = [path for ct in series.ct_candidates for path in ct.files]
     options = Options.of(config.score, config.findings)

@@ -41,6 +41,12 @@ class Score(Section):
     workers: int = Field(1, ge=1, le=64, description="scoring processes (on the CPU one is usually best)")
     threads: int = Field(0, ge=0, le=256, description="CPU threads of each step; 0: one per core, four at most")
     model: str = Field("ms_iqa_small", min_length=1, description="name of an installed model (models list)")
+    ct_model: str = Field(
+        "ct_panel",
+        min_length=1,
+        description="model that rates CT: ct_panel, ms_iqa_ct, tfkt_ct, md_iqa_ct or mediqa_ct; the name of model: the same "
+        "network for all",
+    )
     models_dir: Path | None = Field(
         None, strict=False, description="folder of site-trained weights; empty: those shipped"
     )

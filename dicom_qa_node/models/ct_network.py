@@ -9,15 +9,17 @@ network finds in the places, bounded, so that a network can never be worse than 
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import NamedTuple
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from dicom_qa_node.models.ct_ratings import RATINGS
-from dicom_qa_node.models.image_features import GRID_CELLS, GRID_CHANNELS, STATISTICS
+from dicom_qa_node.models.image_features import GRID_CHANNELS, STATISTICS
 
-__all__ = ["SCALES", "TOKEN_CHANNELS", "CtNetwork", "GridProjection", "Judged"]
+__all__ = ["SCALES", "TOKEN_CHANNELS", "CtModel", "CtNetwork", "GridProjection", "Judged", "build_model"]
 
 _SD_STAGES = 6
 COMPONENTS = (12, 8, 12, 16, 16, 24, 24, 24)
@@ -27,6 +29,8 @@ SCALES: tuple[tuple[int, ...], ...] = ((0, 1), (2, 3), (4, 5), (6, 7))
 """Stages that make up the four scales: strides 2, 4 to 8, 16 and 32."""
 
 TOKEN_CHANNELS = sum(COMPONENTS) + sum(COMPONENTS[:_SD_STAGES])
+TOKEN_LIMIT = 30.0
+WIDTH_KNOTS = 9
 _ADDED = 2.0
 
 
@@ -82,6 +86,7 @@ class CtNetwork(nn.Module):
         super().__init__()
         self.readout = nn.Linear(STATISTICS, len(RATINGS))
         self.readout.requires_grad_(False)
+        self.projection = GridProjection()
         self.register_buffer("spread", torch.ones(len(RATINGS)))
         self.register_buffer("standard", torch.stack([torch.zeros(STATISTICS), torch.ones(STATISTICS)]))
 
@@ -111,6 +116,30 @@ class CtNetwork(nn.Module):
         return Judged(ratings, added, distributions)
 
 
-def cells() -> int:
-    """Cells per side of the token grid."""
-    return GRID_CELLS
+class CtModel(nn.Module):
+    """What ships of one method, or of the panel: networks whose mean rating counts, and how the rating is read.
+
+    ``dose_offset`` (1,) is added to the dose rating; ``half_widths`` (9,) are the conformal half widths at scores 0, 0.5 ... 4.
+    All members share the first one's projection, which is that of the training.
+    """
+
+    dose_offset: Tensor
+    half_widths: Tensor
+
+    def __init__(self, members: Sequence[CtNetwork]) -> None:
+        super().__init__()
+        self.members = nn.ModuleList(members)
+        for member in members[1:]:
+            del member.projection
+        self.register_buffer("dose_offset", torch.zeros(1))
+        self.register_buffer("half_widths", torch.full((WIDTH_KNOTS,), 4.0))
+
+    def forward(self, grid: Tensor, statistics: Tensor, prompts: Tensor | None = None) -> Tensor:
+        """Return every member's ratings (members, n, 7) of grids (n, 1120, 8, 8) and statistics (n, `STATISTICS`)."""
+        tokens = self.members[0].projection(grid).clamp(-TOKEN_LIMIT, TOKEN_LIMIT)  # type: ignore[operator,union-attr]
+        return torch.stack([member(tokens, statistics, None, prompts).ratings for member in self.members])
+
+
+def build_model(methods: str, **options: Any) -> CtModel:
+    """Return the untrained model of one method, or of several joined by commas."""
+    return CtModel([import_module(f"dicom_qa_node.models.{name}.ct").build(**options) for name in methods.split(",")])

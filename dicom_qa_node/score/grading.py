@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -18,6 +18,7 @@ from dicom_qa_node.domain.results import (
     Finding,
     Grade,
     ModelRef,
+    QualityDimension,
     RatedPart,
     RatedPartKind,
     ScoredSlice,
@@ -131,15 +132,23 @@ class SeriesScore:
     dimensions: tuple[DimensionScore, ...] = ()
 
 
-def model_ref(scorer: ScoringModel) -> ModelRef:
-    """Return which model a scorer runs."""
-    return ModelRef(scorer.card.name, scorer.card.version, scorer.card.sha256)
+def model_ref(scorer: ScoringModel, kind: SeriesKind | None = None) -> ModelRef:
+    """Return which model a scorer runs, for one kind of picture where it runs several."""
+    card = card_for(scorer, kind)
+    return ModelRef(card.name, card.version, card.sha256)
+
+
+def card_for(scorer: ScoringModel, kind: SeriesKind | None) -> Card:
+    """Return the card of the model that judges one kind of picture."""
+    chosen: Callable[[str], Card] | None = getattr(scorer, "card_for", None)
+    return scorer.card if chosen is None or kind is None else chosen(kind.value)
 
 
 def outside_domain(volume: Volume, kind: SeriesKind, scorer: ScoringModel, chosen: Sequence[ChosenSlice]) -> str:
     """Return why the network must not judge this stack, "" if it may."""
-    if kind.value not in scorer.card.kinds:
-        return f"the model {scorer.card.name} was not made for {kind.value} pictures"
+    card = card_for(scorer, kind)
+    if kind.value not in card.kinds:
+        return f"the model {card.name} was not made for {kind.value} pictures"
     expected = modality_class_of(volume.kind).unit
     if volume.kind is SeriesKind.CT and volume.unit != expected:
         return f"the pixel values are {volume.unit}, not {expected}"
@@ -163,7 +172,8 @@ def grade_series(
 
     Where most of the weight lies on pictures unlike those of the training, there is no score.
     """
-    predicted = scorer.score(pictures, kind.value, **_prompt_arguments(scorer.card, volume, kind, len(pictures)))
+    card = card_for(scorer, kind)
+    predicted = scorer.score(pictures, kind.value, **_prompt_arguments(card, volume, kind, len(pictures)))
     strange = np.asarray(predicted.ood_distance) > 1
     if sum(item.weight for item, odd in zip(chosen, strange, strict=True) if odd) > _MOST:
         furthest = float(np.max(predicted.ood_distance))
@@ -172,7 +182,7 @@ def grade_series(
             f"(up to {furthest:.1f} times the limit)"
         )
     scores = np.asarray(predicted.score, np.float64)
-    low, high = scorer.card.score_range
+    low, high = card.score_range
     score = float(np.clip(np.dot(scores, [item.weight for item in chosen]), low, high))
     half = float(predicted.interval_half_width)
     slices = tuple(scored_slice(volume, item, float(value)) for item, value in zip(chosen, scores, strict=True))
@@ -180,7 +190,22 @@ def grade_series(
     findings = (_out_of_distribution_slices(volume, chosen, strange),) if strange.any() else ()
     best, worst = grade_set(score, interval, grades)
     defects = _named_defects(predicted, chosen) if kind is not SeriesKind.CT else ()
-    return SeriesScore(score, interval, best, slices, findings, grade_low=worst, defects=defects)
+    dimensions = _dimensions(predicted, chosen)
+    return SeriesScore(score, interval, best, slices, findings, grade_low=worst, defects=defects, dimensions=dimensions)
+
+
+def _dimensions(predicted: Predicted, chosen: Sequence[ChosenSlice]) -> tuple[DimensionScore, ...]:
+    """Return the mean of each dimension over the chosen slices, where the model gives any."""
+    values: npt.NDArray[np.float32] | None = getattr(predicted, "dimensions", None)
+    if values is None:
+        return ()
+    names: Sequence[str] = predicted.dimension_names  # type: ignore[attr-defined]
+    mean = np.asarray([item.weight for item in chosen]) @ np.asarray(values, np.float64)
+    lowest = np.asarray(values).min(axis=0)
+    return tuple(
+        DimensionScore(QualityDimension(name), float(value), f"lowest slice {low:.1f}" if len(chosen) > 1 else "")
+        for name, value, low in zip(names, mean, lowest, strict=True)
+    )
 
 
 def _named_defects(predicted: Predicted, chosen: Sequence[ChosenSlice]) -> tuple[str, ...]:

@@ -336,7 +336,7 @@ def _combined(
         slices=lead.verdict.slices,
         measurements=lead.measurements,
         findings=tuple(with_code(item) for item in (*findings, *lead.findings, *others)),
-        model=model_ref(scorer),
+        model=model_ref(scorer, lead.kind),
         instances_used=len(frozenset[str]().union(*(stack.instances for stack in stacks))),
         stack_name=lead.stack_name,
     )

@@ -174,7 +174,7 @@ def _network_part(kind: RatedPartKind, volume: Volume, verdict: SeriesScore, sco
         interval=verdict.interval,
         reason=reason,
         interval_origin="" if verdict.interval is None else "calibrated on groups that the network has not seen",
-        algorithm=model_ref(scorer),
+        algorithm=model_ref(scorer, SeriesKind.CT if kind is RatedPartKind.CT else SeriesKind.PETCT),
         series_instance_uid=_series(volume),
         images=tuple(SourceImage(i.sop_instance_uid, i.sop_class_uid, i.frame_number) for i in verdict.slices),
     )

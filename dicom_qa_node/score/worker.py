@@ -88,9 +88,10 @@ def run_worker(
 def _open_installed(config: Config, name: str) -> ScoringModel:
     """Import torch, for the first time in this process, and open the configured model."""
     torch = importlib.import_module("torch")
-    infer = importlib.import_module("dicom_qa_node.score.inference")
+    infer = importlib.import_module("dicom_qa_node.score.ct_inference")
     device = _own_device(config.score.device, name, torch.cuda.device_count())
-    scorer: ScoringModel = infer.Scorer.open(config.score.model, device, config.score.models_dir)
+    settings = config.score
+    scorer: ScoringModel = infer.open_scorer(settings.model, settings.ct_model, device, settings.models_dir)
     return scorer
 
 

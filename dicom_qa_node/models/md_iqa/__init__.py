@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from dicom_qa_node.models.card import InputPolicy, ModelCard, read_measured
+from dicom_qa_node.models.ct_cards import ct_card
 
 __all__ = ["CARDS"]
 
@@ -55,5 +56,12 @@ CARDS = (
         failure_modes=_FAILURES,
         measured=read_measured(_FOLDER / "md_iqa_paper.json"),
         cost="86.9 M values; 0.84 crops/s on one CPU core, 0.63 GB more memory than the libraries alone",
+    ),
+    ct_card(
+        "md_iqa_ct",
+        "md_iqa",
+        "MD-IQA, small, for CT: two aligned branches, distributions, pseudo-labels",
+        _PAPER,
+        _FOLDER,
     ),
 )

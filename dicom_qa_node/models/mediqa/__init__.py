@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from dicom_qa_node.models.card import InputPolicy, ModelCard, read_measured
+from dicom_qa_node.models.ct_cards import ct_card
 
 __all__ = ["CARDS"]
 
@@ -58,5 +59,12 @@ CARDS = (
         measured=read_measured(_FOLDER / "mediqa_paper.json"),
         needs_prompt=True,
         cost="114.6 M values; 0.46 crops/s on one CPU core, 0.80 GB more memory than the libraries alone",
+    ),
+    ct_card(
+        "mediqa_ct",
+        "mediqa",
+        "MedIQA, small, for CT: MANIQA with prompts, physical parameters upstream",
+        _PAPER,
+        _FOLDER,
     ),
 )

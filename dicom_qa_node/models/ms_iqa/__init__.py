@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from dicom_qa_node.models.card import InputPolicy, ModelCard, read_measured
+from dicom_qa_node.models.ct_cards import ct_card
 
 __all__ = ["CARDS"]
 
@@ -67,5 +68,12 @@ CARDS = (
         input=InputPolicy(side=224),
         folder=_FOLDER,
         not_validated_for=("everything: train it first",),
+    ),
+    ct_card(
+        "ms_iqa_ct",
+        "ms_iqa",
+        "MS-IQA, small, for CT: four scales of the shared encoder, convolution and Swin, fused by AGCA",
+        _PAPER,
+        _FOLDER,
     ),
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from dicom_qa_node.models.card import InputPolicy, ModelCard, read_measured
+from dicom_qa_node.models.ct_cards import ct_card
 
 __all__ = ["CARDS"]
 
@@ -56,5 +57,12 @@ CARDS = (
         failure_modes=("colour: a fused picture is judged by its luma", *_FAILURES),
         measured=read_measured(_FOLDER / "tfkt_paper.json"),
         cost="209.9 M values; 0.64 crops/s on one CPU core, 1.2 GB more memory than the libraries alone",
+    ),
+    ct_card(
+        "tfkt_ct",
+        "tfkt",
+        "TFKT, small, for CT: photographs first, connector to a plane, Swin",
+        _PAPER,
+        _FOLDER,
     ),
 )

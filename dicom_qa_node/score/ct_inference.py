@@ -1,0 +1,189 @@
+"""Rate CT slices by the shared encoder and the CT models: ratings, four dimensions, one score, and whether they are CT at all.
+
+The scorer process opens one `CombinedScorer`: CT slices go to the CT model, fused pictures and PET to the display
+network of `inference`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from dicom_qa_node.domain.errors import Misconfigured
+from dicom_qa_node.domain.results import SeriesKind
+from dicom_qa_node.models import weights
+from dicom_qa_node.models.card import ModelCard
+from dicom_qa_node.models.ct_domain import CtDomain, read_ct_domain
+from dicom_qa_node.models.ct_network import WIDTH_KNOTS, CtModel
+from dicom_qa_node.models.ct_ratings import DIMENSIONS, compose
+from dicom_qa_node.models.efficientnet_lite0 import ENCODER
+from dicom_qa_node.models.efficientnet_lite0.net import Encoder, open_encoder
+from dicom_qa_node.models.image_features import PictureFeatures, describe
+from dicom_qa_node.models.registry import build_network, card_of
+from dicom_qa_node.models.text_prompt import Prompt
+from dicom_qa_node.score.inference import Predictions, Scorer, pick_device
+from dicom_qa_node.score.threads import max_threads
+
+__all__ = ["CombinedScorer", "CtPredictions", "CtScorer", "open_scorer"]
+
+FloatArray = npt.NDArray[np.float32]
+Grey = npt.NDArray[np.uint8]
+
+_LUNG_AIR = (50, 70)
+_LUNG_TISSUE, _TISSUE = 161.0, 20.0
+_DOSE = 3
+_KNOTS = np.linspace(0, 4, WIDTH_KNOTS)
+
+
+@dataclass(frozen=True)
+class CtPredictions(Predictions):
+    """`Predictions` of CT slices, with ``dimensions`` (n, 4) in the order of `ct_ratings.DIMENSIONS`, 0-4.
+
+    ``spread`` is the SD among the members of a panel, ``levels`` are the mean ratings (n, 7).
+    """
+
+    dimensions: FloatArray | None = None
+    dimension_names: tuple[str, ...] = DIMENSIONS
+
+
+class CtScorer:
+    """A CT model behind the frozen encoder, on one device; on the CPU slices are shared by as many threads as allowed."""
+
+    def __init__(
+        self, model: CtModel, card: ModelCard, encoder: Encoder, domain: CtDomain | None, device: torch.device
+    ) -> None:
+        self.card = card
+        self.device = device
+        self._model = model.eval()
+        self._encoder = encoder
+        self._domain = domain
+        self._workers = max_threads()
+        torch.set_num_threads(1)
+
+    @classmethod
+    def open(cls, name: str, device: str = "auto", weights_dir: Path | None = None) -> CtScorer:
+        """Open a CT model and the encoder with their verified weights.
+
+        Raises
+        ------
+        Misconfigured
+            Unknown model, or one that does not rate CT by the encoder; weights missing, or not those of the cards.
+        """
+        card = card_of(name)
+        where = pick_device(device)
+        model = build_network(card)
+        if not isinstance(model, CtModel):
+            raise Misconfigured(f"the model {name} is not one of the CT models; choose ct_panel or one ending in _ct")
+        weights.load(model, card, _own_folder(card, weights_dir))
+        encoder = open_encoder(ENCODER, _own_folder(ENCODER, weights_dir))
+        described = ENCODER.measured.domain if ENCODER.measured else None
+        domain = read_ct_domain(described, _own_folder(ENCODER, weights_dir) or ENCODER.folder) if described else None
+        return cls(model, card, encoder, domain, where)
+
+    def score(self, images: npt.NDArray[Any], kind: str, prompts: Sequence[Prompt] | None = None) -> CtPredictions:
+        """Rate CT slices.
+
+        Parameters
+        ----------
+        images
+            Display pictures, uint8, shape (n, rows, columns, 3), grey; a slice in the lung window is recognised by its air.
+        kind
+            "ct".
+        prompts
+            What the header tells of each slice, for MedIQA.
+        """
+        if kind != SeriesKind.CT.value:
+            raise ValueError(f"a CT model does not rate {kind} pictures")
+        pictures = _as_uint8(np.asarray(images))
+        if len(pictures) == 0:
+            raise ValueError("there is no picture to score")
+        with ThreadPoolExecutor(self._workers) as pool:
+            found = list(pool.map(self._describe, pictures))
+        statistics = np.stack([np.concatenate([one.pooled, one.evidence, one.bands]) for one in found])
+        grid = np.stack([np.concatenate([one.grid_mean, one.grid_sd]) for one in found])
+        codes = [prompt.codes() for prompt in (prompts or [Prompt(modality=kind)] * len(pictures))]
+        with torch.inference_mode():
+            members = self._model(torch.from_numpy(grid), torch.from_numpy(statistics), torch.tensor(codes)).numpy()
+        return self._predictions(np.asarray(members, np.float64), statistics)
+
+    def _describe(self, picture: Grey) -> PictureFeatures:
+        colour = np.ptp(picture.reshape(-1, 3).astype(np.int16), axis=1).max() > 0
+        lung = not colour and is_lung_window(picture[..., 0])
+        shown = picture if colour else picture[..., 0]
+        return describe(self._encoder, shown, _LUNG_TISSUE if lung else _TISSUE, lung)
+
+    def _predictions(self, members: npt.NDArray[np.float64], statistics: FloatArray) -> CtPredictions:
+        offset = float(self._model.dose_offset)
+        composed = compose(members.mean(0), offset)
+        alone = np.stack([compose(one, offset).score for one in members])
+        widths = np.interp(composed.score, _KNOTS, self._model.half_widths.numpy())
+        count = len(composed.score)
+        strange = np.zeros(count, np.float32) if self._domain is None else self._domain.strangeness(statistics)
+        levels = members.mean(0)
+        levels[:, _DOSE] += offset
+        return CtPredictions(
+            composed.score.astype(np.float32),
+            np.ones(count, np.float32),
+            alone.std(0).astype(np.float32),
+            float(widths.mean()),
+            levels.astype(np.float32),
+            statistics,
+            strange,
+            composed.dimensions.astype(np.float32),
+        )
+
+
+class CombinedScorer:
+    """The display network and the CT model as one: each kind of picture goes to its own."""
+
+    def __init__(self, display: Scorer, ct: CtScorer) -> None:
+        self._display, self._ct = display, ct
+
+    @property
+    def card(self) -> ModelCard:
+        """The card of the display network, which judges every kind of picture."""
+        return self._display.card
+
+    def card_for(self, kind: str) -> ModelCard:
+        """Return the card of the model that rates one kind of picture."""
+        return self._ct.card if kind == SeriesKind.CT.value else self._display.card
+
+    def score(self, images: npt.NDArray[Any], kind: str, prompts: Sequence[Prompt] | None = None) -> Predictions:
+        """Judge pictures of one kind."""
+        if kind == SeriesKind.CT.value:
+            return self._ct.score(images, kind, prompts)
+        return self._display.score(images, kind, prompts)
+
+
+def open_scorer(
+    model: str, ct_model: str, device: str = "auto", weights_dir: Path | None = None
+) -> CombinedScorer | Scorer:
+    """Open what the configuration names; one network for all where ``ct_model`` is the same as ``model``."""
+    display = Scorer.open(model, device, weights_dir)
+    return display if ct_model == model else CombinedScorer(display, CtScorer.open(ct_model, device, weights_dir))
+
+
+def _own_folder(card: ModelCard, weights_dir: Path | None) -> Path | None:
+    """Return the site's folder where it holds the weights of a card, else None: those shipped are used."""
+    if weights_dir is None or card.measured is None or not (weights_dir / card.measured.file).is_file():
+        return None
+    return weights_dir
+
+
+def is_lung_window(grey: Grey) -> bool:
+    """Return whether air is grey, as in the lung window, and not black."""
+    counted = np.bincount(grey.ravel(), minlength=256)
+    return bool(counted[slice(*_LUNG_AIR)].sum() > counted[0])
+
+
+def _as_uint8(images: npt.NDArray[Any]) -> Grey:
+    from dicom_qa_node.score.display_images import as_uint8
+
+    return as_uint8(images)
