@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from dicom_qa_node.config import Config
     from dicom_qa_node.domain.series import StoredInstance
     from dicom_qa_node.models.card import ModelCard
-    from dicom_qa_node.score.inference import Scorer
+    from dicom_qa_node.score.grading import ScoringModel
     from dicom_qa_node.score.volume import Volume
 
 __all__ = ["ScoreResult", "build_report", "list_models", "load_series", "measure", "open_model", "score_series"]
@@ -93,13 +93,14 @@ class ScoreResult:
         return result_values(self.result)
 
 
-def open_model(name: str | None = None, *, device: str = "auto", models_dir: PathLike | None = None) -> Scorer:
+def open_model(name: str | None = None, *, device: str = "auto", models_dir: PathLike | None = None) -> ScoringModel:
     """Open a model with its verified weights, to score many series with.
 
     Parameters
     ----------
     name
-        A name of `list_models`; None for the default.
+        A name of `list_models`: a CT model goes with the default network for fused images and PET; None for the
+        defaults.
     device
         ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
     models_dir
@@ -110,10 +111,12 @@ def open_model(name: str | None = None, *, device: str = "auto", models_dir: Pat
     Misconfigured
         Unknown model or device; weights that are missing or not those of the card.
     """
-    from dicom_qa_node.models.registry import DEFAULT_MODEL
-    from dicom_qa_node.score.inference import Scorer
+    from dicom_qa_node.models.registry import DEFAULT_CT_MODEL, DEFAULT_MODEL, card_of
+    from dicom_qa_node.score.ct_inference import open_scorer
 
-    return Scorer.open(name or DEFAULT_MODEL, device, None if models_dir is None else Path(models_dir))
+    rates_ct = name is None or card_of(name).kinds == ("ct",)
+    display, ct = (DEFAULT_MODEL, name or DEFAULT_CT_MODEL) if rates_ct else (name or DEFAULT_MODEL,) * 2
+    return open_scorer(display, ct, device, None if models_dir is None else Path(models_dir))
 
 
 def list_models() -> list[ModelCard]:
@@ -127,7 +130,7 @@ def score_series(
     paths: PathLike | Iterable[PathLike],
     *,
     ct_paths: PathLike | Iterable[PathLike] | None = None,
-    model: str | Scorer | None = None,
+    model: str | ScoringModel | None = None,
     config: Config | None = None,
 ) -> ScoreResult:
     """Score one series by the code of the node's scoring worker.
@@ -158,10 +161,20 @@ def score_series(
     files, paired = _one_series(_listed(paths))
     if ct_paths is not None:
         paired, _ = _one_series(_listed(ct_paths))
-    scorer = model if model is not None and not isinstance(model, str) else open_model(model or settings.score.model)
+    scorer = _scorer_of(model, settings)
     options = pipeline.Options.of(settings.score, settings.findings)
     found = pipeline.score_series(files, pair_paths=paired, scorer=scorer, options=options)
     return ScoreResult(found.result, found.pictures, (*files, *paired))
+
+
+def _scorer_of(model: str | ScoringModel | None, settings: Config) -> ScoringModel:
+    """Return the model that was given, the one of that name, or those of the configuration."""
+    from dicom_qa_node.score.ct_inference import open_scorer
+
+    if model is None:
+        chosen = settings.score
+        return open_scorer(chosen.model, chosen.ct_model, chosen.device, chosen.models_dir)
+    return open_model(model) if isinstance(model, str) else model
 
 
 def load_series(paths: PathLike | Iterable[PathLike], *, stack: str | None = None) -> Volume:

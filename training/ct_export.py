@@ -40,8 +40,8 @@ def model_of(members: Sequence[str], runs: Path, projection: Path, seed: int) ->
             raise SystemExit(f"the run of {method} is of another network: {missing} {unexpected}")
     with np.load(projection) as found, torch.no_grad():
         first = model.members[0].projection
-        first.centre.copy_(torch.from_numpy(found["centre"]))  # type: ignore[union-attr]
-        first.basis.copy_(torch.from_numpy(found["basis"]))  # type: ignore[union-attr]
+        first.centre.copy_(torch.from_numpy(found["centre"]))  # type: ignore[union-attr,operator]
+        first.basis.copy_(torch.from_numpy(found["basis"]))  # type: ignore[union-attr,operator]
     return model
 
 

@@ -1,6 +1,6 @@
 """Judge CT runs on the groups that each held out: every figure of the table, with bootstrap by group.
 
-python -m training.ct_judge --cache CACHE --runs RUNS --csv training/results/ct_networks.csv --scanners training/results/ct_scanners.csv
+python -m training.ct_judge --cache CACHE --runs RUNS --csv FIGURES.csv --scanners SCANNERS.csv
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ _OFFSETS = np.arange(0.0, 0.41, 0.05)
 _COVERED = 0.9
 _RESAMPLED = 400
 _SEED = 11
+_SEEDS = (0, 1, 2)
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,8 @@ def scored(held: Held, offset: float | Array) -> Array:
     """Return the scores of the mean ratings; ``offset`` for all rows or for each."""
     ratings = held.ratings.mean(0).copy()
     ratings[:, 3] += offset
-    return compose(ratings).score
+    result: Array = compose(ratings).score
+    return result
 
 
 def offset_of(table: CtTable, held: Held, rows: Mask) -> float:
@@ -104,7 +106,7 @@ def conformal_widths(score: Array, label: Array, rows: Mask) -> Array:
     near = [np.abs(score[rows] - knot) <= 0.35 for knot in knots]
     widths = [float(np.quantile(error[mine], _COVERED)) if mine.sum() >= 20 else np.nan for mine in near]
     known = np.flatnonzero(np.isfinite(widths))
-    return np.interp(knots, knots[known], np.array(widths)[known])
+    return np.asarray(np.interp(knots, knots[known], np.array(widths)[known]), np.float64)
 
 
 def judged_rows(table: CtTable) -> Mask:
@@ -130,7 +132,7 @@ def figures_of(table: CtTable, held: Held) -> list[Figure]:
         (source == "reader") & (region == "abdomen") & (method == "NDCT"),
         (method == "LDCT") & (region == "abdomen"),
     )
-    partner = {patient: value for patient, value in zip(table.patient[full], score[full], strict=True)}
+    partner = dict(zip(table.patient[full], score[full], strict=True))
     step = np.array([partner.get(patient, np.nan) - value for patient, value in zip(table.patient, score, strict=True)])
     wanted: list[tuple[str, Mask, Callable[[Mask], float]]] = [
         ("ct_routine_below_diagnostic", routine, lambda m: float(np.mean(score[m] < DIAGNOSTIC))),
@@ -206,17 +208,14 @@ def _figure(
 
 
 def _routine(table: CtTable) -> Mask:
-    return (table.rows.column("version") == "routine") & (table.rows.column("source") == "multiscanner") & ~table.extra
+    of_scanners = table.rows.column("source") == "multiscanner"
+    return np.asarray((table.rows.column("version") == "routine") & of_scanners & ~table.extra, np.bool_)
 
 
 def _tenth(table: CtTable) -> Mask:
     version = np.isin(table.rows.column("version"), ("dose", "dose_other", "starved"))
-    return (
-        version
-        & (np.abs(_dose(table) - _TENTH) < 1e-6)
-        & (table.rows.column("source") == "multiscanner")
-        & ~table.extra
-    )
+    of_scanners = table.rows.column("source") == "multiscanner"
+    return np.asarray(version & (np.abs(_dose(table) - _TENTH) < 1e-6) & of_scanners & ~table.extra, np.bool_)
 
 
 def _dose(table: CtTable) -> Array:
@@ -243,10 +242,10 @@ def rows_of_table(table: CtTable, runs: Path) -> list[Held]:
     found: list[Held | None] = [linear(table, runs)]
     for method, variants in METHODS.items():
         for variant in variants:
-            for seed in (0, 1, 2):
-                found.append(held_out(table, runs, f"{method}_{variant}_{seed}", [(method, variant, seed)]))
-    for seed in (0, 1, 2):
-        found.append(held_out(table, runs, f"panel_{seed}", [(method, "main", seed) for method in CT_METHODS]))
+            found += [held_out(table, runs, f"{method}_{variant}_{seed}", [(method, variant, seed)]) for seed in _SEEDS]
+    found += [
+        held_out(table, runs, f"panel_{seed}", [(method, "main", seed) for method in CT_METHODS]) for seed in _SEEDS
+    ]
     return [one for one in found if one is not None]
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from dicom_qa_node.phantom.acquisition import added_variance
+from dicom_qa_node.phantom.ct_acquisition import added_variance
 from dicom_qa_node.phantom.projector import MU_WATER_PER_MM, Filter, ParallelBeam, attenuation_from_hu
 from training.data.prepare_severity import noise_level, other_kernel
 
@@ -97,7 +97,7 @@ def versions(hu: Image, pixel_mm: float, rng: np.random.Generator, vary: bool = 
     for dose in (float(rng.uniform(0.7, 0.85)), 1 / 1.04**2):
         yield Version("near", lowered(matched, dose), dose=dose, texture=names["matched"])
     yield Version("near_other", lowered(unlike, 0.8), dose=0.8, texture=names["other"])
-    for dose in (_MATCHED * jitter).tolist():
+    for dose in (np.array(_MATCHED) * jitter).tolist():
         yield Version("dose", lowered(matched, dose), dose=dose, texture=names["matched"])
     for dose in _OTHER[1:]:
         yield Version("dose_other", lowered(unlike, dose), dose=dose, texture=names["other"])

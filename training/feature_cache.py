@@ -15,6 +15,7 @@ import json
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -94,8 +95,8 @@ def _dicom_versions(
     path: Path, record: dict[str, Any], simulated: bool, seed: int = 0
 ) -> Iterator[tuple[Any, dict[str, Any], bool]]:
     ds = pydicom.dcmread(path)
-    hu = ds.pixel_array * float(ds.get("RescaleSlope", 1)) + float(ds.get("RescaleIntercept", 0))
-    hu = np.maximum(np.asarray(hu, np.float32), -1024.0)
+    stored = ds.pixel_array * float(ds.get("RescaleSlope", 1)) + float(ds.get("RescaleIntercept", 0))
+    hu: npt.NDArray[np.float32] = np.maximum(stored.astype(np.float32), np.float32(-1024.0))
     kernel = str(ds.get("ConvolutionKernel", ""))
     window = display_images.window_for_kernel(kernel)
     pixel = float(ds.PixelSpacing[0])
@@ -151,7 +152,7 @@ def _multiscanner_items(data: Path, seed: int = 0) -> Iterator[Item]:
             path = folder / row["file"]
             if record["inside"] or not seed:
                 name = f"multiscanner_{path.stem}" if not seed else f"varied{seed}_{path.stem}"
-                yield Item(name, lambda p=path, r=record: _dicom_versions(p, r, bool(r["inside"]), seed))
+                yield Item(name, partial(_dicom_versions, path, record, bool(record["inside"]), seed))
 
 
 def _series_items(data: Path, seed: int = 0) -> Iterator[Item]:
@@ -174,7 +175,7 @@ def _series_items(data: Path, seed: int = 0) -> Iterator[Item]:
                 "file": ordered[index].name,
             }
             name = f"series_{folder.name}_{index}" if not seed else f"varied{seed}_{folder.name}_{index}"
-            yield Item(name, lambda p=ordered[index], r=record: _dicom_versions(p, r, True, seed))
+            yield Item(name, partial(_dicom_versions, ordered[index], record, True, seed))
 
 
 def _outside_items(data: Path) -> Iterator[Item]:
@@ -186,13 +187,13 @@ def _outside_items(data: Path) -> Iterator[Item]:
             "inside": False,
             "file": path.name,
         }
-        yield Item(f"phantom_{path.stem}", lambda p=path, r=record: _dicom_versions(p, r, False))
+        yield Item(f"phantom_{path.stem}", partial(_dicom_versions, path, record, False))
     for folder in sorted((data / "dicom" / "petct").glob("*/CT")):
         files = sorted(folder.glob("*"))
         for index in np.linspace(1, len(files) - 2, 10).round().astype(int):
             patient = folder.parent.name
             record = {"source": "limb", "patient": patient, "model": "limb", "inside": False, "file": files[index].name}
-            yield Item(f"limb_{patient}_{index}", lambda p=files[index], r=record: _dicom_versions(p, r, False))
+            yield Item(f"limb_{patient}_{index}", partial(_dicom_versions, files[index], record, False))
 
 
 def _reader_items(data: Path) -> Iterator[Item]:
@@ -202,10 +203,10 @@ def _reader_items(data: Path) -> Iterator[Item]:
         for row in csv.DictReader(stream):
             groups.setdefault(f"{row['region']}_{row['set']}", []).append(row)
     for name, rows in groups.items():
-        yield Item(f"reader_{name}", lambda n=name, r=rows: _reader_pictures(folder, n, r))
+        yield Item(f"reader_{name}", partial(_reader_pictures, folder, name, rows))
     for name, rows in groups.items():
         if name.startswith("abdomen"):
-            yield Item(f"reader_sim_{name}", lambda n=name, r=rows: _reader_simulated(folder, n, r))
+            yield Item(f"reader_sim_{name}", partial(_reader_simulated, folder, name, rows))
 
 
 def _reader_pictures(folder: Path, name: str, rows: list[dict[str, str]]) -> Iterator[tuple[Any, dict[str, Any], bool]]:
@@ -214,7 +215,12 @@ def _reader_pictures(folder: Path, name: str, rows: list[dict[str, str]]) -> Ite
         off = max(ratings["contrast"] + ratings["structure"]) > 5 or max(ratings["noise"]) > 14
         with Image.open(folder / row["file"]) as image:
             pixels = np.asarray(image.convert("L"))
-        record = {"source": "reader", "patient": f"reader/{name}", "model": "reader", "region": row["region"]}
+        record: dict[str, Any] = {
+            "source": "reader",
+            "patient": f"reader/{name}",
+            "model": "reader",
+            "region": row["region"],
+        }
         record |= {"method": row["method"], "usable": not off, "inside": True, "file": row["file"]}
         record |= {w: float(np.mean(values)) for w, values in ratings.items()}
         yield pixels, record | {"version": "rated"}, False
@@ -249,7 +255,7 @@ def _natural_items(data: Path) -> Iterator[Item]:
     with (folder / "mos.csv").open(newline="") as stream:
         rows = [list(row.values()) for row in csv.DictReader(stream)]
     for start in range(0, len(rows), 50):
-        yield Item(f"natural_{start:04d}", lambda r=rows[start : start + 50]: _natural_pictures(folder, r))
+        yield Item(f"natural_{start:04d}", partial(_natural_pictures, folder, rows[start : start + 50]))
 
 
 def _natural_pictures(folder: Path, rows: list[list[str]]) -> Iterator[tuple[Any, dict[str, Any], bool]]:
@@ -266,7 +272,7 @@ def _petct_iqa_items(data: Path) -> Iterator[Item]:
         rows = list(csv.DictReader(stream))
     for reference in sorted({row["reference"] for row in rows}):
         chosen = [row for row in rows if row["reference"] == reference]
-        yield Item(f"petct_{reference}", lambda r=chosen: _petct_pictures(folder, r))
+        yield Item(f"petct_{reference}", partial(_petct_pictures, folder, chosen))
 
 
 def _petct_pictures(folder: Path, rows: list[dict[str, str]]) -> Iterator[tuple[Any, dict[str, Any], bool]]:
@@ -286,7 +292,7 @@ def write_item(item: Item, out: Path, encoder: torch.nn.Module) -> None:
         table.append(record)
     buffer = io.BytesIO()
     arrays = {name: np.stack([getattr(one, name) for one in found]).astype(np.float16) for name in ARRAYS}
-    np.savez(buffer, table=np.frombuffer(json.dumps(table).encode(), np.uint8), **arrays)
+    np.savez(buffer, table=np.frombuffer(json.dumps(table).encode(), np.uint8), **arrays)  # type: ignore[arg-type]
     part = out / f"{item.name}.part"
     part.write_bytes(buffer.getvalue())
     part.rename(out / f"{item.name}.npz")

@@ -44,8 +44,8 @@ class Score(Section):
     ct_model: str = Field(
         "ct_panel",
         min_length=1,
-        description="model that rates CT: ct_panel, ms_iqa_ct, tfkt_ct, md_iqa_ct or mediqa_ct; the name of model: the same "
-        "network for all",
+        description="model that rates CT: ct_panel, ms_iqa_ct, tfkt_ct, md_iqa_ct or mediqa_ct; the name of model: the "
+        "same network for all",
     )
     models_dir: Path | None = Field(
         None, strict=False, description="folder of site-trained weights; empty: those shipped"

@@ -11,8 +11,8 @@ __all__ = ["CT_METHODS", "ct_card"]
 CT_METHODS = ("ms_iqa", "tfkt", "md_iqa", "mediqa")
 
 _DATA = (
-    "MTD-GAN reader study (MIT; CT slices of the Mayo/AAPM low-dose challenge; doi 10.1109/TMI.2024.3449647); TCIA CT series of "
-    "24 scanner models (CC BY 3.0 and 4.0); BIQ2021 photographs (TFKT and the domain only; no licence file)"
+    "MTD-GAN reader study (MIT; CT slices of the Mayo/AAPM low-dose challenge; doi 10.1109/TMI.2024.3449647); TCIA CT "
+    "series of 24 scanner models (CC BY 3.0 and 4.0); BIQ2021 photographs (TFKT and the domain only; no licence file)"
 )
 _LIMITS = (
     "anything but axial CT of the trunk; children; bone windows; photon-counting CT; cone-beam CT",
@@ -20,7 +20,8 @@ _LIMITS = (
     "motion, metal and truncation: only streaks like those of missing views were simulated",
 )
 _FAILURES = (
-    "thin or low-dose series of plain purpose (colonography, attenuation CT) can score below diagnostic: noise counts as seen",
+    "thin or low-dose series of plain purpose (colonography, attenuation CT) can score below diagnostic: their noise "
+    "counts as it is seen",
     "severities were simulated and their worth is a convention; readers rated denoised pictures of two regions only",
     "where a picture is neither clearly denoised nor clearly acquired, the score mixes two scales",
 )

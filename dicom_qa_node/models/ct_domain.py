@@ -1,8 +1,8 @@
 """Whether a CT picture is one of those that the CT models were made for, by the encoder's features; numpy only.
 
 Two measures decide together: how far the pooled features lie from those of the training scanners (`ood`), and a linear
-classifier of known strangers (photographs, fused pictures, phantoms, limbs). A stranger of a known kind need not lie far out,
-and an unknown one need not look like a known kind.
+classifier of known strangers (photographs, fused pictures, phantoms, limbs). A stranger of a known kind need not lie
+far out, and an unknown one need not look like a known kind.
 """
 
 from __future__ import annotations
@@ -94,5 +94,5 @@ def read_ct_domain(described: DomainFile, folder: Path) -> CtDomain:
     return CtDomain(OodModel(*(tensors[f"distance.{name}"] for name in _FIELDS)), tensors["weight"], tensors["bias"])
 
 
-def _classified(statistics: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
-    return np.concatenate([statistics[:, :MEANS], statistics[:, BANDS_FROM:]], 1)
+def _classified(statistics: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
+    return np.concatenate([statistics[:, :MEANS], statistics[:, BANDS_FROM:]], 1).astype(np.float64)

@@ -119,7 +119,8 @@ class CtNetwork(nn.Module):
 class CtModel(nn.Module):
     """What ships of one method, or of the panel: networks whose mean rating counts, and how the rating is read.
 
-    ``dose_offset`` (1,) is added to the dose rating; ``half_widths`` (9,) are the conformal half widths at scores 0, 0.5 ... 4.
+    ``dose_offset`` (1,) is added to the dose rating; ``half_widths`` (9,) are the conformal half widths at scores 0,
+    0.5 ... 4.
     All members share the first one's projection, which is that of the training.
     """
 
@@ -136,7 +137,7 @@ class CtModel(nn.Module):
 
     def forward(self, grid: Tensor, statistics: Tensor, prompts: Tensor | None = None) -> Tensor:
         """Return every member's ratings (members, n, 7) of grids (n, 1120, 8, 8) and statistics (n, `STATISTICS`)."""
-        tokens = self.members[0].projection(grid).clamp(-TOKEN_LIMIT, TOKEN_LIMIT)  # type: ignore[operator,union-attr]
+        tokens = self.members[0].projection(grid).clamp(-TOKEN_LIMIT, TOKEN_LIMIT)  # type: ignore[operator]
         return torch.stack([member(tokens, statistics, None, prompts).ratings for member in self.members])
 
 

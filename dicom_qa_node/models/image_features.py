@@ -131,7 +131,7 @@ def describe(
     means, deviations, grid_means, grid_deviations = [], [], [], []
     for index, x in enumerate(maps):
         share = (
-            functional.adaptive_avg_pool2d(mask, x.shape[2:])
+            functional.adaptive_avg_pool2d(mask, (x.shape[2], x.shape[3]))
             if x.shape[2] < mask.shape[2]
             else functional.interpolate(mask, size=(x.shape[2], x.shape[3]), mode="nearest")
         )
@@ -185,7 +185,7 @@ def band_statistics(luma: Tensor, mask: Tensor) -> Tensor:
         high = x - functional.avg_pool2d(padded, 3, 1)
         local = functional.avg_pool2d(high.square(), BLOCK)
         clipped = functional.avg_pool2d(((x < 1.5 * _LEVEL) | (x > 1 - 1.5 * _LEVEL)).float(), BLOCK)
-        share = functional.adaptive_avg_pool2d(mask, local.shape[2:])
+        share = functional.adaptive_avg_pool2d(mask, (local.shape[2], local.shape[3]))
         used = (share > 0.9) & (clipped < 0.05)
         chosen = local[used]
         if chosen.numel() < 4:

@@ -19,11 +19,12 @@ from dicom_qa_node.models.card import ModelCard
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["DEFAULT_MODEL", "NetworkOption", "all_cards", "build_network", "card_of"]
+__all__ = ["DEFAULT_CT_MODEL", "DEFAULT_MODEL", "NetworkOption", "all_cards", "build_network", "card_of"]
 
 NetworkOption = bool | int | float | str
 
 DEFAULT_MODEL = "ms_iqa_small"
+DEFAULT_CT_MODEL = "ct_panel"
 
 
 @cache

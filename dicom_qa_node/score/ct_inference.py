@@ -1,4 +1,4 @@
-"""Rate CT slices by the shared encoder and the CT models: ratings, four dimensions, one score, and whether they are CT at all.
+"""Rate CT slices by the shared encoder and the CT models: ratings, four dimensions, one score, and their domain.
 
 The scorer process opens one `CombinedScorer`: CT slices go to the CT model, fused pictures and PET to the display
 network of `inference`.
@@ -54,7 +54,7 @@ class CtPredictions(Predictions):
 
 
 class CtScorer:
-    """A CT model behind the frozen encoder, on one device; on the CPU slices are shared by as many threads as allowed."""
+    """A CT model behind the frozen encoder; slices are shared by as many threads as allowed."""
 
     def __init__(
         self, model: CtModel, card: ModelCard, encoder: Encoder, domain: CtDomain | None, device: torch.device
@@ -93,7 +93,7 @@ class CtScorer:
         Parameters
         ----------
         images
-            Display pictures, uint8, shape (n, rows, columns, 3), grey; a slice in the lung window is recognised by its air.
+            Display pictures, uint8, shape (n, rows, columns, 3), grey; the lung window is recognised by its air.
         kind
             "ct".
         prompts

@@ -59,4 +59,4 @@ def open_encoder(card: Any, weights_dir: Path | None = None) -> Encoder:
     """
     encoder = Encoder()
     weights.load(encoder, card, weights_dir)
-    return encoder.eval().requires_grad_(False).to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+    return encoder.eval().requires_grad_(False).to(memory_format=torch.channels_last)

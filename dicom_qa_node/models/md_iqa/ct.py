@@ -72,4 +72,4 @@ class MdIqaCt(CtNetwork):
 
 def build(**options: int | bool) -> MdIqaCt:
     """Return the untrained network; options are arguments of `MdIqaCt`."""
-    return MdIqaCt(**options)
+    return MdIqaCt(**options)  # type: ignore[arg-type]

@@ -35,7 +35,8 @@ class _ChannelAttention(nn.Module):
         """Attend within (n, places, width)."""
         query, key, value = self.query_key_value(self.norm(x)).chunk(3, 2)
         attention = (query.transpose(1, 2) @ key / query.shape[1] ** 0.5).softmax(-1)
-        return x + self.project((attention @ value.transpose(1, 2)).transpose(1, 2))
+        result: Tensor = x + self.project((attention @ value.transpose(1, 2)).transpose(1, 2))
+        return result
 
 
 class MedIqaCt(CtNetwork):
@@ -81,4 +82,4 @@ class MedIqaCt(CtNetwork):
 
 def build(**options: int | bool) -> MedIqaCt:
     """Return the untrained network; options are arguments of `MedIqaCt`."""
-    return MedIqaCt(**options)
+    return MedIqaCt(**options)  # type: ignore[arg-type]
