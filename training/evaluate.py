@@ -24,6 +24,9 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 
+from dicom_qa_node.api import open_model
+from dicom_qa_node.domain.results import SeriesKind
+from dicom_qa_node.score.grading import ScoringModel, card_for
 from dicom_qa_node.score.inference import Scorer
 from training.config import RunConfig
 from training.dataset import held_out_groups
@@ -110,7 +113,7 @@ def as_rgb(stored: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
     return np.repeat(stored, 3, axis=-1) if stored.shape[-1] == 1 else np.asarray(stored)
 
 
-def _judge_folder(scorer: Scorer, images: Path, labels: Path, kind: str) -> dict[str, Any]:
+def _judge_folder(scorer: ScoringModel, images: Path, labels: Path, kind: str) -> dict[str, Any]:
     """Score the files of a label table and compare."""
     predicted, truth, groups = [], [], []
     with labels.open(newline="") as stream:
@@ -125,7 +128,7 @@ def _judge_folder(scorer: Scorer, images: Path, labels: Path, kind: str) -> dict
     rounded = agreement(predicted, truth, groups, rounded=True)
     measures = ("plcc", "srocc", "krocc", "rmse")
     return {
-        "model": scorer.card.name,
+        "model": card_for(scorer, SeriesKind(kind)).name,
         "n": raw.n,
         "groups": raw.groups,
         **{name: getattr(raw, name).value for name in measures},
@@ -173,7 +176,7 @@ def main() -> None:
         coded = read_coded(arguments.weights.parent)
         scorer = Scorer.from_file(arguments.model, arguments.weights, arguments.device, coded=coded)
     else:
-        scorer = Scorer.open(arguments.model, arguments.device)
+        scorer = open_model(arguments.model, device=arguments.device)
     result = _judge_folder(scorer, arguments.images, arguments.labels, arguments.kind)
     if arguments.json:
         print(json.dumps(_without_nan(result)))

@@ -28,7 +28,8 @@ def list_models(context: typer.Context, as_json: AsJson = False) -> None:
     """List every network: what it scores, what it was trained on, and whether its weights are installed."""
     from dicom_qa_node.models.registry import all_cards
 
-    chosen = config_of(context).score.model
+    settings = config_of(context).score
+    chosen = {settings.model, settings.ct_model}
     rows = [_row(card, chosen) for card in sorted(all_cards().values(), key=lambda card: card.name)]
     if not as_json:
         rows = [{key: value for key, value in row.items() if key not in _ONLY_JSON} for row in rows]
@@ -51,19 +52,19 @@ def verify(
     unknown = [name for name in names or () if name not in all_cards()]
     if unknown:
         raise NotFound(f"there is no model {unknown[0]!r}; known are {', '.join(sorted(all_cards()))}")
-    chosen = names or list(dict.fromkeys([config.score.model, *shipped]))
+    chosen = names or list(dict.fromkeys([config.score.model, config.score.ct_model, *shipped]))
     rows = [_verified(card_of(name), config.score.models_dir) for name in chosen]
     show_rows("Weights", rows, as_json=as_json, empty="no models")
     if any(row["verdict"] != "ok" for row in rows):
         raise typer.Exit(ExitCode.MISCONFIGURED)
 
 
-def _row(card: ModelCard, chosen: str) -> dict[str, Any]:
+def _row(card: ModelCard, chosen: set[str]) -> dict[str, Any]:
     measured = card.measured
     return {
         "name": card.name,
         "version": card.version,
-        "in_use": card.name == chosen,
+        "in_use": card.name in chosen,
         "scores": list(card.kinds),
         "title": card.title,
         "parameters": None if measured is None else measured.parameters,

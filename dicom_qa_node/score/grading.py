@@ -37,6 +37,7 @@ from dicom_qa_node.score.volume import Volume
 __all__ = [
     "ScoringModel",
     "SeriesScore",
+    "card_for",
     "grade_series",
     "model_ref",
     "no_score",
