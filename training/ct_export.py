@@ -1,4 +1,4 @@
-"""Ship the CT models: weights as half floats, calibration, figures and the domain of the encoder's features.
+"""Ship the CT models: weights as half floats, calibration and figures.
 
 python -m training.ct_export --cache CACHE --tokens TOKENS --runs RUNS --models dicom_qa_node/models
 """
@@ -8,26 +8,22 @@ from __future__ import annotations
 import argparse
 import hashlib
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from dicom_qa_node.models.card import Calibration, Measured, measured_to_json, read_measured
+from dicom_qa_node.models.card import Calibration, Measured, measured_to_json
 from dicom_qa_node.models.ct_cards import CT_METHODS
-from dicom_qa_node.models.ct_domain import fit_ct_domain, pack
 from dicom_qa_node.models.ct_network import CtModel, build_model
 from training.ct_judge import Held, conformal_widths, figures_of, held_out, judged_rows, nested_scores, offset_of
 from training.ct_table import CtTable, read_table
-from training.feature_cache import read_cache
 
 _EXACT = ("readout", "standard", "spread", "dose_offset", "half_widths")
 """Tensors kept in single precision: sums of many terms that nearly cancel."""
 
 _TRAINED_ON = "reader study of denoised CT, multi-scanner CT with simulated severities (cached features)"
-_OUTSIDE = ("natural_", "petct_", "phantom_", "limb_")
 
 
 def model_of(members: Sequence[str], runs: Path, projection: Path, seed: int) -> CtModel:
@@ -86,23 +82,6 @@ def ship(table: CtTable, held: Held, model: CtModel, name: str, folder: Path, se
     path.with_suffix(".json").write_text(measured_to_json(measured))
 
 
-def ship_domain(table: CtTable, cache: Path, folder: Path) -> None:
-    """Fit the domain of the encoder's features and write it beside the encoder."""
-    outside = read_cache(cache, _OUTSIDE, ("pooled", "evidence", "bands"))
-    other = np.concatenate([outside.arrays[name] for name in ("pooled", "evidence", "bands")], 1)
-    content = pack(fit_ct_domain(table.inputs, other))
-    path = folder / "efficientnet_lite0.ct_domain.safetensors"
-    path.write_bytes(content)
-    card = folder / "efficientnet_lite0.json"
-    measured = read_measured(card)
-    if measured is None:
-        raise SystemExit(f"{card} is missing")
-    from dicom_qa_node.models.card import DomainFile
-
-    domain = DomainFile(path.name, hashlib.sha256(content).hexdigest(), {})
-    card.write_text(measured_to_json(replace(measured, domain=domain)))
-
-
 def main() -> None:
     """Write everything that ships."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -123,7 +102,6 @@ def main() -> None:
         shipped = name if name == "ct_panel" else f"{name}_ct"
         ship(table, held, model, shipped, arguments.models / name / "weights", seed)
         print(shipped, flush=True)
-    ship_domain(table, arguments.cache, arguments.models / "efficientnet_lite0" / "weights")
 
 
 if __name__ == "__main__":

@@ -28,6 +28,8 @@ from PIL import Image
 from dicom_qa_node.models.efficientnet_lite0 import ENCODER
 from dicom_qa_node.models.efficientnet_lite0.net import open_encoder
 from dicom_qa_node.models.image_features import PictureFeatures, describe
+from dicom_qa_node.phantom.ct_acquisition import CtQuality
+from dicom_qa_node.phantom.volumes import ct_volume
 from dicom_qa_node.score import display_images
 from training.ct_simulation import versions
 from training.data.prepare_severity import noise_level, other_kernel, zoomed
@@ -40,6 +42,7 @@ _READERS = ("r1", "r2", "r3")
 _PIXEL_MM = 0.7
 _LUNG_THRESHOLD = 161.0
 _SIDE = 512
+_GENERATED = ((1.0, 720), (0.5, 720), (0.1, 720), (0.05, 720), (1.0, 180), (1.0, 60))
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,7 @@ def items(data: Path, only: set[str]) -> Iterator[Item]:
         "multiscanner": _multiscanner_items,
         "series": _series_items,
         "outside": _outside_items,
+        "generated": _generated_items,
         "natural": _natural_items,
         "petct_iqa": _petct_iqa_items,
     }
@@ -194,6 +198,25 @@ def _outside_items(data: Path) -> Iterator[Item]:
             patient = folder.parent.name
             record = {"source": "limb", "patient": patient, "model": "limb", "inside": False, "file": files[index].name}
             yield Item(f"limb_{patient}_{index}", partial(_dicom_versions, files[index], record, False))
+
+
+def _generated_items(_: Path) -> Iterator[Item]:
+    """Yield the generated patients that the demo is made of, other seeds: they belong to the domain."""
+    for seed in range(9001, 9009):
+        for rows in (_SIDE, 256, 128, 64):
+            yield Item(f"generated_{seed}_{rows}", partial(_generated_pictures, seed, rows))
+
+
+def _generated_pictures(seed: int, rows: int) -> Iterator[tuple[Any, dict[str, Any], bool]]:
+    rng = np.random.default_rng(seed)
+    noise, field_mm = float(rng.uniform(8.0, 14.0)), float(rng.uniform(380.0, 460.0))
+    for dose, views in _GENERATED:
+        quality = CtQuality(dose_fraction=dose, views=views, noise_hu=noise)
+        levels = np.sort(rng.uniform(-170.0, 80.0, 4))
+        for hu in ct_volume(seed, levels, rows, field_mm, quality).voxels:
+            record = {"source": "generated", "patient": f"generated/{seed}", "model": "generated", "inside": True}
+            record |= {"gnl": noise, "window": "soft tissue", "kernel": "", "pixel_mm": field_mm / rows}
+            yield display_images.ct_picture(hu)[..., 0], record | _done("generated", dose, views), False
 
 
 def _reader_items(data: Path) -> Iterator[Item]:
