@@ -174,7 +174,7 @@ def main() -> None:
         return
     if arguments.weights:
         coded = read_coded(arguments.weights.parent)
-        scorer = Scorer.from_file(arguments.model, arguments.weights, arguments.device, coded=coded)
+        scorer: ScoringModel = Scorer.from_file(arguments.model, arguments.weights, arguments.device, coded=coded)
     else:
         scorer = open_model(arguments.model, device=arguments.device)
     result = _judge_folder(scorer, arguments.images, arguments.labels, arguments.kind)
