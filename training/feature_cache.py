@@ -111,11 +111,15 @@ def _dicom_versions(
     if hu.shape[0] != hu.shape[1]:
         simulated = False
     if not simulated:
-        yield display_images.ct_image(hu, window)[..., 0], shared | _done("routine"), window is display_images.LUNG
+        yield (
+            display_images.ct_display_image(hu, window)[..., 0],
+            shared | _done("routine"),
+            window is display_images.LUNG,
+        )
         return
     for version in versions(hu, pixel, rng, vary=seed > 0):
         known = _done(version.name, version.dose, version.views, version.blur_px, version.sharpen, version.texture)
-        yield display_images.ct_image(version.hu, window)[..., 0], shared | known, window is display_images.LUNG
+        yield display_images.ct_display_image(version.hu, window)[..., 0], shared | known, window is display_images.LUNG
 
 
 def other_reconstruction(
@@ -216,7 +220,7 @@ def _generated_pictures(seed: int, rows: int) -> Iterator[tuple[Any, dict[str, A
         for hu in ct_volume(seed, levels, rows, field_mm, quality).voxels:
             record = {"source": "generated", "patient": f"generated/{seed}", "model": "generated", "inside": True}
             record |= {"gnl": noise, "window": "soft tissue", "kernel": "", "pixel_mm": field_mm / rows}
-            yield display_images.ct_image(hu)[..., 0], record | _done("generated", dose, views), False
+            yield display_images.ct_display_image(hu)[..., 0], record | _done("generated", dose, views), False
 
 
 def _reader_items(data: Path) -> Iterator[Item]:
@@ -270,7 +274,7 @@ def _reader_simulated(
     record |= {"gnl": noise_level(hu), "pixel_mm": _PIXEL_MM, "window": window.name}
     for version in versions(hu, _PIXEL_MM, np.random.default_rng(zlib.crc32(name.encode()))):
         known = _done(version.name, version.dose, version.views, version.blur_px, version.sharpen, version.texture)
-        yield display_images.ct_image(version.hu, window)[..., 0], record | known, False
+        yield display_images.ct_display_image(version.hu, window)[..., 0], record | known, False
 
 
 def _natural_items(data: Path) -> Iterator[Item]:
