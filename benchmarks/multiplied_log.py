@@ -66,8 +66,8 @@ def fill_base(database: Database) -> None:
     from tests.realistic_log import fill
 
     fill(database, BASE, light=True, days=1460)
-    folding, drifts = ChartIngest(database), Drifts(database, ChartRules())
-    for step in (lambda: folding.take_in(limit=2000), folding.refresh_weeks, drifts.look):
+    ingest, drifts = ChartIngest(database), Drifts(database, ChartRules())
+    for step in (lambda: ingest.take_in(limit=2000), ingest.refresh_weeks, drifts.look):
         while step():
             pass
     # Slices are most of a result. Only the page of one series reads them, and they would be 30 GB of ten million.

@@ -62,9 +62,9 @@ def prepared(folder: Path, series: int) -> Site:
     else:
         site = open_site(folder)
         timed("fill the log", lambda: fill(site.database, series=series, seed=1))
-    folding, drifts = ChartIngest(site.database), Drifts(site.database, ChartRules())
-    timed("take results into the charts", lambda: exhaust(lambda: folding.take_in(limit=2000)))
-    timed("weekly percentiles", lambda: exhaust(folding.refresh_weeks))
+    ingest, drifts = ChartIngest(site.database), Drifts(site.database, ChartRules())
+    timed("take results into the charts", lambda: exhaust(lambda: ingest.take_in(limit=2000)))
+    timed("weekly percentiles", lambda: exhaust(ingest.refresh_weeks))
     timed("drift of every group", lambda: exhaust(drifts.look))
     return site
 

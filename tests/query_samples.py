@@ -164,15 +164,15 @@ def serving(
     layout = SpoolLayout(config.spool_dir)
     layout.create()
     gauge = DiskGauge(config.spool_dir, 0, 0)
-    seats = ConnectionSlots(config.receive.max_associations)
-    admission = Admission(config.receive, config.ae_title, seats, gauge)
+    connection_slots = ConnectionSlots(config.receive.max_associations)
+    admission = Admission(config.receive, config.ae_title, connection_slots, gauge)
     registry = Registry(database)
     intake = StoreHandler(SpoolWriter(layout), gauge, lambda receipt: registry.record([receipt]))
     listener = listen("127.0.0.1", 0)
     server = make_server(
         config,
         [Listener(listener, tls)],
-        Services("test", config.receive, intake, admission, seats, Refusals(intake.report), services),
+        Services("test", config.receive, intake, admission, connection_slots, Refusals(intake.report), services),
     )
     stop = threading.Event()
     thread = threading.Thread(target=server.serve_until, args=(stop.is_set, 0.02), daemon=True)

@@ -93,7 +93,7 @@ class _Batch:
     def __init__(self, connection: sa.Connection, rows: Sequence[sa.Row[Any]]) -> None:
         self._connection = connection
         self._fleet = ScannerRegistry(connection)
-        self._tallies = Counters(connection, [row.series_instance_uid for row in rows if row.version == 1])
+        self._counters = Counters(connection, [row.series_instance_uid for row in rows if row.version == 1])
         self._latest = _latest_versions(connection, {row.series_instance_uid for row in rows})
         self._points: list[dict[str, Any]] = []
         self._stale: set[tuple[int, dt.date]] = set()
@@ -121,7 +121,7 @@ class _Batch:
                 "measured": self._measured(result),
             }
         )
-        self._tallies.count(row, result)
+        self._counters.count(row, result)
         return _new_result(row, result, scanner, self._fleet.name_of(scanner), self._fleet.protocol_of(group))
 
     def flush(self) -> None:
@@ -129,7 +129,7 @@ class _Batch:
         insert_ignore(self._connection, s.points, self._points)
         _mark_stale(self._connection, self._stale)
         self._fleet.flush()
-        self._tallies.flush()
+        self._counters.flush()
 
     def _measured(self, result: SeriesResult) -> bytes:
         found = {m: m.value for m in result.measurements if m.value is not None and math.isfinite(m.value)}

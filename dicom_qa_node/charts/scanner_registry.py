@@ -46,7 +46,7 @@ class ScannerRegistry:
         self._quantities: dict[str, int] = {
             row.name: row.quantity_id for row in connection.execute(sa.select(s.quantities))
         }
-        self._tallies: dict[int, _Tally] = {}
+        self._counters: dict[int, _Tally] = {}
 
     def scanner(self, row: sa.Row[Any]) -> int:
         """Return the number of the device behind a result: by serial number, else by station and institution."""
@@ -98,7 +98,7 @@ class ScannerRegistry:
 
     def note(self, group_id: int, at: dt.datetime, score: float | None, network: str) -> None:
         """Count one more point of a group; another network than before leaves an event on the scanner's charts."""
-        tally = self._tallies.setdefault(group_id, _Tally(0, self._last.get(group_id), None, self._network[group_id]))
+        tally = self._counters.setdefault(group_id, _Tally(0, self._last.get(group_id), None, self._network[group_id]))
         tally.count += 1
         if tally.last_at is None or at >= tally.last_at:
             tally.last_at, tally.last_score, tally.newer = at, score, True
@@ -108,12 +108,12 @@ class ScannerRegistry:
 
     def unnote(self, group_id: int) -> None:
         """Count one point less: a later version has taken its place."""
-        tally = self._tallies.setdefault(group_id, _Tally(0, self._last.get(group_id), None, self._network[group_id]))
+        tally = self._counters.setdefault(group_id, _Tally(0, self._last.get(group_id), None, self._network[group_id]))
         tally.count -= 1
 
     def flush(self) -> None:
         """Write the counts."""
-        for group_id, tally in self._tallies.items():
+        for group_id, tally in self._counters.items():
             same = s.groups.c.group_id == group_id
             values: dict[str, Any] = {"total": s.groups.c.total + tally.count, "judged": False}
             if tally.newer and tally.last_at is not None:

@@ -16,7 +16,7 @@ __all__ = ["register", "run_role"]
 _HELP = {
     "receive": "Run the receiver: the C-STORE and C-ECHO SCP that scanners push to.",
     "schedule": "Run the periodic tasks: completion of series, reconciliation, retention.",
-    "deliver": "Run the courier that builds reports and sends them to the targets.",
+    "deliver": "Run the delivery worker that builds reports and sends them to the targets.",
     "web": "Run the web role: health, metrics and the quality log.",
 }
 

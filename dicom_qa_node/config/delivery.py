@@ -296,7 +296,9 @@ class Deliver(Section):
     retry_first_s: float = Field(5, gt=0, le=3600, description="wait after the first failed attempt; doubles each time")
     retry_max_s: float = Field(900, gt=0, le=86400, description="longest wait between two attempts")
     give_up_after_s: float = Field(604800, gt=0, description="age at which an undelivered report is parked")
-    lease_s: float = Field(120, ge=5, le=3600, description="a courier that is silent for this long loses its delivery")
+    lease_s: float = Field(
+        120, ge=5, le=3600, description="a delivery worker that is silent for this long loses its delivery"
+    )
 
     @model_validator(mode="after")
     def _unique_names(self) -> Deliver:

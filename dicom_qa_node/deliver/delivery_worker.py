@@ -1,6 +1,6 @@
 """Carries reports from the outbox to their targets: REPORTED -> DELIVERED, and the only place that tries again.
 
-Every target has a lane of its own, so that a slow or dead one delays no other. A failed attempt waits
+Every target has a thread of its own, so that a slow or dead one delays no other. A failed attempt waits
 ``retry_first_s``, doubled with each attempt, a quarter more or less at random, at most ``retry_max_s``; after
 ``give_up_after_s`` the delivery is parked. A crash leaves a lease to run out; the report then goes out again under
 the same SOP Instance UID, and a target that has it already counts as reached.
@@ -54,21 +54,21 @@ def run_delivery_worker(
     """
     outbox = Outbox(database, lease_s=config.deliver.lease_s)
     _park_unknown_targets(outbox, [settings.name for settings in config.deliver.targets])
-    lanes = []
+    target_workers = []
     for settings in config.deliver.targets:
         target = open_target(settings, config.ae_title, config.receive.peers)
         target = require_commitment(target, settings, config.ae_title, database)
-        lanes.append(
+        target_workers.append(
             TargetWorker(settings.name, target, outbox, config.deliver, config.spool_dir, stop, convert=convert)
         )
-    for lane in lanes:
-        lane.start()
+    for target_worker in target_workers:
+        target_worker.start()
     while not stop.wait(_LOOK_S):
-        for lane in lanes:
-            lane.keep_lease()
+        for target_worker in target_workers:
+            target_worker.keep_lease()
     deadline = time.monotonic() + patience_s
-    for lane in lanes:
-        lane.join(max(0.0, deadline - time.monotonic()))
+    for target_worker in target_workers:
+        target_worker.join(max(0.0, deadline - time.monotonic()))
 
 
 class TargetWorker:
@@ -79,7 +79,7 @@ class TargetWorker:
     name
         Name of the target in the configuration and the outbox.
     stop
-        When set, the lane ends after the report that it is sending.
+        When set, the thread ends after the report that it is sending.
     """
 
     def __init__(
@@ -101,7 +101,7 @@ class TargetWorker:
         self._sending: Delivery | None = None
         self._renew_at = 0.0
         # A target that never answers must not keep the process from ending.
-        self._thread = threading.Thread(target=self._run, name=f"lane-{name}", daemon=True)
+        self._thread = threading.Thread(target=self._run, name=f"target-{name}", daemon=True)
 
     def start(self) -> None:
         """Begin."""

@@ -63,7 +63,7 @@ class Envelope:
     """The part of a file before its data set, which begins at ``data_start``; ``seal`` is None while incomplete."""
 
     origin: Origin
-    seal: Checksum | None
+    checksum: Checksum | None
     data_start: int
 
 
@@ -107,16 +107,16 @@ def open_envelope(data: Buffer) -> Envelope:
     header = scan(bytes(data[_GROUP_AT : _GROUP_AT + length]), 0, _EXPLICIT_LITTLE, wanted)
     if header.text(_CREATOR) != _PRIVATE_CREATOR:
         raise BrokenDataSet("the file was not written by this receiver")
-    seal = _read_seal(header.values.get(_PRIVATE, b""))
+    checksum = _read_seal(header.values.get(_PRIVATE, b""))
     origin = Origin(
         sop_class_uid=header.text(_SOP_CLASS),
         sop_instance_uid=header.text(_SOP_INSTANCE),
         transfer_syntax_uid=header.text(_TRANSFER_SYNTAX),
         calling_ae=header.text(_SENDING_AE),
         called_ae=header.text(_RECEIVING_AE),
-        association_id=seal.association_id if seal else "",
+        association_id=checksum.association_id if checksum else "",
     )
-    return Envelope(origin, seal, _GROUP_AT + length)
+    return Envelope(origin, checksum, _GROUP_AT + length)
 
 
 def _read_seal(value: bytes) -> Checksum | None:

@@ -138,7 +138,7 @@ class CommitRequests:
             return connection.execute(query.where(_of(transaction_uid))).scalar_one_or_none()
 
     def answer(self, transaction_uid: str, failure_reason: int | None) -> None:
-        """Record an archive's answer; a report it has committed to is due for its courier at once."""
+        """Record an archive's answer; a report it has committed to is due for its delivery worker at once."""
         now = self._clock()
         with self._db.write() as connection:
             values = {"answered_at": now, "failure_reason": failure_reason}

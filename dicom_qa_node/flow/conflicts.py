@@ -189,8 +189,8 @@ def _holds(path: Path, sha256: str) -> bool:
     if not path.is_file():
         return False
     with path.open("rb") as file:
-        seal = open_envelope(file.read(4096)).seal
-    return seal is not None and seal.sha256 == sha256
+        checksum = open_envelope(file.read(4096)).checksum
+    return checksum is not None and checksum.sha256 == sha256
 
 
 def _exchange_rows(connection: sa.Connection, item: _Exchange, layout: SpoolLayout) -> None:

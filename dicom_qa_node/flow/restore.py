@@ -1,4 +1,4 @@
-"""Writes back what a lost database knew about reported versions of series, from their dossiers and reports."""
+"""Writes back what a lost database knew about reported versions of series, from their result archives and reports."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _ANY = tuple(SeriesState)
 
 
 class Restored(Enum):
-    """What became of a dossier."""
+    """What became of a result archive."""
 
     KNOWN = "known"
     EARLIER = "earlier"
@@ -40,7 +40,7 @@ class ResultRestorer:
     def __init__(self, database: Database) -> None:
         self._db = database
 
-    def restore(self, dossier: ResultArchive) -> Restored:
+    def restore(self, archive: ResultArchive) -> Restored:
         """Write result, report, documents and deliveries of a version, and move its series where it stood.
 
         A series whose images are still here is delivered again under the same UIDs: whether the target has it is not
@@ -53,18 +53,18 @@ class ResultRestorer:
             series stands in REPORTED. OUTDATED: images came after it, and the series is in RECEIVING again.
         """
         with self._db.write() as connection:
-            if _has_report(connection, dossier.report.sop_instance_uid):
+            if _has_report(connection, archive.report.sop_instance_uid):
                 return Restored.KNOWN
-            _ensure_series(connection, dossier)
-            _restore_result(connection, dossier)
-            _restore_reports(connection, dossier)
-            here, late = _images(connection, dossier)
+            _ensure_series(connection, archive)
+            _restore_result(connection, archive)
+            _restore_reports(connection, archive)
+            here, late = _images(connection, archive)
             if here:
-                _restore_deliveries(connection, dossier)
-            return _place(connection, dossier, here, late)
+                _restore_deliveries(connection, archive)
+            return _place(connection, archive, here, late)
 
     def add_report(self, report: ReportRef) -> bool:
-        """Write the row of a report that has no dossier; the next verdict on its series is a later version.
+        """Write the row of a report that has no result archive; the next verdict on its series is a later version.
 
         Returns False, and writes nothing, if the report has its row or its series is unknown.
         """
@@ -99,84 +99,84 @@ def _has_result(connection: sa.Connection, uid: str, version: int) -> bool:
     return connection.execute(sa.select(t.results.c.result_id).where(same)).first() is not None
 
 
-def _ensure_series(connection: sa.Connection, dossier: ResultArchive) -> None:
+def _ensure_series(connection: sa.Connection, archive: ResultArchive) -> None:
     """Make the row of a series of which no image is left."""
-    row = asdict(dossier.facts) | {
-        "calling_ae": dossier.sender.ae_title,
+    row = asdict(archive.facts) | {
+        "calling_ae": archive.sender.ae_title,
         "state": SeriesState.RECEIVING.value,
-        "state_since": dossier.scored_at,
-        "version": dossier.report.version,
+        "state_since": archive.scored_at,
+        "version": archive.report.version,
         "received": 0,
         "expected": {},
-        "first_received_at": dossier.images_until,
-        "last_received_at": dossier.images_until,
+        "first_received_at": archive.images_until,
+        "last_received_at": archive.images_until,
     }
     insert_ignore(connection, t.series, [row])
 
 
-def _restore_result(connection: sa.Connection, dossier: ResultArchive) -> None:
-    uid, version, result, at = _uid(dossier), dossier.report.version, dossier.result, dossier.scored_at
+def _restore_result(connection: sa.Connection, archive: ResultArchive) -> None:
+    uid, version, result, at = _uid(archive), archive.report.version, archive.result, archive.scored_at
     if _has_result(connection, uid, version):
         return
-    row = result_row(uid, version, result, dossier.facts, at)
+    row = result_row(uid, version, result, archive.facts, at)
     number = int(connection.execute(t.results.insert().values(**row).returning(t.results.c.result_id)).scalar_one())
-    add_log_row(connection, number, dossier.facts, version, result, at)
+    add_log_row(connection, number, archive.facts, version, result, at)
 
 
-def _restore_reports(connection: sa.Connection, dossier: ResultArchive) -> None:
+def _restore_reports(connection: sa.Connection, archive: ResultArchive) -> None:
     insert_ignore(
-        connection, t.reports, [asdict(item) for item in (dossier.report, *(d for d, _ in dossier.documents))]
+        connection, t.reports, [asdict(item) for item in (archive.report, *(d for d, _ in archive.documents))]
     )
     rows = [
-        {"report_uid": dossier.report.sop_instance_uid, "target": target, "reason": reason}
-        for target, reason in dossier.unrouted
+        {"report_uid": archive.report.sop_instance_uid, "target": target, "reason": reason}
+        for target, reason in archive.unrouted
     ]
     insert_ignore(connection, t.unrouted, rows)
 
 
-def _restore_deliveries(connection: sa.Connection, dossier: ResultArchive) -> None:
+def _restore_deliveries(connection: sa.Connection, archive: ResultArchive) -> None:
     now = utc_now()
     row: dict[str, Any] = {
-        "series_instance_uid": _uid(dossier),
-        "study_instance_uid": dossier.facts.study_instance_uid,
+        "series_instance_uid": _uid(archive),
+        "study_instance_uid": archive.facts.study_instance_uid,
         "state": DeliveryState.PENDING.value,
-        "sender_ae": dossier.sender.ae_title,
-        "sender_host": dossier.sender.host,
+        "sender_ae": archive.sender.ae_title,
+        "sender_host": archive.sender.host,
         "created_at": now,
         "next_attempt_at": now,
     }
-    for document, targets in ((dossier.report, dossier.targets), *dossier.documents):
+    for document, targets in ((archive.report, archive.targets), *archive.documents):
         own = row | {"report_uid": document.sop_instance_uid, "kind": document.kind}
         insert_ignore(connection, t.outbox, [own | {"target": target} for target in targets])
 
 
-def _images(connection: sa.Connection, dossier: ResultArchive) -> tuple[int, int]:
+def _images(connection: sa.Connection, archive: ResultArchive) -> tuple[int, int]:
     """Return how many images of the version are here, and how many came after it."""
     row = t.instances.c
-    late = row.received_at > dossier.images_until
+    late = row.received_at > archive.images_until
     query = sa.select(sa.func.count(), sa.func.count().filter(late))
-    count, after = connection.execute(query.where(row.series_instance_uid == _uid(dossier), ~row.conflict)).one()
+    count, after = connection.execute(query.where(row.series_instance_uid == _uid(archive), ~row.conflict)).one()
     here = int(count) - int(after)
     # Two receivers may record in another order than they received.
-    return min(here, dossier.images), int(after) + max(0, here - dossier.images)
+    return min(here, archive.images), int(after) + max(0, here - archive.images)
 
 
-def _place(connection: sa.Connection, dossier: ResultArchive, here: int, late: int) -> Restored:
-    uid, version = _uid(dossier), dossier.report.version
+def _place(connection: sa.Connection, archive: ResultArchive, here: int, late: int) -> Restored:
+    uid, version = _uid(archive), archive.report.version
     same = t.series.c.series_instance_uid == uid
     known = int(connection.execute(sa.select(t.series.c.version).where(same)).scalar_one())
     if known > version:
         return Restored.EARLIER
     cancel_jobs(connection, uid)
     state, next_version = (SeriesState.RECEIVING, version + 1) if late else (SeriesState.REPORTED, version)
-    pair = dossier.result.pair_series_uid
-    values = {"version": next_version, "forgotten": dossier.images - here, "pair_series_uid": pair}
+    pair = archive.result.pair_series_uid
+    values = {"version": next_version, "forgotten": archive.images - here, "pair_series_uid": pair}
     transition(
-        connection, uid, _ANY, state, version=None, reason=f"report {dossier.report.sop_instance_uid} is in the spool",
+        connection, uid, _ANY, state, version=None, reason=f"report {archive.report.sop_instance_uid} is in the spool",
         actor=_ACTOR, at=utc_now(), values=values,
     )  # fmt: skip
     return Restored.OUTDATED if late else Restored.LATEST
 
 
-def _uid(dossier: ResultArchive) -> str:
-    return dossier.report.series_instance_uid
+def _uid(archive: ResultArchive) -> str:
+    return archive.report.series_instance_uid

@@ -1,5 +1,5 @@
-"""Keeps the node running: the roles, their supervisor, the periodic tasks, health, metrics and backup.
+"""Operation: roles and their supervisor, scheduler, health, metrics, retention, backup and rebuild.
 
-`roles` runs one role in this process; `supervisor` runs all of them as child processes and restarts what dies;
-`pulse` says that a process is alive; `schedule` holds the periodic tasks; `health` and `metrics` tell others.
+`roles` runs one role in this process; `supervisor` runs all of them as child processes and restarts those that end or
+hang; `heartbeat` records that a process is alive; `scheduler` holds the periodic tasks; `health` and `metrics` report.
 """

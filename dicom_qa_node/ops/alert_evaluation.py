@@ -167,13 +167,13 @@ def update_charts(config: Config, database: Database, judge: AlertEvaluator) -> 
     """Return the task that takes new results into the charts and tells of grades, findings and drifts."""
     charts = config.charts
     rules = ChartRules(charts.baseline_points, charts.ewma_weight, charts.ewma_width, charts.drift_run)
-    folding, drifts = ChartIngest(database), Drifts(database, rules)
+    ingest, drifts = ChartIngest(database), Drifts(database, rules)
 
     def run(_now: dt.datetime) -> None:
         # A long backlog (a first start, an imported log) comes in small transactions; the receiver writes in between.
-        while folding.take_in(judge.results, limit=500):
+        while ingest.take_in(judge.results, limit=500):
             pass
-        while folding.refresh_weeks():
+        while ingest.refresh_weeks():
             pass
         while drifts.look(judge.drifts):
             pass

@@ -87,7 +87,7 @@ class HeartbeatSender:
     role, name
         What this process is (``score``) and what it is called (``score-1@host``).
     stop
-        Set by the pulse when the supervisor is gone.
+        Set by the heartbeat when the supervisor is gone.
     detail
         Returns the process's own word on what it does.
     parent_pid
@@ -112,7 +112,7 @@ class HeartbeatSender:
         self._orphaned_at = 0.0
         self._told = RateLimitedLog(_LOGGER)
         self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="pulse", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
 
     def start(self) -> None:
         """Say that the process works now, and keep saying it; a second call changes nothing."""

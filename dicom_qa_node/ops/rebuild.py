@@ -1,8 +1,8 @@
 """Fills the database from the spool again, after it was lost or a backup was put in its place.
 
-Images bring back instances, series and their states up to RECEIVING; dossiers beside the reports bring back verdicts,
-reports and deliveries. What people wrote (accounts, reviews, the audit log, baselines) and what was parked is in
-backups only.
+Images bring back instances, series and their states up to RECEIVING; result archives beside the reports bring back
+verdicts, reports and deliveries. What people wrote (accounts, reviews, the audit log, baselines) and what was parked is
+in backups only.
 """
 
 from __future__ import annotations
@@ -166,7 +166,7 @@ def _verdicts(store: ResultRestorer, spool_dir: Path, done: Rebuilt, progress: P
 
 
 def _bare_reports(store: ResultRestorer, spool_dir: Path, done: Rebuilt) -> Rebuilt:
-    """Give the reports that still lack one a row: those without a dossier that can be read."""
+    """Give the reports that still lack one a row: those without a result archive that can be read."""
     added = 0
     unreadable = list(done.unreadable)
     for batch in _unknown_reports(store, spool_dir):

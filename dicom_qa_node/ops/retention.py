@@ -138,8 +138,8 @@ def _copies(layout: SpoolLayout, versions: Iterable[tuple[str, int]]) -> Iterato
     """Yield the 16-bit pictures of these versions."""
     for uid, version in versions:
         folder = layout.pictures(uid, version)
-        gallery = read_manifest(folder)
-        for name in gallery.stored_files() if gallery is not None else ():
+        manifest = read_manifest(folder)
+        for name in manifest.stored_files() if manifest is not None else ():
             yield layout.relative(folder / name)
 
 

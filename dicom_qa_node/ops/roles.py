@@ -108,7 +108,7 @@ class RoleContext:
     database: Database
     stop: threading.Event
     name: str
-    pulse: HeartbeatSender
+    heartbeat: HeartbeatSender
 
 
 def run_role(role: str, config: Config, environment: Mapping[str, str] | None = None) -> int:
@@ -134,11 +134,11 @@ def run_role(role: str, config: Config, environment: Mapping[str, str] | None = 
         name = process_name(values.get(NAME_VARIABLE, role))
         parent = values.get(PARENT_VARIABLE, "")
         parent_pid = int(parent) if parent.isdigit() else None
-        pulse = HeartbeatSender(database, role, name, stop, parent_pid=parent_pid, notifier=SystemdNotifier(values))
+        heartbeat = HeartbeatSender(database, role, name, stop, parent_pid=parent_pid, notifier=SystemdNotifier(values))
         try:
-            code = _BODIES[role](RoleContext(config, database, stop, name, pulse))
+            code = _BODIES[role](RoleContext(config, database, stop, name, heartbeat))
         finally:
-            pulse.end()
+            heartbeat.end()
     finally:
         database.close()
     if parent_pid is not None:
@@ -172,7 +172,7 @@ def stop_on_signals(stop: threading.Event, hurry: threading.Event | None = None)
 def _schedule(context: RoleContext) -> int:
     from dicom_qa_node.ops.scheduler import run_schedule
 
-    run_schedule(context.config, context.database, context.stop, context.pulse)
+    run_schedule(context.config, context.database, context.stop, context.heartbeat)
     return Exit.OK
 
 
@@ -180,12 +180,12 @@ def _score(context: RoleContext) -> int:
     from dicom_qa_node.score.worker import run_worker
 
     words = ["starting"]
-    context.pulse.detail = lambda: words[0]
+    context.heartbeat.detail = lambda: words[0]
 
     def say(text: str) -> None:
         words[0] = text
 
-    context.pulse.start()
+    context.heartbeat.start()
     due_for_replacement = run_worker(context.config, context.database, context.stop, context.name, say=say)
     return Exit.RECYCLE if due_for_replacement else Exit.OK
 
@@ -201,8 +201,8 @@ def _deliver(context: RoleContext) -> int:
 
     config, registry, outbox = context.config, Registry(context.database), Outbox(context.database)
     reporter = Reporter(lambda: report_pending(outbox, registry, config.spool_dir, config))
-    context.pulse.detail = reporter.detail
-    context.pulse.start()
+    context.heartbeat.detail = reporter.detail
+    context.heartbeat.start()
     reporter.start()
     replies = CommitmentResultSender(config, CommitReplies(context.database))
     replies.start()
@@ -217,7 +217,7 @@ def _deliver(context: RoleContext) -> int:
 def _web(context: RoleContext) -> int:
     from dicom_qa_node.ops.web_server import run_web
 
-    run_web(context.config, context.database, context.stop, context.pulse)
+    run_web(context.config, context.database, context.stop, context.heartbeat)
     return Exit.OK
 
 
@@ -227,7 +227,7 @@ def _receive(context: RoleContext) -> int:
 
     config = context.config
     services = [open_query_service] if config.query.enabled else []
-    return serve_receive(config, context.database, context.stop, context.pulse.start, services)
+    return serve_receive(config, context.database, context.stop, context.heartbeat.start, services)
 
 
 _BODIES: Mapping[str, Callable[[RoleContext], int]] = {
@@ -239,6 +239,6 @@ _BODIES: Mapping[str, Callable[[RoleContext], int]] = {
 }
 #: In the order in which they start: nothing is received before the rest is on its way up.
 ROLES = tuple(_BODIES)
-#: In the order in which they stop, with the longest wait in seconds: a receiver lets associations finish, a courier the
-#: report it is sending; a scorer that is still loading its network has nothing to lose.
+#: In the order in which they stop, with the longest wait in seconds: a receiver lets associations finish, a delivery
+#: worker the report it is sending; a scorer that is still loading its network has nothing to lose.
 STOP_ORDER: Mapping[str, float] = {"receive": 40, "schedule": 20, "score": 5, "deliver": 30, "web": 10}

@@ -98,11 +98,11 @@ def _watching(config: Config, database: Database) -> list[Task]:
         facts = gather(config, database, model)
         return assess(facts, config, time_of(facts, database))
 
-    troubles, courier = NodeAlerts(config, database, health, judge), AlertDelivery(config, database)
+    troubles, delivery_worker = NodeAlerts(config, database, health, judge), AlertDelivery(config, database)
     return [
         Task("charts", 5, update_charts(config, database, judge), first_after_s=2),
         Task("troubles", 30, lambda _now: troubles.look(), first_after_s=30),
-        Task("alerts", 5, courier.send_due, first_after_s=3),
+        Task("alerts", 5, delivery_worker.send_due, first_after_s=3),
     ]
 
 
@@ -282,17 +282,17 @@ class _Every(BaseTrigger):  # type: ignore[misc]
         return now + self._every
 
 
-def run_schedule(config: Config, database: Database, stop: threading.Event, pulse: HeartbeatSender) -> None:
+def run_schedule(config: Config, database: Database, stop: threading.Event, heartbeat: HeartbeatSender) -> None:
     """Run the periodic tasks of a node until ``stop`` is set."""
     facts = NodeStatistics(database)
     # The task that tells how the tasks stand is one of them.
     bookkeeping = Task("bookkeeping", _TELL_S, lambda _now: facts.note_task_runs(runner.runs()), first_after_s=1)
     watch = ClockWatch()
     runner = TaskRunner([*tasks_of(config, database, watch), bookkeeping], watch=watch, skew=database.skew)
-    pulse.detail = runner.detail
+    heartbeat.detail = runner.detail
     runner.start()
     try:
-        pulse.start()
+        heartbeat.start()
         stop.wait()
     finally:
         runner.end()

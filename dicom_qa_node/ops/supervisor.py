@@ -205,14 +205,14 @@ class Supervisor:
         self._stop, self._hurry, self._notifier = stop, hurry or threading.Event(), notifier
         self._limits = limits or RestartLimits()
         self._ears = _Ears(database)
-        self._pulse = HeartbeatSender(database, "serve", process_name("serve"), stop, detail=self._summary)
+        self._heartbeat = HeartbeatSender(database, "serve", process_name("serve"), stop, detail=self._summary)
         self._ready = False
         self._exit = Exit.OK
         self._next_alive = 0.0
 
     def run(self) -> int:
         """Start the children, watch them, stop them; return the exit code of the node."""
-        self._pulse.start()
+        self._heartbeat.start()
         self._ears.start()
         try:
             while not self._stop.wait(_TICK_S):
@@ -221,7 +221,7 @@ class Supervisor:
             self._notifier.stopping()
             self._stop_in_order()
             self._ears.end()
-            self._pulse.end()
+            self._heartbeat.end()
         log_event(_LOGGER, logging.INFO, "stopped", code=int(self._exit))
         return self._exit
 

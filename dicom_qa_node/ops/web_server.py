@@ -59,7 +59,7 @@ class LiveNode:
         return exposition(self._collector)
 
 
-def run_web(config: Config, database: Database, stop: threading.Event, pulse: HeartbeatSender) -> None:
+def run_web(config: Config, database: Database, stop: threading.Event, heartbeat: HeartbeatSender) -> None:
     """Serve until ``stop`` is set.
 
     Raises
@@ -85,7 +85,7 @@ def run_web(config: Config, database: Database, stop: threading.Event, pulse: He
     )
     _load(settings)
     server = _Server(settings, stop)
-    pulse.start()
+    heartbeat.start()
     where = f"{config.web.host}:{listener.getsockname()[1]}"
     log_event(_LOGGER, logging.INFO, "web_listening", address=where)
     offer_setup_link(config, site.accounts, listener.getsockname()[1])

@@ -1,6 +1,6 @@
-"""The C-STORE and C-ECHO SCP: from a peer's association to durable bytes, Success, and rows that follow.
+"""The C-STORE and C-ECHO SCP: from an association to durable bytes, Success, and rows in the registry.
 
-`run` pre-forks receiver processes on one socket; `ae` builds the server of each; `admit` decides about
-associations; `fastpath` takes data sets straight from the socket; `store_scp` puts them into the spool;
-`recorder` hands receipts to the registry; `reconcile` gives it what a crash kept from it.
+`server` forks receiver processes on one listening socket; `application_entity` negotiates; `admission` accepts or
+rejects associations; `fastpath` streams data sets from the socket; `store_handler` writes them to the spool;
+`ingest_writer` records them; `reconcile` adds to the registry what a crash kept from it.
 """

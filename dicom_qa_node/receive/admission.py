@@ -95,8 +95,8 @@ class ConnectionSlots:
     """
 
     def __init__(self, max_associations: int, clock: Callable[[], float] = time.monotonic) -> None:
-        self._seats = max_associations + _PENDING_SEATS + _SPARE_SEATS
-        self._table = mmap.mmap(-1, self._seats * _SEAT.size)
+        self._connection_slots = max_associations + _PENDING_SEATS + _SPARE_SEATS
+        self._table = mmap.mmap(-1, self._connection_slots * _SEAT.size)
         self._descriptor = os.memfd_create("seats", os.MFD_CLOEXEC)
         self._thread_lock = threading.Lock()
         self._clock = clock
@@ -118,11 +118,11 @@ class ConnectionSlots:
         """
         packed = _packed(address)
         with self._locked():
-            seats = list(_SEAT.iter_unpack(self._table))
-            free = next((seat for seat, (_, state, *_) in enumerate(seats) if state == _FREE), None)
+            connection_slots = list(_SEAT.iter_unpack(self._table))
+            free = next((seat for seat, (_, state, *_) in enumerate(connection_slots) if state == _FREE), None)
             if free is None:
                 return None
-            pending = [(row[5], seat, row) for seat, row in enumerate(seats) if row[1] == _PENDING]
+            pending = [(row[5], seat, row) for seat, row in enumerate(connection_slots) if row[1] == _PENDING]
             if sum(row[4] == packed for _, _, row in pending) >= _PENDING_OF_ADDRESS:
                 return None
             if len(pending) >= _PENDING_SEATS and not (known and self._evict(pending)):
@@ -198,10 +198,10 @@ class ConnectionSlots:
 class Admission:
     """The rules of one receiver."""
 
-    def __init__(self, settings: Receive, ae_title: str, seats: ConnectionSlots, gauge: DiskGauge) -> None:
+    def __init__(self, settings: Receive, ae_title: str, connection_slots: ConnectionSlots, gauge: DiskGauge) -> None:
         self._settings = settings
         self._ae_title = ae_title
-        self._seats = seats
+        self._connection_slots = connection_slots
         self._gauge = gauge
         self._peers = {peer.ae_title.strip(): (peer, _networks(peer)) for peer in settings.peers}
         self._networks = tuple(network for _, networks in self._peers.values() for network in networks)
@@ -229,7 +229,7 @@ class Admission:
         if not self._gauge.has_room():
             return CONGESTED
         quota = self._quota_of_listed(peer) if peer is not None and listed else self._quota_of_unlisted()
-        return None if self._seats.admit(applicant.seat, applicant.calling_ae, quota) else TOO_MANY
+        return None if self._connection_slots.admit(applicant.seat, applicant.calling_ae, quota) else TOO_MANY
 
     def _quota_of_listed(self, peer: Peer) -> Quota:
         # The title of a peer without addresses can be used from anywhere: no single address gets all of its seats.

@@ -73,13 +73,13 @@ class Services:
     settings: Receive
     intake: StoreHandler
     admission: Admission
-    seats: ConnectionSlots
+    connection_slots: ConnectionSlots
     refusals: Refusals
-    further: Sequence[ServiceHandler] = ()
+    extra_services: Sequence[ServiceHandler] = ()
 
     def operations(self) -> dict[type, Operation]:
         """Return what the further services answer themselves, by the type of the request."""
-        return {kind: operation for service in self.further for kind, operation in service.operations().items()}
+        return {kind: operation for service in self.extra_services for kind, operation in service.operations().items()}
 
 
 def build_ae(config: Config) -> ApplicationEntity:
@@ -115,7 +115,7 @@ def make_server(config: Config, listeners: Sequence[Listener], services: Service
     # pynetdicom checks each UID of a request itself; pydicom's second check of the 256 in a usual one takes 5 ms.
     pydicom_config.settings.reading_validation_mode = pydicom_config.IGNORE
     ae = build_ae(config)
-    handlers = [handler for service in services.further for handler in service.handlers()]
+    handlers = [handler for service in services.extra_services for handler in service.handlers()]
     server = ae.make_server(
         listeners[0].socket.getsockname()[:2],
         evt_handlers=[
@@ -126,7 +126,7 @@ def make_server(config: Config, listeners: Sequence[Listener], services: Service
         ],
         server_class=ReceiveServer,
         # Given here because an AE drops the roles of its contexts.
-        contexts=supported_contexts(services.further),
+        contexts=supported_contexts(services.extra_services),
         listeners=listeners,
         services=services,
     )
@@ -180,7 +180,7 @@ class ReceiveServer(AssociationServer):
             pending.close()
 
     def _let_idle_sibling_take_it(self) -> None:
-        held = self.services.seats.by_process()
+        held = self.services.connection_slots.by_process()
         if held and held[os.getpid()] > min(held.values()):
             time.sleep(_YIELD_S)
 
@@ -198,7 +198,7 @@ class ReceiveServer(AssociationServer):
     def _begin(self, pending: PendingConnection[Listener]) -> None:
         """Give a connection whose association request begins to arrive a seat and an association."""
         request, host = pending.socket, pending.host
-        seat = self.services.seats.take(host, known=self.services.admission.knows(host))
+        seat = self.services.connection_slots.take(host, known=self.services.admission.knows(host))
         if seat is None:
             self.services.refusals.note("too many connections without an association", host)
             self.shutdown_request(request)
@@ -208,12 +208,12 @@ class ReceiveServer(AssociationServer):
             _ReceiveHandler(request, pending.address, self, seat, pending)
         except Exception:
             _LOGGER.exception("connection_failed")
-            self.services.seats.leave(seat)
+            self.services.connection_slots.leave(seat)
             self.shutdown_request(request)
 
     def _close_evicted(self) -> None:
         """Close the connections whose seats a listed peer was given."""
-        evicted = self.services.seats.evicted()
+        evicted = self.services.connection_slots.evicted()
         for assoc in self.active_associations if evicted else ():
             if isinstance(assoc, ReceivedAssociation) and assoc.seat in evicted:
                 assoc.evict()
@@ -383,7 +383,7 @@ class ReceivedAssociation(StreamingAssociation):
         # pynetdicom leaves a socket open when the peer was the first to go.
         self._connection.close()
         self._transport.forget()
-        self.services.seats.leave(self.seat)
+        self.services.connection_slots.leave(self.seat)
         if self.admitted:
             end = AssociationEnd(self.association_id, utc_now(), aborted=not self.is_released)
             self.services.intake.report(end)

@@ -2,7 +2,7 @@
 
 The file decides, not its row: rows may lag behind, and the file is what a promise is about. The answer to a request is
 kept in the database before the request is accepted; it goes out on the same association if the peer keeps that open for
-a moment, else the courier's process sends it on one of its own (`deliver.commitment_scu`).
+a moment, else the delivery worker's process sends it on one of its own (`deliver.commitment_scu`).
 """
 
 from __future__ import annotations

@@ -53,7 +53,7 @@ def serve(
     listeners: Sequence[Listener],
     *,
     number: int,
-    seats: ConnectionSlots,
+    connection_slots: ConnectionSlots,
     admission: Admission,
     gauge: DiskGauge,
     ready: Callable[[], object],
@@ -76,11 +76,13 @@ def serve(
     recorder = IngestWriter(registry.record, prepare=lambda: registry.end_associations(name))
     recorder.start()
     intake = StoreHandler(SpoolWriter(layout), gauge, recorder.report)
-    further = [_commitment(config, layout, database), *(opener(config, database) for opener in open_services)]
-    services = Services(name, config.receive, intake, admission, seats, Refusals(recorder.report), further)
+    extra_services = [_commitment(config, layout, database), *(opener(config, database) for opener in open_services)]
+    services = Services(
+        name, config.receive, intake, admission, connection_slots, Refusals(recorder.report), extra_services
+    )
     server = make_server(config, listeners, services)
     upkeep = threading.Thread(
-        target=_catch_up, args=(stop, recorder, layout, registry, further), name="upkeep", daemon=True
+        target=_catch_up, args=(stop, recorder, layout, registry, extra_services), name="upkeep", daemon=True
     )
     upkeep.start()
     ready()
@@ -104,10 +106,10 @@ def _catch_up(
     recorder: IngestWriter,
     layout: SpoolLayout,
     registry: Registry,
-    further: Sequence[ServiceHandler],
+    extra_services: Sequence[ServiceHandler],
 ) -> None:
     """Prepare the further services; have the spool reconciled once receipts were dropped and the database is back."""
-    prepare(further)
+    prepare(extra_services)
     limited_log = RateLimitedLog(_LOGGER)
     while not stop.wait(1.0):
         if recorder.missed and recorder.idle:

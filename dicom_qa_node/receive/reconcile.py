@@ -155,24 +155,24 @@ def _receipt(layout: SpoolLayout, path: Path) -> StoredInstance | Quarantined | 
 def _stored(layout: SpoolLayout, path: Path) -> StoredInstance:
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         envelope = open_envelope(data)
-        _check_content(data, envelope.data_start, envelope.seal)
-        assert envelope.seal is not None
+        _check_content(data, envelope.data_start, envelope.checksum)
+        assert envelope.checksum is not None
         facts = read_instance_header(data, envelope.data_start, envelope.origin.transfer_syntax_uid)
         outcome = Outcome.CONFLICT if path.parent == layout.conflicts else Outcome.NEW
         stored = layout.instance(envelope.origin.sop_instance_uid)
         apart = outcome is Outcome.CONFLICT and stored.is_file()
         differs = differences(stored, path) if apart else frozenset[Difference]()
-        kept = StoredFile(outcome, layout.relative(path), envelope.seal, differs)
+        kept = StoredFile(outcome, layout.relative(path), envelope.checksum, differs)
         return stored_instance(kept, envelope.origin, facts)
 
 
-def _check_content(data: mmap.mmap, start: int, seal: Checksum | None) -> None:
-    if seal is None or len(data) - start != seal.size_bytes:
+def _check_content(data: mmap.mmap, start: int, checksum: Checksum | None) -> None:
+    if checksum is None or len(data) - start != checksum.size_bytes:
         raise BrokenDataSet("the file is not complete")
     digest = hashlib.sha256()
     for position in range(start, len(data), _HASH_STEP):
         digest.update(data[position : position + _HASH_STEP])
-    if digest.hexdigest() != seal.sha256:
+    if digest.hexdigest() != checksum.sha256:
         raise BrokenDataSet("the content does not have its checksum")
 
 

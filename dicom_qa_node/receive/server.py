@@ -66,8 +66,8 @@ class ProcessMaster:
         self._open_services = open_services
         self._layout = SpoolLayout(config.spool_dir)
         self._gauge = DiskGauge(config.spool_dir, config.spool.min_free_mb, config.spool.resume_free_mb)
-        self._seats = ConnectionSlots(config.receive.max_associations)
-        self._admission = Admission(config.receive, config.ae_title, self._seats, self._gauge)
+        self._connection_slots = ConnectionSlots(config.receive.max_associations)
+        self._admission = Admission(config.receive, config.ae_title, self._connection_slots, self._gauge)
         self._slots = [_Slot(number) for number in range(config.receive.processes)]
         self._reconciler = 0
         self._reconcile_due = True
@@ -158,7 +158,7 @@ class ProcessMaster:
 
     def _bury(self, slot: _Slot, status: int) -> None:
         log_event(_LOGGER, logging.ERROR, "receiver_died", pid=slot.pid, status=status, slot=slot.number)
-        self._seats.clear(slot.pid)
+        self._connection_slots.clear(slot.pid)
         now = time.monotonic()
         lived_s = now - slot.started_at
         slot.failures = 1 if lived_s > _LONGEST_PAUSE_S else slot.failures + 1
@@ -210,7 +210,7 @@ class ProcessMaster:
             self.config,
             self.listeners,
             number=slot.number,
-            seats=self._seats,
+            connection_slots=self._connection_slots,
             admission=self._admission,
             gauge=self._gauge,
             ready=lambda: os.write(serving, b"1"),

@@ -154,6 +154,6 @@ def storage_contexts() -> list[PresentationContext]:
     return [build_context(sop_class, list(TRANSFER_SYNTAXES)) for sop_class in STORAGE_CLASSES]
 
 
-def supported_contexts(further: Sequence[ServiceHandler] = ()) -> list[PresentationContext]:
+def supported_contexts(extra_services: Sequence[ServiceHandler] = ()) -> list[PresentationContext]:
     """Return everything the receiver accepts, with the contexts of ``further`` services."""
-    return merged_contexts(storage_contexts(), [build_context(VERIFICATION)], further)
+    return merged_contexts(storage_contexts(), [build_context(VERIFICATION)], extra_services)

@@ -73,7 +73,7 @@ def _report_item(item: Unreported, outbox: Outbox, registry: Registry, spool_dir
     chosen = [decision.target for decision in decisions if not decision.why_not]
     unrouted = [(decision.target, decision.why_not) for decision in decisions if decision.why_not]
     documents = _documents(item, request, chosen, sources, outbox, spool_dir, config)
-    write_result_archive(spool_dir, _dossier(item, report, chosen, unrouted, documents, registry))
+    write_result_archive(spool_dir, _archive(item, report, chosen, unrouted, documents, registry))
     if outbox.add_report(report, chosen, unrouted, item.sender, documents, remark=_remark(sources)):
         _log(logging.INFO, "reported", item, report=report.sop_instance_uid, targets=",".join(chosen))
         if sources.changes:
@@ -155,7 +155,7 @@ def _documents(
     )
 
 
-def _dossier(
+def _archive(
     item: Unreported,
     report: ReportRef,
     targets: Sequence[str],

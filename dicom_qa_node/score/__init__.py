@@ -1,10 +1,11 @@
-"""Scores complete series: files become volumes, volumes become a few pictures, pictures become a verdict.
+"""Scoring of complete series: files, volumes, display images of salient slices, score, measurements, findings.
 
 ::
 
-    survey (headers, multiframe, parts) -> read (decode, stack, suv) -> slices -> display -> infer -> verdict
-                                                                     -> measure -> findings
-    pipeline puts them in this order, worker feeds it from the queue of jobs.
+    volume_builder (slice_headers, multiframe, stacks; decoder_pool, stack_pixels, suv)
+        -> slice_selection -> slice_rendering -> inference -> grading
+        -> physics.measurements -> rules.evaluation
+    pipeline calls them in this order; worker takes series from the queue of jobs.
 
-Only processes that score import this package's torch and SimpleITK; the package itself imports nothing.
+Only scoring processes import torch and SimpleITK; the package itself imports nothing.
 """

@@ -269,8 +269,8 @@ class RequestedHeatMaps:
         uid, version = request.series_instance_uid, request.version
         entry = self._log.entry(uid, version)
         folder = self._layout.pictures(uid, version)
-        gallery = read_manifest(folder)
-        if entry is None or gallery is None or not gallery.slices:
+        manifest = read_manifest(folder)
+        if entry is None or manifest is None or not manifest.slices:
             raise Permanent("the pictures of this version are no longer in the spool")
         judged, own = entry.result.model, model_ref(self._scorer)
         if judged != own:
@@ -278,10 +278,10 @@ class RequestedHeatMaps:
                 f"version {version} was judged by {judged.name} {judged.version}, this node now has "
                 f"{own.name} {own.version}; score the series again to have maps"
             )
-        for item in gallery.slices:
+        for item in manifest.slices:
             if (folder / heat_name(item.number)).is_file():
                 continue
-            for drawn in heat_map_steps(_picture(folder / item.display), SeriesKind(gallery.kind), self._scorer):
+            for drawn in heat_map_steps(_picture(folder / item.display), SeriesKind(manifest.kind), self._scorer):
                 if drawn is not None:
                     write_heat_map(drawn, folder, item.number)
                 yield

@@ -75,15 +75,15 @@ def write_images(verdict: ScoredSeries, folder: Path, grades: Grades) -> list[Pa
         _File(display_name(number), Image.fromarray(picture), 3)
         for number, picture in enumerate(verdict.pictures, start=1)
     ]
-    gallery = ImageManifest(verdict.result.kind.value, ())
-    if verdict.exhibit is not None:
-        shown = [_shown(item, number, files) for number, item in enumerate(verdict.exhibit.slices, 1)]
-        gallery = ImageManifest(verdict.result.kind.value, tuple(shown), _overview(verdict.exhibit, files))
+    manifest = ImageManifest(verdict.result.kind.value, ())
+    if verdict.key_slices is not None:
+        shown = [_shown(item, number, files) for number, item in enumerate(verdict.key_slices.slices, 1)]
+        manifest = ImageManifest(verdict.result.kind.value, tuple(shown), _overview(verdict.key_slices, files))
     # Packing PNG does not hold Python's lock.
     with ThreadPoolExecutor(max_threads()) as pool:
         sheet = pool.submit(_write_sheet, verdict, folder / SHEET, grades)
         rest = list(pool.map(lambda file: _write(file.image, folder / file.name, file.level), files))
-    written = [sheet.result(), *rest, _write_bytes(manifest_to_json(gallery), folder / INDEX)]
+    written = [sheet.result(), *rest, _write_bytes(manifest_to_json(manifest), folder / INDEX)]
     sync_folder(folder)
     return written
 
@@ -151,10 +151,10 @@ def _stored(layer: Layer, name: str) -> StoredLayer:
     return StoredLayer(name, layer.unit, layer.scale, layer.offset, layer.step, layer.low, layer.high, layer.inverted)
 
 
-def _overview(exhibit: KeySlices, files: list[_File]) -> Overview:
-    files.append(_File(OVERVIEW, Image.fromarray(exhibit.overview), 3))
-    rows, columns = exhibit.overview.shape
-    return Overview(OVERVIEW, rows, columns, exhibit.pixel_mm, exhibit.marks)
+def _overview(key_slices: KeySlices, files: list[_File]) -> Overview:
+    files.append(_File(OVERVIEW, Image.fromarray(key_slices.overview), 3))
+    rows, columns = key_slices.overview.shape
+    return Overview(OVERVIEW, rows, columns, key_slices.pixel_mm, key_slices.marks)
 
 
 def _write(image: Image.Image, path: Path, level: int) -> Path:

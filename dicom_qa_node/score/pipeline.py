@@ -72,12 +72,12 @@ class Options:
 class ScoredSeries:
     """The result of a series with the pictures of its slices, uint8 RGB, shape (slices, rows, columns, 3).
 
-    ``exhibit`` holds the same slices in their unit; None where no slice was chosen.
+    ``key_slices`` holds the same slices in their unit; None where no slice was chosen.
     """
 
     result: SeriesResult
     pictures: DisplayImages
-    exhibit: KeySlices | None = None
+    key_slices: KeySlices | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +104,7 @@ class _StackResult:
     findings: tuple[Finding, ...]
     irregular: tuple[Finding, ...]
     instances: frozenset[str]
-    exhibit: KeySlices | None
+    key_slices: KeySlices | None
     blank: int = 0
 
 
@@ -157,7 +157,7 @@ def score_series(
     lead = _leading(stacks)
     pair_uid = _pair_uid(candidates, lead.kind)
     result = replace(result, pair_series_uid=pair_uid, timings_ms=clock.timings())
-    return ScoredSeries(result, lead.pictures, lead.exhibit)
+    return ScoredSeries(result, lead.pictures, lead.key_slices)
 
 
 def _each(stacks: Sequence[Stack], use: Callable[[Stack], _T]) -> tuple[list[_T], tuple[Finding, ...]]:
@@ -199,7 +199,7 @@ def _score_stack(
         windows = windows_of(volume, indices, kernel) if kernel else (SOFT_TISSUE,) * len(indices)
         reason = reason or unread_window(windows, kernel)
         pictures = render_display_images(volume, indices, pairing.ct, windows) if picked else _none()
-        exhibit = key_slices_of(volume, indices, pairing.ct, windows) if picked else None
+        key_slices = key_slices_of(volume, indices, pairing.ct, windows) if picked else None
 
     def judged() -> SeriesScore:
         with clock.step("network"):
@@ -230,7 +230,7 @@ def _score_stack(
         findings=(*volume.findings, *pairing.findings, *verdict.findings, *physics),
         irregular=tuple(item for item in volume.findings if item.severity is not Severity.INFO),
         instances=frozenset(volume.sop_instance_uids),
-        exhibit=exhibit,
+        key_slices=key_slices,
         blank=len(volume.blank_mm),
     )
 

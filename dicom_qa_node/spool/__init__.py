@@ -1,5 +1,6 @@
-"""Files only: where they lie (`layout`), how they get there durably (`write`), what they say (`facts`), what may go.
+"""Files of the node; no database, no network.
 
-`part10` is the envelope around each data set, `header` the walk over its elements, `disk` the room there is, `retain`
-what happens when there is little, and deletion.
+`layout` names them; `incoming` makes received objects durable; `disk_space` measures and frees space;
+`filesystem_check` tests what durable files rest on; `rendered_images` and `result_archive` describe the files of a
+scored revision.
 """

@@ -67,7 +67,7 @@ class StoredFile:
 
     outcome: Outcome
     path: str
-    seal: Checksum
+    checksum: Checksum
     differs: frozenset[Difference] = frozenset()
 
 
@@ -161,40 +161,40 @@ class IncomingObject:
         SpoolFull
             The disk is full; nothing was kept.
         """
-        seal = self._seal()
+        checksum = self._checksum()
         stored = self._layout.instance(self._origin.sop_instance_uid)
         if self._publish(stored):
-            return StoredFile(Outcome.NEW, self._layout.relative(stored), seal)
-        if _same_content(stored, seal):
-            return self._duplicate_of(stored, seal)
-        apart = self._layout.conflict(self._origin.sop_instance_uid, seal.sha256)
-        if _same_content(apart, seal):
-            return self._duplicate_of(apart, seal)
+            return StoredFile(Outcome.NEW, self._layout.relative(stored), checksum)
+        if _same_content(stored, checksum):
+            return self._duplicate_of(stored, checksum)
+        apart = self._layout.conflict(self._origin.sop_instance_uid, checksum.sha256)
+        if _same_content(apart, checksum):
+            return self._duplicate_of(apart, checksum)
         differs = differences(stored, self._part)
         if not differs:
-            return self._duplicate_of(stored, seal)
+            return self._duplicate_of(stored, checksum)
         if self._publish(apart):
-            return StoredFile(Outcome.CONFLICT, self._layout.relative(apart), seal, differs)
-        if _same_content(apart, seal):
-            return self._duplicate_of(apart, seal)
+            return StoredFile(Outcome.CONFLICT, self._layout.relative(apart), checksum, differs)
+        if _same_content(apart, checksum):
+            return self._duplicate_of(apart, checksum)
         raise Transient("two different contents share one name in the conflicts folder")
 
-    def _duplicate_of(self, stored: Path, seal: Checksum) -> StoredFile:
+    def _duplicate_of(self, stored: Path, checksum: Checksum) -> StoredFile:
         self.discard()
         # The first writer may not have synced its name yet, and this answer promises durability too.
         _guarded(sync_folder, stored.parent)
-        return StoredFile(Outcome.DUPLICATE, self._layout.relative(stored), seal)
+        return StoredFile(Outcome.DUPLICATE, self._layout.relative(stored), checksum)
 
     def quarantine(self, reason: str) -> Quarantined:
         """Make a refused object durable beside a JSON file that names the reason and the sender."""
-        seal = self._seal()
+        checksum = self._checksum()
         target = self._layout.new_quarantine()
         held = Quarantined(
             path=self._layout.relative(target),
             reason=reason,
             calling_ae=self._origin.calling_ae,
             sop_instance_uid=self._origin.sop_instance_uid[:_LONGEST_UID],
-            at=seal.received_at,
+            at=checksum.received_at,
         )
         _write_notice(target, held)
         self._publish(target)
@@ -206,11 +206,11 @@ class IncomingObject:
             self._part.unlink(missing_ok=True)
             self._close()
 
-    def _seal(self) -> Checksum:
-        seal = Checksum(self._origin.association_id, self._clock(), self._hash.hexdigest(), self._size)
-        _guarded(os.pwrite, self._descriptor, seal.encode(), checksum_offset(self._data_start))
+    def _checksum(self) -> Checksum:
+        checksum = Checksum(self._origin.association_id, self._clock(), self._hash.hexdigest(), self._size)
+        _guarded(os.pwrite, self._descriptor, checksum.encode(), checksum_offset(self._data_start))
         _guarded(os.fsync, self._descriptor)
-        return seal
+        return checksum
 
     def _publish(self, target: Path) -> bool:
         """Give the synced file its final, durable name; False if that name is taken."""
@@ -242,11 +242,11 @@ def stored_instance(
         sop_class_uid=origin.sop_class_uid,
         transfer_syntax_uid=origin.transfer_syntax_uid,
         path=kept.path,
-        sha256=kept.seal.sha256,
-        size_bytes=kept.seal.size_bytes,
-        received_at=kept.seal.received_at,
+        sha256=kept.checksum.sha256,
+        size_bytes=kept.checksum.size_bytes,
+        received_at=kept.checksum.received_at,
         calling_ae=origin.calling_ae,
-        association_id=kept.seal.association_id,
+        association_id=kept.checksum.association_id,
         series=series or facts.series(),
         instance_number=facts.instance_number,
         number_of_frames=facts.number_of_frames,
@@ -282,13 +282,13 @@ def _write_notice(target: Path, held: Quarantined) -> None:
     _guarded(write_new_file, target.with_suffix(".json"), json.dumps(notice, indent=1).encode())
 
 
-def _same_content(path: Path, seal: Checksum) -> bool:
+def _same_content(path: Path, checksum: Checksum) -> bool:
     try:
         with path.open("rb") as file:
-            there = open_envelope(file.read(4096)).seal
+            there = open_envelope(file.read(4096)).checksum
     except (OSError, BrokenDataSet):
         return False
-    return there is not None and (there.sha256, there.size_bytes) == (seal.sha256, seal.size_bytes)
+    return there is not None and (there.sha256, there.size_bytes) == (checksum.sha256, checksum.size_bytes)
 
 
 def _guarded(call: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:

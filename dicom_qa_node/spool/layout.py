@@ -6,7 +6,7 @@
     conflicts/<key>-<content>.dcm      other bytes under a SOP Instance UID that is already stored
     quarantine/<id>.dcm + <id>.json    what was refused, with the reason
     incoming/<id>.part                 being received; locked by its receiver while that lives
-    reports/, pictures/                written by later stages; see `dossier` and `gallery`
+    reports/, pictures/                written by later stages; see `result_archive` and `rendered_images`
 
 The key is the first 32 hex digits of the SHA-256 of the SOP Instance UID: one length, no separators, no case.
 The path depends on that UID alone, so the file system itself decides, for all receiver processes, who stored an

@@ -128,9 +128,9 @@ class ImageManifest:
 _ADAPTER: TypeAdapter[ImageManifest] = TypeAdapter(ImageManifest)
 
 
-def manifest_to_json(gallery: ImageManifest) -> bytes:
+def manifest_to_json(manifest: ImageManifest) -> bytes:
     """Serialise an index for `read_manifest`."""
-    return _ADAPTER.dump_json(gallery)
+    return _ADAPTER.dump_json(manifest)
 
 
 def read_manifest(folder: Path) -> ImageManifest | None:

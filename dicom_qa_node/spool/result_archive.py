@@ -46,27 +46,27 @@ class ResultArchive:
 
 
 def result_archive_path(report: Path) -> Path:
-    """Return where the dossier of a report lies."""
+    """Return where the result archive of a report lies."""
     return report.with_suffix(".json")
 
 
-def write_result_archive(spool_dir: Path, dossier: ResultArchive) -> None:
-    """Write a dossier durably; one that is there already is replaced.
+def write_result_archive(spool_dir: Path, archive: ResultArchive) -> None:
+    """Write a result archive durably; one that is there already is replaced.
 
     Raises
     ------
     Transient
         The disk is full, or the file cannot be written.
     """
-    path = result_archive_path(spool_dir / dossier.report.path)
+    path = result_archive_path(spool_dir / archive.report.path)
     try:
-        replace_file(path, _adapter().dump_json(dossier, by_alias=True), mode=0o600)
+        replace_file(path, _adapter().dump_json(archive, by_alias=True), mode=0o600)
     except OSError as error:
         raise Transient(f"what belongs to a report cannot be written: {error.strerror}") from error
 
 
 def read_result_archive(path: Path) -> ResultArchive:
-    """Read a dossier.
+    """Read a result archive.
 
     Raises
     ------
@@ -81,7 +81,7 @@ def read_result_archive(path: Path) -> ResultArchive:
 
 
 def result_archives(spool_dir: Path) -> Iterator[Path]:
-    """Yield the dossiers of a spool."""
+    """Yield the result archives of a spool."""
     yield from sorted((spool_dir / "reports").glob("??/*.json"))
 
 

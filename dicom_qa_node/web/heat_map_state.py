@@ -88,10 +88,10 @@ def ask_for_maps(site: Site, entry: LogEntry, by: str) -> HeatMaps:
 
 def _pictures(folder: Path) -> tuple[list[int], bool]:
     """Return the numbers of the slices, and whether what the network saw of each is still there."""
-    gallery = read_manifest(folder)
-    if gallery is None or not gallery.slices:
+    manifest = read_manifest(folder)
+    if manifest is None or not manifest.slices:
         return [], False
-    return [item.number for item in gallery.slices], all((folder / item.display).is_file() for item in gallery.slices)
+    return [item.number for item in manifest.slices], all((folder / item.display).is_file() for item in manifest.slices)
 
 
 def _obstacle(site: Site, entry: LogEntry, pictures: bool) -> str:

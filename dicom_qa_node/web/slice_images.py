@@ -112,7 +112,7 @@ def heat_overlay(folder: Path, number: int) -> bytes:
     return _png(Image.fromarray(colour))
 
 
-def thumbnail(folder: Path, gallery: ImageManifest, number: int, size: int = 256) -> bytes:
+def thumbnail(folder: Path, manifest: ImageManifest, number: int, size: int = 256) -> bytes:
     """Return a slice as the network saw it, at most ``size`` pixels wide and high, as PNG.
 
     Raises
@@ -120,7 +120,7 @@ def thumbnail(folder: Path, gallery: ImageManifest, number: int, size: int = 256
     FileNotFoundError
         It is not there.
     """
-    shown = next((item for item in gallery.slices if item.number == number), None)
+    shown = next((item for item in manifest.slices if item.number == number), None)
     if shown is None:
         raise FileNotFoundError(f"slice {number}")
     with Image.open(folder / shown.display) as image:

@@ -71,7 +71,7 @@ class Archive:
 
 
 class Node:
-    """Reports of two series, the first in two versions, and the lane that sends them through a wire."""
+    """Reports of two series, the first in two versions, and the worker that sends them through a wire."""
 
     def __init__(self, folder: Path, wire: Wire) -> None:
         self.host = Host()

@@ -123,7 +123,7 @@ def _held(layout: SpoolLayout, rows: Rows) -> list[bytes]:
 
 
 def test_every_cut_while_reporting_keeps_what_has_its_row(tmp_path, node_config, monkeypatch):
-    """The row is written last: from then on report and dossier are whole, before that they are made again."""
+    """The row is written last: from then on report and result archive are whole, before that they are made again."""
     with closing(Database(node_config.database_url)) as database:
         database.upgrade()
         node = Carrier(node_config, database, tmp_path, Ticking(T0))
@@ -147,14 +147,14 @@ def test_every_cut_while_reporting_keeps_what_has_its_row(tmp_path, node_config,
         counted["cuts"] += 1
         found = list(itertools.chain(result_archives(spool)))
         for path in found:
-            # A dossier that can be read stands for a report that is whole.
+            # A result archive that can be read stands for a report that is whole.
             try:
-                dossier = read_result_archive(path)
+                archive = read_result_archive(path)
             except Permanent:
                 counted["partial"] += 1
                 continue
             assert cut.files[name] == whole
-            assert dossier.report == report
+            assert archive.report == report
             counted["whole"] += 1
         if cut.step == last:
             assert cut.files[name] == whole

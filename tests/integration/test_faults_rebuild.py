@@ -301,7 +301,8 @@ def test_a_series_whose_images_have_left_is_kept_and_not_sent_again(node, config
 
 
 def test_reports_of_an_older_version_keep_their_numbers(node, config):
-    """Without a dossier the verdict is gone; the next report must not take the UID of the one that the PACS has."""
+    """Without a result archive the verdict is gone; the next report must not take the UID of the one that the PACS
+    has."""
     report = node.outbox.report(uid_of(2))
     for path in result_archives(config.spool_dir):
         path.unlink()
@@ -320,9 +321,9 @@ def test_reports_of_an_older_version_keep_their_numbers(node, config):
 
 
 def test_files_that_cannot_be_used_are_named_and_stay(node, config, qa):
-    dossier, other, *_ = result_archives(config.spool_dir)
+    archive, other, *_ = result_archives(config.spool_dir)
     report = other.with_suffix(".dcm")
-    dossier.write_text('{"facts": "Sample^Sally"}')
+    archive.write_text('{"facts": "Sample^Sally"}')
     report.write_bytes(b"nothing")
     other.unlink()
     image = node.layout.absolute(node.registry.instances(uid_of(6))[0].path)
@@ -333,10 +334,10 @@ def test_files_that_cannot_be_used_are_named_and_stay(node, config, qa):
     assert code == 1
     assert "1 damaged" in out
     assert "1 reports without their verdict" in out
-    assert dossier.name in err
+    assert archive.name in err
     assert report.name in err
     assert "Sally" not in out + err
-    assert dossier.exists()
+    assert archive.exists()
     assert report.exists()
 
 

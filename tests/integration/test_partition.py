@@ -194,9 +194,9 @@ def test_a_report_whose_archive_vanished_is_given_up_in_time_and_comes_once(clus
     hosts.cut("deliver", "archive")
     try:
         begun = time.monotonic()
-        poll(lambda: delivery().attempts == 1 and delivery().last_answer, PATIENCE_S, "the courier gives up")
+        poll(lambda: delivery().attempts == 1 and delivery().last_answer, PATIENCE_S, "the delivery worker gives up")
         waited_s = time.monotonic() - begun
-        poll(lambda: delivery().attempts >= 3, PATIENCE_S, "the courier tries again")
+        poll(lambda: delivery().attempts >= 3, PATIENCE_S, "the delivery worker tries again")
         gate.touch()
         assert "no connection" in delivery().last_answer
     finally:

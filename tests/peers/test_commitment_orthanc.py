@@ -97,13 +97,13 @@ def test_report_counts_when_orthanc_has_committed(node: Node, poll: Any) -> None
     fill(config, database, CASES[:1])
     uid = CASES[0].series_uid
     stop = threading.Event()
-    courier = threading.Thread(target=run_delivery_worker, args=(config, database, stop, 5.0))
-    courier.start()
+    delivery_worker = threading.Thread(target=run_delivery_worker, args=(config, database, stop, 5.0))
+    delivery_worker.start()
     try:
         poll(lambda: Registry(database).series(uid).state is SeriesState.DELIVERED, 40, "delivered")
     finally:
         stop.set()
-        courier.join(20)
+        delivery_worker.join(20)
     (row,) = Outbox(database).deliveries_of(uid)
     assert row.state is DeliveryState.DELIVERED
     assert row.last_answer == "0x0000 Success, storage committed"

@@ -74,16 +74,16 @@ def report(database: Database, config: Config, number: int = 1) -> str:
 
 
 def deliver(database: Database, config: Config, uid: str, poll: Callable[..., Any]) -> str:
-    """Run the courier until the series is delivered and return the target's answer."""
+    """Run the delivery worker until the series is delivered and return the target's answer."""
     stop = threading.Event()
     forms = {"convert": lambda ref, sop_class: as_form(config.spool_dir, ref, sop_class)}
-    courier = threading.Thread(target=run_delivery_worker, args=(config, database, stop), kwargs=forms)
-    courier.start()
+    delivery_worker = threading.Thread(target=run_delivery_worker, args=(config, database, stop), kwargs=forms)
+    delivery_worker.start()
     try:
         poll(lambda: Registry(database).series(uid).state is SeriesState.DELIVERED, 60)
     finally:
         stop.set()
-        courier.join(30)
+        delivery_worker.join(30)
     (row,) = Outbox(database).deliveries_of(uid)
     return row.last_answer
 
@@ -145,13 +145,13 @@ def test_archive_that_fails_once_gets_every_version_in_order_and_other_series_me
     jobs.finish(jobs.claim("w"), verdict(registry.instances(uids[0])))
     assert report_pending(outbox, registry, config.spool_dir, config) == 1
     stop = threading.Event()
-    courier = threading.Thread(target=run_delivery_worker, args=(config, database, stop))
-    courier.start()
+    delivery_worker = threading.Thread(target=run_delivery_worker, args=(config, database, stop))
+    delivery_worker.start()
     try:
         poll(lambda: len(received) == 3, 30)
     finally:
         stop.set()
-        courier.join(30)
+        delivery_worker.join(30)
         server.shutdown()
     assert len(refused) == 1
     assert received == [

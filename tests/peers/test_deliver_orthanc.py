@@ -1,4 +1,4 @@
-"""Reports reach real archives, Orthanc and DCMTK: once each, through outages, refusals and a killed courier."""
+"""Reports reach real archives, Orthanc and DCMTK: once each, through outages, refusals and a killed delivery worker."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def dicom_target(port: int, ae_title: str = "ORTHANC", name: str = "pacs") -> di
     return {"kind": "dicom", "name": name, "host": "127.0.0.1", "port": port, "ae_title": ae_title, "timeout_s": 5.0}
 
 
-def courier(tmp_path: Path, mode: str = "run") -> list[object]:
+def delivery_worker(tmp_path: Path, mode: str = "run") -> list[object]:
     return [sys.executable, "-c", COURIER, tmp_path / "config.yaml", mode]
 
 
@@ -129,7 +129,7 @@ def test_report_lies_in_the_archive_beside_its_images(tmp_path, database, orthan
     uid = report_series(database, config, SpecificCharacterSet=["", "ISO 2022 IR 87"], PatientName=name)
     peer = Peer("127.0.0.1", port, "ORTHANC", "NODE", 10)
     assert send_files(files_below([config.spool_dir / "instances"]), peer).sent == 9
-    process = background(courier(tmp_path))
+    process = background(delivery_worker(tmp_path))
     poll(in_state(database, uid, SeriesState.DELIVERED), 30)
     (patient,) = ask("patients?expand")
     assert patient["MainDicomTags"] == {
@@ -149,7 +149,7 @@ def test_outage_loses_nothing(tmp_path, database, free_port, background, poll):
     config = write_config(tmp_path, dicom_target(port, "STORESCP"), {"kind": "folder", "name": "shelf",
                                                                      "path": str(tmp_path / "shelf")})  # fmt: skip
     uids = [report_series(database, config, number) for number in (1, 2, 3)]
-    background(courier(tmp_path))
+    background(delivery_worker(tmp_path))
 
     def deferred() -> bool:
         rows = [row for uid in uids for row in Outbox(database).deliveries_of(uid) if row.target == "pacs"]
@@ -171,7 +171,7 @@ def test_archive_that_takes_no_reports_parks_the_series_with_words(tmp_path, dat
     background(["storescp", "-aet", "STORESCP", "-od", tmp_path, "-xf", profile, "CtOnly", port])
     config = write_config(tmp_path, dicom_target(port, "STORESCP"))
     uid = report_series(database, config)
-    background(courier(tmp_path))
+    background(delivery_worker(tmp_path))
     poll(in_state(database, uid, SeriesState.PARKED), 30)
     reason = Registry(database).series(uid).parked_reason
     assert reason == (
@@ -184,12 +184,12 @@ def test_courier_killed_after_success_delivers_once(tmp_path, database, orthanc,
     port, ask = orthanc
     config = write_config(tmp_path, dicom_target(port))
     uid = report_series(database, config)
-    killed = background(courier(tmp_path, "kill"))
+    killed = background(delivery_worker(tmp_path, "kill"))
     assert killed.wait(30) == -signal.SIGKILL
     assert len(ask("instances")) == 1
     (row,) = Outbox(database).deliveries_of(uid)
     assert row.state is DeliveryState.SENDING
-    background(courier(tmp_path))
+    background(delivery_worker(tmp_path))
     poll(in_state(database, uid, SeriesState.DELIVERED), 30)
     (row,) = Outbox(database).deliveries_of(uid)
     assert row.attempts == 2

@@ -136,8 +136,8 @@ def test_a_report_waits_for_trust_and_then_goes(
     fill(config, database, CASES[:1])
     outbox, uid = Outbox(database), CASES[0].series_uid
     stop = threading.Event()
-    courier = threading.Thread(target=run_delivery_worker, args=(config, database, stop))
-    courier.start()
+    delivery_worker = threading.Thread(target=run_delivery_worker, args=(config, database, stop))
+    delivery_worker.start()
     try:
         poll(lambda: "certificate is not accepted" in outbox.deliveries_of(uid)[0].last_answer, 30)
         assert outbox.deliveries_of(uid)[0].state is not DeliveryState.PARKED
@@ -146,7 +146,7 @@ def test_a_report_waits_for_trust_and_then_goes(
         poll(lambda: Registry(database).series(uid).state is SeriesState.DELIVERED, 30)
     finally:
         stop.set()
-        courier.join(20)
+        delivery_worker.join(20)
 
 
 def test_orthanc_over_tls_in_both_directions(
@@ -179,10 +179,10 @@ def test_orthanc_over_tls_in_both_directions(
         sender.end()
         fill(config, database, CASES[:1])
         stop = threading.Event()
-        courier = threading.Thread(target=run_delivery_worker, args=(config, database, stop))
-        courier.start()
+        delivery_worker = threading.Thread(target=run_delivery_worker, args=(config, database, stop))
+        delivery_worker.start()
         delivered = lambda: Registry(database).series(CASES[0].series_uid).state is SeriesState.DELIVERED  # noqa: E731
         poll(delivered, 40, "a report is delivered and committed over TLS")
         stop.set()
-        courier.join(20)
+        delivery_worker.join(20)
         assert len(orthanc.ask("instances")) == 1

@@ -24,17 +24,17 @@ class Node:
         self.free = 10**9
         gauge = DiskGauge(Path(), 1, 1, every_s=0, usage=lambda _: DiskUsage(10**10, self.free))
         self.receive = Receive.model_validate({"max_associations": 4} | settings)
-        self.seats = ConnectionSlots(self.receive.max_associations)
-        self.admission = Admission(self.receive, "DICOMQA", self.seats, gauge)
+        self.connection_slots = ConnectionSlots(self.receive.max_associations)
+        self.admission = Admission(self.receive, "DICOMQA", self.connection_slots, gauge)
 
     def ask(
         self, calling: str = "CT1", called: str = "DICOMQA", host: str = "127.0.0.1", **more: str
     ) -> Rejection | None:
-        seat = self.seats.take(host, known=self.admission.knows(host))
+        seat = self.connection_slots.take(host, known=self.admission.knows(host))
         assert seat is not None
         answer = self.admission.decide(Applicant(calling, called, host, seat, **more))
         if answer is not None:
-            self.seats.leave(seat)
+            self.connection_slots.leave(seat)
         return answer
 
 
@@ -89,39 +89,39 @@ def test_a_peer_has_a_limit_of_its_own() -> None:
 
 
 def test_a_seat_given_back_is_free() -> None:
-    seats = ConnectionSlots(1)
-    seat = seats.take()
+    connection_slots = ConnectionSlots(1)
+    seat = connection_slots.take()
     assert seat is not None
-    assert seats.admit(seat, "CT1", ONE)
-    other = seats.take()
+    assert connection_slots.admit(seat, "CT1", ONE)
+    other = connection_slots.take()
     assert other is not None
-    assert not seats.admit(other, "CT1", ONE)
-    seats.leave(seat)
-    assert seats.admit(other, "CT1", ONE)
+    assert not connection_slots.admit(other, "CT1", ONE)
+    connection_slots.leave(seat)
+    assert connection_slots.admit(other, "CT1", ONE)
 
 
 def test_connections_without_an_association_cannot_take_every_seat() -> None:
-    seats = ConnectionSlots(1)
-    taken = [seats.take(f"10.0.{number // 8}.{number % 8}") for number in range(70)]
+    connection_slots = ConnectionSlots(1)
+    taken = [connection_slots.take(f"10.0.{number // 8}.{number % 8}") for number in range(70)]
     assert taken.index(None) == 64
-    assert [seats.take("10.9.9.9") for _ in range(3)] == [None] * 3
+    assert [connection_slots.take("10.9.9.9") for _ in range(3)] == [None] * 3
 
 
 def test_one_address_has_few_seats_without_an_association() -> None:
-    seats = ConnectionSlots(1)
-    assert [seats.take("192.0.2.7") is None for _ in range(20)] == [False] * 16 + [True] * 4
-    assert seats.take("192.0.2.8") is not None
+    connection_slots = ConnectionSlots(1)
+    assert [connection_slots.take("192.0.2.7") is None for _ in range(20)] == [False] * 16 + [True] * 4
+    assert connection_slots.take("192.0.2.8") is not None
 
 
 def test_a_listed_address_gets_the_seat_of_the_oldest_stranger() -> None:
-    seats = ConnectionSlots(1, clock=iter(range(1000)).__next__)
-    taken = [seats.take(f"10.0.{number // 8}.{number % 8}") for number in range(64)]
-    assert seats.take("192.0.2.7") is None
-    assert seats.take("192.0.2.7", known=True) is not None
-    assert seats.evicted() == [taken[0]]
-    assert not seats.admit(taken[0], "STRANGER", Quota(9, 9, 9, 9))
-    seats.leave(taken[0])
-    assert seats.evicted() == []
+    connection_slots = ConnectionSlots(1, clock=iter(range(1000)).__next__)
+    taken = [connection_slots.take(f"10.0.{number // 8}.{number % 8}") for number in range(64)]
+    assert connection_slots.take("192.0.2.7") is None
+    assert connection_slots.take("192.0.2.7", known=True) is not None
+    assert connection_slots.evicted() == [taken[0]]
+    assert not connection_slots.admit(taken[0], "STRANGER", Quota(9, 9, 9, 9))
+    connection_slots.leave(taken[0])
+    assert connection_slots.evicted() == []
 
 
 def test_unlisted_callers_leave_room_for_listed_ones_from_the_same_address() -> None:
@@ -168,14 +168,14 @@ def test_what_no_association_can_have_is_rejected(change: dict[str, str], answer
 
 
 def test_seats_are_shared_with_forked_processes_and_cleared_after_their_death() -> None:
-    seats = ConnectionSlots(4)
-    seats.take()
+    connection_slots = ConnectionSlots(4)
+    connection_slots.take()
     pid = os.fork()
     if pid == 0:
-        seats.take()
-        seats.take()
+        connection_slots.take()
+        connection_slots.take()
         os._exit(0)
     os.waitpid(pid, 0)
-    assert seats.by_process() == {os.getpid(): 1, pid: 2}
-    seats.clear(pid)
-    assert seats.by_process() == {os.getpid(): 1}
+    assert connection_slots.by_process() == {os.getpid(): 1, pid: 2}
+    connection_slots.clear(pid)
+    assert connection_slots.by_process() == {os.getpid(): 1}

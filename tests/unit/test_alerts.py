@@ -100,11 +100,11 @@ def test_a_bad_series_reaches_mail_and_webhook_without_its_patient(tmp_path, dat
     run = update_charts(config, database, AlertEvaluator(config, clock))
     run(NOW)
     run(NOW)
-    courier = AlertDelivery(config, database, clock)
-    assert courier.send_due() == 0, "gathered for five minutes"
+    delivery_worker = AlertDelivery(config, database, clock)
+    assert delivery_worker.send_due() == 0, "gathered for five minutes"
     clock.pass_(minutes=5)
-    assert courier.send_due() == 2
-    assert courier.send_due() == 0
+    assert delivery_worker.send_due() == 2
+    assert delivery_worker.send_due() == 0
     (letter,) = mail.mails
     assert letter["Subject"] == "[DICOMQA] CT1: non-diagnostic, score 0.70 (CT, Chest)"
     assert letter["To"] == "physics@hospital.example"
@@ -141,11 +141,11 @@ def test_alerts_of_one_window_make_one_message_and_urgent_ones_their_own(databas
 def test_a_message_is_retried_with_growing_waits_and_then_given_up(tmp_path, database, mail, clock):
     config = config_for(tmp_path, mail, retry_first_s=30.0, retry_max_s=100.0, give_up_hours=1.0)
     mail.refuse = "451 later"
-    alerts, courier = Alerts(database, clock=clock), AlertDelivery(config, database, clock)
+    alerts, delivery_worker = Alerts(database, clock=clock), AlertDelivery(config, database, clock)
     alerts.add([an_alert("a", "mail")])
     waits = []
     while alerts.messages()[0].state is not MessageState.FAILED:
-        assert courier.send_due() == 1
+        assert delivery_worker.send_due() == 1
         message = alerts.messages()[0]
         waits.append((message.not_before - clock()).total_seconds())
         clock.now = max(clock.now, message.not_before)
@@ -174,13 +174,13 @@ def test_what_the_server_refuses_for_good_is_not_tried_again(tmp_path, database,
 def test_a_receiver_that_is_down_is_tried_again(tmp_path, database, hook, clock):
     config = config_for(tmp_path, hook=hook)
     hook.status = 503
-    alerts, courier = Alerts(database, clock=clock), AlertDelivery(config, database, clock)
+    alerts, delivery_worker = Alerts(database, clock=clock), AlertDelivery(config, database, clock)
     alerts.add([an_alert("a", "hook")])
-    courier.send_due()
+    delivery_worker.send_due()
     assert alerts.messages()[0].state is MessageState.PENDING
     hook.status = 200
     clock.pass_(hours=1)
-    courier.send_due()
+    delivery_worker.send_due()
     assert alerts.messages()[0].state is MessageState.SENT
     assert len({posted.headers["idempotency-key"] for posted in hook.posted}) == 1
 
@@ -300,13 +300,13 @@ def test_a_template_of_the_site_is_used_and_cannot_reach_out(tmp_path, database,
     subject = tmp_path / "subject.txt"
     subject.write_text("{{ alerts | length }} for\n{{ node }}")
     config = config_for(tmp_path, mail, subject_template=subject)
-    alerts, courier = Alerts(database, clock=clock), AlertDelivery(config, database, clock)
+    alerts, delivery_worker = Alerts(database, clock=clock), AlertDelivery(config, database, clock)
     alerts.add([an_alert("a", "mail")])
-    courier.send_due()
+    delivery_worker.send_due()
     assert mail.mails[0]["Subject"] == "1 for DICOMQA"
     subject.write_text("{{ node.__class__.__mro__[1].__subclasses__() }}")
     alerts.add([an_alert("b", "mail")])
-    courier.send_due()
+    delivery_worker.send_due()
     assert alerts.messages()[0].state is MessageState.FAILED
     assert "cannot be rendered" in alerts.messages()[0].last_answer
     assert len(mail.mails) == 1

@@ -197,12 +197,12 @@ def test_a_delivery_between_two_attempts_goes_once_and_in_its_order(database, co
         (tmp_path / f"{number}.dcm").write_bytes(b"report")
     outbox = Outbox(database, lease_s=LEASE_S, clock=host)
     settings = Deliver(retry_first_s=5, retry_max_s=300)
-    lane = TargetWorker("pacs", Pacs(), outbox, settings, tmp_path, threading.Event(), host)
-    assert [lane.step() for _ in range(4)] == [True, True, True, False]
+    target_worker = TargetWorker("pacs", Pacs(), outbox, settings, tmp_path, threading.Event(), host)
+    assert [target_worker.step() for _ in range(4)] == [True, True, True, False]
     host.set_clock(by_s)
     recalled = recall(config, database, host())
     host.pass_(10)
-    while lane.step():
+    while target_worker.step():
         pass
     rows = [row for number in (1, 2, 3) for row in outbox.deliveries_of(f"1.2.{number}")]
     print(f"set by {by_s:g} s: {recalled} rows recalled, sent {sent}, attempts {[row.attempts for row in rows]}")

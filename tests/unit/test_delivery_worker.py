@@ -1,4 +1,4 @@
-"""A lane delivers, waits, parks and never gives a report up by accident."""
+"""A target worker delivers, waits, parks and never gives a report up by accident."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def reported(database: Database, spool, clock, targets=("pacs",), number: int = 
     return uid
 
 
-def lane(database, tmp_path, clock, target, **settings) -> TargetWorker:
+def target_worker(database, tmp_path, clock, target, **settings) -> TargetWorker:
     outbox = Outbox(database, clock=clock)
     return TargetWorker("pacs", target, outbox, Deliver(**settings), tmp_path, threading.Event(), clock)
 
@@ -88,7 +88,7 @@ def row(database, uid):
 
 def test_accepted_report_delivers_its_series(database, tmp_path, clock):
     uid = reported(database, tmp_path, clock)
-    subject = lane(database, tmp_path, clock, ScriptedTarget(Answer("0x0111 Duplicate", "have it")))
+    subject = target_worker(database, tmp_path, clock, ScriptedTarget(Answer("0x0111 Duplicate", "have it")))
     assert subject.step()
     assert not subject.step()
     assert Registry(database).series(uid).state is SeriesState.DELIVERED
@@ -98,7 +98,7 @@ def test_accepted_report_delivers_its_series(database, tmp_path, clock):
 def test_deferred_report_waits_longer_each_time(database, tmp_path, clock):
     uid = reported(database, tmp_path, clock)
     target = ScriptedTarget(*[Deferred("no connection")] * 3)
-    subject = lane(database, tmp_path, clock, target, retry_first_s=10.0, retry_max_s=15.0)
+    subject = target_worker(database, tmp_path, clock, target, retry_first_s=10.0, retry_max_s=15.0)
     waits = []
     for _ in range(3):
         assert subject.step()
@@ -115,7 +115,9 @@ def test_deferred_report_waits_longer_each_time(database, tmp_path, clock):
 
 def test_refused_report_is_parked_with_the_words_of_the_target(database, tmp_path, clock):
     uid = reported(database, tmp_path, clock)
-    subject = lane(database, tmp_path, clock, ScriptedTarget(Refused("0x0122 SOP class not supported", "no SR here")))
+    subject = target_worker(
+        database, tmp_path, clock, ScriptedTarget(Refused("0x0122 SOP class not supported", "no SR here"))
+    )
     subject.step()
     series = Registry(database).series(uid)
     assert series.state is SeriesState.PARKED
@@ -126,7 +128,7 @@ def test_refused_report_is_parked_with_the_words_of_the_target(database, tmp_pat
 def test_old_delivery_is_parked_and_an_operators_retry_starts_anew(database, tmp_path, clock):
     uid = reported(database, tmp_path, clock)
     target = ScriptedTarget(*[Deferred("no connection")] * 3)
-    subject = lane(database, tmp_path, clock, target, give_up_after_s=100.0, retry_first_s=1.0)
+    subject = target_worker(database, tmp_path, clock, target, give_up_after_s=100.0, retry_first_s=1.0)
     subject.step()
     clock.advance(101)
     subject.step()
@@ -142,7 +144,7 @@ def test_old_delivery_is_parked_and_an_operators_retry_starts_anew(database, tmp
 
 def test_fault_of_our_own_is_tried_again_and_told_without_its_text(database, tmp_path, clock):
     uid = reported(database, tmp_path, clock)
-    subject = lane(database, tmp_path, clock, ScriptedTarget(KeyError("Doe^Jane")))
+    subject = target_worker(database, tmp_path, clock, ScriptedTarget(KeyError("Doe^Jane")))
     subject.step()
     assert row(database, uid).state is DeliveryState.PENDING
     assert row(database, uid).last_answer == "internal error (KeyError), see the log"
@@ -152,7 +154,7 @@ def test_report_whose_file_is_gone_is_parked(database, tmp_path, clock):
     uid = reported(database, tmp_path, clock)
     (tmp_path / "report-1.dcm").unlink()
     target = ScriptedTarget()
-    lane(database, tmp_path, clock, target).step()
+    target_worker(database, tmp_path, clock, target).step()
     assert "gone from the spool" in Registry(database).series(uid).parked_reason
     assert target.sent == []
 
@@ -162,7 +164,7 @@ def test_words_of_the_target_are_kept_out_of_the_log(database, tmp_path, clock, 
     reported(database, tmp_path, clock, number=2)
     target = ScriptedTarget(Deferred("0xA700 Out of resources", "Doe^Jane"), Refused("0xC000 Failure", "Doe^Jane"))
     with caplog.at_level(logging.DEBUG):
-        subject = lane(database, tmp_path, clock, target)
+        subject = target_worker(database, tmp_path, clock, target)
         assert subject.step()
         assert subject.step()
     events = [(record.qa_event, record.qa_fields["answer"]) for record in caplog.records]
@@ -221,8 +223,10 @@ def test_dead_target_does_not_delay_the_others(database, tmp_path, poll, monkeyp
     sections = [{"kind": "folder", "name": name, "path": tmp_path / name} for name in targets]
     config = Config.model_validate({"spool_dir": tmp_path, "deliver": {"targets": sections}})
     stop = threading.Event()
-    courier = threading.Thread(target=run_delivery_worker, args=(config, database, stop), kwargs={"patience_s": 10})
-    courier.start()
+    delivery_worker = threading.Thread(
+        target=run_delivery_worker, args=(config, database, stop), kwargs={"patience_s": 10}
+    )
+    delivery_worker.start()
 
     def alive_done() -> bool:
         rows = [row for uid in uids for row in Outbox(database).deliveries_of(uid) if row.target == "alive"]
@@ -232,5 +236,5 @@ def test_dead_target_does_not_delay_the_others(database, tmp_path, poll, monkeyp
     assert not hanging.is_set()
     hanging.set()
     stop.set()
-    courier.join(10)
-    assert not courier.is_alive()
+    delivery_worker.join(10)
+    assert not delivery_worker.is_alive()

@@ -22,30 +22,30 @@ def database(tmp_path):
 
 
 def test_it_beats_with_its_detail_and_leaves_in_order(database, poll):
-    pulse = HeartbeatSender(database, "score", process_name("score-1"), threading.Event(), detail=lambda: "idle")
-    pulse.start()
-    pulse.start()
+    heartbeat = HeartbeatSender(database, "score", process_name("score-1"), threading.Event(), detail=lambda: "idle")
+    heartbeat.start()
+    heartbeat.start()
     (beat,) = poll(lambda: Heartbeats(database).all(), what="first beat")
     assert (beat.role, beat.name, beat.detail) == ("score", f"score-1@{socket.gethostname()}", "idle")
     assert beat.pid == os.getpid()
-    pulse.end()
+    heartbeat.end()
     assert Heartbeats(database).all() == []
 
 
 def test_a_process_without_its_supervisor_stops(database, poll):
     stop = threading.Event()
-    pulse = HeartbeatSender(database, "web", "web@x", stop, parent_pid=os.getppid() + 1)
-    pulse.start()
+    heartbeat = HeartbeatSender(database, "web", "web@x", stop, parent_pid=os.getppid() + 1)
+    heartbeat.start()
     poll(stop.is_set, what="stop after the supervisor went")
-    pulse.end()
+    heartbeat.end()
 
 
 def test_a_process_with_its_supervisor_goes_on(database, poll):
     stop = threading.Event()
-    pulse = HeartbeatSender(database, "web", "web@x", stop, parent_pid=os.getppid())
-    pulse.start()
+    heartbeat = HeartbeatSender(database, "web", "web@x", stop, parent_pid=os.getppid())
+    heartbeat.start()
     poll(lambda: Heartbeats(database).all(), what="first beat")
-    pulse.end()
+    heartbeat.end()
     assert not stop.is_set()
 
 
@@ -55,16 +55,16 @@ def test_a_lost_database_does_not_end_it(tmp_path, poll):
         heard.bind(str(tmp_path / "notify"))
         heard.settimeout(5)
         environment = {"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "1000000"}
-        pulse = HeartbeatSender(database, "web", "web@x", threading.Event(), notifier=SystemdNotifier(environment))
-        pulse.start()
+        heartbeat = HeartbeatSender(database, "web", "web@x", threading.Event(), notifier=SystemdNotifier(environment))
+        heartbeat.start()
         assert heard.recv(100).startswith(b"READY=1")
         assert heard.recv(100) == b"WATCHDOG=1"
-        pulse.end()
+        heartbeat.end()
     database.close()
 
 
 def test_ended_before_it_began(database):
-    pulse = HeartbeatSender(database, "web", "web@x", threading.Event())
-    pulse.end()
-    pulse.start()
+    heartbeat = HeartbeatSender(database, "web", "web@x", threading.Event())
+    heartbeat.end()
+    heartbeat.start()
     assert Heartbeats(database).all() == []

@@ -36,10 +36,10 @@ def test_a_ct_slice_comes_back_to_the_unit_of_hounsfield(tmp_path):
     paths = write_phantom(ct_series(3, 16, 96, spacing_mm=12.0), tmp_path / "in")
     folder = tmp_path / "out"
     write_images(score_series(paths, scorer=TinyScorer()), folder, Grades())
-    volume, gallery = build_volumes(paths)[0], read_manifest(folder)
-    assert gallery.kind == "ct"
-    assert len(gallery.slices) == 7
-    for item in gallery.slices:
+    volume, manifest = build_volumes(paths)[0], read_manifest(folder)
+    assert manifest.kind == "ct"
+    assert len(manifest.slices) == 7
+    for item in manifest.slices:
         (layer,) = item.layers
         assert (layer.unit, layer.step) == ("HU", 0.0)
         assert np.array_equal(_values(folder, layer), volume.voxels[item.index])
@@ -52,8 +52,8 @@ def test_a_ct_slice_comes_back_to_the_unit_of_hounsfield(tmp_path):
 def test_a_pet_alone_keeps_its_suv(tmp_path):
     paths = write_phantom(pet_series(3, 16, 64), tmp_path / "in")
     write_images(score_series(paths, scorer=TinyScorer()), tmp_path, Grades())
-    volume, gallery = build_volumes(paths)[0], read_manifest(tmp_path)
-    for item in gallery.slices:
+    volume, manifest = build_volumes(paths)[0], read_manifest(tmp_path)
+    for item in manifest.slices:
         (layer,) = item.layers
         assert layer.unit == volume.unit
         assert np.abs(_values(tmp_path, layer) - volume.voxels[item.index]).max() <= layer.step * 1.01
@@ -65,9 +65,9 @@ def test_a_fused_slice_keeps_both_layers_on_one_grid(tmp_path):
     paths = write_phantom(pet, tmp_path / "pet")
     found = score_series(paths, pair_paths=write_phantom(ct, tmp_path / "ct"), scorer=TinyScorer())
     write_images(found, tmp_path, Grades())
-    gallery = read_manifest(tmp_path)
-    assert gallery.kind == "petct"
-    for item in gallery.slices:
+    manifest = read_manifest(tmp_path)
+    assert manifest.kind == "petct"
+    for item in manifest.slices:
         hu, suv = (_values(tmp_path, layer) for layer in item.layers)
         assert hu.shape == suv.shape == (item.rows, item.columns)
         assert [layer.unit for layer in item.layers] == ["HU", "SUVbw"]
@@ -78,12 +78,12 @@ def test_a_fused_slice_keeps_both_layers_on_one_grid(tmp_path):
 def test_the_overview_marks_the_slices_head_up(tmp_path):
     paths = write_phantom(ct_series(3, 30, 96, spacing_mm=10.0), tmp_path / "in")
     write_images(score_series(paths, scorer=TinyScorer()), tmp_path, Grades())
-    gallery = read_manifest(tmp_path)
-    overview = gallery.overview
+    manifest = read_manifest(tmp_path)
+    overview = manifest.overview
     with Image.open(tmp_path / overview.file) as image:
         assert image.size == (overview.columns, overview.rows)
         assert np.asarray(image).std() > 20
-    heights = [item.position_mm for item in gallery.slices]
+    heights = [item.position_mm for item in manifest.slices]
     marks = overview.marks
     assert np.all(np.diff(heights) * np.diff(marks) < 0)
     assert np.diff(marks) * overview.pixel_mm == pytest.approx(-np.diff(heights), abs=1e-6)

@@ -67,9 +67,9 @@ def test_a_kept_object_is_a_part_10_file_with_the_bytes_as_received(
     assert meta.ImplementationClassUID == IMPLEMENTATION_CLASS_UID
     envelope = open_envelope(path.read_bytes())
     assert envelope.origin == origin_of(ds, syntax)
-    assert envelope.seal == kept.seal
-    assert kept.seal.received_at == NOW
-    assert (kept.seal.sha256, kept.seal.size_bytes) == (hashlib.sha256(data).hexdigest(), len(data))
+    assert envelope.checksum == kept.checksum
+    assert kept.checksum.received_at == NOW
+    assert (kept.checksum.sha256, kept.checksum.size_bytes) == (hashlib.sha256(data).hexdigest(), len(data))
     record = stored_instance(kept, origin_of(ds, syntax), facts, facts.series())
     assert (record.sop_instance_uid, record.association_id, record.conflict) == (ds.SOPInstanceUID, "a" * 32, False)
     assert not list(layout.incoming.iterdir())
@@ -198,7 +198,7 @@ def test_an_unsealed_file_says_so(layout: SpoolLayout, writer: SpoolWriter) -> N
     incoming = writer.begin(origin_of(ct()))
     incoming.write(b"1234")
     (part,) = layout.incoming.iterdir()
-    assert open_envelope(part.read_bytes()).seal is None
+    assert open_envelope(part.read_bytes()).checksum is None
     incoming.discard()
 
 

@@ -74,10 +74,10 @@ def add(database, number, score, *, version=1, at=None, noise=None, station="CT1
 
 
 def fold_all(database, **kwargs):
-    folding = ChartIngest(database)
-    while folding.take_in(**kwargs):
+    ingest = ChartIngest(database)
+    while ingest.take_in(**kwargs):
         pass
-    while folding.refresh_weeks():
+    while ingest.refresh_weeks():
         pass
 
 

@@ -58,9 +58,9 @@ def _pictures(folder: Path, count: int) -> None:
     grey = np.full((count, 64, 64, 3), 120, np.uint8)
     layer = Layer(np.zeros((64, 64), np.uint16), "HU", 1.0, 0.0, 0.0, -135.0, 215.0)
     slices = tuple(KeySlice(f"1.2.{n}", None, n, float(n), (1.0, 1.0), (layer,)) for n in range(count))
-    exhibit = KeySlices(slices, np.full((60, 40), 90, np.uint8), 1.0, tuple(range(0, 6 * count, 6)))
+    key_slices = KeySlices(slices, np.full((60, 40), 90, np.uint8), 1.0, tuple(range(0, 6 * count, 6)))
     result = dataclasses.replace(verdict(write_series(folder.parent)), kind=SeriesKind.CT)
-    write_images(ScoredSeries(result, grey, exhibit), folder, Config().score.grades)
+    write_images(ScoredSeries(result, grey, key_slices), folder, Config().score.grades)
     write_heat_map(np.full((64, 64), 255, np.uint8), folder, 1)
 
 

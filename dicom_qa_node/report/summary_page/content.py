@@ -41,7 +41,7 @@ def companion_page(
         institution=config.report.institution_name or _text(main, "InstitutionName"),
         head=_head(main, words, glyphs),
         folder=folder,
-        gallery=read_manifest(folder),
+        manifest=read_manifest(folder),
         trend=trend,
         scanner=_scanner(main),
         grades=config.score.grades,

@@ -58,7 +58,7 @@ _HEAT, _AIR = 0.55, 12.0
 class Page:
     """What stands on one companion.
 
-    ``head`` are labels with values, the patient's first; ``folder`` holds the pictures that ``gallery`` names, which
+    ``head`` are labels with values, the patient's first; ``folder`` holds the pictures that ``manifest`` names, which
     is None where they are gone; ``trend`` are the scores of the scanner's earlier series, oldest first.
     """
 
@@ -68,7 +68,7 @@ class Page:
     institution: str
     head: Sequence[tuple[str, str]]
     folder: Path
-    gallery: ImageManifest | None
+    manifest: ImageManifest | None
     trend: Sequence[float]
     scanner: str
     grades: Grades
@@ -166,7 +166,7 @@ def _bands(grades: Grades) -> list[tuple[float, float, Colour]]:
 
 
 def _draw_slices(canvas: Canvas, page: Page, words: Words) -> None:
-    slices, unscored = page.result.slices, page.gallery.slices if page.gallery is not None else ()
+    slices, unscored = page.result.slices, page.manifest.slices if page.manifest is not None else ()
     numbers = _shown(slices) if slices else list(range(min(len(unscored), _SHOWN)))
     heading = words("slices")
     if len(numbers) < len(slices):
@@ -177,9 +177,9 @@ def _draw_slices(canvas: Canvas, page: Page, words: Words) -> None:
         canvas.text((_MARGIN + used + 24, _SLICES_TOP - 36), words("heat"), 16, FAINT, room=_INNER - used - 24)
     for place, number in enumerate(numbers):
         _draw_tile(canvas, _cell(place), page, number, words)
-    if page.gallery is not None and page.gallery.overview is not None:
-        marks = [number for number in numbers if number < len(page.gallery.overview.marks)]
-        _draw_overview(canvas, _cell(_SHOWN), page.folder, page.gallery.overview, marks, words)
+    if page.manifest is not None and page.manifest.overview is not None:
+        marks = [number for number in numbers if number < len(page.manifest.overview.marks)]
+        _draw_overview(canvas, _cell(_SHOWN), page.folder, page.manifest.overview, marks, words)
 
 
 def _shown(slices: Sequence[ScoredSlice]) -> list[int]:
@@ -205,8 +205,8 @@ def _draw_tile(canvas: Canvas, box: Box, page: Page, number: int, words: Words) 
         _paste(canvas, picture, (left + 6, top + 6, right - 6, top + 6 + _PICTURE))
     if page.result.slices:
         _draw_score(canvas, box, page.result.slices[number], page.grades, words)
-    elif page.gallery is not None:
-        item = page.gallery.slices[number]
+    elif page.manifest is not None:
+        item = page.manifest.slices[number]
         place = words("place", item.index + 1, words.number(item.position_mm, 0))
         canvas.text((left + 8, bottom - 60), place, 15, room=_TILE - 16)
 
@@ -227,9 +227,9 @@ def _floors(grades: Grades) -> tuple[tuple[Grade, float], ...]:
 
 def _picture_of(page: Page, number: int) -> Image.Image | None:
     """Return what the network saw of a slice, with its heat map over it where there is one."""
-    if page.gallery is None or number >= len(page.gallery.slices):
+    if page.manifest is None or number >= len(page.manifest.slices):
         return None
-    seen = _opened(page.folder / page.gallery.slices[number].display, "RGB")
+    seen = _opened(page.folder / page.manifest.slices[number].display, "RGB")
     heat = _opened(page.folder / heat_name(number + 1), "L")
     if seen is None or heat is None or heat.size != seen.size:
         return seen

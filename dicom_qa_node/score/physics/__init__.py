@@ -1,1 +1,1 @@
-"""The physics beside the score: one file per family of measurements, numpy and scipy only."""
+"""Physical measurements beside the score: one module per family, numpy and scipy only."""

@@ -1,1 +1,1 @@
-"""The rules behind the findings, one file per kind of study; each rule is a function of one case."""
+"""Rules that turn measurements and headers into findings, by modality; each rule is a function of one case."""

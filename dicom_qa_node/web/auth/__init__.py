@@ -1,1 +1,1 @@
-"""Who is at the door: passwords, login, sessions, request forgery, rates, headers."""
+"""Authentication: passwords, sign-in, OpenID Connect, session cookies, CSRF tokens."""

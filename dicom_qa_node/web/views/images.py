@@ -58,16 +58,16 @@ def _folder(request: Request) -> tuple[Path, ImageManifest]:
     uid, version = request.path_params["uid"], request.path_params["version"]
     if not is_uid(uid):
         raise HTTPException(404)
-    folder, gallery = manifest_of(site_of(request), uid, version)
-    if gallery is None:
+    folder, manifest = manifest_of(site_of(request), uid, version)
+    if manifest is None:
         raise FileNotFoundError(uid)
-    return folder, gallery
+    return folder, manifest
 
 
 def _thumb(request: Request) -> Response:
-    folder, gallery = _folder(request)
+    folder, manifest = _folder(request)
     number = request.path_params.get("number") or _worst(request)
-    return _png(thumbnail(folder, gallery, number))
+    return _png(thumbnail(folder, manifest, number))
 
 
 def _worst(request: Request) -> int:
@@ -77,9 +77,9 @@ def _worst(request: Request) -> int:
 
 
 def _slice(request: Request) -> Response:
-    folder, gallery = _folder(request)
+    folder, manifest = _folder(request)
     number, word = request.path_params["number"], request.query_params.get("look", Look.JUDGED.value)
-    item = next((item for item in gallery.slices if item.number == number), None)
+    item = next((item for item in manifest.slices if item.number == number), None)
     if item is None or word not in set(Look):
         raise HTTPException(404)
     return _png(draw(folder, item, Look(word)))
@@ -91,10 +91,10 @@ def _heat(request: Request) -> Response:
 
 
 def _coronal(request: Request) -> Response:
-    folder, gallery = _folder(request)
-    if gallery.overview is None:
+    folder, manifest = _folder(request)
+    if manifest.overview is None:
         raise FileNotFoundError("coronal")
-    return _png((folder / gallery.overview.file).read_bytes())
+    return _png((folder / manifest.overview.file).read_bytes())
 
 
 def _sheet(request: Request) -> Response:

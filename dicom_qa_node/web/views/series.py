@@ -173,7 +173,7 @@ def _verdict(request: Request, entry: LogEntry | None) -> dict[str, Any]:
     versions = search.versions(uid)
     own = next((item for item in versions if item.version == entry.version), None)
     earlier = [item for item in search.history(own.result_id) if item[0] != own.result_id] if own else []
-    folder, gallery = manifest_of(site, uid, entry.version)
+    folder, manifest = manifest_of(site, uid, entry.version)
     report = Outbox(site.database).report(uid, entry.version)
     tree = read_tree(_file(site, report), names=names) if report else None
     return {
@@ -190,23 +190,23 @@ def _verdict(request: Request, entry: LogEntry | None) -> dict[str, Any]:
         "scale": SCORE_SCALE,
         "uid": uid,
         "heat": heat_of(site, entry),
-        **_pictures(request, entry, folder, gallery),
+        **_pictures(request, entry, folder, manifest),
     }
 
 
-def _pictures(request: Request, entry: LogEntry, folder: Path, gallery: ImageManifest | None) -> dict[str, Any]:
+def _pictures(request: Request, entry: LogEntry, folder: Path, manifest: ImageManifest | None) -> dict[str, Any]:
     scores = {item.sop_instance_uid: number for number, item in enumerate(entry.result.slices, start=1)}
-    if gallery is None or not gallery.slices:
-        return {"gallery": None, "numbers": scores}
+    if manifest is None or not manifest.slices:
+        return {"manifest": None, "numbers": scores}
     asked = request.query_params
-    shown = next((item for item in gallery.slices if str(item.number) == asked.get("slice", "")), None)
+    shown = next((item for item in manifest.slices if str(item.number) == asked.get("slice", "")), None)
     if shown is None:
         worst = min(entry.result.slices, key=lambda item: item.score, default=None)
-        shown = next((s for s in gallery.slices if worst and s.index == worst.index), gallery.slices[0])
+        shown = next((s for s in manifest.slices if worst and s.index == worst.index), manifest.slices[0])
     looks = looks_of(shown, folder)
     look = next((item for item in looks if item.value == asked.get("look", "")), looks[0] if looks else None)
     return {
-        "gallery": gallery,
+        "manifest": manifest,
         "numbers": scores,
         "shown": shown,
         "looks": looks,
