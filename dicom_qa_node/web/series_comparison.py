@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections import defaultdict
 from collections.abc import Sequence
@@ -24,9 +25,9 @@ _ANNOTATION = re.compile(r"\{([^}]*)\}")
 class Trend:
     """One measurement with its place among the scanner's earlier ones.
 
-    ``percentile`` is the share of earlier values at or below this one in percent, None with fewer than ten of them.
-    ``line`` are the points of a strip chart of 160 x 34, oldest first; ``point`` is this series' own; ``band`` is the
-    top and the height of the middle 90 %. ``odd`` says that it lies outside these.
+    ``percentile`` is the share of earlier values below this one in percent, equal ones by half; None with fewer than
+    ten of them. ``line`` are the points of a strip chart of 160 x 34, oldest first; ``point`` is this series' own;
+    ``band`` is the top and the height of the middle 90 %. ``odd`` says that it lies outside these.
     """
 
     measurement: Measurement
@@ -76,12 +77,14 @@ def _trend(item: Measurement, earlier: list[float]) -> Trend:
 
     step = (_WIDTH - 2 * _EDGE) / (len(shown) - 1)
     places = [(round(_EDGE + step * number, 1), y(value)) for number, value in enumerate(shown)]
-    below = sum(value <= item.value for value in ordered)
+    # a value that is equal counts by half: among equal values each stands at 50 %
+    ties = sum(math.isclose(value, item.value, rel_tol=1e-9) for value in ordered)
+    below = sum(value < item.value and not math.isclose(value, item.value, rel_tol=1e-9) for value in ordered)
     return Trend(
         measurement=item,
         earlier=len(earlier),
         median=_at(ordered, 0.5),
-        percentile=100.0 * below / len(ordered),
+        percentile=100.0 * (below + 0.5 * ties) / len(ordered),
         odd=not low <= item.value <= high,
         line=" ".join(f"{x},{height}" for x, height in places),
         point=places[-1],

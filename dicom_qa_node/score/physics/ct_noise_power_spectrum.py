@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -12,7 +13,7 @@ from scipy import fft
 from dicom_qa_node.domain.results import Measurement
 from dicom_qa_node.score.physics.ct_noise import LocalNoise, level_of
 from dicom_qa_node.score.physics.ct_quantities import CT_QUANTITIES
-from dicom_qa_node.score.physics.ct_sampling import CtSample
+from dicom_qa_node.score.physics.ct_sampling import CtSample, CtSlice
 from dicom_qa_node.score.volume import FloatArray
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "noise_power_spectrum",
     "radial_spectrum",
     "spectrum_measurements",
+    "spectrum_of",
 ]
 
 Profile = npt.NDArray[np.float64]
@@ -129,10 +131,15 @@ def noise_power_spectrum(squares: FloatArray, pixel_mm: float) -> NoisePower:
 
 def noise_power_of(view: CtSample, locals_: tuple[LocalNoise, ...]) -> NoisePower | str:
     """Return the noise power spectrum of the soft tissue of a view, or why there is none."""
-    squares = _squares(view, locals_)
+    return spectrum_of(view.slices, locals_)
+
+
+def spectrum_of(slices: Sequence[CtSlice], locals_: Sequence[LocalNoise]) -> NoisePower | str:
+    """Return the noise power spectrum of the soft tissue of some slices, or why there is none."""
+    squares = _squares(slices, locals_)
     if len(squares) < _FEWEST:
         return f"only {len(squares)} homogeneous squares of soft tissue, {_FEWEST} are needed"
-    return noise_power_spectrum(np.stack(squares), view.slices[0].mean_pixel_mm)
+    return noise_power_spectrum(np.stack(squares), slices[0].mean_pixel_mm)
 
 
 def spectrum_measurements(noise: NoisePower | str) -> tuple[Measurement, ...]:
@@ -178,13 +185,13 @@ def _radial(plane: Profile, pixel_mm: float) -> tuple[Profile, Profile]:
     return np.arange(1, side // 2 + 1) * width, total[1:] / count[1:]
 
 
-def _squares(view: CtSample, locals_: tuple[LocalNoise, ...]) -> list[FloatArray]:
-    side = round(_SIDE_MM / view.slices[0].mean_pixel_mm / 2) * 2 if view.slices else 0
+def _squares(slices: Sequence[CtSlice], locals_: Sequence[LocalNoise]) -> list[FloatArray]:
+    side = round(_SIDE_MM / slices[0].mean_pixel_mm / 2) * 2 if slices else 0
     if side < 8 or not any(noise.soft.any() for noise in locals_):
         return []
     level = level_of(locals_)
     found: list[FloatArray] = []
-    for part, noise in zip(view.slices, locals_, strict=True):
+    for part, noise in zip(slices, locals_, strict=True):
         good = noise.soft & (noise.sd_hu < 1.6 * level)
         inside = _window_sums(good, side)
         step = side // 2

@@ -278,8 +278,8 @@ def skin_edge_f50(hu: FloatArray, pixel_mm: tuple[float, float]) -> float | None
     --------
     A water cylinder of 100 mm radius, blurred by a Gaussian of SD 0.8 mm: ``f50 = 0.1874 / 0.8``
 
-    >>> y, x = np.ogrid[-256:256, -256:256] * np.float32(0.5)
-    >>> edge = 1000 / (1 + np.exp((np.hypot(x, y) - 100) * 1.702 / 0.8)) - 1000
+    >>> y, x = np.ogrid[-256:256, -256:256]
+    >>> edge = ndimage.gaussian_filter(np.where(np.hypot(x, y) < 200, 0.0, -1000.0), 0.8 / 0.5)
     >>> found = skin_edge_f50(edge, (0.5, 0.5))
     >>> found is not None and abs(found / (0.1874 / 0.8) - 1) < 0.1
     True

@@ -36,6 +36,17 @@ class Quantity:
     high: float | None = None
 
 
+def _rounded(value: float, unit: str) -> float:
+    """Return a value without what no image shows: lengths below 0.1 um, and the rest of a difference of equals."""
+    if abs(value) < _NOTHING:
+        return 0.0
+    return round(value, _LENGTH_DECIMALS) + 0.0 if unit == "mm" else value
+
+
+_NOTHING = 1e-9
+_LENGTH_DECIMALS = 4
+
+
 class Register:
     """The measurements of one kind of study, in the order in which they are reported."""
 
@@ -50,7 +61,7 @@ class Register:
 
     def value(self, name: str, value: float, detail: str = "", *, usual: bool = True) -> Measurement:
         """Return a measured value; without its usual range where that does not hold for the series."""
-        found = self._measurement(self._by_name[name], float(value), "", detail)
+        found = self._measurement(self._by_name[name], _rounded(float(value), self._by_name[name].unit), "", detail)
         return found if usual else replace(found, low=None, high=None)
 
     def absent(self, name: str, reason: str) -> Measurement:
