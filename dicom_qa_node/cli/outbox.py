@@ -8,9 +8,10 @@ import typer
 
 from dicom_qa_node.cli.context import actor, config_of, open_database
 from dicom_qa_node.cli.exit_codes import NotFound, WrongState
-from dicom_qa_node.cli.output import LARGEST_NUMBER, AsJson, say, show_json, show_rows
+from dicom_qa_node.cli.output import AsJson, say, show_json, show_rows
 from dicom_qa_node.cli.series import SeriesUid, resolved
 from dicom_qa_node.domain.states import DeliveryState
+from dicom_qa_node.domain.uids import LARGEST_ID
 
 if TYPE_CHECKING:
     from dicom_qa_node.flow.outbox import Outbox, OutboxRow
@@ -20,7 +21,7 @@ __all__ = ["app"]
 app = typer.Typer(help="Reports on their way to the targets.", no_args_is_help=True)
 
 Number = Annotated[
-    int, typer.Argument(max=LARGEST_NUMBER, help="Number of the delivery (outbox list).", metavar="DELIVERY")
+    int, typer.Argument(max=LARGEST_ID, help="Number of the delivery (outbox list).", metavar="DELIVERY")
 ]
 
 
@@ -31,9 +32,9 @@ def list_rows(
     parked: Annotated[bool, typer.Option("--parked", help="Only deliveries that failed permanently.")] = False,
     target: Annotated[str | None, typer.Option(help="Only deliveries to this target.")] = None,
     after: Annotated[
-        int | None, typer.Option(max=LARGEST_NUMBER, help="Continue below this number, the last of the page before.")
+        int | None, typer.Option(max=LARGEST_ID, help="Continue below this number, the last of the page before.")
     ] = None,
-    limit: Annotated[int, typer.Option(min=1, max=LARGEST_NUMBER, help="Rows at most.")] = 50,
+    limit: Annotated[int, typer.Option(min=1, max=LARGEST_ID, help="Rows at most.")] = 50,
     as_json: AsJson = False,
 ) -> None:
     """List deliveries, the latest first, with the target's last answer."""
@@ -51,7 +52,7 @@ def list_rows(
 def retry(
     context: typer.Context,
     delivery: Annotated[
-        int | None, typer.Argument(max=LARGEST_NUMBER, help="Number of the delivery.", metavar="[DELIVERY]")
+        int | None, typer.Argument(max=LARGEST_ID, help="Number of the delivery.", metavar="[DELIVERY]")
     ] = None,
     target: Annotated[str | None, typer.Option(help="Every parked or waiting delivery to this target.")] = None,
     every: Annotated[bool, typer.Option("--all", help="Every parked or waiting delivery.")] = False,

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from dicom_qa_node.domain.results import SeriesResult
 
 __all__ = [
-    "LARGEST_NUMBER",
     "AsJson",
     "coloured",
     "complain",
@@ -37,8 +36,6 @@ __all__ = [
     "when",
 ]
 
-LARGEST_NUMBER = 2**31 - 1
-"""Of a row, a version or a delivery: what both databases hold as an integer."""
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 

@@ -13,11 +13,12 @@ import typer
 
 from dicom_qa_node.cli.context import config_of, open_database
 from dicom_qa_node.cli.exit_codes import NotFound
-from dicom_qa_node.cli.output import LARGEST_NUMBER, AsJson, say, score_text, show_json, show_rows
+from dicom_qa_node.cli.output import AsJson, say, score_text, show_json, show_rows
 from dicom_qa_node.cli.result_json import result_values
 from dicom_qa_node.cli.series import SeriesUid, as_document, print_page, resolved
 from dicom_qa_node.domain.clock import utc_now
 from dicom_qa_node.domain.results import Grade
+from dicom_qa_node.domain.uids import LARGEST_ID
 from dicom_qa_node.safe_text import csv_cell
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ def log(
     scanner: Annotated[str | None, typer.Option(help="Station name, or what the log calls the scanner.")] = None,
     modality: Annotated[str | None, typer.Option(help="CT or PT.")] = None,
     grade: Annotated[Grade | None, typer.Option(help="Only this grade.")] = None,
-    limit: Annotated[int, typer.Option(min=1, max=LARGEST_NUMBER, help="Rows at most, the latest first.")] = 50,
+    limit: Annotated[int, typer.Option(min=1, max=LARGEST_ID, help="Rows at most, the latest first.")] = 50,
     as_json: AsJson = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV with one column per measurement.")] = False,
 ) -> None:
@@ -74,7 +75,7 @@ def show(
     context: typer.Context,
     series_uid: SeriesUid,
     version: Annotated[
-        int | None, typer.Option(min=1, max=LARGEST_NUMBER, help="A scored version; without it the latest.")
+        int | None, typer.Option(min=1, max=LARGEST_ID, help="A scored version; without it the latest.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -182,7 +183,7 @@ app = typer.Typer(help="Reviews of verdicts.", no_args_is_help=True)
 @app.command("list")
 def list_reviews(
     context: typer.Context,
-    limit: Annotated[int, typer.Option(min=1, max=LARGEST_NUMBER, help="Rows at most.")] = 50,
+    limit: Annotated[int, typer.Option(min=1, max=LARGEST_ID, help="Rows at most.")] = 50,
     as_json: AsJson = False,
 ) -> None:
     """List reviews, the latest first."""

@@ -11,10 +11,11 @@ import typer
 
 from dicom_qa_node.cli.context import actor, config_of, open_database
 from dicom_qa_node.cli.exit_codes import NotFound, WrongState
-from dicom_qa_node.cli.output import LARGEST_NUMBER, AsJson, say, score_text, show_rows
+from dicom_qa_node.cli.output import AsJson, say, score_text, show_rows
 from dicom_qa_node.cli.result_json import result_values
 from dicom_qa_node.cli.terminal_tables import print_pairs, print_table
 from dicom_qa_node.domain.states import SeriesState
+from dicom_qa_node.domain.uids import LARGEST_ID
 
 if TYPE_CHECKING:
     from dicom_qa_node.db.engine import Database
@@ -152,7 +153,7 @@ SeriesUid = Annotated[
 def list_series(
     context: typer.Context,
     state: Annotated[list[SeriesState] | None, typer.Option(help="Only this state; may be given again.")] = None,
-    limit: Annotated[int, typer.Option(min=1, max=LARGEST_NUMBER, help="Rows at most.")] = 50,
+    limit: Annotated[int, typer.Option(min=1, max=LARGEST_ID, help="Rows at most.")] = 50,
     as_json: AsJson = False,
 ) -> None:
     """List series, the latest arrival first, with their state and why they stand there."""

@@ -19,7 +19,6 @@ from dicom_qa_node.domain.series import (
 __all__ = [
     "HEADER_COLUMNS",
     "KEPT",
-    "LARGEST_ID",
     "PICTURED",
     "UNDELIVERED",
     "UNINDEXED",
@@ -60,8 +59,6 @@ HEADER_COLUMNS = tuple(field.name for field in fields(SeriesHeader))
 
 _UID = sa.String(64)
 
-LARGEST_ID = 2**31 - 1
-"""The largest key of an INTEGER column on both databases; a larger number in an address names nothing."""
 UNDELIVERED = "state <> 'DELIVERED'"
 """The condition of ``ix_outbox_undelivered``; a query that has it in these words is answered by that index."""
 

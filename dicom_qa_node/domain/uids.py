@@ -1,4 +1,4 @@
-"""UIDs: validation (PS3.5 9.1), derived UIDs (PS3.5 B.2), and file names made from them."""
+"""Numbers of rows; UIDs: validation (PS3.5 9.1), derived UIDs (PS3.5 B.2), file names made from them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,19 @@ import uuid
 
 from dicom_qa_node.domain.errors import Permanent
 
-__all__ = ["InvalidUid", "check_uid", "derived_uid", "has_leading_zero", "is_uid", "is_valid_uid", "uid_key"]
+__all__ = [
+    "LARGEST_ID",
+    "InvalidUid",
+    "check_uid",
+    "derived_uid",
+    "has_leading_zero",
+    "is_uid",
+    "is_valid_uid",
+    "uid_key",
+]
+
+LARGEST_ID = 2**31 - 1
+"""The largest number of a row (INTEGER on both databases); a larger one in an address names nothing."""
 
 _NAMESPACE = uuid.UUID("6f1d9a52-58c7-5d0e-9f0b-1f1f6c0b5a10")
 

@@ -11,11 +11,12 @@ import sqlalchemy as sa
 
 from dicom_qa_node.db import tables as t
 from dicom_qa_node.db.engine import Database
-from dicom_qa_node.db.tables import LARGEST_ID, series_header_of
+from dicom_qa_node.db.tables import series_header_of
 from dicom_qa_node.domain.delivery import NOBODY, Delivery, DocumentKind, ReportRef, Sender
 from dicom_qa_node.domain.results import SeriesResult, result_from_json
 from dicom_qa_node.domain.series import SeriesHeader
 from dicom_qa_node.domain.states import DeliveryState, SeriesState
+from dicom_qa_node.domain.uids import LARGEST_ID
 from dicom_qa_node.flow.outbox_queries import NEXT, joined, sender_host
 from dicom_qa_node.flow.state_machine import counts_by_state, transition
 from dicom_qa_node.quality_log.rows import earlier_scores

@@ -19,8 +19,9 @@ from dicom_qa_node.db.log_tables import (
     log_findings,
     log_rows,
 )
-from dicom_qa_node.db.tables import LARGEST_ID, series_header_of
+from dicom_qa_node.db.tables import series_header_of
 from dicom_qa_node.domain.states import SeriesState
+from dicom_qa_node.domain.uids import LARGEST_ID
 from dicom_qa_node.quality_log.filters import (
     Cursor,
     Filters,

@@ -12,7 +12,7 @@ from dicom_qa_node.charts.control_charts import Limits, Rule, Violation, ewma, e
 from dicom_qa_node.charts.scanners import Chart, Group, Point, Scanner, Scanners, Week
 from dicom_qa_node.charts.service_events import ServiceEvent
 from dicom_qa_node.config import Charts
-from dicom_qa_node.db.tables import LARGEST_ID
+from dicom_qa_node.domain.uids import LARGEST_ID
 from dicom_qa_node.web.site import Site
 
 __all__ = ["Choice", "Drawn", "Mark", "Picture", "choose", "draw", "picture_of", "rules_of", "spark", "weeks_picture"]

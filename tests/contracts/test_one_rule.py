@@ -26,7 +26,7 @@ ONE_PLACE = {
     "the private coding scheme": (r'"99DQAN"', ("domain/codes.py",)),
     "a class of coded concepts": (r"^class Code\b", ("domain/codes.py",)),
     "the largest key of a table": (r"\b2 ?\*\* ?31 ?- ?1\b", (
-        "db/tables.py", "dicom_io/instance_header.py", "web/dicomweb/qido.py",
+        "domain/uids.py", "dicom_io/instance_header.py", "web/dicomweb/qido.py",
     )),
     "fsync: durable files": (r"\bos\.fsync\b", (
         "dicom_io/durable.py",

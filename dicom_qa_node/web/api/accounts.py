@@ -10,8 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from dicom_qa_node.accounts.accounts import AccountRow, Token
 from dicom_qa_node.accounts.audit import AuditEntry, AuditFilter, Outcome
-from dicom_qa_node.db.tables import LARGEST_ID
 from dicom_qa_node.domain.accounts import Role
+from dicom_qa_node.domain.uids import LARGEST_ID
 from dicom_qa_node.web.access import note, path_of
 from dicom_qa_node.web.api.dependencies import Admin, Cursor, Limit, PageOf, Viewer, decode_cursor, encode_cursor
 from dicom_qa_node.web.site import Site

@@ -9,7 +9,7 @@ from fastapi import APIRouter, HTTPException, Path, Query, Request
 from pydantic import BaseModel, ConfigDict, Field
 
 from dicom_qa_node.charts.alerts import Alerts, AlertSubject, Message, MessageState
-from dicom_qa_node.db.tables import LARGEST_ID
+from dicom_qa_node.domain.uids import LARGEST_ID
 from dicom_qa_node.web.access import note
 from dicom_qa_node.web.api.dependencies import (
     Actor,

@@ -9,7 +9,7 @@ from fastapi import APIRouter, HTTPException, Path, Query, Request
 from pydantic import BaseModel, ConfigDict
 
 from dicom_qa_node.db.heartbeats import Heartbeats
-from dicom_qa_node.db.tables import LARGEST_ID
+from dicom_qa_node.domain.uids import LARGEST_ID
 from dicom_qa_node.flow.node_statistics import NodeStatistics
 from dicom_qa_node.flow.outbox import Outbox, OutboxRow
 from dicom_qa_node.web.access import note

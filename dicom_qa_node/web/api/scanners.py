@@ -10,7 +10,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from dicom_qa_node.charts.scanners import Alarm, Card, Scanners
 from dicom_qa_node.charts.service_events import EventKind, ServiceEvent, ServiceEvents
-from dicom_qa_node.db.tables import LARGEST_ID
+from dicom_qa_node.domain.uids import LARGEST_ID
 from dicom_qa_node.web.access import note
 from dicom_qa_node.web.api.dependencies import Actor, CurrentSite, Reviewer, Viewer
 from dicom_qa_node.web.chart_drawing import Choice, Drawn, choose, draw, rules_of

@@ -12,7 +12,7 @@ from starlette.routing import BaseRoute, Route
 
 from dicom_qa_node.charts.alerts import Alerts
 from dicom_qa_node.config import WebhookChannel
-from dicom_qa_node.db.tables import LARGEST_ID
+from dicom_qa_node.domain.uids import LARGEST_ID
 from dicom_qa_node.web.access import Permission, account_of, form_of, guarded, note
 from dicom_qa_node.web.page_rendering import page, redirect
 from dicom_qa_node.web.site import Site, site_of

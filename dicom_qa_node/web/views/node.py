@@ -10,8 +10,8 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from dicom_qa_node.db.heartbeats import Heartbeats
-from dicom_qa_node.db.tables import LARGEST_ID
 from dicom_qa_node.domain.states import DeliveryState
+from dicom_qa_node.domain.uids import LARGEST_ID
 from dicom_qa_node.flow.node_statistics import NodeStatistics
 from dicom_qa_node.flow.outbox import Outbox
 from dicom_qa_node.models.registry import all_cards

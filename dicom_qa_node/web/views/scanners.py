@@ -14,8 +14,8 @@ from starlette.routing import BaseRoute, Route
 
 from dicom_qa_node.charts.scanners import Scanners
 from dicom_qa_node.charts.service_events import EventKind, ServiceEvents
-from dicom_qa_node.db.tables import LARGEST_ID
 from dicom_qa_node.domain.errors import Permanent
+from dicom_qa_node.domain.uids import LARGEST_ID
 from dicom_qa_node.web.access import Permission, account_of, form_of, guarded, note
 from dicom_qa_node.web.chart_drawing import (
     Choice,

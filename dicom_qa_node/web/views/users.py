@@ -8,9 +8,9 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from dicom_qa_node.accounts.accounts import AccountRow
-from dicom_qa_node.db.tables import LARGEST_ID
 from dicom_qa_node.domain.accounts import Role
 from dicom_qa_node.domain.errors import Permanent
+from dicom_qa_node.domain.uids import LARGEST_ID
 from dicom_qa_node.web.access import Permission, form_of, guarded, note, path_of
 from dicom_qa_node.web.page_rendering import page, redirect
 from dicom_qa_node.web.site import Site, site_of
