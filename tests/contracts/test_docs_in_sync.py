@@ -106,3 +106,25 @@ def test_the_documentation_site_builds_without_a_warning(tmp_path):
     )
     assert built.returncode == 0, built.stdout + built.stderr
     assert (tmp_path / "site" / "tutorial" / "first-series" / "index.html").is_file()
+
+
+def test_the_architecture_names_modules_that_are_there():
+    package = ROOT / "dicom_qa_node"
+    packages = {path.parent.name for path in package.glob("*/__init__.py")}
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    modules = {
+        name
+        for name in re.findall(r"`([a-z_]+(?:\.[a-z_*]+)+)", text)
+        if name.split(".")[0] in packages and not name.endswith((".yaml", ".md"))
+    }
+    files = set(re.findall(r"`([a-z_]+/[a-z_/]+\.py)`", text)) - {"tests/contracts/test_one_rule.py"}
+
+    def known(name: str) -> bool:
+        """Whether the longest part of a dotted name that could be a module is one; the rest names something in it."""
+        words = name.split(".")
+        place = package.joinpath(*words[:2])
+        return "*" in name or place.is_dir() or place.with_suffix(".py").is_file()
+
+    assert len(modules) > 20
+    assert [name for name in sorted(modules) if not known(name)] == []
+    assert [name for name in sorted(files) if not (package / name).is_file() and not (ROOT / name).is_file()] == []
