@@ -40,7 +40,7 @@ class RunConfig(_Strict):
 
     ``options`` are changes to the network (an ablation). ``init`` is a run folder or a safetensors
     file to start from; ``{fold}`` in it is the fold held out, or "all": no start has seen what the run must not see.
-    ``absent_levels``: degradations that a kind of picture cannot have are taught as zero, not as unknown.
+    ``absent_levels``: degradations that a modality class cannot have are taught as zero, not as unknown.
 
     ``init: timm`` starts the backbones of a paper-size network from timm's weights, which are downloaded then.
     ``observe_again`` measures the network's input statistics anew after a start from another domain. ``frozen`` names

@@ -159,7 +159,7 @@ class Batches(Dataset[Batch]):
         return _Item(picture, row.score, source.share.weight, levels, scene, prompt_of_row(row).codes())
 
     def _known(self, source: _Source, levels: dict[str, float]) -> dict[str, float]:
-        """Add the physical degradations that this kind of picture cannot have, as zero, where the run asks for it."""
+        """Add the physical degradations that this modality class cannot have, as zero, where the run asks for it."""
         if not self._config.absent_levels or source.share.kind not in _PHYSICAL:
             return levels
         own = _PHYSICAL[source.share.kind]

@@ -4,7 +4,7 @@
         [--photographs DIR] [--csv FILE]
 
 The gate (``dicom_qa_node/models/ood.py``) is fitted to the features of the training pictures of ``--run``. Its
-limit for a kind of picture is a quantile of the distances of held-out pictures, each measured with the gate of the
+limit for a modality class is a quantile of the distances of held-out pictures, each measured with the gate of the
 run that held its group out. The table says which share of held-out pictures and of outsiders lies beyond the
 limit: noise, inverted and saturated windows, scans with the greys of another modality, and photographs if a folder
 is given.

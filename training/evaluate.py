@@ -4,7 +4,7 @@
     python -m training.evaluate --run RUN --pools POOLS          writes RUN/predictions.csv
 
 ``labels.csv`` has the columns ``file`` and ``score``; ``reference`` (or ``group``) names what belongs together,
-and ``kind`` (ct, petct, pt) the kind of picture, where it is not told by ``--kind``.
+and ``kind`` (ct, petct, pt) the modality class, where it is not told by ``--kind``.
 """
 
 from __future__ import annotations

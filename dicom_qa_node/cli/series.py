@@ -117,7 +117,7 @@ def _verdict_pairs(document: dict[str, Any], found: dict[str, Any]) -> dict[str,
         "score (0-4)": document["score_text"],
         "grade": found["grade"] or "none",
         "scored at": document["scored_at"],
-        "kind of picture": found["kind"],
+        "modality class": found["kind"],
         "images used": found["instances_used"],
         "model": f"{model['name']} {model['version']} ({model['sha256'][:12]})",
     }

@@ -58,7 +58,7 @@ class Route(Section):
 
     modalities: list[str] = Field(default_factory=list, description=f"modality of the scored series; {SHELL}")
     kinds: list[Literal["ct", "pt", "petct"]] = Field(
-        default_factory=list, description="kind of picture that was scored"
+        default_factory=list, description="modality class that was scored"
     )
     calling_aes: list[str] = Field(default_factory=list, description=f"AE title that sent the images; {SHELL}")
     stations: list[str] = Field(default_factory=list, description=f"Station Name of the images; {SHELL}")

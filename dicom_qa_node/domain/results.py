@@ -64,7 +64,7 @@ class QualityDimension(StrEnum):
 
 
 class SeriesKind(StrEnum):
-    """The kind of picture that was scored."""
+    """The modality class that was scored."""
 
     CT = "ct"
     PT = "pt"

@@ -42,7 +42,7 @@ SCORE_SCALE: Mapping[int, str] = {
 """What the points of a score mean, in the words of PET-CT-IQA-DS and LDCTIQAC2023: for cards, reviews and labels."""
 
 LEVELS_OF: Mapping[str, tuple[int, ...]] = {"ct": (3, 4, 5), "pt": (6,), "petct": ()}
-"""Which named levels (jpeg, gauss, impulse, dose, views, blur, counts) are severities of a kind of picture."""
+"""Which named levels (jpeg, gauss, impulse, dose, views, blur, counts) are severities of a modality class."""
 
 _CELLS = tuple(itertools.product((0.0, 1.0, 2.0), repeat=3))
 _LEAST = 0.02
@@ -127,7 +127,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Calibration:
-    """Split-conformal calibration of one kind of picture.
+    """Split-conformal calibration of one modality class.
 
     ``half_width`` is added to both sides of a score; ``coverage`` is what it covered on groups that
     neither the network nor the width had seen, ``n`` pictures of ``groups`` groups.
@@ -156,7 +156,7 @@ class DomainLimit:
 
 @dataclass(frozen=True)
 class DomainFile:
-    """The file behind the out-of-domain gate (``models/ood.py``), and its limits by kind of picture."""
+    """The file behind the out-of-domain gate (``models/ood.py``), and its limits by modality class."""
 
     file: str
     sha256: str
@@ -214,7 +214,7 @@ class ModelCard:
         return self.measured.sha256 if self.measured else ""
 
     def half_width(self, kind: str) -> float:
-        """Return the 90 % half width for a kind of picture; a kind without one has the full range."""
+        """Return the 90 % half width for a modality class; a kind without one has the full range."""
         calibrated = self.measured.calibration.get(kind) if self.measured else None
         return calibrated.half_width if calibrated else self.score_range[1] - self.score_range[0]
 

@@ -27,7 +27,7 @@ COMPONENTS = 32
 
 @dataclass(frozen=True)
 class OodModel:
-    """The features of one kind of picture.
+    """The features of one modality class.
 
     ``mean`` and ``scale`` (f,) standardise; ``basis`` (k, f) projects onto the principal components, each divided by
     its standard deviation; ``residual`` (1,) is the mean variance outside them.

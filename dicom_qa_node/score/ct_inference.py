@@ -141,18 +141,18 @@ class CtScorer:
 
 
 class CombinedScorer:
-    """The display network and the CT model as one: each kind of picture goes to its own."""
+    """The display network and the CT model as one: each modality class goes to its own."""
 
     def __init__(self, display: Scorer, ct: CtScorer) -> None:
         self._display, self._ct = display, ct
 
     @property
     def card(self) -> ModelCard:
-        """The card of the display network, which judges every kind of picture."""
+        """The card of the display network, which judges every modality class."""
         return self._display.card
 
     def card_for(self, kind: str) -> ModelCard:
-        """Return the card of the model that rates one kind of picture."""
+        """Return the card of the model that rates one modality class."""
         return self._ct.card if kind == SeriesKind.CT.value else self._display.card
 
     def score(self, images: npt.NDArray[Any], kind: str, prompts: Sequence[Prompt] | None = None) -> Predictions:

@@ -134,13 +134,13 @@ class SeriesScore:
 
 
 def model_ref(scorer: ScoringModel, kind: SeriesKind | None = None) -> ModelRef:
-    """Return which model a scorer runs, for one kind of picture where it runs several."""
+    """Return which model a scorer runs, for one modality class where it runs several."""
     card = card_for(scorer, kind)
     return ModelRef(card.name, card.version, card.sha256)
 
 
 def card_for(scorer: ScoringModel, kind: SeriesKind | None) -> Card:
-    """Return the card of the model that judges one kind of picture."""
+    """Return the card of the model that judges one modality class."""
     chosen: Callable[[str], Card] | None = getattr(scorer, "card_for", None)
     return scorer.card if chosen is None or kind is None else chosen(kind.value)
 
