@@ -412,3 +412,17 @@ def test_f50_of_slices_that_disagree_is_withheld_with_the_reason(monkeypatch):
     withheld = f50_of(ct(slices=6, noise_hu=5.0))
     assert withheld.value is None
     assert "the slices disagree: 0.20 to 0.52 / mm" in withheld.not_applicable
+
+
+@pytest.mark.parametrize(
+    ("elements", "name", "reason"),
+    [
+        ({"KVP": 120000.0}, "tube_voltage", "KVP (0018,0060) is 120000"),
+        ({"KVP": ["120", "140"]}, "tube_voltage", "not one number"),
+        ({"SpiralPitchFactor": 55.0}, "pitch", "55"),
+        ({"CTDIvol": 12000.0}, "ctdi_vol", "12000 mGy"),
+        ({"CTDIvol": 12000.0}, "ssde", "12000 mGy"),
+    ],
+)
+def test_a_header_value_that_no_scanner_sets_is_withheld(elements, name, reason):
+    assert reason in reasons(measure(ct(slices=2, elements=elements)))[name]

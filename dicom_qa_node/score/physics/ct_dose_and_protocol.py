@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from pydicom import Dataset
 
-from dicom_qa_node.dicom_io.headers import number
+from dicom_qa_node.dicom_io.headers import number, text
 from dicom_qa_node.domain.results import Measurement
 from dicom_qa_node.score.body_region import BodyRegion, ctdi_phantom_cm, region_of
 from dicom_qa_node.score.convolution_kernels import Sharpness
@@ -16,11 +16,13 @@ from dicom_qa_node.score.volume import FloatArray, Volume
 
 __all__ = ["dose_measurements", "protocol_measurements", "size_factor", "water_equivalent_diameter_mm"]
 
+# Name, keyword, how it is named, and what a scanner can have set; anything else is withheld.
 _TAGS = (
-    ("tube_voltage", "KVP", "no KVP (0018,0060)"),
-    ("tube_charge", "Exposure", "no Exposure (0018,1152)"),
-    ("pitch", "SpiralPitchFactor", "no Spiral Pitch Factor (0018,9311)"),
+    ("tube_voltage", "KVP", "KVP (0018,0060)", (30.0, 160.0)),
+    ("tube_charge", "Exposure", "Exposure (0018,1152)", (0.1, 10_000.0)),
+    ("pitch", "SpiralPitchFactor", "Spiral Pitch Factor (0018,9311)", (0.05, 4.0)),
 )
+_CTDI_MGY = (0.01, 1000.0)
 
 _VALUES = {Sharpness.SOFT: 0.0, Sharpness.MEDIUM: 0.5, Sharpness.SHARP: 1.0}
 
@@ -37,13 +39,15 @@ def protocol_measurements(header: Dataset, kernel: KernelSharpness) -> tuple[Mea
     return (*(_tag(header, *tag) for tag in _TAGS), _kernel(kernel))
 
 
-def _tag(header: Dataset, name: str, keyword: str, reason: str) -> Measurement:
+def _tag(header: Dataset, name: str, keyword: str, tag: str, possible: tuple[float, float]) -> Measurement:
     value = number(header, keyword)
-    return (
-        CT_QUANTITIES.absent(name, f"the header has {reason}")
-        if value is None or value <= 0
-        else CT_QUANTITIES.value(name, value)
-    )
+    if value is None or value <= 0:
+        several = text(header, keyword)
+        reason = f"{tag} is {several}, not one number" if several and value is None else f"the header has no {tag}"
+        return CT_QUANTITIES.absent(name, reason)
+    if not possible[0] <= value <= possible[1]:
+        return CT_QUANTITIES.absent(name, f"{tag} is {value:g}, which no scanner sets")
+    return CT_QUANTITIES.value(name, value)
 
 
 def _kernel(kernel: KernelSharpness) -> Measurement:
@@ -116,6 +120,9 @@ def dose_measurements(view: CtSample) -> tuple[Measurement, ...]:
     if ctdi is None or ctdi <= 0:
         absent = CT_QUANTITIES.absent_all(("ctdi_vol", "dlp", "ssde"), "the images carry no CTDIvol (0018,9345)")
         return (diameter, *absent)
+    if not _CTDI_MGY[0] <= ctdi <= _CTDI_MGY[1]:
+        reason = f"CTDIvol (0018,9345) is {ctdi:g} mGy, which no scan has"
+        return (diameter, *CT_QUANTITIES.absent_all(("ctdi_vol", "dlp", "ssde"), reason))
     positions = view.volume.positions_mm
     thickness = number(header, "SliceThickness") or view.volume.spacing_mm[0]
     length_cm = (float(positions[-1] - positions[0]) + thickness) / 10.0
