@@ -138,14 +138,14 @@ class Routed(Protocol):
         """Its rules."""
 
 
-def traits_of(facts: SeriesHeader, result: SeriesResult, calling_ae: str, host: str = "") -> Traits:
+def traits_of(header: SeriesHeader, result: SeriesResult, calling_ae: str, host: str = "") -> Traits:
     """Return what the rules look at for one scored series."""
     return Traits(
-        modality=facts.modality,
+        modality=header.modality,
         kind=result.kind.value,
         calling_ae=calling_ae.strip(),
-        station=facts.station_name.strip(),
-        institution=facts.institution_name.strip(),
+        station=header.station_name.strip(),
+        institution=header.institution_name.strip(),
         grade=NO_GRADE if result.grade is None else result.grade.value,
         findings=tuple(dict.fromkeys(finding.key for finding in result.findings)),
         host=host,

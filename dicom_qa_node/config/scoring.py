@@ -101,20 +101,20 @@ class PriorityRule(Section):
             raise ValueError("a rule of score.priority needs one list at least: it would fit every series")
         return self
 
-    def fits(self, facts: SeriesHeader, calling_ae: str) -> bool:
+    def fits(self, header: SeriesHeader, calling_ae: str) -> bool:
         """Whether this rule is about a series."""
         pairs = (
-            (facts.modality, self.modalities),
+            (header.modality, self.modalities),
             (calling_ae.strip(), self.calling_aes),
-            (facts.station_name.strip(), self.stations),
-            (facts.institution_name.strip(), self.institutions),
+            (header.station_name.strip(), self.stations),
+            (header.institution_name.strip(), self.institutions),
         )
         return all(any_matches([value], patterns) for value, patterns in pairs if patterns)
 
 
-def priority_of(rules: Sequence[PriorityRule], facts: SeriesHeader, calling_ae: str) -> int:
+def priority_of(rules: Sequence[PriorityRule], header: SeriesHeader, calling_ae: str) -> int:
     """Return how urgent a series is, by the first rule that fits; ROUTINE where none does."""
-    return next((LEVELS[rule.priority] for rule in rules if rule.fits(facts, calling_ae)), LEVELS["routine"])
+    return next((LEVELS[rule.priority] for rule in rules if rule.fits(header, calling_ae)), LEVELS["routine"])
 
 
 def priority_name(level: int) -> str:

@@ -150,40 +150,40 @@ def gather(config: Config, database: Database, model: ModelCheck) -> HealthSnaps
         return HealthSnapshot(database_problem=str(error), **common)  # type: ignore[arg-type]
 
 
-def time_of(facts: HealthSnapshot, database: Database) -> dt.datetime:
+def time_of(snapshot: HealthSnapshot, database: Database) -> dt.datetime:
     """Return the time to judge facts by: the one that all hosts share, or this host's where the database is away."""
-    return utc_now() if facts.database_problem else database.now()
+    return utc_now() if snapshot.database_problem else database.now()
 
 
-def assess(facts: HealthSnapshot, config: Config, now: dt.datetime) -> HealthReport:
+def assess(snapshot: HealthSnapshot, config: Config, now: dt.datetime) -> HealthReport:
     """Judge what was found at ``now``."""
-    checks = [_database(facts), _spool(facts), _disk(facts, config), _model(facts)]
-    if facts.tls_concerns:
-        checks.append(Check("tls", Level.DEGRADED, "; ".join(facts.tls_concerns)))
-    if not facts.database_problem:
-        checks += [_role(role, facts.heartbeats, now) for role in _EXPECTED_ROLES]
-        checks += [_queue(facts, now), _parked(facts), _conflicts(facts), _deliveries(facts)]
+    checks = [_database(snapshot), _spool(snapshot), _disk(snapshot, config), _model(snapshot)]
+    if snapshot.tls_concerns:
+        checks.append(Check("tls", Level.DEGRADED, "; ".join(snapshot.tls_concerns)))
+    if not snapshot.database_problem:
+        checks += [_role(role, snapshot.heartbeats, now) for role in _EXPECTED_ROLES]
+        checks += [_queue(snapshot, now), _parked(snapshot), _conflicts(snapshot), _deliveries(snapshot)]
     order = list(Level)
     worst = max((check.level for check in checks), key=order.index)
-    return HealthReport(worst, tuple(checks), now, facts.series)
+    return HealthReport(worst, tuple(checks), now, snapshot.series)
 
 
-def _database(facts: HealthSnapshot) -> Check:
-    if facts.database_problem:
-        return Check("database", Level.FAILED, facts.database_problem)
-    return Check("database", Level.OK, f"schema {facts.revision}")
+def _database(snapshot: HealthSnapshot) -> Check:
+    if snapshot.database_problem:
+        return Check("database", Level.FAILED, snapshot.database_problem)
+    return Check("database", Level.OK, f"schema {snapshot.revision}")
 
 
-def _spool(facts: HealthSnapshot) -> Check:
-    if facts.spool_problem:
-        return Check("spool", Level.FAILED, facts.spool_problem)
+def _spool(snapshot: HealthSnapshot) -> Check:
+    if snapshot.spool_problem:
+        return Check("spool", Level.FAILED, snapshot.spool_problem)
     return Check("spool", Level.OK, "writable")
 
 
-def _disk(facts: HealthSnapshot, config: Config) -> Check:
-    if facts.disk is None:
+def _disk(snapshot: HealthSnapshot, config: Config) -> Check:
+    if snapshot.disk is None:
         return Check("disk", Level.FAILED, "free space unknown")
-    free_mb = facts.disk.free_bytes // _MIB
+    free_mb = snapshot.disk.free_bytes // _MIB
     text = f"{free_mb} MB free"
     if free_mb < config.spool.min_free_mb:
         wanted = f"receiving stops below {config.spool.min_free_mb} MB (spool.min_free_mb); make room"
@@ -193,9 +193,9 @@ def _disk(facts: HealthSnapshot, config: Config) -> Check:
     return Check("disk", Level.OK, text)
 
 
-def _model(facts: HealthSnapshot) -> Check:
-    if facts.model_problem:
-        return Check("model", Level.DEGRADED, f"{facts.model_problem}; series wait unscored")
+def _model(snapshot: HealthSnapshot) -> Check:
+    if snapshot.model_problem:
+        return Check("model", Level.DEGRADED, f"{snapshot.model_problem}; series wait unscored")
     return Check("model", Level.OK, "installed and verified")
 
 
@@ -215,34 +215,35 @@ def _role(role: str, heartbeats: Sequence[Heartbeat], now: dt.datetime) -> Check
     return Check(f"role {role}", Level.OK, details or f"{len(alive)} alive")
 
 
-def _queue(facts: HealthSnapshot, now: dt.datetime) -> Check:
-    if facts.oldest_waiting is None:
+def _queue(snapshot: HealthSnapshot, now: dt.datetime) -> Check:
+    if snapshot.oldest_waiting is None:
         return Check("queue", Level.OK, "nothing waits to be scored")
-    age_s = max(0.0, (now - facts.oldest_waiting).total_seconds())
+    age_s = max(0.0, (now - snapshot.oldest_waiting).total_seconds())
     level = Level.DEGRADED if age_s > _QUEUE_OLD_S else Level.OK
     return Check("queue", level, f"the oldest series waits for {age_s:.0f} s")
 
 
-def _parked(facts: HealthSnapshot) -> Check:
-    count = (facts.series or {}).get(SeriesState.PARKED, 0)
+def _parked(snapshot: HealthSnapshot) -> Check:
+    count = (snapshot.series or {}).get(SeriesState.PARKED, 0)
     if count:
-        named = "; ".join(f"{uid}: {reason}" for uid, reason in facts.parked)
+        named = "; ".join(f"{uid}: {reason}" for uid, reason in snapshot.parked)
         words = f"{count} series need an operator: dicom-qa-node series list --state PARKED"
         return Check("parked", Level.DEGRADED, f"{words}; the latest, {named}" if named else words)
     return Check("parked", Level.OK, "none")
 
 
-def _conflicts(facts: HealthSnapshot) -> Check:
-    if not facts.conflicting:
+def _conflicts(snapshot: HealthSnapshot) -> Check:
+    if not snapshot.conflicting:
         return Check("conflicts", Level.OK, "none")
-    named = "; ".join(map(str, facts.conflicts))
-    more = f" and {facts.conflicting - len(facts.conflicts)} more" if facts.conflicting > len(facts.conflicts) else ""
+    named = "; ".join(map(str, snapshot.conflicts))
+    unnamed = snapshot.conflicting - len(snapshot.conflicts)
+    more = f" and {unnamed} more" if unnamed > 0 else ""
     words = "dicom-qa-node series take-newer scores the newer images, series keep-stored keeps the others"
     return Check("conflicts", Level.DEGRADED, f"{named}{more}: {words}")
 
 
-def _deliveries(facts: HealthSnapshot) -> Check:
-    found = facts.deliveries or {}
+def _deliveries(snapshot: HealthSnapshot) -> Check:
+    found = snapshot.deliveries or {}
     parked = found.get(DeliveryState.PARKED, 0)
     waiting = found.get(DeliveryState.PENDING, 0) + found.get(DeliveryState.SENDING, 0)
     if parked:
