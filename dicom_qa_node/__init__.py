@@ -11,7 +11,8 @@ Packages, from the lowest layer up: ``domain`` (what the stages exchange), ``log
 ``score``, ``report``, ``deliver`` and ``web``; ``ops`` (runs the processes), ``api`` and ``cli``. See
 docs/architecture.md.
 
-For Python: `score_series`, `load_series`, `measure`, `build_report`, `list_models` (module ``api``). Importing this
+For Python: `score_series`, `load_series`, `measure`, `build_report`, `list_models` (module ``api``), and the physics as functions of
+arrays in `image_metrics`. Importing this
 package imports none of the others.
 """
 
@@ -30,11 +31,13 @@ if TYPE_CHECKING:
         open_model,
         score_series,
     )
+    from dicom_qa_node.score.physics import image_metrics
 
 __all__ = [
     "ScoreResult",
     "__version__",
     "build_report",
+    "image_metrics",
     "list_models",
     "load_series",
     "measure",
@@ -47,6 +50,8 @@ __version__ = "0.1.0"
 
 def __getattr__(name: str) -> Any:
     """Load the public functions when they are first asked for (PEP 562)."""
+    if name == "image_metrics":
+        return importlib.import_module("dicom_qa_node.score.physics.image_metrics")
     if name in __all__:
         return getattr(importlib.import_module("dicom_qa_node.api"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

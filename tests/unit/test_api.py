@@ -93,6 +93,11 @@ def test_several_series_and_none_are_refused(study, tmp_path):
         qa.open_model("nothing")
 
 
+def test_physics_works_on_arrays():
+    hu = np.random.default_rng(1).normal(40, 12, (128, 128)).astype(np.float32)
+    assert np.median(qa.image_metrics.noise_map_hu(hu, 0.8)) == pytest.approx(12, rel=0.03)
+
+
 def test_models_are_listed():
     cards = qa.list_models()
     assert [card.name for card in cards] == sorted(card.name for card in cards)
