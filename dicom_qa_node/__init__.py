@@ -11,9 +11,8 @@ Packages, from the lowest layer up: ``domain`` (what the stages exchange), ``log
 ``score``, ``report``, ``deliver`` and ``web``; ``ops`` (runs the processes), ``api`` and ``cli``. See
 docs/architecture.md.
 
-For Python: `score_series`, `load_series`, `measure`, `build_report`, `list_models` (module ``api``), and the physics as functions of
-arrays in `image_metrics`. Importing this
-package imports none of the others.
+For Python: `score_series`, `load_series`, `measure`, `build_report`, `list_models` (module ``api``), and the physics as
+functions of arrays in `image_metrics`. Importing this package imports none of the others.
 """
 
 from __future__ import annotations
