@@ -23,7 +23,7 @@ from dicom_qa_node.db import tables as t
 from dicom_qa_node.db.chart_tables import pack, unpack
 from dicom_qa_node.db.engine import Database, insert_ignore
 from dicom_qa_node.domain.clock import utc_now
-from dicom_qa_node.domain.results import Grade, SeriesResult, result_from_json
+from dicom_qa_node.domain.results import Grade, SeriesResult, part_measurements, result_from_json
 
 __all__ = ["ChartIngest", "NewResult", "monday_of"]
 
@@ -45,6 +45,7 @@ class NewResult:
     score: float | None
     grade: Grade | None
     findings: tuple[tuple[str, str], ...]
+    why: str = ""
 
 
 AlertRules = Callable[[Sequence[NewResult]], Sequence[NewAlert]]
@@ -132,7 +133,8 @@ class _Batch:
         self._counters.flush()
 
     def _measured(self, result: SeriesResult) -> bytes:
-        found = {m: m.value for m in result.measurements if m.value is not None and math.isfinite(m.value)}
+        every = (*result.measurements, *part_measurements(result))
+        found = {m: m.value for m in every if m.value is not None and math.isfinite(m.value)}
         return pack({self._fleet.quantity(m): value for m, value in found.items()})
 
     def _replace_earlier(self, uid: str, version: int) -> None:
@@ -235,4 +237,5 @@ def _new_result(row: sa.Row[Any], result: SeriesResult, scanner_id: int, scanner
         score=row.score,
         grade=None if row.grade is None else Grade(row.grade),
         findings=tuple((finding.key, finding.severity.value) for finding in result.findings),
+        why=result.why,
     )

@@ -17,7 +17,7 @@ from dicom_qa_node.cli.output import AsJson, say, score_text, show_json, show_ro
 from dicom_qa_node.cli.result_json import result_values
 from dicom_qa_node.cli.series import SeriesUid, as_document, print_page, resolved
 from dicom_qa_node.domain.clock import utc_now
-from dicom_qa_node.domain.results import Grade
+from dicom_qa_node.domain.results import Grade, RatedPartKind
 from dicom_qa_node.domain.uids import LARGEST_ID
 from dicom_qa_node.safe_text import csv_cell
 
@@ -142,7 +142,9 @@ def _row(entry: LogEntry) -> dict[str, Any]:
         "scanner": _scanner(entry),
         "kind": entry.result.kind,
         "score": score_text(entry.result),
-        "grade": entry.result.grade,
+        "grade": entry.result.grade_text,
+        "decided_by": entry.result.decided_by,
+        "why": entry.result.why,
         "findings": [finding.key for finding in entry.result.findings],
         "state": entry.state,
         "version": entry.version,
@@ -159,7 +161,8 @@ def _print_csv(entries: list[LogEntry]) -> None:
 
 _CSV_HEAD = (
     "scored_at", "series_instance_uid", "study_instance_uid", "version", "scanner", "modality", "kind", "score",
-    "low", "high", "grade", "findings", "model", "model_sha256", "state", "report_uid", "deliveries",
+    "low", "high", "grade", "grade_low", "decided_by", "ct_score", "pet_score", "display_score",
+    "why", "findings", "model", "model_sha256", "state", "report_uid", "deliveries",
 )  # fmt: skip
 
 
@@ -169,6 +172,8 @@ def _csv_row(entry: LogEntry) -> dict[str, Any]:
     values = (
         entry.scored_at.isoformat(), result.series_instance_uid, entry.facts.study_instance_uid, entry.version,
         _scanner(entry), result.modality, result.kind.value, result.score, low, high, result.grade,
+        result.grade_low, result.decided_by,
+        *(None if (part := result.rated_part(kind)) is None else part.score for kind in RatedPartKind), result.why,
         " ".join(finding.key for finding in result.findings), f"{result.model.name} {result.model.version}",
         result.model.sha256, entry.state.value, entry.report_uid,
         " ".join(f"{target}={state}" for target, state, _ in entry.deliveries),

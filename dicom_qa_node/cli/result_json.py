@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from dicom_qa_node.domain.codes import Code
-from dicom_qa_node.domain.results import Finding, Measurement, ScoredSlice, SeriesResult
+from dicom_qa_node.domain.results import DimensionScore, Finding, Measurement, RatedPart, ScoredSlice, SeriesResult
 
 __all__ = ["failure_values", "result_values"]
 
@@ -21,6 +21,10 @@ def result_values(result: SeriesResult) -> dict[str, Any]:
         "score": result.score,
         "interval": None if result.interval is None else list(result.interval),
         "grade": None if result.grade is None else result.grade.value,
+        "grade_low": None if result.grade_low is None else result.grade_low.value,
+        "decided_by": None if result.decided_by is None else result.decided_by.value,
+        "why": result.why,
+        "rated_parts": [_rated_part(item) for item in result.rated_parts],
         "slices": [_slice(item) for item in result.slices],
         "measurements": [_measurement(item) for item in result.measurements],
         "findings": [_finding(item) for item in result.findings],
@@ -33,6 +37,34 @@ def result_values(result: SeriesResult) -> dict[str, Any]:
 def failure_values(series_instance_uid: str, modality: str, reason: str) -> dict[str, Any]:
     """Return the entry of a series that could not be scored."""
     return {"series_instance_uid": series_instance_uid, "modality": modality, "error": reason}
+
+
+def _rated_part(item: RatedPart) -> dict[str, Any]:
+    return {
+        "kind": item.kind.value,
+        "score": item.score,
+        "interval": None if item.interval is None else list(item.interval),
+        "interval_origin": item.interval_origin,
+        "grade": None if item.grade is None else item.grade.value,
+        "grade_low": None if item.grade_low is None else item.grade_low.value,
+        "decisive": item.decisive,
+        "reason": item.reason,
+        "limiting": None if item.limiting is None else item.limiting.value,
+        "dimensions": [_dimension(found) for found in item.dimensions],
+        "counted": item.counted,
+        "counted_reason": item.counted_reason,
+        "algorithm": None
+        if item.algorithm is None
+        else {"name": item.algorithm.name, "version": item.algorithm.version, "sha256": item.algorithm.sha256},
+        "series_instance_uid": item.series_instance_uid,
+        "images": [
+            {"sop_instance_uid": image.sop_instance_uid, "frame_number": image.frame_number} for image in item.images
+        ],
+    }
+
+
+def _dimension(item: DimensionScore) -> dict[str, Any]:
+    return {"dimension": item.dimension.value, "score": item.score, "evidence": item.evidence, "reason": item.reason}
 
 
 def _slice(item: ScoredSlice) -> dict[str, Any]:

@@ -56,6 +56,11 @@ def score(
         raise typer.Exit(ExitCode.FAILED)
 
 
+def grade_text(grade: str | None, low: str | None) -> str:
+    """Return a grade or both ends of a grade set, "" for none."""
+    return "–".join(filter(None, (grade, low)))
+
+
 def _name(entry: dict[str, Any]) -> str:
     return str(entry["series_instance_uid"] or entry.get("file", "?"))
 
@@ -63,7 +68,7 @@ def _name(entry: dict[str, Any]) -> str:
 def _row(entry: dict[str, Any]) -> dict[str, Any]:
     if "error" in entry:
         failed = {"series": _name(entry), "modality": entry["modality"], "kind": "", "score": "error"}
-        return failed | {"grade": "", "findings": "", "slices": ""}
+        return failed | {"grade": "", "why": "", "findings": "", "slices": ""}
     interval = entry["interval"]
     shown = "no score" if entry["score"] is None else f"{entry['score']:.2f} [{interval[0]:.2f}, {interval[1]:.2f}]"
     return {
@@ -71,7 +76,8 @@ def _row(entry: dict[str, Any]) -> dict[str, Any]:
         "modality": entry["modality"],
         "kind": entry["kind"],
         "score": shown,
-        "grade": entry["grade"],
+        "grade": grade_text(entry["grade"], entry["grade_low"]),
+        "why": entry["why"],
         "findings": [finding["key"] for finding in entry["findings"]],
         "slices": ", ".join(f"{item['index']}: {item['score']:.2f}" for item in entry["slices"]),
     }

@@ -69,6 +69,9 @@ class Route(Section):
     grades: list[Literal["diagnostic", "limited", "non-diagnostic", "none"]] = Field(
         default_factory=list, description="grade of the series; none: not rated"
     )
+    decided_by: list[Literal["ct", "pet", "display", "none"]] = Field(
+        default_factory=list, description="part of the verdict that gave the score; none: not rated"
+    )
     findings: list[str] = Field(
         default_factory=list, description=f"keys of findings, of which the series has one at least; {SHELL}"
     )
@@ -99,6 +102,7 @@ class Traits:
     grade: str
     findings: tuple[str, ...] = ()
     host: str = ""
+    decided_by: str = NO_GRADE
 
     def by_rule(self) -> Iterable[tuple[str, Sequence[str]]]:
         """Return the values that each rule of a route is compared with."""
@@ -110,6 +114,7 @@ class Traits:
             "scanners": self.station or self.calling_ae,
             "institutions": self.institution,
             "grades": self.grade,
+            "decided_by": self.decided_by,
         }
         return [*((name, (value,) if value else ()) for name, value in one.items()), ("findings", self.findings)]
 
@@ -149,6 +154,7 @@ def traits_of(header: SeriesHeader, result: SeriesResult, calling_ae: str, host:
         grade=NO_GRADE if result.grade is None else result.grade.value,
         findings=tuple(dict.fromkeys(finding.key for finding in result.findings)),
         host=host,
+        decided_by=NO_GRADE if result.decided_by is None else result.decided_by.value,
     )
 
 

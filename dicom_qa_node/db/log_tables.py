@@ -14,11 +14,12 @@ import sqlalchemy as sa
 
 from dicom_qa_node.db.engine import UtcDateTime
 from dicom_qa_node.db.tables import metadata
-from dicom_qa_node.domain.results import Grade, Severity
+from dicom_qa_node.domain.results import Grade, RatedPartKind, Severity
 
 __all__ = [
     "FACET_COLUMNS",
     "GRADE_CODES",
+    "PART_CODES",
     "SEVERITY_CODES",
     "DeliveryMark",
     "ReviewMark",
@@ -49,6 +50,9 @@ class ReviewMark(IntEnum):
 
 
 GRADE_CODES: dict[Grade | None, int] = {None: 0, Grade.DIAGNOSTIC: 1, Grade.LIMITED: 2, Grade.NON_DIAGNOSTIC: 3}
+PART_CODES: dict[RatedPartKind | None, int] = {
+    None: 0, RatedPartKind.CT: 1, RatedPartKind.PET: 2, RatedPartKind.DISPLAY: 3
+}  # fmt: skip
 SEVERITY_CODES: dict[Severity | None, int] = {None: 0, Severity.INFO: 1, Severity.WARNING: 2, Severity.ERROR: 3}
 
 FACET_COLUMNS = (
@@ -90,6 +94,10 @@ log_rows = sa.Table(
     sa.Column("low", sa.Float),
     sa.Column("high", sa.Float),
     sa.Column("grade", sa.SmallInteger, nullable=False),
+    # The worst grade that the interval reaches where it straddles a limit, else 0.
+    sa.Column("grade_low", sa.SmallInteger, nullable=False, server_default="0"),
+    sa.Column("decided_by", sa.SmallInteger, nullable=False, server_default="0"),
+    *(sa.Column(f"{kind.value}_score", sa.Float) for kind in RatedPartKind),
     sa.Column("severity", sa.SmallInteger, nullable=False),
     sa.Column("findings", sa.BigInteger, nullable=False),
     sa.Column("deviation", sa.Float),

@@ -31,6 +31,7 @@ __all__ = [
     "Severity",
     "SourceImage",
     "grade_label",
+    "part_measurements",
     "result_from_json",
     "result_to_json",
 ]
@@ -275,6 +276,26 @@ class LogEntry:
     result: SeriesResult
     report_uid: str | None
     deliveries: tuple[tuple[str, DeliveryState, str], ...] = ()
+
+
+def part_measurements(result: SeriesResult) -> tuple[Measurement, ...]:
+    """Return the scores of the rated parts as measurements, for the charts that follow them over time."""
+    return tuple(
+        Measurement(
+            f"{part.kind.value}_part_score",
+            f"Score of the {_PART_NAMES[part.kind]} part",
+            part.score,
+            "1",
+            "higher is better",
+            low=0.0,
+            high=4.0,
+        )
+        for part in result.rated_parts
+        if part.score is not None
+    )
+
+
+_PART_NAMES = {RatedPartKind.CT: "CT", RatedPartKind.PET: "PET", RatedPartKind.DISPLAY: "display"}
 
 
 def grade_label(grade: Grade | None, low: Grade | None = None) -> str:

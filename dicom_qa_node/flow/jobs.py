@@ -22,7 +22,7 @@ from dicom_qa_node.domain.series import Job, SeriesHeader
 from dicom_qa_node.domain.states import SeriesState
 from dicom_qa_node.flow.queue import Taken, Waiter, lock_series, queue_of, waiter_of
 from dicom_qa_node.flow.state_machine import transition
-from dicom_qa_node.quality_log.rows import add_log_row, scanner_name
+from dicom_qa_node.quality_log.rows import add_log_row, scanner_name, with_comparison
 
 __all__ = ["LONGEST_PAUSE_S", "Jobs", "scanner_name"]
 
@@ -125,6 +125,7 @@ class Jobs:
                 connection.rollback()
                 return False
             facts = series_header_of(row)
+            result = with_comparison(connection, facts, result, now)
             values = result_row(job.series_instance_uid, job.version, result, facts, now)
             new = t.results.insert().values(**values).returning(t.results.c.result_id)
             result_id = int(connection.execute(new).scalar_one())
@@ -270,5 +271,6 @@ def result_row(
         "scanner": scanner_name(facts),
         "model": f"{result.model.name} {result.model.version}",
         "model_sha256": result.model.sha256,
+        "why": result.why,
         "payload": result_to_json(result),
     }

@@ -73,12 +73,12 @@ class AlertEvaluator:
                 and _matches(rule, item.scanner, item.protocol)
             ):
                 score = "" if item.score is None else f", score {item.score:.2f}"
-                words = f"{item.grade.value}{score} ({item.kind.upper()}, {item.protocol})"
+                words = f"{item.grade.value}{score} ({item.kind.upper()}, {item.protocol}){_why(item)}"
                 yield self._alert(rule, _occasion(item), words, AlertSubject.GRADE, series=item)
         for rule in self._about("finding"):
             keys = [key for key, severity in item.findings if _worth(rule, key, severity)]
             if keys and _matches(rule, item.scanner, item.protocol):
-                words = f"{', '.join(keys)} ({item.kind.upper()}, {item.protocol})"
+                words = f"{', '.join(keys)} ({item.kind.upper()}, {item.protocol}){_why(item)}"
                 yield self._alert(rule, _occasion(item), words, AlertSubject.FINDING, series=item)
 
     def _about(self, subject: str) -> list[AlertRule]:
@@ -211,3 +211,7 @@ def _drift_words(alarm: NewAlarm) -> str:
     side = "above" if alarm.drift.side > 0 else "below"
     words = f"{alarm.meaning}: EWMA {side} its limits, {abs(alarm.drift.shift_sigma):.1f} sigma"
     return f"{words}{f', {judgement}' if judgement else ''} ({alarm.kind.upper()}, {alarm.protocol})"
+
+
+def _why(item: NewResult) -> str:
+    return f". {item.why}" if item.why else ""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -21,7 +21,7 @@ from dicom_qa_node.db.log_tables import (
     log_found,
     log_rows,
 )
-from dicom_qa_node.domain.results import Grade, Severity
+from dicom_qa_node.domain.results import Grade, RatedPartKind, Severity
 from dicom_qa_node.domain.series import SeriesHeader
 from dicom_qa_node.domain.states import SeriesState
 from dicom_qa_node.quality_log.full_text import matching, words_of
@@ -111,6 +111,10 @@ class LogRow:
     score: float | None
     interval: tuple[float, float] | None
     grade: Grade | None
+    grade_low: Grade | None
+    decided_by: RatedPartKind | None
+    part_scores: Mapping[RatedPartKind, float | None]
+    why: str
     severity: Severity | None
     findings: tuple[str, ...]
     deviation: float | None

@@ -6,6 +6,7 @@ import datetime as dt
 import hashlib
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
 import sqlalchemy as sa
 
@@ -14,13 +15,14 @@ from dicom_qa_node.db.engine import insert_ignore
 from dicom_qa_node.db.log_tables import (
     FACET_COLUMNS,
     GRADE_CODES,
+    PART_CODES,
     SEVERITY_CODES,
     log_facets,
     log_findings,
     log_found,
     log_rows,
 )
-from dicom_qa_node.domain.results import SeriesResult
+from dicom_qa_node.domain.results import RatedPartKind, SeriesResult
 from dicom_qa_node.domain.series import SeriesHeader
 from dicom_qa_node.quality_log.full_text import index_patient, patient_words, words_of
 
@@ -35,6 +37,7 @@ __all__ = [
     "found_rows",
     "log_row",
     "scanner_name",
+    "with_comparison",
 ]
 
 LAST_BIT = 61
@@ -105,6 +108,9 @@ def log_row(
         "low": low,
         "high": high,
         "grade": GRADE_CODES[result.grade],
+        "grade_low": GRADE_CODES[result.grade_low],
+        "decided_by": PART_CODES[result.decided_by],
+        **{f"{kind.value}_score": _part_score(result, kind) for kind in RatedPartKind},
         "severity": max((SEVERITY_CODES[item.severity] for item in result.findings), default=0),
         "findings": bits.mask(item.key for item in result.findings),
         "worst_slice": _worst_slice(result),
@@ -127,6 +133,25 @@ def facet_row(facts: SeriesHeader, result: SeriesResult) -> dict[str, object]:
     digest = hashlib.sha256("\0".join(values).encode()).hexdigest()[:32]
     words = " ".join(dict.fromkeys(words_of(" ".join((*values, facts.station_name, facts.manufacturer)))))
     return {**dict(zip(FACET_COLUMNS, values, strict=True)), "digest": digest, "words": f" {words} "}
+
+
+def with_comparison(
+    connection: sa.Connection, facts: SeriesHeader, result: SeriesResult, at: dt.datetime
+) -> SeriesResult:
+    """Return a result whose sentence also compares its score with the scanner's median for the protocol.
+
+    The last 100 scores count; with fewer than 20 there is no comparison.
+    """
+    if result.score is None or not result.why:
+        return result
+    digest = facet_row(facts, result)["digest"]
+    facet_id = connection.execute(sa.select(log_facets.c.facet_id).where(log_facets.c.digest == digest)).scalar()
+    earlier = [] if facet_id is None else _earlier_scores(connection, facet_id, at)
+    if len(earlier) < _ENOUGH:
+        return result
+    usual = statistics.median(earlier)
+    compared = f"The median of this scanner for the protocol is {usual:.1f} ({len(earlier)} series)."
+    return replace(result, why=f"{result.why} {compared}")
 
 
 def deviation_from(score: float | None, earlier: Sequence[float]) -> float | None:
@@ -155,6 +180,11 @@ def _facet(connection: sa.Connection, facts: SeriesHeader, result: SeriesResult)
     insert_ignore(connection, log_facets, [row])
     connection.execute(log_facets.update().where(same).values(rows=log_facets.c.rows + 1))
     return int(connection.execute(sa.select(log_facets.c.facet_id).where(same)).scalar_one())
+
+
+def _part_score(result: SeriesResult, kind: RatedPartKind) -> float | None:
+    part = result.rated_part(kind)
+    return None if part is None else part.score
 
 
 def _worst_slice(result: SeriesResult) -> int:

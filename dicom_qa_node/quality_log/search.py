@@ -12,6 +12,7 @@ from dicom_qa_node.db import tables as t
 from dicom_qa_node.db.engine import Database
 from dicom_qa_node.db.log_tables import (
     GRADE_CODES,
+    PART_CODES,
     SEVERITY_CODES,
     DeliveryMark,
     ReviewMark,
@@ -20,6 +21,7 @@ from dicom_qa_node.db.log_tables import (
     log_rows,
 )
 from dicom_qa_node.db.tables import series_header_of
+from dicom_qa_node.domain.results import RatedPartKind
 from dicom_qa_node.domain.states import SeriesState
 from dicom_qa_node.domain.uids import LARGEST_ID
 from dicom_qa_node.quality_log.filters import (
@@ -228,6 +230,7 @@ def _ordered(rows: Sequence[LogRow], result_ids: Sequence[int]) -> list[LogRow]:
     return [by_id[number] for number in result_ids if number in by_id]
 
 
+_PARTS = {code: kind for kind, code in PART_CODES.items()}
 _GRADES = {code: grade for grade, code in GRADE_CODES.items()}
 _SEVERITIES = {code: severity for severity, code in SEVERITY_CODES.items()}
 
@@ -241,11 +244,12 @@ def lines(connection: sa.Connection, result_ids: Sequence[int]) -> list[LogRow]:
     facts = [t.series.c[name] for name in t.HEADER_COLUMNS]
     query = (
         sa.select(
-            *own, *facts, t.series.c.state, log_rows.c.version.label("row_version"),
+            *own, *facts, t.results.c.why, t.series.c.state, log_rows.c.version.label("row_version"),
             log_facets.c.scanner, log_facets.c.kind,
         )
         .join(t.series, t.series.c.series_instance_uid == log_rows.c.series_instance_uid)
         .join(log_facets, log_facets.c.facet_id == log_rows.c.facet_id)
+        .join(t.results, t.results.c.result_id == log_rows.c.result_id)
         .where(log_rows.c.result_id.in_(list(result_ids)))
     )  # fmt: skip
     return [_line(row, keys) for row in connection.execute(query)]
@@ -264,6 +268,10 @@ def _line(row: Any, keys: dict[int, str]) -> LogRow:
         score=row.score,
         interval=None if row.low is None else (row.low, row.high),
         grade=_GRADES[row.grade],
+        grade_low=_GRADES[row.grade_low],
+        decided_by=_PARTS[row.decided_by],
+        part_scores={kind: getattr(row, f"{kind.value}_score") for kind in RatedPartKind},
+        why=row.why,
         severity=_SEVERITIES[row.severity],
         findings=tuple(key for bit, key in sorted(keys.items()) if row.findings >> bit & 1),
         deviation=row.deviation,

@@ -104,7 +104,7 @@ class Site:
     @cached_property
     def templates(self) -> Environment:
         """Return the templates."""
-        return environment()
+        return environment(self.config.score.grades)
 
     @cached_property
     def accounts(self) -> Accounts:

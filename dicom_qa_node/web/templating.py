@@ -10,6 +10,7 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from dicom_qa_node.config import Grades
 from dicom_qa_node.safe_text import visible_lines
 
 __all__ = ["STATIC", "environment", "static_version", "when"]
@@ -17,8 +18,8 @@ __all__ = ["STATIC", "environment", "static_version", "when"]
 STATIC = Path(__file__).parent / "static"
 
 
-def environment() -> Environment:
-    """Return the engine with the filters ``when`` and ``day``."""
+def environment(grades: Grades | None = None) -> Environment:
+    """Return the engine with the filters ``when`` and ``day``, and the limits of the grades as ``grade_limits``."""
     made = Environment(
         loader=PackageLoader("dicom_qa_node.web"),
         autoescape=True,
@@ -27,6 +28,8 @@ def environment() -> Environment:
         lstrip_blocks=True,
         finalize=_shown,
     )
+    limits = grades or Grades()
+    made.globals["grade_limits"] = (limits.limited, limits.diagnostic)
     made.filters["when"] = when
     made.filters["day"] = lambda moment: when(moment, "%Y-%m-%d")
     return made

@@ -41,7 +41,13 @@ class LogLine(BaseModel):
     score: float | None
     low: float | None
     high: float | None
-    grade: str | None
+    grade: str | None = Field(description="best grade that the interval reaches")
+    grade_low: str | None = Field(description="worst grade that the interval reaches, where it is another")
+    decided_by: str | None = Field(description="part that gave the score: ct, pet or display")
+    ct_score: float | None
+    pet_score: float | None
+    display_score: float | None
+    why: str = Field(description="one sentence: what pulled the score down, or why there is none")
     deviation: float | None = Field(description="robust standard deviations from the scanner's earlier scores")
     findings: list[str]
     severity: str | None
