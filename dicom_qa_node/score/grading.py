@@ -190,7 +190,7 @@ def grade_series(
     interval = (max(low, score - half), min(high, score + half))
     findings = (_out_of_distribution_slices(volume, chosen, strange),) if strange.any() else ()
     best, worst = grade_set(score, interval, grades)
-    defects = _named_defects(predicted, chosen) if kind is not SeriesKind.CT else ()
+    defects = _named_defects(predicted, chosen) if kind is SeriesKind.PETCT else ()
     dimensions = _dimensions(predicted, chosen)
     return SeriesScore(score, interval, best, slices, findings, grade_low=worst, defects=defects, dimensions=dimensions)
 

@@ -15,7 +15,16 @@ from PIL import Image
 
 from dicom_qa_node.canvas import Box, Canvas, Colour, Drawn, Glyphs
 from dicom_qa_node.config import Grades
-from dicom_qa_node.domain.results import Finding, Grade, Measurement, ScoredSlice, SeriesKind, SeriesResult, Severity
+from dicom_qa_node.domain.results import (
+    Finding,
+    Grade,
+    Measurement,
+    RatedPart,
+    ScoredSlice,
+    SeriesKind,
+    SeriesResult,
+    Severity,
+)
 from dicom_qa_node.report.summary_page.wording import Words
 from dicom_qa_node.spool.rendered_images import ImageManifest, Overview, heat_name
 
@@ -49,7 +58,8 @@ _COLUMNS, _GAP = 4, 14
 _TILE = (_INNER - (_COLUMNS - 1) * _GAP) // _COLUMNS
 _PICTURE, _CAPTION = 232, 50
 _SHOWN = 7
-_SLICES_TOP, _LOWER_TOP, _TREND_TOP = 410, 1060, 1498
+_PART_HEIGHT = 76
+_SLICES_TOP, _LOWER_TOP, _TREND_TOP = 542, 1192, 1516
 _ROW = 25
 _HEAT, _AIR = 0.55, 12.0
 
@@ -116,18 +126,62 @@ def _draw_verdict(canvas: Canvas, page: Page, words: Words, top: int) -> None:
     if result.score is not None:
         left += canvas.text((left, top + 58), words("of_four"), 24, FAINT)
     left += 34
-    grade = words("no_score") if result.grade is None else words.of("grade", result.grade.value, result.grade.value)
-    canvas.chip((left, top + 14), grade, 26, GRADE_COLOURS[result.grade], _WHITE)
+    grade = _grade_words(result.grade, result.grade_low, words)
+    canvas.chip((left, top + 14), grade, 26, _colour(result.grade, result.grade_low), _WHITE)
     if result.score is not None and result.interval is not None:
         low, high = (words.number(value, 1) for value in result.interval)
         _draw_scale(
             canvas, (int(left), top + 68, int(left) + 420, top + 88), result.score, result.interval, page.grades
         )
         canvas.text((left, top + 96), words("interval", low, high), 17, FAINT)
-    else:
+    elif not result.why:
         for number, line in enumerate(canvas.wrapped(words("no_score_why"), 18, 470, 3)):
             canvas.text((left, top + 66 + 24 * number), line, 18, FAINT)
     _draw_about(canvas, page, words, top)
+    _draw_parts(canvas, page, words, top + 128)
+
+
+def _colour(grade: Grade | None, low: Grade | None) -> Colour:
+    """Return the colour of a grade; a grade set has that of "limited", whichever its ends are."""
+    return GRADE_COLOURS[grade if low is None else Grade.LIMITED]
+
+
+def _grade_words(grade: Grade | None, low: Grade | None, words: Words) -> str:
+    if grade is None:
+        return words("no_score")
+    ends = [words.of("grade", item.value, item.value) for item in (grade, low) if item is not None]
+    return "–".join(dict.fromkeys(ends))
+
+
+def _draw_parts(canvas: Canvas, page: Page, words: Words, top: int) -> None:
+    """Draw the sentence that explains the verdict and a bar for each part; the part that decides is marked."""
+    result = page.result
+    for number, line in enumerate(canvas.wrapped(result.why, 17, _INNER, 2)):
+        canvas.text((_MARGIN, top + 24 * number), line, 17, room=_INNER)
+    count = max(len(result.rated_parts), 1)
+    width = (_INNER - (count - 1) * _GAP) // count
+    for number, part in enumerate(result.rated_parts):
+        left = _MARGIN + number * (width + _GAP)
+        _draw_part(canvas, (left, top + 54, left + width, top + 54 + _PART_HEIGHT), page, part, words)
+
+
+def _draw_part(canvas: Canvas, box: Box, page: Page, part: RatedPart, words: Words) -> None:
+    left, top, right, _ = box
+    decides = part.kind is page.result.decided_by
+    canvas.draw.rounded_rectangle(box, 8, PANEL, INK if decides else LINE, 3 if decides else 1)
+    name = words.of("rated_part", part.kind.value, part.kind.value)
+    name = f"{name} · {words('decides')}" if decides else name
+    used = canvas.text((left + 10, top + 8), name, 17, bold=True)
+    if part.score is None:
+        canvas.text((left + 22 + used, top + 9), words("not_rated"), 15, FAINT)
+    else:
+        shown = words.number(part.score, 1)
+        used += 14 + canvas.text((left + 24 + used, top + 7), shown, 18, _colour(part.grade, part.grade_low), bold=True)
+        scale = (left + 34 + int(used), top + 11, right - 14, top + 25)
+        _draw_scale(canvas, scale, part.score, part.interval or (part.score, part.score), page.grades, 7)
+    text = part.reason or "; ".join(item.evidence for item in part.dimensions if item.dimension is part.limiting)
+    for line, row in enumerate(canvas.wrapped(text, 14, right - left - 20, 2)):
+        canvas.text((left + 10, top + 34 + 18 * line), row, 14, FAINT, room=right - left - 20)
 
 
 def _draw_about(canvas: Canvas, page: Page, words: Words, top: int) -> None:
@@ -145,8 +199,10 @@ def _draw_about(canvas: Canvas, page: Page, words: Words, top: int) -> None:
         canvas.text(place, text, size, colour, right=True, room=430, bold=number == 0)
 
 
-def _draw_scale(canvas: Canvas, box: Box, score: float, interval: tuple[float, float], grades: Grades) -> None:
-    """Draw 0 to 4 with the grades' colours, the interval and the score."""
+def _draw_scale(
+    canvas: Canvas, box: Box, score: float, interval: tuple[float, float], grades: Grades, radius: int = 10
+) -> None:
+    """Draw 0 to 4 with the grades' colours, their limits, the interval and the score."""
     left, top, right, bottom = box
 
     def at(value: float) -> int:
@@ -154,9 +210,11 @@ def _draw_scale(canvas: Canvas, box: Box, score: float, interval: tuple[float, f
 
     for low, high, colour in _bands(grades):
         canvas.draw.rectangle((at(low), top, at(high), bottom), colour)
-    canvas.draw.rounded_rectangle((at(interval[0]), top + 6, at(interval[1]), bottom - 6), 4, FAINT)
+    for limit in (grades.limited, grades.diagnostic):
+        canvas.draw.line((at(limit), top - 3, at(limit), bottom + 3), INK, 1)
     middle = (top + bottom) // 2
-    canvas.draw.ellipse((at(score) - 10, middle - 10, at(score) + 10, middle + 10), INK, _WHITE, 2)
+    canvas.draw.rounded_rectangle((at(interval[0]), middle - 4, at(interval[1]), middle + 4), 4, FAINT)
+    canvas.draw.ellipse((at(score) - radius, middle - radius, at(score) + radius, middle + radius), INK, _WHITE, 2)
 
 
 def _bands(grades: Grades) -> list[tuple[float, float, Colour]]:

@@ -31,10 +31,11 @@ LIKE_CT = 0.90
 SEAMS = 2.0
 MIRRORED = 0.012
 LUNGS = 0.6
-UNORDERED = 0.25
-_UNORDERED_FROM_MM = 100.0
+ORDERED = 0.5
+_ORDERED_FROM = 10
+_FAR_SLICES = 4
+_LEAST_CONTRAST = 0.02
 _BLOCK_MM = 20.0
-_LAG_MM = 5.0
 _FEW = 500
 _MOST = 60_000
 _FEW_FAR = 200
@@ -105,10 +106,8 @@ class Sample:
         For each axis the mean difference of neighbouring planes (rows, columns, slices).
     spacing_mm
         (slice, row, column).
-    in_plane, along
-        Pairs of values about 5 mm apart in the plane and along the slices, shape (2, k) and (2, l).
-    length_mm
-        Length of the scan.
+    order
+        How much more alike neighbouring slices are than distant ones: 1 in order, 0 shuffled; None for few slices.
     from_ct
         Whether the body was found on the CT.
     """
@@ -123,21 +122,16 @@ class Sample:
     lung: Values
     steps: tuple[npt.NDArray[np.float64], ...]
     spacing_mm: tuple[float, float, float]
-    in_plane: Values
-    along: Values
-    length_mm: float
+    order: float | None
     from_ct: bool
 
 
 def sample_of(volume: Volume, body: PetBody) -> Sample:
     """Collect what the rules look at, slice by slice; of very large volumes every n-th voxel."""
-    inner, places, smooth_inner, smooth_far, planes, depth = [], [], [], [], [], []
-    step = max(1, round(max(_LAG_MM, volume.spacing_mm[0]) / volume.spacing_mm[0]))
-    across = max(1, round(step * volume.spacing_mm[0] / volume.spacing_mm[2]))
+    inner, places, smooth_inner, smooth_far = [], [], [], []
     voxels = float(np.prod(volume.voxels.shape)) * float(np.mean(body.inner))
     thin = max(1, int(voxels // (3 * _MOST)))
     sigma = [_SMOOTH_MM / 2.3548 / spacing for spacing in volume.spacing_mm[1:]]
-    before: dict[int, tuple[FloatArray, BoolArray]] = {}
     for index, uptake, inside, outside in body.slices(volume):
         rows, columns = np.nonzero(inside)
         inner.append(uptake[rows, columns][::thin])
@@ -145,14 +139,6 @@ def sample_of(volume: Volume, body: PetBody) -> Sample:
         smooth = ndimage.gaussian_filter(uptake, sigma)
         smooth_inner.append(smooth[rows, columns][::thin])
         smooth_far.append(smooth[outside][::thin])
-        both = inside[:, across:] & inside[:, :-across]
-        planes.append(np.stack([uptake[:, across:][both], uptake[:, :-across][both]])[:, ::thin])
-        if index - step in before:
-            earlier, where = before.pop(index - step)
-            both = inside & where
-            depth.append(np.stack([uptake[both], earlier[both]])[:, ::thin])
-        before[index] = uptake, inside
-    length = float(volume.positions_mm[-1] - volume.positions_mm[0]) + volume.spacing_mm[0]
     return Sample(
         inner=_joined(inner),
         places=np.concatenate(places) if places else np.zeros((0, 3), np.int32),
@@ -164,9 +150,7 @@ def sample_of(volume: Volume, body: PetBody) -> Sample:
         lung=_tissue(body, lung=True),
         steps=_steps(body),
         spacing_mm=volume.spacing_mm,
-        in_plane=np.concatenate(planes, axis=1) if planes else np.zeros((2, 0), np.float32),
-        along=np.concatenate(depth, axis=1) if depth else np.zeros((2, 0), np.float32),
-        length_mm=length,
+        order=slice_order(body.uptake, body.spacing_mm),
         from_ct=body.from_ct,
     )
 
@@ -351,13 +335,38 @@ def outside_body(sample: Sample) -> str:
 
 
 def slices_unordered(sample: Sample) -> str:
-    """Neighbouring slices are less alike than neighbouring pixels."""
-    if sample.length_mm < _UNORDERED_FROM_MM or min(sample.in_plane.shape[1], sample.along.shape[1]) < _FEW:
+    """Neighbouring slices are hardly more alike than distant ones."""
+    if sample.order is None or sample.order >= ORDERED:
         return ""
-    in_plane, along = (rank_correlation(pairs) for pairs in (sample.in_plane, sample.along))
-    if in_plane - along <= UNORDERED:
-        return ""
-    return f"rank correlation at 5 mm {in_plane:.2f} in the plane but {along:.2f} along the slices"
+    return f"order of the slices {sample.order:.2f} (1 in order, 0 shuffled), limit {ORDERED:g}"
+
+
+def slice_order(uptake: FloatArray, spacing_mm: tuple[float, float, float]) -> float | None:
+    """Likeness of neighbouring slices between that of distant ones (0) and that of each slice's best match (1).
+
+    Likeness is the correlation of square roots after a Gaussian of 8 mm in the plane.
+
+    Parameters
+    ----------
+    uptake
+        Shape (slices, rows, columns), not negative.
+
+    Returns
+    -------
+    float or None
+        None with fewer than 10 slices that show something, or where all are alike.
+    """
+    top = float(np.percentile(uptake, TOP_PERCENTILE)) if uptake.size else 0.0
+    sigma = [0.0, *(_SMOOTH_MM / 2.3548 / step for step in spacing_mm[1:])]
+    smooth = ndimage.gaussian_filter(np.clip(uptake, 0.0, top), sigma).reshape(len(uptake), -1)
+    shown = np.sqrt(np.maximum(smooth[smooth.std(axis=1) > 0], 0.0))
+    if len(shown) < _ORDERED_FROM:
+        return None
+    alike = np.corrcoef(shown)
+    apart = np.abs(np.subtract.outer(np.arange(len(alike)), np.arange(len(alike))))
+    near, far = float(alike[apart == 1].mean()), float(alike[apart >= _FAR_SLICES].mean())
+    best = float(np.where(apart == 0, -1.0, alike).max(axis=1).mean())
+    return None if best - far < _LEAST_CONTRAST else (near - far) / (best - far)
 
 
 def block_variance_ratio(

@@ -176,6 +176,7 @@ def create() -> None:
         sa.Column("scanner", sa.Text, nullable=False),
         sa.Column("model", sa.Text, nullable=False),
         sa.Column("model_sha256", sa.String(64), nullable=False),
+        sa.Column("why", sa.Text, nullable=False, server_default=""),
         sa.Column("payload", sa.Text, nullable=False),
         # 0 once retention has removed the pictures of this version.
         sa.Column("pictures", sa.SmallInteger, nullable=False, server_default="1"),
