@@ -43,6 +43,8 @@ def add_petct(
 ) -> str:
     """Add a CT and the PET that is fused with it; return the UID of the PET."""
     ct, pet = petct_study(seed, ct_slices=max(12, rows // 8), ct_rows=rows, pet_rows=96)
+    for ds in ct:
+        ds.PatientName, ds.SpecificCharacterSet = "Roe^Richard", "ISO_IR 192"
     pair = write_phantom(ct, work / "pair")
     return add_series(config, database, work, pet, pair=pair, scorer=scorer, name="Roe^Richard")
 
