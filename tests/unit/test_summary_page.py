@@ -127,8 +127,8 @@ def test_slices_and_heat_maps_are_on_the_page(tmp_path):
     bare = _page(tmp_path)
     _pictures(tmp_path / "pictures", 7)
     shown = _page(tmp_path)
-    first, second = shown[430:640, 60:300], shown[430:640, 345:590]
-    assert bare[430:640, 60:300].max(axis=2).mean() < first.max(axis=2).mean()
+    first, second = shown[562:772, 60:300], shown[562:772, 345:590]
+    assert bare[562:772, 60:300].max(axis=2).mean() < first.max(axis=2).mean()
     assert (first[..., 0] - first[..., 2]).mean() > 60
     assert abs(second[..., 0] - second[..., 2]).max(initial=0, where=second.max(axis=2) == 120) == 0
 
