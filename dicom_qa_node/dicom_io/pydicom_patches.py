@@ -30,6 +30,10 @@ pydicom.charset.handled_encodings = tuple(  # type: ignore[assignment]
 )
 
 
+# Latin alphabet No. 9 (PS3.3 C.12.1.1.2), which pydicom 3.0 does not know.
+python_encoding.setdefault("ISO_IR 203", "iso8859_15")
+python_encoding.setdefault("ISO 2022 IR 203", "iso8859_15")
+
 _RESETS = {ord(character) for character in "^=\\\r\n\t\f"}
 _UTF8 = "ISO_IR 192"
 _ALONE = ("ISO_IR 192", "GB18030", "GBK")
@@ -84,6 +88,7 @@ def writable_character_set(terms: Sequence[str]) -> tuple[str, ...]:
         return ()
     if len(stated) == 1:
         known = stated[0] in python_encoding and stated[0].startswith(("ISO_IR ", "GB18030"))
+        known = known and stated[0] != "ISO_IR 203"
         return stated if known else (_UTF8,)
     extended = all(term in python_encoding and term.startswith("ISO 2022 ") for term in stated if term)
     return stated if extended and all(stated[1:]) else (_UTF8,)

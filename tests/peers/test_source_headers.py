@@ -77,6 +77,8 @@ def examples(function):
         {"PatientBirthDate": b"19600231", "StudyDate": b"20240230"},
         {"TimezoneOffsetFromUTC": b"+01:00", "Manufacturer": b"GE\\MEDICAL", "StationName": b"CT1\\CT2"},
         {"SpecificCharacterSet": b"ISO_IR 100\\ISO_IR 192", "PatientName": "Müßig^Jörg".encode("latin-1")},
+        {"SpecificCharacterSet": b"GB18030", "PatientName": b"Test^A=\x81\x5c^\x90\x5c"},
+        {"SpecificCharacterSet": b"\\ISO 2022 IR 87", "PatientName": b"Test^B=\x1b$B\x25\x5c\x1b(B"},
         TRIAL,
         DOG,
         {"PatientSpeciesDescription": b"Canine"},

@@ -112,6 +112,7 @@ def test_text_under_another_text_vr_is_text_and_other_bytes_are_not():
         (("ISO_IR 100",), "Müßig^Jörg".encode(), "Müßig^Jörg"),
         (("ISO_IR 100", "ISO_IR 192"), "Müßig^Jörg".encode("latin-1"), "Müßig^Jörg"),
         (("GB18030",), b"Test^A=\x81\x5c^\x90\x5c", b"Test^A=\x81\x5c^\x90\x5c".decode("gb18030")),
+        (("ISO_IR 203",), "Lefèvre^Œdipe".encode("iso8859-15"), "Lefèvre^Œdipe"),
         (("", "ISO 2022 IR 87"), b"Yamada=\x1b$B;3ED\x1b(B", "Yamada=山田"),
     ],
 )
@@ -130,6 +131,7 @@ def test_names_are_decoded_whatever_the_character_set_is_called(charset, value, 
         (("ISO_IR 100", "ISO_IR 192"), ("ISO_IR 192",)),
         (("UTF8",), ("ISO_IR 192",)),
         (("GBK",), ("ISO_IR 192",)),
+        (("ISO_IR 203",), ("ISO_IR 192",)),
     ],
 )
 def test_only_an_allowed_character_set_is_written(terms, written):
