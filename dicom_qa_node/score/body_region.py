@@ -172,9 +172,14 @@ def shows_skull(voxels: FloatArray | PackedVoxels, spacing_mm: tuple[float, floa
     """
     count = len(voxels)
     chosen = np.unique(np.linspace(0, count - 1, min(count, _LOOK_AT)).round().astype(int))
-    rings = [_bone_ring(np.asarray(voxels[int(index)], np.float32), spacing_mm[1:]) for index in chosen]
-    seen = [share for share in rings if share is not None]
-    return len(seen) >= max(2, len(rings) // 2) and sum(share > _RING_SHARE for share in seen) > 0.5 * len(seen)
+    skulls, others = 0, 0
+    for index in chosen:
+        share = _bone_ring(np.asarray(voxels[int(index)], np.float32), spacing_mm[1:])
+        skulls += share is not None and share > _RING_SHARE
+        others += share is not None and share <= _RING_SHARE
+        if 2 * others >= len(chosen):
+            return False
+    return skulls > others and skulls >= 2
 
 
 def _shows_brain_uptake(volume: Volume) -> bool:
@@ -206,24 +211,29 @@ _HEAD_WIDTH_MM = (90.0, 260.0)
 def _bone_ring(image: FloatArray, pixel_mm: tuple[float, float]) -> float | None:
     """Share of the directions from the middle in which bone lies within 25 mm of the skin; None without a body."""
     factor = max(1, round(2.0 / min(pixel_mm)))
-    # the maximum keeps a thin skull that an average would blur
-    small = image[::factor, ::factor] if factor == 1 else ndimage.maximum_filter(image, factor)[::factor, ::factor]
+    rows, columns = (side // factor for side in image.shape)
+    if min(rows, columns) == 0:
+        return None
+    # the maximum of a block keeps a thin skull that an average would blur
+    blocks = image[: rows * factor, : columns * factor].reshape(rows, factor, columns, factor)
+    small = blocks.max(axis=(1, 3))
     body = ndimage.binary_opening(small > -300.0, iterations=2)
     labels, number = ndimage.label(body)
     if number == 0:
         return None
     body = labels == int(np.argmax(np.bincount(labels.ravel())[1:])) + 1
     step = (pixel_mm[0] * factor, pixel_mm[1] * factor)
-    rows, columns = np.nonzero(body)
-    extent = (np.ptp(rows) * step[0], np.ptp(columns) * step[1])
-    if not all(_HEAD_WIDTH_MM[0] < side < _HEAD_WIDTH_MM[1] for side in extent):
+    y, x = np.nonzero(body)
+    if not all(
+        _HEAD_WIDTH_MM[0] < np.ptp(place) * mm < _HEAD_WIDTH_MM[1] for place, mm in zip((y, x), step, strict=True)
+    ):
         return 0.0
-    angle = np.arctan2((rows - rows.mean()) * step[0], (columns - columns.mean()) * step[1])
-    radius = np.hypot((rows - rows.mean()) * step[0], (columns - columns.mean()) * step[1])
+    down, across = (y - y.mean()) * step[0], (x - x.mean()) * step[1]
+    angle, radius = np.arctan2(down, across), np.hypot(down, across)
     ray = ((angle / (2 * np.pi) % 1.0) * _RAYS).astype(int) % _RAYS
     skin, bone = np.zeros(_RAYS), np.zeros(_RAYS)
     np.maximum.at(skin, ray, radius)
-    hard = small[rows, columns] > _BONE_HU
+    hard = small[y, x] > _BONE_HU
     np.maximum.at(bone, ray[hard], radius[hard])
     return float(np.mean((bone > 0) & (skin - bone < _RING_DEPTH_MM)))
 
