@@ -184,6 +184,12 @@ class Spool(Section):
     keep_quarantine_days: float = Field(
         30, ge=0, description="days objects that were refused on receiving stay in quarantine"
     )
+    quarantine_percent: float = Field(
+        5,
+        gt=0,
+        le=50,
+        description="share of the disk that quarantine may take; what was refused longest ago leaves first",
+    )
     keep_pictures_days: float = Field(
         1095,
         ge=0,

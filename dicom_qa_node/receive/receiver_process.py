@@ -31,6 +31,7 @@ from dicom_qa_node.receive.store_handler import StoreHandler
 from dicom_qa_node.spool.disk_space import DiskGauge
 from dicom_qa_node.spool.incoming import SpoolWriter
 from dicom_qa_node.spool.layout import SpoolLayout
+from dicom_qa_node.spool.quarantine_share import QuarantineShare
 
 __all__ = ["receiver_name", "serve"]
 
@@ -75,7 +76,8 @@ def serve(
     registry = Registry(database, site=config.receive.site)
     recorder = IngestWriter(registry.record, prepare=lambda: registry.end_associations(name))
     recorder.start()
-    intake = StoreHandler(SpoolWriter(layout), gauge, recorder.report)
+    share = QuarantineShare(layout, config.spool.quarantine_percent, config.spool.resume_free_mb)
+    intake = StoreHandler(SpoolWriter(layout), gauge, recorder.report, quarantine=share)
     extra_services = [_commitment(config, layout, database), *(opener(config, database) for opener in open_services)]
     services = Services(
         name, config.receive, intake, admission, connection_slots, Refusals(recorder.report), extra_services

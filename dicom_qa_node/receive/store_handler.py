@@ -21,11 +21,13 @@ from dicom_qa_node.receive.fastpath.command_sets import StoreRequest
 from dicom_qa_node.receive.store_status import SUCCESS, Answer, WrongSopClass, WrongSopInstance, answer_for
 from dicom_qa_node.spool.disk_space import DiskGauge, SpoolFull
 from dicom_qa_node.spool.incoming import IncomingObject, Outcome, SpoolWriter, stored_instance
+from dicom_qa_node.spool.quarantine_share import QuarantineShare
 
 __all__ = ["ReceivedObject", "Sender", "StoreHandler"]
 
 _LOGGER = logging.getLogger(__name__)
 _SERIES_REMEMBERED = 64
+_LOOK_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,12 +59,13 @@ class SeriesCache:
 
 @dataclass(frozen=True, slots=True)
 class StoreHandler:
-    """What every received object needs: the spool, the gauge of its disk, and where receipts go."""
+    """What every received object needs: the spool, the gauge of its disk, where receipts go, quarantine."""
 
     writer: SpoolWriter
     gauge: DiskGauge
     report: Callable[[Receipt], None]
     series: SeriesCache = field(default_factory=SeriesCache)
+    quarantine: QuarantineShare | None = None
 
     def open(self, request: StoreRequest, transfer_syntax_uid: str, sender: Sender) -> ReceivedObject:
         """Begin one C-STORE; the object answers for everything that goes wrong from here on."""
@@ -88,6 +91,7 @@ class ReceivedObject:
         self._origin = origin
         self._failure: Answer | None = None
         self._incoming: IncomingObject | None = None
+        self._unlooked = 0
         try:
             intake.gauge.require_space()
             self._incoming = intake.writer.begin(origin)
@@ -98,7 +102,11 @@ class ReceivedObject:
         """Append to the spool file, unless the object has failed already."""
         if self._incoming is None:
             return
+        self._unlooked += len(data)
         try:
+            if self._unlooked >= _LOOK_BYTES:
+                self._unlooked = 0
+                self._intake.gauge.require_space_for_more()
             self._incoming.write(data)
         except Exception as error:  # noqa: BLE001 - the DIMSE edge
             self._fail(error)
@@ -124,8 +132,7 @@ class ReceivedObject:
             facts = self._checked_facts(incoming)
         except Permanent as error:
             self._failure = answer_for(error)
-            self._intake.report(incoming.quarantine(str(error)))
-            self._log(logging.WARNING, "refused", reason=str(error))
+            self._quarantine(incoming, str(error))
             return
         kept = incoming.keep()
         if facts.remark:
@@ -136,6 +143,14 @@ class ReceivedObject:
         if kept.outcome is Outcome.CONFLICT:
             self._log(logging.WARNING, "conflict", differs=", ".join(sorted(kept.differs)))
         self._intake.report(stored_instance(kept, self._origin, facts, self._intake.series.of(facts)))
+
+    def _quarantine(self, incoming: IncomingObject, reason: str) -> None:
+        size, share = incoming.size_bytes, self._intake.quarantine
+        kept = size if share is None else share.bytes_to_keep(size)
+        self._intake.report(incoming.quarantine(reason, kept))
+        self._log(logging.WARNING, "refused", reason=reason)
+        if share is not None and (left := share.added(kept)):
+            log_event(_LOGGER, logging.WARNING, "quarantine_trimmed", objects=left)
 
     def _checked_facts(self, incoming: IncomingObject) -> InstanceHeader:
         facts = incoming.facts()

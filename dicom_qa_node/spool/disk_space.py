@@ -35,6 +35,7 @@ def disk_usage(folder: Path) -> DiskUsage:
 
 
 _MIB = 1024 * 1024
+_MARGIN = 64 * _MIB
 
 
 class DiskGauge:
@@ -77,6 +78,15 @@ class DiskGauge:
         """Raise `SpoolFull` unless there is room."""
         if not self.has_room():
             raise SpoolFull("the disk of the spool has reached its watermark")
+
+    def require_space_for_more(self) -> None:
+        """Raise `SpoolFull` if the object that is being written would take the disk below the watermark.
+
+        It ends a little above, so that what this one object took does not close the node for the others.
+        """
+        margin = min(_MARGIN, (self._resume_free - self._min_free) // 2)
+        if self._usage(self._folder).free_bytes < self._min_free + margin:
+            raise SpoolFull("the object would take the disk of the spool below its watermark")
 
 
 @dataclass(frozen=True, slots=True)

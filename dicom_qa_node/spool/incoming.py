@@ -185,9 +185,20 @@ class IncomingObject:
         _guarded(sync_folder, stored.parent)
         return StoredFile(Outcome.DUPLICATE, self._layout.relative(stored), checksum)
 
-    def quarantine(self, reason: str) -> Quarantined:
-        """Make a refused object durable beside a JSON file that names the reason and the sender."""
+    @property
+    def size_bytes(self) -> int:
+        """The size of the data set so far."""
+        return self._size
+
+    def quarantine(self, reason: str, keep_bytes: int | None = None) -> Quarantined:
+        """Make a refused object durable beside a JSON file that names the reason and the sender.
+
+        ``keep_bytes`` cuts its data set to so many bytes, which the reason then says.
+        """
         checksum = self._checksum()
+        if keep_bytes is not None and keep_bytes < self._size:
+            os.ftruncate(self._descriptor, self._data_start + keep_bytes)
+            reason = f"{reason} (the first {keep_bytes} of {self._size} bytes are kept)"
         target = self._layout.new_quarantine()
         held = Quarantined(
             path=self._layout.relative(target),
