@@ -184,6 +184,12 @@ class Spool(Section):
     keep_quarantine_days: float = Field(
         30, ge=0, description="days objects that were refused on receiving stay in quarantine"
     )
+    scrub_mb_s: float = Field(
+        0.5,
+        ge=0,
+        le=1000,
+        description="MB a second at which stored files are read again and compared with their checksums; 0: never",
+    )
     quarantine_percent: float = Field(
         5,
         gt=0,

@@ -23,7 +23,13 @@ from dicom_qa_node.domain.clock import utc_now
 from dicom_qa_node.domain.delivery import ReportRef
 from dicom_qa_node.domain.uids import derived_uid
 from dicom_qa_node.flow.commitments import CommitRequest, CommitRequests
-from dicom_qa_node.spool.storage_commitment import PUSH_MODEL, PUSH_MODEL_INSTANCE, reason_given, request_of
+from dicom_qa_node.spool.storage_commitment import (
+    CONTRADICTION,
+    PUSH_MODEL,
+    PUSH_MODEL_INSTANCE,
+    reason_given,
+    request_of,
+)
 
 __all__ = ["CommittedPacs", "require_commitment"]
 
@@ -33,7 +39,10 @@ _REQUEST_COMMITMENT = 1
 _PATIENCE_S = 2.0
 _LOOK_S = 0.05
 # The archive will say the same again (PS3.3 C.14.1.1): class/instance conflict, SOP class not supported.
-_FOR_GOOD = frozenset({0x0119, 0x0122})
+_CLASS_NOT_SUPPORTED = 0x0122
+_FOR_GOOD = frozenset({0x0119, _CLASS_NOT_SUPPORTED, CONTRADICTION})
+# An archive that has failed so often to commit to a report fails again; each attempt sends it anew.
+_MOST_FAILURES = 3
 _NOT_NOW = frozenset({0x0110, 0x0213})
 
 
@@ -82,20 +91,32 @@ class CommittedPacs:
     def _ask(self, shipment: DeliveryItem) -> CommitRequest | None:
         report, kinds = shipment.report, kinds_of(shipment, shipment.classes(self._classes))
         with associate(self._peer, [*contexts_for(kinds), build_context(PUSH_MODEL)]) as assoc:
-            if not any(context.abstract_syntax == PUSH_MODEL for context in assoc.accepted_contexts):
+            offered = [context for context in assoc.accepted_contexts if context.abstract_syntax == PUSH_MODEL]
+            if not offered:
                 raise Refused("the target does not offer storage commitment")
+            if not any(context.as_scu for context in offered):
+                raise Refused("the target does not take the role of SCP for storage commitment")
             form = store_one_of(assoc, shipment, kinds).form or report
             assoc.bind(evt.EVT_N_EVENT_REPORT, self._on_event_report)
             moment = self._clock().isoformat()
             transaction_uid = derived_uid("commitment", self._name, report.sop_instance_uid, moment)
             self._requests.begin(transaction_uid, report.sop_instance_uid, self._name, form.sop_instance_uid)
             self._request(assoc, transaction_uid, form)
-            return self._await_answer(assoc, report)
+            answered = self._await_answer(assoc, report)
+        if answered is not None and answered.failure_reason is not None:
+            failures = self._requests.failures(report.sop_instance_uid, self._name)
+            if failures >= _MOST_FAILURES:
+                words = f"0x{answered.failure_reason:04X} storage commitment refused {failures} times"
+                raise Refused(words)
+        return answered
 
     def _request(self, assoc: Association, transaction_uid: str, form: ReportRef) -> None:
         information = request_of(transaction_uid, form.sop_class_uid, form.sop_instance_uid)
         try:
             status, _ = assoc.send_n_action(information, _REQUEST_COMMITMENT, PUSH_MODEL, PUSH_MODEL_INSTANCE)
+        except ValueError as error:
+            self._requests.answer(transaction_uid, _CLASS_NOT_SUPPORTED)
+            raise Refused("the target does not take requests for storage commitment") from error
         except (RuntimeError, OSError) as error:
             raise Deferred("the association ended before the storage commitment was asked for") from error
         if "Status" not in status:
@@ -142,4 +163,6 @@ def _accepted(request: CommitRequest) -> Answer:
         sent_uid = "" if request.sop_instance_uid == request.report_uid else request.sop_instance_uid
         return Answer("0x0000 Success, storage committed", sent_uid=sent_uid)
     words = f"0x{request.failure_reason:04X} storage commitment refused"
+    if request.failure_reason == CONTRADICTION:
+        words = "the target names the report both as stored and as failed in its storage commitment"
     raise (Refused if request.failure_reason in _FOR_GOOD else Deferred)(words)

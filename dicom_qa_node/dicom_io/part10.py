@@ -8,6 +8,7 @@ association, the time of receipt, and the SHA-256 and length of the data set. So
 from __future__ import annotations
 
 import datetime as dt
+import hashlib
 import json
 import struct
 from dataclasses import dataclass
@@ -15,7 +16,17 @@ from dataclasses import dataclass
 from dicom_qa_node.dicom_io.element_scanner import BrokenDataSet, Buffer, encoding_of, scan
 from dicom_qa_node.domain.uids import derived_uid
 
-__all__ = ["IMPLEMENTATION_CLASS_UID", "IMPLEMENTATION_VERSION_NAME", "Checksum", "Envelope", "Origin", "open_envelope"]
+__all__ = [
+    "IMPLEMENTATION_CLASS_UID",
+    "IMPLEMENTATION_VERSION_NAME",
+    "Checksum",
+    "Envelope",
+    "Origin",
+    "StoredChecksum",
+    "checksum_in",
+    "open_envelope",
+    "with_checksum",
+]
 
 IMPLEMENTATION_CLASS_UID = derived_uid("dicom-qa-node", "implementation")
 IMPLEMENTATION_VERSION_NAME = "DICOM_QA_NODE_1"
@@ -117,6 +128,47 @@ def open_envelope(data: Buffer) -> Envelope:
         association_id=checksum.association_id if checksum else "",
     )
     return Envelope(origin, checksum, _GROUP_AT + length)
+
+
+@dataclass(frozen=True, slots=True)
+class StoredChecksum:
+    """SHA-256 and length of the data set that begins at ``data_start``, as they were written with it."""
+
+    data_start: int
+    sha256: str
+    size_bytes: int
+
+
+def checksum_in(data: Buffer) -> StoredChecksum | None:
+    """Return the checksum that a file carries in its File Meta Information, None if it was written without one.
+
+    Raises
+    ------
+    BrokenDataSet
+        The file does not begin as it was written.
+    """
+    if bytes(data[_MAGIC_AT : _MAGIC_AT + 4]) != b"DICM" or len(data) < _GROUP_AT:
+        raise BrokenDataSet("the file has no Part 10 envelope")
+    (length,) = struct.unpack_from("<L", data, _GROUP_AT - 4)
+    header = scan(bytes(data[_GROUP_AT : _GROUP_AT + length]), 0, _EXPLICIT_LITTLE, (_CREATOR, _PRIVATE))
+    if header.text(_CREATOR) != _PRIVATE_CREATOR:
+        return None
+    try:
+        *_, sha256, size_bytes = json.loads(header.values.get(_PRIVATE, b""))
+        return StoredChecksum(_GROUP_AT + length, str(sha256), int(size_bytes))
+    except (ValueError, TypeError):
+        raise BrokenDataSet("the checksum cannot be read") from None
+
+
+def with_checksum(file: bytes) -> bytes:
+    """Return a Part 10 file with the checksum of its data set in its File Meta Information."""
+    (length,) = struct.unpack_from("<L", file, _GROUP_AT - 4)
+    data_start = _GROUP_AT + length
+    data_set = file[data_start:]
+    value = json.dumps(["", "", hashlib.sha256(data_set).hexdigest(), len(data_set)]).encode("ascii")
+    added = _text(0x0100, b"UI", _PRIVATE_CREATOR) + _element(0x0102, b"OB", value.ljust(_SEAL_LENGTH))
+    group_length = struct.pack("<L", length + len(added))
+    return file[: _GROUP_AT - 4] + group_length + file[_GROUP_AT:data_start] + added + data_set
 
 
 def _read_seal(value: bytes) -> Checksum | None:

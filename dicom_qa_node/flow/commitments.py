@@ -131,6 +131,13 @@ class CommitRequests:
             row = connection.execute(query).one_or_none()
         return None if row is None else CommitRequest(**row._mapping)
 
+    def failures(self, report_uid: str, target: str) -> int:
+        """Return how often the target has failed to commit to a report."""
+        c = t.commit_requests.c
+        failed = (c.report_uid == report_uid) & (c.target == target) & c.failure_reason.is_not(None)
+        with self._db.read() as connection:
+            return int(connection.execute(sa.select(sa.func.count()).where(failed)).scalar_one())
+
     def instance_of(self, transaction_uid: str) -> str | None:
         """Return the instance that a transaction is about, None if it is none of ours."""
         query = sa.select(t.commit_requests.c.sop_instance_uid)

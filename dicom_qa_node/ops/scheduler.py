@@ -35,11 +35,14 @@ from dicom_qa_node.ops.retention import clear_quarantine, clear_rendered_images,
 from dicom_qa_node.receive.reconcile import reconcile
 from dicom_qa_node.spool.disk_space import DiskGauge
 from dicom_qa_node.spool.layout import SpoolLayout
+from dicom_qa_node.spool.verification import Scrubber
 
 __all__ = ["Task", "TaskRunner", "close_orphans", "run_schedule", "tasks_of"]
 
 _LOGGER = logging.getLogger(__name__)
 _RECONCILE_S = 1800.0
+_SCRUB_S = 20.0
+
 _RECEIVER_SILENT_S = 120.0
 # A receiver that lives has beaten again by then.
 _BEATEN_AGAIN_S = 30.0
@@ -83,6 +86,7 @@ def tasks_of(config: Config, database: Database, watch: ClockWatch | None = None
         Task("retention", 3600, lambda now: retain(config, database, now, watch)),
         Task("quarantine", 3600, lambda now: clear_quarantine(config, database, now, watch)),
         Task("pictures", 3600, lambda now: clear_rendered_images(config, database, now, watch)),
+        *_scrubbing(config, layout),
         Task("room", 10, lambda now: make_room(config, database, now)),
         *_watching(config, database),
         Task("checkpoint", 600, lambda _now: database.checkpoint()),
@@ -104,6 +108,11 @@ def _watching(config: Config, database: Database) -> list[Task]:
         Task("troubles", 30, lambda _now: troubles.look(), first_after_s=30),
         Task("alerts", 5, delivery_worker.send_due, first_after_s=3),
     ]
+
+
+def _scrubbing(config: Config, layout: SpoolLayout) -> list[Task]:
+    scrubber = Scrubber(layout, config.spool.scrub_mb_s)
+    return [Task("scrub", _SCRUB_S, lambda _now: scrubber.run(_SCRUB_S))] if config.spool.scrub_mb_s else []
 
 
 def _audit_tasks(config: Config, database: Database) -> list[Task]:

@@ -18,7 +18,7 @@ from pydicom.valuerep import DA, TM
 from dicom_qa_node import __version__
 from dicom_qa_node.config import Config
 from dicom_qa_node.dicom_io.durable import replace_file, sync_folder
-from dicom_qa_node.dicom_io.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from dicom_qa_node.dicom_io.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, with_checksum
 from dicom_qa_node.domain.codes import Code
 from dicom_qa_node.domain.delivery import DocumentKind, ReportRef
 from dicom_qa_node.domain.errors import Transient
@@ -165,7 +165,7 @@ def finished(document: Dataset, sources: Sources) -> bytes:
         set_character_set(document, sources.character_set)
         buffer = BytesIO()
         document.save_as(buffer, enforce_file_format=True)
-    return buffer.getvalue()
+    return with_checksum(buffer.getvalue())
 
 
 def of_report(request: ReportRequest) -> ReportRef:

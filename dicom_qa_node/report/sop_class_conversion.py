@@ -17,6 +17,7 @@ from pydicom.config import disable_value_validation
 from pydicom.errors import InvalidDicomError
 from pydicom.uid import UID, ComprehensiveSRStorage, EnhancedSRStorage
 
+from dicom_qa_node.dicom_io.part10 import with_checksum
 from dicom_qa_node.dicom_io.pydicom_patches import dcmread
 from dicom_qa_node.domain.delivery import ReportRef
 from dicom_qa_node.domain.errors import Permanent
@@ -116,7 +117,7 @@ def _encoded(document: FileDataset) -> bytes:
     buffer = BytesIO()
     with disable_value_validation():
         document.save_as(buffer, enforce_file_format=True)
-    return buffer.getvalue()
+    return with_checksum(buffer.getvalue())
 
 
 def _illegal(item: Dataset) -> Iterator[str]:

@@ -22,7 +22,7 @@ from pydicom.valuerep import DA, DT, TM, PersonName
 
 from dicom_qa_node import __version__
 from dicom_qa_node.config import Config
-from dicom_qa_node.dicom_io.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from dicom_qa_node.dicom_io.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, with_checksum
 from dicom_qa_node.dicom_io.pydicom_patches import convert_encodings, decode_bytes, encode_string
 from dicom_qa_node.domain.delivery import ReportRef
 from dicom_qa_node.domain.results import ModelRef, SeriesResult
@@ -113,7 +113,7 @@ def encode(document: Comprehensive3DSR) -> bytes:
     buffer = BytesIO()
     with disable_value_validation():
         document.save_as(buffer, enforce_file_format=True)
-    return buffer.getvalue()
+    return with_checksum(buffer.getvalue())
 
 
 def _document(

@@ -12,6 +12,7 @@ import re
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
@@ -34,6 +35,7 @@ from dicom_qa_node.score.image_files import write_images
 from dicom_qa_node.score.pipeline import Options, ScoredSeries, score_series
 from dicom_qa_node.score.threads import set_max_threads
 from dicom_qa_node.spool.layout import SpoolLayout
+from dicom_qa_node.spool.verification import verify
 
 __all__ = ["run_worker"]
 
@@ -223,10 +225,20 @@ class _Worker:
         return [path for uid in uids for path in self._files(uid)]
 
     def _files(self, series_instance_uid: str) -> list[Path]:
-        """Return the stored files of a series; other bytes under a UID already stored are never scored."""
+        """Return the stored files of a series; other bytes under a UID already stored are never scored.
+
+        Raises
+        ------
+        StoredFileChanged
+            One has other bytes than those that were acknowledged.
+        """
         layout = SpoolLayout(self.config.spool_dir)
         stored = Registry(self.database).instances(series_instance_uid)
-        return [layout.absolute(item.path) for item in stored if not item.conflict]
+        kept = [item for item in stored if not item.conflict]
+        for item in kept:
+            with suppress(FileNotFoundError):
+                verify(layout.absolute(item.path), item.path, item.sha256)
+        return [layout.absolute(item.path) for item in kept]
 
     def _finish(self, jobs: Jobs, job: Job, verdict: ScoredSeries) -> None:
         folder = SpoolLayout(self.config.spool_dir).pictures(job.series_instance_uid, job.version)

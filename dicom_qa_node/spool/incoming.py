@@ -11,6 +11,7 @@ import errno
 import fcntl
 import hashlib
 import json
+import logging
 import mmap
 import os
 from collections.abc import Callable, Sequence
@@ -29,9 +30,11 @@ from dicom_qa_node.dicom_io.part10 import Checksum, Origin, checksum_offset, com
 from dicom_qa_node.domain.clock import utc_now
 from dicom_qa_node.domain.errors import Transient
 from dicom_qa_node.domain.series import Quarantined, SeriesHeader, StoredInstance
+from dicom_qa_node.log import log_event
 from dicom_qa_node.spool.disk_space import SpoolFull
 from dicom_qa_node.spool.image_difference import Difference, differences
 from dicom_qa_node.spool.layout import SpoolLayout
+from dicom_qa_node.spool.verification import StoredFileChanged, verify
 
 __all__ = [
     "IncomingObject",
@@ -45,6 +48,7 @@ __all__ = [
 P = ParamSpec("P")
 R = TypeVar("R")
 
+_LOGGER = logging.getLogger(__name__)
 _LONGEST_UID = 64
 _HASH_STEP = 1 << 20
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
@@ -166,7 +170,7 @@ class IncomingObject:
         if self._publish(stored):
             return StoredFile(Outcome.NEW, self._layout.relative(stored), checksum)
         if _same_content(stored, checksum):
-            return self._duplicate_of(stored, checksum)
+            return self._healed(stored, checksum)
         apart = self._layout.conflict(self._origin.sop_instance_uid, checksum.sha256)
         if _same_content(apart, checksum):
             return self._duplicate_of(apart, checksum)
@@ -184,6 +188,18 @@ class IncomingObject:
         # The first writer may not have synced its name yet, and this answer promises durability too.
         _guarded(sync_folder, stored.parent)
         return StoredFile(Outcome.DUPLICATE, self._layout.relative(stored), checksum)
+
+    def _healed(self, stored: Path, seal: Checksum) -> StoredFile:
+        """Put this object in the place of the same one if that was damaged on the disk since it was stored."""
+        try:
+            verify(stored, self._layout.relative(stored))
+        except (StoredFileChanged, OSError):
+            _guarded(os.rename, self._part, stored)
+            _guarded(sync_folder, stored.parent)
+            self._close()
+            log_event(_LOGGER, logging.WARNING, "stored_file_healed", path=self._layout.relative(stored))
+            return StoredFile(Outcome.DUPLICATE, self._layout.relative(stored), seal)
+        return self._duplicate_of(stored, seal)
 
     @property
     def size_bytes(self) -> int:

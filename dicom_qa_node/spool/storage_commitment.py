@@ -18,6 +18,7 @@ from dicom_qa_node.domain.uids import is_uid
 from dicom_qa_node.spool.layout import SpoolLayout
 
 __all__ = [
+    "CONTRADICTION",
     "PUSH_MODEL",
     "PUSH_MODEL_INSTANCE",
     "CommitItem",
@@ -33,6 +34,10 @@ PUSH_MODEL = UID("1.2.840.10008.1.20.1")
 PUSH_MODEL_INSTANCE = UID("1.2.840.10008.1.20.1.1")
 _ALL_COMMITTED, _FAILURES_EXIST = 1, 2
 _ENVELOPE_BYTES = 4096
+
+
+CONTRADICTION = 0xFFFF
+"""Not a Failure Reason of PS3.3 C.14.1.1: the archive's answer contradicts itself."""
 
 
 class CommitStatus(IntEnum):
@@ -103,14 +108,15 @@ def report_of(transaction_uid: str, items: Iterable[CommitItem]) -> tuple[int, D
 
 
 def reason_given(information: Dataset, report_uid: str) -> int | None:
-    """Return the Failure Reason that an archive gives for a report, None if it has committed to it."""
-    for item in information.get("ReferencedSOPSequence") or ():
-        if item.ReferencedSOPInstanceUID == report_uid:
-            return None
+    """Return the Failure Reason that an archive gives for a report, None if it has committed to it.
+
+    `CONTRADICTION` for one that is named as stored and as failed: neither can be relied on.
+    """
+    stored = any(item.ReferencedSOPInstanceUID == report_uid for item in information.get("ReferencedSOPSequence") or ())
     for item in information.get("FailedSOPSequence") or ():
         if item.ReferencedSOPInstanceUID == report_uid:
-            return int(item.get("FailureReason", CommitStatus.PROCESSING_FAILURE))
-    return int(CommitStatus.PROCESSING_FAILURE)
+            return CONTRADICTION if stored else int(item.get("FailureReason", CommitStatus.PROCESSING_FAILURE))
+    return None if stored else int(CommitStatus.PROCESSING_FAILURE)
 
 
 def read_request(information: Dataset) -> tuple[str, list[tuple[str, str]]]:

@@ -11,6 +11,7 @@ from pydicom.uid import UID, Comprehensive3DSRStorage, ComprehensiveSRStorage, E
 
 from dicom_qa_node.domain.delivery import NOBODY, DocumentKind, ReportRef, Sender
 from dicom_qa_node.domain.errors import Permanent, Transient
+from dicom_qa_node.spool.verification import StoredFileChanged, verify
 
 __all__ = ["CLASSES", "Answer", "Convert", "Deferred", "DeliveryItem", "DeliveryTarget", "Refused", "classes_of"]
 
@@ -101,8 +102,22 @@ class DeliveryItem:
         return tuple(allowed) if self.report.kind is DocumentKind.REPORT else (self.report.sop_class_uid,)
 
     def path_of(self, form: ReportRef) -> Path:
-        """Return the file of a form."""
-        return self.spool_dir / form.path
+        """Return the file of a form, which still has the bytes that were written.
+
+        Raises
+        ------
+        Refused
+            It has others: a damaged report goes to nobody.
+        """
+        path = self.spool_dir / form.path
+        try:
+            verify(path, form.path)
+        except StoredFileChanged as error:
+            raise Refused(str(error)) from error
+        except OSError:
+            # Whoever reads the file next says what is wrong with it.
+            return path
+        return path
 
 
 def classes_of(sop_class: str) -> tuple[str, ...]:

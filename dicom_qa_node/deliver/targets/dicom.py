@@ -65,6 +65,8 @@ _NOT_NOW = {
     0x0213: "Resource limitation",
 }
 _OUT_OF_RESOURCES = range(0xA700, 0xA800)
+# PS3.7 C.1 and C.3: whatever begins with B is a warning, and the instance is stored.
+_WARNINGS = range(0xB000, 0xC000)
 # How long an abort may take to be said.
 _LAST_WORDS_S = 1.0
 _CLASS_NOT_SUPPORTED = "0x0122"
@@ -324,7 +326,7 @@ def _request(
     if assoc.is_established:
         return assoc
     if assoc.is_rejected:
-        raise _rejection(assoc.acceptor.primitive)
+        raise _rejection(assoc.acceptor.primitive, getattr(assoc, "peer_deviations", ()))
     if assoc.rejected_contexts and not assoc.accepted_contexts:
         names = ", ".join(sorted({UID(str(context.abstract_syntax)).name for context in assoc.rejected_contexts}))
         raise Refused(f"the target does not accept {names}")
@@ -352,10 +354,10 @@ def _opened(event: evt.Event, connected: list[socket.socket], timeout_s: float) 
         transport.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
-def _rejection(primitive: Any) -> Refused | Deferred:
+def _rejection(primitive: Any, deviations: Sequence[str]) -> Refused | Deferred:
     pdu = A_ASSOCIATE_RJ()
     pdu.from_primitive(primitive)
-    words = f"association rejected: {pdu.reason_str}"
+    words = f"association {deviations[0]}" if deviations else f"association rejected: {pdu.reason_str}"
     return Refused(words) if pdu.result == _REJECTED_PERMANENT else Deferred(words)
 
 

@@ -14,6 +14,7 @@ from dicom_qa_node.domain.states import DeliveryState
 from dicom_qa_node.domain.uids import LARGEST_ID
 from dicom_qa_node.flow.node_statistics import NodeStatistics
 from dicom_qa_node.flow.outbox import Outbox
+from dicom_qa_node.flow.refused_callers import RefusedCallers
 from dicom_qa_node.models.registry import all_cards
 from dicom_qa_node.web.access import Permission, account_of, guarded, note
 from dicom_qa_node.web.node_view import config_lines, flow_of
@@ -23,6 +24,7 @@ from dicom_qa_node.web.site import Site, site_of
 __all__ = ["routes"]
 
 _PARKED_SHOWN = 50
+_REFUSED_SHOWN = 50
 
 
 def routes(_site: Site) -> list[BaseRoute]:
@@ -41,6 +43,7 @@ def _show(request: Request, status: int = 200, echoed: tuple[str, bool, str] | N
     facts = NodeStatistics(site.database)
     context = {
         "errors": facts.last_errors(), "peers": facts.peers(), "tasks": facts.task_runs(), "echoed": echoed,
+        "refused": RefusedCallers(site.database).latest(_REFUSED_SHOWN),
         "targets": site.config.deliver.targets, "parked_rows": Outbox(site.database).parked(_PARKED_SHOWN),
         "models": sorted(all_cards().values(), key=lambda card: card.name), "chosen": site.config.score.model,
         "settings": config_lines(site.config) if account.may(Permission.ACT) else [],
