@@ -29,7 +29,15 @@ from dicom_qa_node.dicom_io.deflated import (
     inflated,
 )
 
-__all__ = ["MessageBudget", "ReadingLimit", "dcmread", "decode_message", "inflated_data_set", "is_deflated"]
+__all__ = [
+    "FileBudget",
+    "MessageBudget",
+    "ReadingLimit",
+    "dcmread",
+    "decode_message",
+    "inflated_data_set",
+    "is_deflated",
+]
 
 MOST_READS = 3_000_000
 """Calls of ``read`` for one file; pydicom makes two or three for each element."""
@@ -46,6 +54,14 @@ _PIXEL_ELEMENTS = (0x0008, 0x0009, 0x0010)
 
 
 @dataclass(frozen=True, slots=True)
+class FileBudget:
+    """What reading one file may cost: calls of ``read``, and bytes of values before the pixel data."""
+
+    reads: int
+    header_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class MessageBudget:
     """What decoding the data set of a message may cost: plain bytes, and elements outside of sequences."""
 
@@ -58,7 +74,11 @@ class ReadingLimit(InvalidDicomError):
 
 
 def dcmread(
-    source: Path | str | BinaryIO, *, stop_before_pixels: bool = False, specific_tags: Sequence[Any] | None = None
+    source: Path | str | BinaryIO,
+    *,
+    stop_before_pixels: bool = False,
+    specific_tags: Sequence[Any] | None = None,
+    budget: FileBudget | None = None,
 ) -> FileDataset:
     """Read a DICOM file as ``pydicom.dcmread`` does, within a budget.
 
@@ -67,6 +87,8 @@ def dcmread(
     source
         A path, or an open file, which stays open; after a header of a file that is not deflated it is at its pixel
         data.
+    budget
+        What it may cost, where the process has less to spare than a scorer.
 
     Raises
     ------
@@ -74,10 +96,11 @@ def dcmread(
         It is not a DICOM file, or costs too much (`ReadingLimit`).
     """
     tags = None if specific_tags is None else list(specific_tags)
+    limit = budget or FileBudget(MOST_READS, MOST_HEADER_BYTES)
     with _opened(source) as file:
         if is_deflated(file):
-            return _read_deflated(file, stop_before_pixels=stop_before_pixels, tags=tags)
-        metered = _MeteredFile(file, MOST_HEADER_BYTES if stop_before_pixels else None)
+            return _read_deflated(file, stop_before_pixels=stop_before_pixels, tags=tags, limit=limit)
+        metered = _MeteredFile(file, limit.header_bytes if stop_before_pixels else None, limit.reads)
         return pydicom.dcmread(cast(BinaryIO, metered), stop_before_pixels=stop_before_pixels, specific_tags=tags)
 
 
@@ -123,14 +146,15 @@ def inflated_data_set(file: BinaryIO, limit_bytes: int) -> tuple[FileMetaDataset
     return FileMetaDataset(meta), preamble, InflatedStream(file_chunks(file), limit_bytes)
 
 
-def _read_deflated(file: BinaryIO, *, stop_before_pixels: bool, tags: list[Any] | None) -> FileDataset:
-    limit = MOST_HEADER_BYTES if stop_before_pixels else MOST_INFLATED_BYTES
-    meta, preamble, stream = inflated_data_set(file, limit)
+def _read_deflated(
+    file: BinaryIO, *, stop_before_pixels: bool, tags: list[Any] | None, limit: FileBudget
+) -> FileDataset:
+    meta, preamble, stream = inflated_data_set(file, limit.header_bytes if stop_before_pixels else MOST_INFLATED_BYTES)
     if meta.get("TransferSyntaxUID") != DeflatedExplicitVRLittleEndian:
         file.seek(0)
-        metered = _MeteredFile(file, MOST_HEADER_BYTES if stop_before_pixels else None)
+        metered = _MeteredFile(file, limit.header_bytes if stop_before_pixels else None, limit.reads)
         return pydicom.dcmread(cast(BinaryIO, metered), stop_before_pixels=stop_before_pixels, specific_tags=tags)
-    plain = cast(BinaryIO, _MeteredFile(cast(BinaryIO, _InflatedFile(stream)), None))
+    plain = cast(BinaryIO, _MeteredFile(cast(BinaryIO, _InflatedFile(stream)), None, limit.reads))
     stop = _at_pixel_data if stop_before_pixels else None
     dataset = read_dataset(plain, False, True, stop_when=stop, specific_tags=tags)
     found = FileDataset(getattr(file, "name", ""), dataset, preamble, meta, False, True)

@@ -22,6 +22,7 @@ from pydicom.multival import MultiValue
 from pydicom.tag import BaseTag
 from pydicom.uid import UID
 
+from dicom_qa_node.dicom_io.file_reader import FileBudget
 from dicom_qa_node.dicom_io.pydicom_patches import dcmread, decoded_text
 
 __all__ = ["Difference", "differences"]
@@ -55,6 +56,8 @@ _ITEM, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE0DD
 _UNDEFINED = 0xFFFFFFFF
 _LONG_VRS = (b"OB", b"OW", b"OF", b"OD", b"UN")
 _STEP = 1 << 20
+# A receiver compares, which has little memory to spare: what has a larger header is kept apart without a look.
+_BUDGET = FileBudget(reads=60_000, header_bytes=1 << 20)
 
 
 class Difference(StrEnum):
@@ -89,7 +92,7 @@ class _Image:
     def __init__(self, path: Path) -> None:
         self.path = path
         with path.open("rb") as file:
-            self.header = dcmread(file, stop_before_pixels=True)
+            self.header = dcmread(file, stop_before_pixels=True, budget=_BUDGET)
             self.syntax: UID = self.header.file_meta.TransferSyntaxUID
             self.offset = file.tell()
 

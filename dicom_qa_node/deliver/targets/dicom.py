@@ -65,8 +65,6 @@ _NOT_NOW = {
     0x0213: "Resource limitation",
 }
 _OUT_OF_RESOURCES = range(0xA700, 0xA800)
-# PS3.7 C.1 and C.3: whatever begins with B is a warning, and the instance is stored.
-_WARNINGS = range(0xB000, 0xC000)
 # How long an abort may take to be said.
 _LAST_WORDS_S = 1.0
 _CLASS_NOT_SUPPORTED = "0x0122"
