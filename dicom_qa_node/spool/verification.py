@@ -56,10 +56,9 @@ def verify(path: Path, name: str, sha256: str | None = None) -> int:
         try:
             with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
                 found = checksum_in(data)
-                if found is None and sha256 is None:
-                    return 0
                 if found is None:
-                    raise StoredFileChanged(f"the stored file {name} has lost its checksum")
+                    # Not written by a receiver of this node: a series that was put into the spool by hand.
+                    return 0
                 with memoryview(data) as view:
                     digest = hashlib.sha256(view[found.data_start :]).hexdigest()
                 size = len(data) - found.data_start

@@ -175,7 +175,7 @@ def test_a_series_that_cannot_be_scored_is_parked_with_the_reason(node, poll):
     node.add("1.2.3", [broken])
     node.start()
     poll(node.reached("1.2.3", SeriesState.PARKED))
-    assert "broken.dcm cannot be read" in node.registry.series("1.2.3").parked_reason
+    assert "broken.dcm has a damaged beginning" in node.registry.series("1.2.3").parked_reason
 
 
 @pytest.mark.parametrize("node", [{"max_attempts": 1}], indirect=True)
