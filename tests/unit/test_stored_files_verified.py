@@ -43,10 +43,10 @@ def flip(path: Path, at: int) -> None:
 def test_any_changed_bit_of_a_stored_image_is_found(layout, at):
     kept = keep(layout)
     path = layout.absolute(kept.path)
-    assert verify(path, kept.path, kept.seal.sha256) == kept.seal.size_bytes
+    assert verify(path, kept.path, kept.checksum.sha256) == kept.checksum.size_bytes
     flip(path, at)
     with pytest.raises(StoredFileChanged, match=kept.path):
-        verify(path, kept.path, kept.seal.sha256)
+        verify(path, kept.path, kept.checksum.sha256)
 
 
 @pytest.mark.parametrize(
@@ -57,7 +57,7 @@ def test_a_stored_image_of_another_length_is_found(layout, change):
     path = layout.absolute(kept.path)
     path.write_bytes(change(path.read_bytes()))
     with pytest.raises(StoredFileChanged, match=kept.path):
-        verify(path, kept.path, kept.seal.sha256)
+        verify(path, kept.path, kept.checksum.sha256)
 
 
 def test_another_file_with_a_checksum_of_its_own_is_found(layout):
@@ -65,7 +65,7 @@ def test_another_file_with_a_checksum_of_its_own_is_found(layout):
     layout.absolute(kept.path).write_bytes(layout.absolute(other.path).read_bytes())
     verify(layout.absolute(kept.path), kept.path)
     with pytest.raises(StoredFileChanged):
-        verify(layout.absolute(kept.path), kept.path, kept.seal.sha256)
+        verify(layout.absolute(kept.path), kept.path, kept.checksum.sha256)
 
 
 def test_what_comes_again_takes_the_place_of_the_damaged_file(layout):
@@ -74,7 +74,7 @@ def test_what_comes_again_takes_the_place_of_the_damaged_file(layout):
     good = path.read_bytes()[-4000:]
     flip(path, -10)
     assert keep(layout).outcome is Outcome.DUPLICATE
-    verify(path, kept.path, kept.seal.sha256)
+    verify(path, kept.path, kept.checksum.sha256)
     assert path.read_bytes()[-4000:] == good
     assert keep(layout).outcome is Outcome.DUPLICATE
     assert list(layout.incoming.iterdir()) == []
