@@ -92,6 +92,7 @@ def test_a_brain_is_known_by_the_header_or_by_its_image(attributes):
     )  # fmt: skip
     measured = {item.name: item for item in measure(made)}
     assert measured["body_suv_mean"].value > DEFAULTS.body_suv_high
+    assert measured["body_suv_mean"].high is None
     assert 5 < measured["activity_in_field"].value < 30
     assert rules.suv_implausible(Case(made, measured, None, DEFAULTS)) is None
 

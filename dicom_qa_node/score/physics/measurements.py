@@ -9,6 +9,7 @@ import numpy as np
 
 from dicom_qa_node.dicom_io.headers import number
 from dicom_qa_node.domain.results import Measurement, SeriesKind
+from dicom_qa_node.score.body_region import BodyRegion, region_of
 from dicom_qa_node.score.kernel_sharpness import KernelSharpness, sharpness_of_volume
 from dicom_qa_node.score.physics.ct_artefacts import artefact_measurements, contour_jump
 from dicom_qa_node.score.physics.ct_dose_and_protocol import dose_measurements, protocol_measurements
@@ -221,7 +222,8 @@ def _body_uptake(volume: Volume, grid: PatientGrid | None) -> tuple[Measurement,
     uptake = grid.uptake[body_of(grid) & grid.covered]
     if uptake.size == 0:
         return PET_QUANTITIES.absent_all(names, "no body in the field")
-    mean = PET_QUANTITIES.value(names[0], float(np.mean(uptake)), usual=is_fdg(volume.header))
+    usual = is_fdg(volume.header) and region_of(volume) is not BodyRegion.HEAD
+    mean = PET_QUANTITIES.value(names[0], float(np.mean(uptake)), usual=usual)
     weight_kg = number(volume.header, "PatientWeight")
     if weight_kg is None or not 0.3 <= weight_kg <= 650:
         return mean, PET_QUANTITIES.absent(names[1], "the header has no usable Patient's Weight (0010,1030)")
