@@ -173,7 +173,7 @@ def _scorer_of(model: str | ScoringModel | None, settings: Config) -> ScoringMod
 
     if model is None:
         chosen = settings.score
-        return open_scorer(chosen.model, chosen.ct_model, chosen.device, chosen.models_dir)
+        return open_scorer(chosen.model, chosen.ct_model, chosen.device, chosen.models_dir, chosen.site_calibration)
     return open_model(model) if isinstance(model, str) else model
 
 

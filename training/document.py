@@ -19,6 +19,28 @@ __all__ = ["render", "render_comparison", "replace_generated"]
 
 RESULTS = Path(__file__).parent / "results" / "networks.csv"
 
+CT_RESULTS = RESULTS.with_name("ct_networks.csv")
+
+_CT_COMPARED = {
+    "ct_routine_below_diagnostic": "routine below diagnostic",
+    "ct_routine_below_diagnostic_without_low_dose": "the same without low-dose series",
+    "ct_tenth_below_diagnostic": "a tenth of the dose below diagnostic",
+    "ct_tenth_drop": "mean drop at a tenth",
+    "ct_noise_1.04_same_grade": "x 1.04 noise keeps its grade",
+    "ct_dose_spearman": "Spearman with dose",
+    "ct_views_spearman": "with views",
+    "ct_simulated_rmse": "RMSE, simulated",
+    "ct_readers_srocc": "readers, SROCC",
+    "ct_readers_abdomen_srocc": "abdomen",
+    "ct_readers_brain_srocc": "brain",
+    "ct_readers_rmse": "readers, RMSE",
+    "ct_pairs_ordered": "quarter-dose pairs ordered",
+    "ct_pairs_smallest_step": "smallest step",
+    "ct_interval_coverage": "interval covers",
+    "ct_interval_half_width": "mean half width",
+    "ct_interval_half_width_routine": "at routine",
+}
+
 _COMPARED = {
     "petct_plcc": "PET/CT PLCC",
     "petct_srocc": "SROCC",
@@ -57,6 +79,23 @@ def render_comparison() -> str:
     return "\n".join(lines) + "\n"
 
 
+def render_ct() -> str:
+    """Return the table of CT runs on held-out groups, each figure with its 90 % interval for the panel."""
+    runs: dict[str, dict[str, dict[str, str]]] = {}
+    with CT_RESULTS.open(newline="") as stream:
+        for row in csv.DictReader(stream):
+            runs.setdefault(row["run"], {})[row["figure"]] = row
+    lines = [f"| run | {' | '.join(_CT_COMPARED.values())} |", f"|---|{'---|' * len(_CT_COMPARED)}"]
+    for run, figures in runs.items():
+        cells = [_cell(figures[key]) if run.startswith("panel") else _plain(figures[key]) for key in _CT_COMPARED]
+        lines.append(f"| {run} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _plain(row: dict[str, str]) -> str:
+    return f"{float(row['value']):.2f}"
+
+
 def _cell(row: dict[str, str]) -> str:
     """Return a figure with its interval; a constant score has no correlation."""
     value, low, high = (float(row[key]) for key in ("value", "low", "high"))
@@ -65,7 +104,11 @@ def _cell(row: dict[str, str]) -> str:
 
 def replace_generated(text: str) -> str:
     """Return ``text`` with what is between markers replaced by the cards and results of today."""
-    for name, fresh in (("the model cards", render()), ("training/results/networks.csv", render_comparison())):
+    for name, fresh in (
+        ("the model cards", render()),
+        ("training/results/networks.csv", render_comparison()),
+        ("training/results/ct_networks.csv", render_ct()),
+    ):
         begin, end = f"<!-- generated from {name}: begin -->", f"<!-- generated from {name}: end -->"
         before, rest = text.split(begin)
         _, after = rest.split(end)

@@ -1,4 +1,4 @@
-"""``models list|verify``: which networks there are, and whether their weights are those of the card."""
+"""``models list|verify|tune``: which networks there are, whether their weights are theirs, and a site's own mapping."""
 
 from __future__ import annotations
 
@@ -8,13 +8,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dicom_qa_node.cli.context import config_of
+from dicom_qa_node.cli.context import config_of, open_database
 from dicom_qa_node.cli.exit_codes import ExitCode, NotFound
 from dicom_qa_node.cli.output import AsJson, show_rows
 from dicom_qa_node.domain.errors import Misconfigured
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from dicom_qa_node.models.card import ModelCard
+    from dicom_qa_node.models.site_calibration import SiteCalibration
+    from dicom_qa_node.quality_log.reviews import Label
 
 __all__ = ["app"]
 
@@ -57,6 +61,64 @@ def verify(
     show_rows("Weights", rows, as_json=as_json, empty="no models")
     if any(row["verdict"] != "ok" for row in rows):
         raise typer.Exit(ExitCode.MISCONFIGURED)
+
+
+@app.command()
+def tune(
+    context: typer.Context,
+    out: Annotated[Path, typer.Argument(help="New file for the mapping; name it in score.site_calibration.")],
+    as_json: AsJson = False,
+) -> None:
+    """Refit the last mapping and the interval of the CT model from signed reviews; 50 at least.
+
+    Before and after are compared on reviews whose studies the fit did not see. Without an improvement nothing is
+    written. The shipped model stays beside the new version.
+    """
+    from dicom_qa_node.models.registry import card_of
+    from dicom_qa_node.models.site_calibration import (
+        fit_site_calibration,
+        read_site_calibration,
+        site_calibration_to_json,
+    )
+    from dicom_qa_node.quality_log.reviews import Reviews
+
+    config = config_of(context)
+    settings = config.score
+    card = card_of(settings.ct_model)
+    present = None if settings.site_calibration is None else read_site_calibration(settings.site_calibration)
+    if out.exists():
+        raise Misconfigured(f"{out} exists; a new version needs a new file")
+    with open_database(config) as database:
+        rows = _reviewed(Reviews(database).labels(), card, present)
+    number = 1 if present is None else present.number + 1
+    found, compared = fit_site_calibration(*rows, model=(card.name, card.version), number=number)
+    out.write_text(site_calibration_to_json(found), encoding="utf-8")
+    show_rows(
+        f"{card.name} {found.tuned_version} on held-out reviews",
+        [asdict(one) for one in compared],
+        as_json=as_json,
+        empty="",
+    )
+
+
+def _reviewed(
+    labels: Iterable[Label], card: ModelCard, present: SiteCalibration | None
+) -> tuple[list[float], list[float], list[str]]:
+    """Return scores without a mapping, reviewers' scores and studies of the CT that this model scored."""
+    scores, reviewed, studies = [], [], []
+    for label in labels:
+        result = label.result
+        if result.score is None or result.model.name != card.name:
+            continue
+        if present is not None and result.model.version == present.tuned_version:
+            scores.append(present.undo(result.score))
+        elif result.model.version == card.version:
+            scores.append(result.score)
+        else:
+            continue
+        reviewed.append(label.score)
+        studies.append(label.study_instance_uid)
+    return scores, reviewed, studies
 
 
 def _row(card: ModelCard, chosen: set[str]) -> dict[str, Any]:

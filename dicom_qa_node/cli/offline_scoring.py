@@ -147,7 +147,9 @@ def score_folders(config: Config, paths: Sequence[Path], pictures: Path | None) 
         _make_folder(pictures)
     set_max_threads(config.score.threads)
     settings = config.score
-    scorer = open_scorer(settings.model, settings.ct_model, settings.device, settings.models_dir)
+    scorer = open_scorer(
+        settings.model, settings.ct_model, settings.device, settings.models_dir, settings.site_calibration
+    )
     entries = [failure_values("", "", reason) | {"file": str(path)} for path, reason in found.broken]
     with DecoderPool() as decoders, progress_bar() as progress:
         task = progress.add_task("scoring", total=len(found.series))

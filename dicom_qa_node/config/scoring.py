@@ -47,6 +47,9 @@ class Score(Section):
         description="model that rates CT: ct_panel, ms_iqa_ct, tfkt_ct, md_iqa_ct or mediqa_ct; the name of model: the "
         "same network for all",
     )
+    site_calibration: Path | None = Field(
+        None, strict=False, description="file written by models tune: the site's own mapping of ct_model; empty: none"
+    )
     models_dir: Path | None = Field(
         None, strict=False, description="folder of site-trained weights; empty: those shipped"
     )

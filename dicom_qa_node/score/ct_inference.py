@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from dicom_qa_node.models.efficientnet_lite0 import ENCODER
 from dicom_qa_node.models.efficientnet_lite0.net import Encoder, open_encoder
 from dicom_qa_node.models.image_features import PictureFeatures, describe
 from dicom_qa_node.models.registry import build_network, card_of
+from dicom_qa_node.models.site_calibration import SiteCalibration, read_site_calibration
 from dicom_qa_node.models.text_prompt import Prompt
 from dicom_qa_node.score.inference import Predictions, Scorer, pick_device
 from dicom_qa_node.score.threads import max_threads
@@ -57,8 +58,17 @@ class CtScorer:
     """A CT model behind the frozen encoder; slices are shared by as many threads as allowed."""
 
     def __init__(
-        self, model: CtModel, card: ModelCard, encoder: Encoder, domain: CtDomain | None, device: torch.device
+        self,
+        model: CtModel,
+        card: ModelCard,
+        encoder: Encoder,
+        domain: CtDomain | None,
+        device: torch.device,
+        site: SiteCalibration | None = None,
     ) -> None:
+        if site is not None:
+            card = replace(card, version=site.tuned_version)
+        self._site = site
         self.card = card
         self.device = device
         self._model = model.eval()
@@ -68,7 +78,9 @@ class CtScorer:
         torch.set_num_threads(1)
 
     @classmethod
-    def open(cls, name: str, device: str = "auto", weights_dir: Path | None = None) -> CtScorer:
+    def open(
+        cls, name: str, device: str = "auto", weights_dir: Path | None = None, site_file: Path | None = None
+    ) -> CtScorer:
         """Open a CT model and the encoder with their verified weights.
 
         Raises
@@ -85,7 +97,13 @@ class CtScorer:
         encoder = open_encoder(ENCODER, _own_folder(ENCODER, weights_dir))
         described = ENCODER.measured.domain if ENCODER.measured else None
         domain = read_ct_domain(described, _own_folder(ENCODER, weights_dir) or ENCODER.folder) if described else None
-        return cls(model, card, encoder, domain, where)
+        site = None if site_file is None else read_site_calibration(site_file)
+        if site is not None and (site.model, site.version) != (card.name, card.version):
+            raise Misconfigured(
+                f"score.site_calibration: {site_file} belongs to {site.model} {site.version}, not to "
+                f"{name} {card.version}; tune again"
+            )
+        return cls(model, card, encoder, domain, where, site)
 
     def score(self, images: npt.NDArray[Any], kind: str, prompts: Sequence[Prompt] | None = None) -> CtPredictions:
         """Rate CT slices.
@@ -126,13 +144,16 @@ class CtScorer:
         widths = np.interp(composed.score, _KNOTS, self._model.half_widths.numpy())
         count = len(composed.score)
         strange = np.zeros(count, np.float32) if self._domain is None else self._domain.strangeness(statistics)
+        score, width = composed.score, float(widths.mean())
+        if self._site is not None:
+            score, width = np.array([self._site.apply(float(value)) for value in score]), self._site.half_width
         levels = members.mean(0)
         levels[:, _DOSE] += offset
         return CtPredictions(
-            composed.score.astype(np.float32),
+            score.astype(np.float32),
             np.ones(count, np.float32),
             alone.std(0).astype(np.float32),
-            float(widths.mean()),
+            width,
             levels.astype(np.float32),
             statistics,
             strange,
@@ -163,11 +184,15 @@ class CombinedScorer:
 
 
 def open_scorer(
-    model: str, ct_model: str, device: str = "auto", weights_dir: Path | None = None
+    model: str, ct_model: str, device: str = "auto", weights_dir: Path | None = None, site_file: Path | None = None
 ) -> CombinedScorer | Scorer:
     """Open what the configuration names; one network for all where ``ct_model`` is the same as ``model``."""
     display = Scorer.open(model, device, weights_dir)
-    return display if ct_model == model else CombinedScorer(display, CtScorer.open(ct_model, device, weights_dir))
+    return (
+        display
+        if ct_model == model
+        else CombinedScorer(display, CtScorer.open(ct_model, device, weights_dir, site_file))
+    )
 
 
 def _own_folder(card: ModelCard, weights_dir: Path | None) -> Path | None:

@@ -93,7 +93,9 @@ def _open_installed(config: Config, name: str) -> ScoringModel:
     infer = importlib.import_module("dicom_qa_node.score.ct_inference")
     device = _own_device(config.score.device, name, torch.cuda.device_count())
     settings = config.score
-    scorer: ScoringModel = infer.open_scorer(settings.model, settings.ct_model, device, settings.models_dir)
+    scorer: ScoringModel = infer.open_scorer(
+        settings.model, settings.ct_model, device, settings.models_dir, settings.site_calibration
+    )
     return scorer
 
 
