@@ -295,7 +295,8 @@ def main() -> None:
         for f in figures_of(table, one)
     ]
     _write(arguments.csv, lines)
-    write_scanners(table, every[-1], arguments.scanners)
+    default = [one for one in every if one.name.startswith("tfkt_main")]
+    write_scanners(table, (default or every)[0], arguments.scanners)
     for one in every:
         mine = [line for line in lines if line["run"] == one.name]
         print(one.name, " ".join(f"{line['figure'].removeprefix('ct_')}={line['value']}" for line in mine))  # type: ignore[attr-defined]

@@ -1,6 +1,6 @@
-"""Draw what the panel said of pictures that it had held out: dose by dose, and predicted against labelled score.
+"""Draw what a CT model said of pictures that it had held out: dose by dose, and predicted against labelled score.
 
-python -m training.ct_plot --cache CACHE --runs RUNS --plot docs/figures/ct_panel.png
+python -m training.ct_plot --cache CACHE --runs RUNS --plot docs/figures/ct_rating.png
 """
 
 from __future__ import annotations
@@ -29,11 +29,12 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, required=True)
     parser.add_argument("--plot", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--method", nargs="+", choices=CT_METHODS, default=["tfkt"], help="one, or several: their mean")
     arguments = parser.parse_args()
     table = read_table(arguments.cache)
-    held = held_out(table, arguments.runs, "panel", [(method, "main", arguments.seed) for method in CT_METHODS])
+    held = held_out(table, arguments.runs, "shown", [(method, "main", arguments.seed) for method in arguments.method])
     if held is None:
-        raise SystemExit("runs of the panel are missing")
+        raise SystemExit("runs are missing")
     score, rows = nested_scores(table, held), judged_rows(table)
     version, source = table.rows.column("version"), table.rows.column("source")
     dose = table.rows.column("dose", 1.0).astype(float)

@@ -42,10 +42,10 @@ class Score(Section):
     threads: int = Field(0, ge=0, le=256, description="CPU threads of each step; 0: one per core, four at most")
     model: str = Field("ms_iqa_small", min_length=1, description="name of an installed model (models list)")
     ct_model: str = Field(
-        "ct_panel",
+        "tfkt_ct",
         min_length=1,
-        description="model that rates CT: ct_panel, ms_iqa_ct, tfkt_ct, md_iqa_ct or mediqa_ct; the name of model: the "
-        "same network for all",
+        description="model that rates CT: tfkt_ct, ct_panel (all four), ms_iqa_ct, md_iqa_ct or mediqa_ct; the name of "
+        "model: the same network for all",
     )
     site_calibration: Path | None = Field(
         None, strict=False, description="file written by models tune: the site's own mapping of ct_model; empty: none"

@@ -24,7 +24,7 @@ __all__ = ["DEFAULT_CT_MODEL", "DEFAULT_MODEL", "NetworkOption", "all_cards", "b
 NetworkOption = bool | int | float | str
 
 DEFAULT_MODEL = "ms_iqa_small"
-DEFAULT_CT_MODEL = "ct_panel"
+DEFAULT_CT_MODEL = "tfkt_ct"
 
 
 @cache

@@ -335,7 +335,7 @@ def test_a_database_that_is_not_there_or_is_none(qa, tmp_path, monkeypatch):
 
 def test_models_list_shows_the_configured_one(database, qa):
     rows = json.loads(qa("models", "list", "--json")[1])
-    assert [row["name"] for row in rows if row["in_use"]] == ["ct_panel", "ms_iqa_small"]
+    assert [row["name"] for row in rows if row["in_use"]] == ["ms_iqa_small", "tfkt_ct"]
 
 
 def test_models_verify_checks_the_installed_weights(database, qa, tmp_path):

@@ -11,7 +11,7 @@ from PIL import Image
 
 from dicom_qa_node.cli.app import run
 from dicom_qa_node.cli.exit_codes import ExitCode
-from dicom_qa_node.models.registry import card_of
+from dicom_qa_node.models.registry import DEFAULT_CT_MODEL, card_of
 from dicom_qa_node.phantom import ct_series, petct_study, write
 from dicom_qa_node.score.threads import max_threads, set_max_threads
 
@@ -47,7 +47,7 @@ def test_json_has_one_verdict_per_series(qa, study, tmp_path):
     assert {uid: entry["kind"] for uid, entry in found.items()} == {ct: "ct", pet: "petct"}
     assert found[pet]["pair_series_uid"] == ct
     for entry in found.values():
-        card = card_of("ct_panel" if entry["kind"] == "ct" else "ms_iqa_small")
+        card = card_of(DEFAULT_CT_MODEL if entry["kind"] == "ct" else "ms_iqa_small")
         low, high = entry["interval"]
         assert 0 <= low <= entry["score"] <= high <= 4
         assert entry["grade"] in ("diagnostic", "limited", "non-diagnostic")
