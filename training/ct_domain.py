@@ -1,4 +1,4 @@
-"""Fit the domain of the CT models, and judge it on scanner models and strangers that each fold leaves out.
+"""Fit the domain of the CT models, and judge it on scanner models and outliers that each fold leaves out.
 
 python -m training.ct_domain --cache CACHE --csv training/results/ct_domain.csv --weights WEIGHTS
 """
@@ -37,10 +37,10 @@ def _fold_of(rows: Rows) -> npt.NDArray[np.int64]:
     return np.array([zlib.crc32(str(name).encode()) % FOLDS for name in rows.column("patient")])
 
 
-def judge_domain(table: CtTable, strangers: Rows, generated: Rows) -> Iterator[tuple[str, int, float]]:
+def judge_domain(table: CtTable, outliers: Rows, generated: Rows) -> Iterator[tuple[str, int, float]]:
     """Yield (kind, pictures, share outside) of pictures whose group the fit did not see."""
-    x, other, made = table.inputs, _inputs(strangers), _inputs(generated)
-    fold, of_other, of_made = table.fold, _fold_of(strangers), _fold_of(generated)
+    x, other, made = table.inputs, _inputs(outliers), _inputs(generated)
+    fold, of_other, of_made = table.fold, _fold_of(outliers), _fold_of(generated)
     inside, outside, ours = np.zeros(len(x)), np.zeros(len(other)), np.zeros(len(made))
     for k in range(FOLDS):
         seen = np.concatenate([x[table.trains(fold == k)], made[of_made != k]])
@@ -56,15 +56,15 @@ def judge_domain(table: CtTable, strangers: Rows, generated: Rows) -> Iterator[t
         "reader study": inside[source == "reader"],
         "generated patients": ours,
     }
-    stranger = strangers.column("source")
-    kinds |= {str(name): outside[stranger == name] for name in sorted(set(stranger))}
+    kind_of = outliers.column("source")
+    kinds |= {str(name): outside[kind_of == name] for name in sorted(set(kind_of))}
     for name, values in kinds.items():
         yield name, len(values), float(np.mean(values > 1))
 
 
-def ship_domain(table: CtTable, strangers: Rows, generated: Rows, folder: Path) -> None:
+def ship_domain(table: CtTable, outliers: Rows, generated: Rows, folder: Path) -> None:
     """Fit on everything and write the file beside the encoder, and its checksum into the encoder's card."""
-    content = pack(fit_ct_domain(np.concatenate([table.inputs, _inputs(generated)]), _inputs(strangers)))
+    content = pack(fit_ct_domain(np.concatenate([table.inputs, _inputs(generated)]), _inputs(outliers)))
     (folder / _FILE).write_bytes(content)
     card = folder / "efficientnet_lite0.json"
     measured = read_measured(card)
@@ -82,15 +82,15 @@ def main() -> None:
     parser.add_argument("--weights", type=Path)
     arguments = parser.parse_args()
     table = read_table(arguments.cache, ())
-    strangers = read_cache(arguments.cache, _OUTSIDE, STATISTICS)
+    outliers = read_cache(arguments.cache, _OUTSIDE, STATISTICS)
     generated = read_cache(arguments.cache, ("generated_",), STATISTICS)
     if arguments.weights:
-        ship_domain(table, strangers, generated, arguments.weights)
+        ship_domain(table, outliers, generated, arguments.weights)
     if arguments.csv:
         with arguments.csv.open("w", newline="") as stream:
             writer = csv.writer(stream, lineterminator="\n")
             writer.writerow(["kind", "pictures", "outside"])
-            for name, count, share in judge_domain(table, strangers, generated):
+            for name, count, share in judge_domain(table, outliers, generated):
                 writer.writerow([name, count, f"{share:.3f}"])
 
 

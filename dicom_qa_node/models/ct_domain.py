@@ -1,7 +1,7 @@
 """Whether a CT picture is one of those that the CT models were made for, by the encoder's features; numpy only.
 
 Two measures decide together: how far the pooled features lie from those of the training scanners (`ood`), and a linear
-classifier of known strangers (photographs, fused pictures, phantoms, limbs). A stranger of a known kind need not lie
+classifier of known outliers (photographs, fused pictures, phantoms, limbs). An outlier of a known kind need not lie
 far out, and an unknown one need not look like a known kind.
 """
 
@@ -28,7 +28,7 @@ BANDS_FROM = 2328
 _KNOWN, _BOTH, _DISTANT, _FAR = 0.42, 0.28, 1.5, 2.8
 """Limits: of the classifier alone, of the classifier together with the distance, and of the distance alone."""
 
-_PENALTY, _STRANGER = 0.1, 2.0
+_PENALTY, _OUTLIER = 0.1, 2.0
 _FIELDS = ("mean", "scale", "basis", "residual")
 
 
@@ -50,10 +50,10 @@ class CtDomain:
 
 
 def fit_ct_domain(inside: FloatArray, outside: FloatArray) -> CtDomain:
-    """Fit both measures on statistics (n, 2360) of the training pictures and of strangers."""
+    """Fit both measures on statistics (n, 2360) of the training pictures and of outliers."""
     x = np.concatenate([_classified(inside), _classified(outside)]).astype(np.float64)
     y = np.concatenate([np.zeros(len(inside)), np.ones(len(outside))])
-    importance = np.where(y > 0, _STRANGER, 1.0)
+    importance = np.where(y > 0, _OUTLIER, 1.0)
     mean, spread = x.mean(0), x.std(0)
     spread = spread + 1e-3 * spread.max() + 1e-6
     z = (x - mean) / spread
