@@ -1,4 +1,7 @@
-"""Slices without an image: one value throughout, or padding only. They are named and kept out of everything else."""
+"""Slices without an image: one value throughout, padding only, or cut off in the middle of the body.
+
+They are named and kept out of measurements, slice choice and network.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["MOST_BLANK", "BlankShare", "blank_reason", "is_blank", "too_many_blank"]
+__all__ = ["MOST_BLANK", "BlankShare", "blank_reason", "is_blank", "is_cut_short", "too_many_blank"]
 
 MOST_BLANK = 1.0 / 3.0
 """A series of which this share or more is blank gets no score."""
@@ -16,6 +19,9 @@ _STRIDE = 8
 _VARIES = 0.01
 _STRAY = 1e-4
 _FEWEST = 16
+_CUT_ROWS = 0.05
+_CUT_COLUMNS = 0.25
+_STANDS_OUT = 0.25
 
 
 class BlankShare(Protocol):
@@ -50,6 +56,36 @@ def is_blank(values: npt.NDArray[Any], valid: npt.NDArray[np.bool_] | None = Non
         return True
     most = np.partition(inside, inside.size // 2)[inside.size // 2]
     return bool(np.count_nonzero(inside != most) <= _STRAY * inside.size)
+
+
+def is_cut_short(values: npt.NDArray[Any], valid: npt.NDArray[np.bool_] | None = None) -> bool:
+    """Return whether a slice ends in rows of one value that begin in the middle of the body, as a broken transfer does.
+
+    Parameters
+    ----------
+    values
+        Shape (rows, columns).
+    valid
+        Where the slice is not padding; None: everywhere. Rows of padding cut nothing.
+
+    Returns
+    -------
+    bool
+        True where at least 5 % of the rows at the top or bottom hold one value and a quarter of the row beside them
+        stands out from it.
+    """
+    low, high = np.percentile(values[::_STRIDE, ::_STRIDE], [1, 99])
+    for image, edge in ((values, 0), (values[::-1], -1)):
+        fill = image[0, 0]
+        if (image[0] != fill).any() or (valid is not None and not valid[edge].all()):
+            continue
+        rows = np.flatnonzero((image != fill).any(axis=1))
+        if rows.size == 0 or rows[0] < _CUT_ROWS * len(image):
+            continue
+        beside = np.abs(image[rows[0]].astype(np.float64) - float(fill)) > _STANDS_OUT * max(float(high - low), 1.0)
+        if np.mean(beside) >= _CUT_COLUMNS:
+            return True
+    return False
 
 
 def too_many_blank(blank: int, total: int) -> bool:

@@ -15,7 +15,7 @@ from pydicom import Dataset
 
 from dicom_qa_node.dicom_io import headers as at
 from dicom_qa_node.domain.results import SeriesKind
-from dicom_qa_node.score.blank_slices import is_blank
+from dicom_qa_node.score.blank_slices import is_blank, is_cut_short
 from dicom_qa_node.score.decoder_pool import (
     BrokenPixels,
     Codestream,
@@ -257,7 +257,8 @@ class _PackedSink:
 
 
 def _shows_nothing(stored: StoredArray, outside: BoolArray | None, slope: float) -> bool:
-    return slope == 0.0 or is_blank(stored, None if outside is None else ~outside)
+    valid = None if outside is None else ~outside
+    return slope == 0.0 or is_blank(stored, valid) or is_cut_short(stored, valid)
 
 
 def _rescale(header: SliceHeader, scale: PetScale | None, index: int) -> tuple[float, float]:

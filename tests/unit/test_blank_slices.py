@@ -10,7 +10,7 @@ import pytest
 from dicom_qa_node.domain.results import Severity
 from dicom_qa_node.phantom import ct_series, pet_series, write
 from dicom_qa_node.phantom.irregular_series import another_acquisition
-from dicom_qa_node.score.blank_slices import is_blank
+from dicom_qa_node.score.blank_slices import is_blank, is_cut_short
 from dicom_qa_node.score.physics.measurements import measure
 from dicom_qa_node.score.pipeline import score_series
 from dicom_qa_node.score.volume_builder import build_volumes
@@ -53,7 +53,7 @@ def test_a_blank_ct_gets_no_score_and_an_error(tmp_path, ct_images, value):
     said = finding(result, "images_blank")
     assert result.score is None
     assert said.severity is Severity.ERROR
-    assert "All 24 slices are empty" in said.sentence
+    assert "All 24 slices are empty or cut short" in said.sentence
     assert finding(result, "truncated") is None
     withheld = reasons(result.measurements)
     assert "the images are empty" in withheld["global_noise_level"]
@@ -87,7 +87,7 @@ def test_a_few_blank_slices_leave_the_measurements_of_the_others(tmp_path, ct_im
     (others,) = build_volumes(write(rest, tmp_path / "rest"))
     said = {item.key: item for item in volume.findings}
     assert said["slices_blank"].severity is Severity.WARNING
-    assert f"{len(blank)} of 24 slices are empty" in said["slices_blank"].sentence
+    assert f"{len(blank)} of 24 slices are empty or cut short" in said["slices_blank"].sentence
     assert len(said["slices_blank"].sop_instance_uids) == len(blank)
     assert "slices_missing" not in said
     assert "gaps_uneven" not in said
@@ -119,7 +119,7 @@ def test_a_third_of_blank_slices_leaves_no_score(tmp_path, ct_images, count):
     said = finding(result, "images_blank")
     assert result.score is None
     assert said.severity is Severity.ERROR
-    assert f"{count} of 24 slices are empty" in said.sentence
+    assert f"{count} of 24 slices are empty or cut short" in said.sentence
 
 
 def test_slices_of_padding_are_blank(tmp_path, ct_images):
@@ -153,3 +153,25 @@ def test_what_is_blank():
     mask = np.ones((512, 512), bool)
     mask[100:120, 100:110] = False
     assert is_blank(large, mask)
+
+
+@pytest.mark.parametrize("rows", [slice(70, None), slice(None, 50)])
+@pytest.mark.parametrize("value", [0, -1024])
+def test_slices_cut_off_in_the_body_are_left_out(tmp_path, ct_images, rows, value):
+    images = copy.deepcopy(ct_images)
+    for image in images[10:13]:
+        stored = image.pixel_array.copy()
+        stored[rows] = value
+        image.PixelData = stored.tobytes()
+    (volume,) = build_volumes(write(images, tmp_path))
+    said = next(item for item in volume.findings if item.key == "slices_blank")
+    assert "slices 11 to 13" in said.sentence
+    assert len(volume.positions_mm) == SLICES - 3
+
+
+def test_a_body_that_ends_in_air_or_padding_is_not_cut_off(ct_images):
+    assert not any(is_cut_short(image.pixel_array) for image in ct_images)
+    body = np.full((128, 128), 40)
+    body[:20] = -2000
+    assert is_cut_short(body)
+    assert not is_cut_short(body, body > -1500)

@@ -102,10 +102,12 @@ def _about_blank(slices: Sequence[SliceHeader], pixels: StackPixels) -> Iterator
         cause = ": Rescale Slope (0028,1053) is 0"
     count = "All" if len(blank) == total else f"{len(blank)} of"
     if too_many_blank(len(blank), total):
-        sentence = f"{count} {total} slices are empty, slices {_ranges(pixels.blank)}{cause}: nothing can be judged."
+        sentence = f"{count} {total} slices are empty or cut short, slices {_ranges(pixels.blank)}{cause}: nothing can be judged."
         yield Finding("images_blank", Severity.ERROR, sentence, evidence, None, uids)
     else:
-        sentence = f"{count} {total} slices are empty and were left out, slices {_ranges(pixels.blank)}{cause}."
+        sentence = (
+            f"{count} {total} slices are empty or cut short and were left out, slices {_ranges(pixels.blank)}{cause}."
+        )
         yield Finding("slices_blank", Severity.WARNING, sentence, evidence, None, uids)
 
 
