@@ -72,7 +72,7 @@ def is_cut_short(values: npt.NDArray[Any], valid: npt.NDArray[np.bool_] | None =
     -------
     bool
         True where at least 5 % of the rows at the top or bottom hold one value and a quarter of the row beside them
-        stands out from it.
+        stands out from it, or where their value is not that of air.
     """
     low, high = np.percentile(values[::_STRIDE, ::_STRIDE], [1, 99])
     for image, edge in ((values, 0), (values[::-1], -1)):
@@ -82,8 +82,10 @@ def is_cut_short(values: npt.NDArray[Any], valid: npt.NDArray[np.bool_] | None =
         rows = np.flatnonzero((image != fill).any(axis=1))
         if rows.size == 0 or rows[0] < _CUT_ROWS * len(image):
             continue
-        beside = np.abs(image[rows[0]].astype(np.float64) - float(fill)) > _STANDS_OUT * max(float(high - low), 1.0)
-        if np.mean(beside) >= _CUT_COLUMNS:
+        least = _STANDS_OUT * max(float(high - low), 1.0)
+        beside = np.abs(image[rows[0]].astype(np.float64) - float(fill)) > least
+        # rows of air are usual beside air; of any other value they are not
+        if np.mean(beside) >= _CUT_COLUMNS or float(fill) > low + least:
             return True
     return False
 

@@ -105,9 +105,8 @@ def _about_blank(slices: Sequence[SliceHeader], pixels: StackPixels) -> Iterator
         sentence = f"{count} {total} slices are empty or cut short, slices {_ranges(pixels.blank)}{cause}: nothing can be judged."
         yield Finding("images_blank", Severity.ERROR, sentence, evidence, None, uids)
     else:
-        sentence = (
-            f"{count} {total} slices are empty or cut short and were left out, slices {_ranges(pixels.blank)}{cause}."
-        )
+        where = f"slices {_ranges(pixels.blank)}{cause}"
+        sentence = f"{count} {total} slices are empty or cut short and were left out, {where}."
         yield Finding("slices_blank", Severity.WARNING, sentence, evidence, None, uids)
 
 
