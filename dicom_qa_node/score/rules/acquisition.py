@@ -101,12 +101,13 @@ def _about_blank(slices: Sequence[SliceHeader], pixels: StackPixels) -> Iterator
     if any(item.slope == 0 for item in blank):
         cause = ": Rescale Slope (0028,1053) is 0"
     count = "All" if len(blank) == total else f"{len(blank)} of"
+    named = f"{count} {total} slices are empty or cut short"
+    which = f"slices {_ranges(pixels.blank)}{cause}"
     if too_many_blank(len(blank), total):
-        sentence = f"{count} {total} slices are empty or cut short, slices {_ranges(pixels.blank)}{cause}: nothing can be judged."
+        sentence = f"{named}, {which}: nothing can be judged."
         yield Finding("images_blank", Severity.ERROR, sentence, evidence, None, uids)
     else:
-        where = f"slices {_ranges(pixels.blank)}{cause}"
-        sentence = f"{count} {total} slices are empty or cut short and were left out, {where}."
+        sentence = f"{named} and were left out, {which}."
         yield Finding("slices_blank", Severity.WARNING, sentence, evidence, None, uids)
 
 
