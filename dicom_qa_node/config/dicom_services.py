@@ -130,8 +130,8 @@ class Receive(Section):
         16,
         ge=1,
         le=1000,
-        description="associations at once of callers that are not listed in peers, half of them from one address or "
-        "with one AE title; without a list the limit is max_associations",
+        description="associations at once of callers that are not listed in peers, half of them with one AE title, "
+        "three quarters from one address; without a list the limit is max_associations",
     )
     max_pdu_bytes: int = Field(1048576, ge=4096, le=16777216, description="largest P-DATA-TF PDU the node accepts")
     request_timeout_s: float = Field(

@@ -242,7 +242,7 @@ class Admission:
             return Quota(in_all, _most_of(in_all), _most_of(in_all), in_all)
         unlisted = self._settings.unlisted_associations
         half = -(-unlisted // 2)
-        return Quota(in_all, half, half, min(unlisted, in_all - 1))
+        return Quota(in_all, half, _most_of(unlisted), min(unlisted, in_all - 1))
 
 
 def _most_of(limit: int) -> int:
