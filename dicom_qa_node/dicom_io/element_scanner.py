@@ -332,7 +332,7 @@ class _Walker:
 
 class _Explicit(_Walker):
     def _note_unknown(self, tag: int, offset: int, long_form: bool) -> None:
-        # More than a few, or one that belongs to the structure, are no oddity of an element: the bytes are damaged.
+        # More than a few, or one that belongs to the structure, are not an oddity of an element: the bytes are damaged.
         structural = tag in _PIXEL_DATA or tag >> 16 in (0x0000, 0x0002, 0xFFFE)
         if structural or len(self._unknown) == _MOST_UNKNOWN_VRS:
             raise BrokenDataSet(f"element {tag:08X} has no value representation")

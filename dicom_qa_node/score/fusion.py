@@ -69,7 +69,7 @@ def _overlap(pet: Volume, ct: Volume) -> tuple[float, float]:
 def _about_overlap(pet: Volume, ct: Volume, share: float, length: float) -> Iterator[Finding]:
     evidence = f"{length:.0f} mm of PET and CT overlap, {100 * share:.0f} % of the PET's length"
     if share < _FULL:
-        sentence = f"The CT covers {100 * share:.0f} % of the PET's length; only that part was judged fused."
+        sentence = f"The CT covers {100 * share:.0f} % of the PET's length; only that part was scored as fused PET/CT."
         yield Finding("petct_partial_overlap", Severity.WARNING, sentence, evidence)
     size = [[n * s for n, s in zip(v.voxels.shape[1:], v.spacing_mm[1:], strict=True)] for v in (pet, ct)]
     if min(size[1]) < 0.9 * min(size[0]):
@@ -78,4 +78,4 @@ def _about_overlap(pet: Volume, ct: Volume, share: float, length: float) -> Iter
 
 
 def _alone(reason: str) -> Finding:
-    return Finding("petct_not_paired", Severity.WARNING, f"The PET was judged without its CT: {reason}.")
+    return Finding("petct_not_paired", Severity.WARNING, f"The PET was scored without its CT: {reason}.")

@@ -251,7 +251,7 @@ def _pair_volumes(
     try:
         return _best_ct(found, survey_each(pair_paths), decoders)
     except Permanent as error:
-        sentence = f"The PET was judged without its CT, which cannot be used: {error}."
+        sentence = f"The PET was scored without its CT, which cannot be used: {error}."
         return [], (Finding("petct_not_paired", Severity.WARNING, sentence),)
 
 

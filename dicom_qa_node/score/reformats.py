@@ -1,4 +1,4 @@
-"""Which stacks are no acquired axial slices, and so get no grade: reformats, and projections on their way round."""
+"""Which stacks are not acquired axial slices, and so get no grade: reformats, and projections on their way round."""
 
 from __future__ import annotations
 

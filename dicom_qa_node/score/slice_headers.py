@@ -71,7 +71,7 @@ class PixelFormat:
     """How the pixels of one file are stored (PS3.3 C.7.6.3).
 
     ``offset`` is where the Pixel Data element begins in the file, None where the data set is deflated. ``padding``
-    bounds the allocated values that are no image; ``overlay_bits`` masks the bits that an overlay takes (PS3.3 C.9.2).
+    bounds the allocated values outside the image; ``overlay_bits`` masks the bits that an overlay takes (PS3.3 C.9.2).
     """
 
     path: Path

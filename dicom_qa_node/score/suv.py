@@ -81,7 +81,7 @@ def pet_scale(
         return PetScale("SUVbw", factors, _ratios(header), tuple(_converted(header, unit)), times)
     except _Missing as reason:
         activity = unit is not None and unit.units == "BQML"
-        sentence = f"SUV cannot be computed: {reason}. The series was judged in relative units."
+        sentence = f"SUV cannot be computed: {reason}. The series was scored in relative units."
         finding = Finding("suv_not_computable", Severity.WARNING, sentence, evidence=str(reason))
         factor = unit.factor if unit is not None and activity else 1.0
         return PetScale("BQML" if activity else "relative", (factor,), findings=(finding,), times=times)

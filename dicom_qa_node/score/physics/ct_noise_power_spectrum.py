@@ -52,7 +52,7 @@ class NoisePower:
 
     @property
     def peak_per_mm(self) -> float:
-        """Frequency of the maximum of what the squares show: the rest of anatomy below it is no peak of noise."""
+        """Frequency of the maximum of what the squares show: the rest of anatomy below it is not a peak of noise."""
         return float(self.frequency_per_mm[int(np.argmax(self.shown))])
 
     @property

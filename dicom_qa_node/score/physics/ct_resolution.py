@@ -221,7 +221,7 @@ def _f50(view: CtSample, pairs: list[tuple[CtSlice, SkinEdge]]) -> Measurement:
     below = found[found <= nyquist]
     if below.size < max(1, 0.5 * found.size):
         reason = f"{median:.2f} / mm lies above the pixel Nyquist frequency of {nyquist:.2f} / mm"
-        return CT_QUANTITIES.absent(name, f"the edge is no skin of a scanned body: {reason}")
+        return CT_QUANTITIES.absent(name, f"the edge is not the skin of a scanned body: {reason}")
     median = float(np.median(below))
     spread = float(np.median(np.abs(below - median))) / median
     if below.size >= 3 and spread > _MOST_SPREAD:

@@ -48,7 +48,7 @@ def of_series(stacks: Sequence[Stack], left_out: Sequence[LeftOut]) -> Iterator[
         yield _about("headers_broken", Severity.WARNING, sentence, broken)
     if len(stacks) > 1:
         names = "; ".join(f"{stack.name or 'stack'} ({len(stack.slices)} slices)" for stack in stacks[:_LONGEST_LIST])
-        sentence = f"The series holds {len(stacks)} stacks of slices, which were judged apart: {names}."
+        sentence = f"The series holds {len(stacks)} stacks of slices, which were scored separately: {names}."
         yield Finding("several_stacks", Severity.INFO, sentence, evidence=f"{len(stacks)} stacks")
 
 
@@ -139,7 +139,7 @@ def _about_spacing(kept: Sequence[SliceHeader]) -> Iterator[Finding]:
         steps = " and ".join(f"{step:.3g}" for step in gap.zones_mm)
         yield Finding("slice_zones", Severity.INFO, f"The stack has zones of slices {steps} mm apart.", evidence)
     elif not gap.uneven and 0.0 < thickest < 0.98 * gap.nominal_mm:
-        sentence = f"The slices leave tissue out: {thickest:g} mm thick, {gap.nominal_mm:.3g} mm apart."
+        sentence = f"Tissue between the slices is not imaged: {thickest:g} mm thick, {gap.nominal_mm:.3g} mm apart."
         yield Finding("slices_apart", Severity.INFO, sentence, evidence)
 
 
@@ -150,10 +150,10 @@ def _about_plane(kept: Sequence[SliceHeader], header: Dataset) -> Iterator[Findi
     if tilt > _TILT_DEG:
         stated = at.number(header, "GantryDetectorTilt")
         evidence = f"{tilt:.1f} degrees by the positions" + ("" if stated is None else f", {stated:g} by the header")
-        sentence = f"The stack is sheared by {tilt:.1f} degrees, as a tilted gantry leaves it."
+        sentence = f"The stack is sheared by {tilt:.1f} degrees, as with a tilted gantry."
         yield Finding("gantry_tilt", Severity.INFO, sentence, evidence)
     elif len(kept) == 1 and plane == "axial" and angle <= _MOST_TILT_DEG and "ORIGINAL" in _image_type(header):
-        sentence = f"The slice is tilted by {angle:.1f} degrees, as a tilted gantry leaves it."
+        sentence = f"The slice is tilted by {angle:.1f} degrees, as with a tilted gantry."
         if angle > _TILT_DEG:
             yield Finding("gantry_tilt", Severity.INFO, sentence, f"normal {np.round(normal, 3).tolist()}")
     elif plane != "axial" or angle > _OBLIQUE_DEG:
@@ -232,7 +232,7 @@ def lossy_compression(case: Case) -> Finding | None:
         how, value = "were compressed with loss", "01"
     else:
         how, value = "came in a lossy transfer syntax that their header hides", "not 01"
-    sentence = f"The images {how} ({shown}): noise and fine detail are not those of the scan."
+    sentence = f"The images {how} ({shown}): noise and fine detail differ from the original reconstruction."
     evidence = f"Lossy Image Compression (0028,2110) {value}, ratio {shown}, limit {case.limits.lossy_ratio:g}:1"
     severity = Severity.INFO if mild else Severity.WARNING
     return Finding("lossy_compression", severity, sentence, evidence, code_of("lossy_compression"))

@@ -59,7 +59,7 @@ def sharp_kernel(case: Case) -> Finding | None:
     kernel = case.measured.get("kernel_sharpness")
     if kernel is None or kernel.value != 1.0:
         return None
-    sentence = f"The sharp kernel {kernel.detail} makes noise look high; its level is not judged."
+    sentence = f"The sharp kernel {kernel.detail} raises the noise; the noise level is not rated."
     return Finding(
         "sharp_kernel", Severity.INFO, sentence, f"Convolution Kernel {kernel.detail}", code_of("sharp_kernel")
     )
@@ -80,7 +80,7 @@ def streaks(case: Case) -> Finding | None:
     index = case.value("streak_index")
     if index is None or index <= case.limits.streak_index:
         return None
-    sentence = "Streaks cross the soft tissue: too few views, metal, or something dense beside the patient."
+    sentence = "Streaks cross the soft tissue: too few views, metal, or a dense object beside the patient."
     evidence = f"streak index {index:.2f}, limit {case.limits.streak_index:.2f}"
     return Finding("streaks", Severity.WARNING, sentence, evidence, ARTIFACT)
 
@@ -90,7 +90,7 @@ def photon_starvation(case: Case) -> Finding | None:
     index = case.value("photon_starvation_index")
     if index is None or index <= case.limits.photon_starvation_index:
         return None
-    sentence = "Noise runs from side to side as where too few photons pass: wide body, arms beside it, or low dose."
+    sentence = "Horizontal streak noise suggests photon starvation: wide body, arms beside it, or low dose."
     evidence = f"photon starvation index {index:.1f}, limit {case.limits.photon_starvation_index:.1f}"
     return Finding("photon_starvation", Severity.WARNING, sentence, evidence, ARTIFACT)
 
@@ -116,7 +116,7 @@ def truncated(case: Case) -> Finding | None:
     if scanned and shown < _TARGETED * scanned:
         sentence = f"The images show a part of the body: {shown:.0f} mm of the {scanned:.0f} mm that were scanned."
         return Finding("truncated", Severity.INFO, sentence, evidence, POOR_FOV)
-    sentence = "The body is larger than the field: what lies outside is missing, and HU at the edge are too high."
+    sentence = "The body is larger than the field of view: the part outside is missing, and CT numbers at the edge are too high."
     return Finding("truncated", Severity.WARNING, sentence, evidence, POOR_FOV)
 
 
@@ -133,7 +133,7 @@ def motion(case: Case) -> Finding | None:
         signs.append(f"step of the outline {jump:.1f} mm, limit {limits.contour_jump_mm:.1f} mm")
     if not signs:
         return None
-    sentence = "The patient seems to have moved or breathed during the scan."
+    sentence = "Motion or breathing during the scan is likely."
     return Finding("motion", Severity.WARNING, sentence, "; ".join(signs), MOTION)
 
 
@@ -149,7 +149,7 @@ def hu_scale_off(case: Case) -> Finding | None:
             signs.append(f"{what} {value:.0f} HU instead of {expected:.0f} HU")
     if not signs:
         return None
-    sentence = "CT numbers are off: the scanner may need calibration, or the values were changed afterwards."
+    sentence = "CT numbers are inaccurate: the scanner may need calibration, or the values were changed afterwards."
     return Finding("hu_scale_off", Severity.WARNING, sentence, "; ".join(signs), code_of("hu_scale_off"))
 
 

@@ -29,7 +29,7 @@ def global_noise(case: Case) -> Finding | None:
     index, limit = case.value("global_noise_index"), case.limits.global_noise_percent
     if case.value("liver_cov") is not None or index is None or index <= limit or not is_fdg(case.header):
         return None
-    sentence = "The PET looks noisy; without a liver in the field this is a rough guess that lesions can disturb."
+    sentence = "The PET appears noisy. Without a liver in the field of view this is an estimate that lesions can bias."
     evidence = f"global noise index {index:.0f} %, limit {limit:.0f} %"
     return Finding("pet_noise_high", Severity.INFO, sentence, evidence, POOR_SNR)
 
@@ -39,7 +39,7 @@ def oversmoothed(case: Case) -> Finding | None:
     width, limit = case.value("noise_correlation_width"), case.limits.pet_width_mm
     if width is None or width <= limit:
         return None
-    sentence = "The PET is smoothed strongly: small lesions lose contrast."
+    sentence = "The PET is strongly smoothed: small lesions lose contrast."
     evidence = f"correlation width of the noise {width:.1f} mm, limit {limit:.1f} mm"
     return Finding("pet_oversmoothed", Severity.INFO, sentence, evidence, code_of("pet_oversmoothed"))
 
@@ -57,7 +57,7 @@ def without_ct(case: Case) -> Finding | None:
     """There is no CT beside the PET."""
     if case.paired_ct is not None:
         return None
-    sentence = "The PET was judged without its CT: liver noise and registration could not be measured."
+    sentence = "The PET was scored without its CT: liver noise and registration could not be measured."
     return Finding("petct_not_paired", Severity.INFO, sentence, "no paired CT", code_of("petct_not_paired"))
 
 
@@ -73,7 +73,7 @@ def misregistered(case: Case) -> Finding | None:
         return None
     only_dome = len(signs) == 1 and signs[0].startswith("liver")
     where = "at the diaphragm: uptake near it may be displaced or wrong" if only_dome else "by more than a voxel or two"
-    sentence = f"PET and CT do not fit together {where}. The patient breathed or moved between them."
+    sentence = f"PET and CT are misregistered {where}. The patient breathed or moved between them."
     evidence = f"{'; '.join(signs)}; limit {limit:.0f} mm"
     return Finding("misregistered", Severity.WARNING, sentence, evidence, MOTION)
 
@@ -102,7 +102,7 @@ def suv_implausible(case: Case) -> Finding | None:
 
 
 def _wrong_by_far(evidence: str) -> Finding:
-    sentence = "SUV are wrong by far: check the injected activity, its time and the patient's weight in the scanner."
+    sentence = "Implausible SUVs: check the injected activity, its time and the patient's weight in the scanner."
     return Finding("suv_implausible", Severity.ERROR, sentence, evidence, code_of("suv_implausible"))
 
 
@@ -123,7 +123,7 @@ def uptake_time_off(case: Case) -> Finding | None:
     if low <= minutes <= limits.uptake_high_min:
         return None
     order = "early" if minutes < low else "late"
-    sentence = f"The scan began {order}, {minutes:.0f} min after the injection: SUV do not compare with 60 min."
+    sentence = f"The scan began {order}, {minutes:.0f} min after the injection: SUVs are not comparable with a 60-minute uptake."
     evidence = f"{minutes:.0f} min, limits {low:.0f} to {limits.uptake_high_min:.0f} min"
     return Finding("uptake_time_off", Severity.WARNING, sentence, evidence, code_of("uptake_time_off"))
 
@@ -133,7 +133,7 @@ def activity_low(case: Case) -> Finding | None:
     activity, limit = case.value("activity_per_weight"), case.limits.activity_mbq_kg
     if activity is None or not is_fdg(case.header) or activity >= limit:
         return None
-    sentence = f"Little activity for this patient: {activity:.1f} MBq/kg. Expect noise unless the scan took longer."
+    sentence = f"Low activity for this patient: {activity:.1f} MBq/kg. Expect noise unless the scan took longer."
     evidence = f"{activity:.2f} MBq/kg, limit {limit:.2f} MBq/kg"
     return Finding("activity_low", Severity.INFO, sentence, evidence, code_of("activity_low"))
 
@@ -143,7 +143,7 @@ def not_attenuation_corrected(case: Case) -> Finding | None:
     corrections = text(case.header, "CorrectedImage").upper()
     if not corrections or "ATTN" in corrections:
         return None
-    sentence = "The PET is not corrected for attenuation: SUV do not hold, and the lungs look too bright."
+    sentence = "No attenuation correction: SUVs are invalid, and the lungs appear falsely bright."
     key = "not_attenuation_corrected"
     return Finding(key, Severity.WARNING, sentence, f"Corrected Image (0028,0051) {corrections}", code_of(key))
 
