@@ -75,8 +75,8 @@ def spacing_of(ordered_mm: FloatVector) -> Spacing:
     """Judge the gaps between slices in ascending order; the one rule by which slices are missing.
 
     A gap is regular if it is a multiple of its zone's to within 2 % of that (at least 0.05 mm: origins are often
-    written to a tenth). Four equal gaps in a row make a zone, the step from one zone to the next is not a gap, and gaps of
-    one size that come back at equal distances all along the stack are those of step and shoot.
+    written to a tenth). Four equal gaps in a row make a zone, the step from one zone to the next is not a gap, and gaps
+    of one size that come back at equal distances all along the stack are those of step and shoot.
     """
     gaps = np.diff(ordered_mm)
     if gaps.size == 0:

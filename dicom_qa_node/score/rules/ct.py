@@ -116,7 +116,7 @@ def truncated(case: Case) -> Finding | None:
     if scanned and shown < _TARGETED * scanned:
         sentence = f"The images show a part of the body: {shown:.0f} mm of the {scanned:.0f} mm that were scanned."
         return Finding("truncated", Severity.INFO, sentence, evidence, POOR_FOV)
-    sentence = "The body is larger than the field of view: the part outside is missing, and CT numbers at the edge are too high."
+    sentence = "The body is larger than the field of view: the rest is missing, CT numbers at the edge are too high."
     return Finding("truncated", Severity.WARNING, sentence, evidence, POOR_FOV)
 
 

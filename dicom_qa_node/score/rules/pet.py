@@ -123,7 +123,10 @@ def uptake_time_off(case: Case) -> Finding | None:
     if low <= minutes <= limits.uptake_high_min:
         return None
     order = "early" if minutes < low else "late"
-    sentence = f"The scan began {order}, {minutes:.0f} min after the injection: SUVs are not comparable with a 60-minute uptake."
+    sentence = (
+        f"The scan began {order}, {minutes:.0f} min after the injection: "
+        "SUVs are not comparable with a 60-minute uptake."
+    )
     evidence = f"{minutes:.0f} min, limits {low:.0f} to {limits.uptake_high_min:.0f} min"
     return Finding("uptake_time_off", Severity.WARNING, sentence, evidence, code_of("uptake_time_off"))
 
