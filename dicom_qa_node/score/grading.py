@@ -234,7 +234,8 @@ def _prompt_arguments(card: Card, volume: Volume, kind: SeriesKind, count: int) 
 def no_score(reason: str) -> SeriesScore:
     """Return the verdict on a stack that the network must not judge."""
     sentence = f"There is no score: {reason}. The measurements stand alone."
-    return SeriesScore(None, None, None, (), (Finding("outside_domain", Severity.WARNING, sentence, reason),))
+    finding = Finding("outside_domain", Severity.WARNING, sentence, reason)
+    return SeriesScore(None, None, None, (), (finding,), why=f"No score: {reason}.")
 
 
 def scored_slice(volume: Volume, item: ChosenSlice, score: float) -> ScoredSlice:

@@ -191,7 +191,7 @@ def _score_stack(
         )
     reason = volume.unusable or outside_domain(volume, kind, scorer, picked)
     examined = None
-    if volume.kind is SeriesKind.PT and not volume.unusable:
+    if volume.kind is SeriesKind.PT:
         with clock.step("measure"):
             examined = examine_pet(volume, pairing.ct)
     with clock.step("pictures"):
@@ -203,8 +203,6 @@ def _score_stack(
 
     def judged() -> SeriesScore:
         with clock.step("network"):
-            if volume.unusable:
-                return no_score(reason)
             if examined is not None:
                 return pet_verdict(volume, pairing.ct, picked, pictures, scorer, options.grades, examined)
             seen = no_score(reason) if reason else grade_series(pictures, volume, kind, picked, scorer, options.grades)

@@ -70,7 +70,7 @@ def ct_part(volume: Volume, verdict: SeriesScore, scorer: ScoringModel, grades: 
 
 def pet_domain(volume: Volume, kind: SeriesKind) -> str:
     """Return why the anchors of the PET part do not hold for a series, "" where they do."""
-    return outside_training_domain(volume.header, kind, region_of(volume))
+    return volume.unusable or outside_training_domain(volume.header, kind, region_of(volume))
 
 
 def pet_verdict(

@@ -35,6 +35,7 @@ ORDERED = 0.5
 _ORDERED_FROM = 10
 _FAR_SLICES = 4
 _LEAST_CONTRAST = 0.02
+_SHOWN = 1e-6
 _BLOCK_MM = 20.0
 _FEW = 500
 _MOST = 60_000
@@ -359,7 +360,8 @@ def slice_order(uptake: FloatArray, spacing_mm: tuple[float, float, float]) -> f
     top = float(np.percentile(uptake, TOP_PERCENTILE)) if uptake.size else 0.0
     sigma = [0.0, *(_SMOOTH_MM / 2.3548 / step for step in spacing_mm[1:])]
     smooth = ndimage.gaussian_filter(np.clip(uptake, 0.0, top), sigma).reshape(len(uptake), -1)
-    shown = np.sqrt(np.maximum(smooth[smooth.std(axis=1) > 0], 0.0))
+    rooted = np.sqrt(np.maximum(smooth, 0.0), dtype=np.float64)
+    shown = rooted[rooted.std(axis=1) > _SHOWN * max(float(rooted.max(initial=0.0)), 1e-30)]
     if len(shown) < _ORDERED_FROM:
         return None
     alike = np.corrcoef(shown)
