@@ -88,7 +88,7 @@ class ScoreResult:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the result as JSON values, equal to an entry of ``dicom-qa-node score --json``."""
-        from dicom_qa_node.cli.result_json import result_values
+        from dicom_qa_node.domain.result_json import result_values
 
         return result_values(self.result)
 
@@ -263,7 +263,7 @@ def _listed(paths: PathLike | Iterable[PathLike]) -> list[Path]:
 
 def _one_series(paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:
     """Return the files of the one series below ``paths``, and those of the CT series that a PET may be paired with."""
-    from dicom_qa_node.cli.offline_scoring import find_series
+    from dicom_qa_node.score.series_files import find_series
 
     found = find_series(paths).series
     paired = {ct.series_instance_uid for item in found for ct in item.ct_candidates}

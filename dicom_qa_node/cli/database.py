@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dicom_qa_node.cli.context import config_of, open_database
-from dicom_qa_node.cli.exit_codes import ExitCode, NotFound
+from dicom_qa_node.cli.exit_codes import ExitCode
 from dicom_qa_node.cli.output import AsJson, progress_bar, say, show_json
+from dicom_qa_node.domain.errors import NotFound
 
 if TYPE_CHECKING:
     from rich.progress import TaskID

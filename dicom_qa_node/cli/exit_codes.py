@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import IntEnum
 
-from dicom_qa_node.domain.errors import Misconfigured, NodeError, Permanent, Transient
+from dicom_qa_node.domain.errors import Misconfigured, NodeError, NotFound, Permanent, Transient
 
 __all__ = ["ExitCode", "NotFound", "WrongState", "exit_code_of"]
 
@@ -39,10 +39,6 @@ _MEANINGS = {
     ExitCode.RECYCLE: "a scoring worker has done its share of series and asks to be replaced; `serve` does so",
     ExitCode.INTERRUPTED: "stopped from the keyboard",
 }
-
-
-class NotFound(Permanent):
-    """The operator named something that is not there."""
 
 
 class WrongState(Permanent):

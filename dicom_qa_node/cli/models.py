@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dicom_qa_node.cli.context import config_of, open_database
-from dicom_qa_node.cli.exit_codes import ExitCode, NotFound
+from dicom_qa_node.cli.exit_codes import ExitCode
 from dicom_qa_node.cli.output import AsJson, show_rows
-from dicom_qa_node.domain.errors import Misconfigured
+from dicom_qa_node.domain.errors import Misconfigured, NotFound
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dicom_qa_node.cli.context import config_of
-from dicom_qa_node.cli.exit_codes import ExitCode, NotFound
+from dicom_qa_node.cli.exit_codes import ExitCode
 from dicom_qa_node.cli.output import AsJson, complain, progress_bar, say, show_json
+from dicom_qa_node.domain.errors import NotFound
 
 if TYPE_CHECKING:
     from dicom_qa_node.config import ClientTls

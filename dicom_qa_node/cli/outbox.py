@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dicom_qa_node.cli.context import actor, config_of, open_database
-from dicom_qa_node.cli.exit_codes import NotFound, WrongState
+from dicom_qa_node.cli.exit_codes import WrongState
 from dicom_qa_node.cli.output import AsJson, say, show_json, show_rows
 from dicom_qa_node.cli.series import SeriesUid, resolved
+from dicom_qa_node.domain.errors import NotFound
 from dicom_qa_node.domain.states import DeliveryState
 from dicom_qa_node.domain.uids import LARGEST_ID
 

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dicom_qa_node.cli.context import config_of, open_database
-from dicom_qa_node.cli.exit_codes import NotFound
 from dicom_qa_node.cli.output import AsJson, say, score_text, show_json, show_rows
-from dicom_qa_node.cli.result_json import result_values
 from dicom_qa_node.cli.series import SeriesUid, as_document, print_page, resolved
 from dicom_qa_node.domain.clock import utc_now
+from dicom_qa_node.domain.errors import NotFound
+from dicom_qa_node.domain.result_json import result_values
 from dicom_qa_node.domain.results import Grade, RatedPartKind
 from dicom_qa_node.domain.uids import LARGEST_ID
 from dicom_qa_node.safe_text import csv_cell

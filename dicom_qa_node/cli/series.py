@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dicom_qa_node.cli.context import actor, config_of, open_database
-from dicom_qa_node.cli.exit_codes import NotFound, WrongState
+from dicom_qa_node.cli.exit_codes import WrongState
 from dicom_qa_node.cli.output import AsJson, say, score_text, show_rows
-from dicom_qa_node.cli.result_json import result_values
 from dicom_qa_node.cli.terminal_tables import print_pairs, print_table
+from dicom_qa_node.domain.errors import NotFound
+from dicom_qa_node.domain.result_json import result_values
 from dicom_qa_node.domain.states import SeriesState
 from dicom_qa_node.domain.uids import LARGEST_ID
 

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dicom_qa_node.cli.context import actor, config_of, open_database
-from dicom_qa_node.cli.exit_codes import NotFound, WrongState
+from dicom_qa_node.cli.exit_codes import WrongState
 from dicom_qa_node.cli.output import AsJson, say, show_json, show_rows
 from dicom_qa_node.cli.quality_log import parse_since
 from dicom_qa_node.domain.accounts import Role
-from dicom_qa_node.domain.errors import Permanent
+from dicom_qa_node.domain.errors import NotFound, Permanent
 
 if TYPE_CHECKING:
     from dicom_qa_node.accounts.accounts import AccountRow, Accounts

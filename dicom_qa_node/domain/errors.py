@@ -6,7 +6,7 @@ It never holds a patient's name or identifier.
 
 from __future__ import annotations
 
-__all__ = ["Misconfigured", "NodeError", "Permanent", "Transient"]
+__all__ = ["Misconfigured", "NodeError", "NotFound", "Permanent", "Transient"]
 
 
 class NodeError(Exception):
@@ -19,6 +19,10 @@ class Transient(NodeError):
 
 class Permanent(NodeError):
     """It will not work however often it is tried; the series or report is parked with this text."""
+
+
+class NotFound(Permanent):
+    """Somebody named a file, series or target that is not there."""
 
 
 class Misconfigured(NodeError):

@@ -7,8 +7,8 @@ from pydicom import Dataset
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian
 
-from dicom_qa_node.cli.exit_codes import NotFound
-from dicom_qa_node.cli.offline_scoring import find_series
+from dicom_qa_node.domain.errors import NotFound
+from dicom_qa_node.score.series_files import find_series
 
 CT, PT = "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.128"
 

@@ -10,9 +10,10 @@ from typer.testing import CliRunner
 
 from dicom_qa_node.accounts.accounts import Accounts
 from dicom_qa_node.cli.app import app
-from dicom_qa_node.cli.exit_codes import NotFound, WrongState
+from dicom_qa_node.cli.exit_codes import WrongState
 from dicom_qa_node.db.engine import Database
 from dicom_qa_node.domain.accounts import Role
+from dicom_qa_node.domain.errors import NotFound
 from dicom_qa_node.ops.first_start import offer_setup_link
 from tests.web_site import web_config
 
