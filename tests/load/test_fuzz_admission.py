@@ -123,7 +123,6 @@ def check(registry: Registry, layout: SpoolLayout, receipts: list[Receipt]) -> N
 
 
 def without_series(item: StoredInstance | Quarantined) -> dict[str, Any]:
-    """Return a receipt without the facts of its series, which are those of the series' first image."""
-    return {
-        name: getattr(item, name) for name in (field.name for field in dataclasses.fields(item)) if name != "series"
-    }
+    """Return a receipt without what only its reception knows: the facts of its series' first image, the remark."""
+    names = {field.name for field in dataclasses.fields(item)} - {"series", "remark"}
+    return {name: getattr(item, name) for name in names}
