@@ -103,6 +103,6 @@ def test_unwritable_picture_folder_is_told_before_scoring(tmp_path, monkeypatch)
 
     phantom.write(phantom.ct_series(1, slices=1, rows=64), tmp_path / "study")
     (tmp_path / "file").write_text("no folder")
-    monkeypatch.setattr(offline_scoring.Scorer, "open", lambda *_: pytest.fail("scored all the same"))
+    monkeypatch.setattr(offline_scoring, "open_scorer", lambda *_: pytest.fail("scored all the same"))
     with pytest.raises(Permanent, match="nothing was scored"):
         offline_scoring.score_folders(Config(), [tmp_path / "study"], tmp_path / "file" / "pictures")
