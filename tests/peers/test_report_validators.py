@@ -135,7 +135,10 @@ def test_dsrdump_renders_it(kind, reports, run_tool):
     assert [line for line in done.stderr.splitlines() if line.startswith(("E:", "F:"))] == []
 
 
-@pytest.mark.parametrize("kind", ["petct_second_version", "not_rated_japanese", "multiframe"])
+PIXELMED = ("petct_second_version", "not_rated_japanese", "multiframe", "petct_by_parts", "implausible_pet")
+
+
+@pytest.mark.parametrize("kind", PIXELMED)
 def test_pixelmed_finds_no_error(kind, reports):
     environment = {**os.environ, "JAVA_TOOL_OPTIONS": JAVA_OPTIONS}
     done = subprocess.run(
