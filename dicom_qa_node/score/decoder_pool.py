@@ -227,8 +227,14 @@ def _used_bits(stored: StoredArray, pixels: PixelFormat) -> StoredArray:
     if below == 0 and low <= stored.min() and stored.max() <= high:
         return stored
     used = np.asarray((stored << above) >> (above + below))
-    kept = _kept_whole(stored, pixels, low)
-    return used if kept is None else np.where(kept, stored, used)
+    plain = stored & stored.dtype.type(~pixels.overlay_bits & _bit_mask(pixels)) if pixels.overlay_bits else stored
+    kept = _kept_whole(plain, pixels, low)
+    return used if kept is None else np.where(kept, plain, used)
+
+
+def _bit_mask(pixels: PixelFormat) -> int:
+    """Return every bit of a stored value, as a number of its type."""
+    return -1 if pixels.signed else (1 << pixels.bits_allocated) - 1
 
 
 def _kept_whole(stored: StoredArray, pixels: PixelFormat, low: int) -> npt.NDArray[np.bool_] | None:
@@ -236,8 +242,7 @@ def _kept_whole(stored: StoredArray, pixels: PixelFormat, low: int) -> npt.NDArr
     kept: npt.NDArray[np.bool_] | None = None
     if pixels.padding is not None:
         first, last = pixels.padding
-        plain = stored & stored.dtype.type(~np.int64(pixels.overlay_bits)) if pixels.overlay_bits else stored
-        kept = np.asarray((plain >= first) & (plain <= last))
+        kept = np.asarray((stored >= first) & (stored <= last))
     if pixels.signed and not pixels.overlay_bits and pixels.high_bit + 1 == pixels.bits_stored:
         lower = np.asarray(stored < low)
         kept = lower if kept is None else kept | lower

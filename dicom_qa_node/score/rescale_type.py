@@ -2,25 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 __all__ = ["HU", "by_the_image", "ct_unit"]
 
 HU = "HU"
 
-_SPELLINGS = frozenset(
-    {
-        "HU",
-        "HUS",
-        "HOUNSFIELD",
-        "HOUNSFIELDUNIT",
-        "HOUNSFIELDUNITS",
-        "HOUNDSFIELDUNITS",
-        "HNSFU",
-        "CTNUMBER",
-        "CTNUMBERS",
-    }
-)
+_SPELLING = re.compile(r"HUS?|HOUN\w*FIELD\w*|HNSFU|CTNUMBERS?")
+"""Seen: HU, hu, H.U., Hounsfield Units, Houndsfield Unit, [hnsf'U]."""
+
 _UNSPECIFIED = frozenset({"US", "UNSPECIFIED", "NORMALIZED"})
 
 
@@ -30,7 +21,7 @@ def ct_unit(rescale_type: str) -> str:
     PS3.3 C.11.1.1.2: without Rescale Type the output of the rescale is HU for an original CT.
     """
     word = _word(rescale_type)
-    return HU if not word or word in _SPELLINGS else rescale_type
+    return HU if not word or _SPELLING.fullmatch(word) else rescale_type
 
 
 def by_the_image(rescale_type: str, image_type: Sequence[str]) -> bool:

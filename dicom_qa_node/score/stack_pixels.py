@@ -47,6 +47,11 @@ def most_voxels(slices: Sequence[SliceHeader]) -> int:
     return MAX_VOXELS if _fits_16_bits(slices) else PACK_ABOVE_VOXELS
 
 
+_DENSE_PADDING_HU = -900.0
+_PADDING_HU = np.float32(-2000.0)
+"""What padding of a CT reads where its own value would look like tissue or metal."""
+
+
 @dataclass(slots=True)
 class StackPixels:
     """The pixels of slices; ``kept`` are their indices, ``broken`` the reasons of those that cannot be decoded.
@@ -208,6 +213,8 @@ class _FloatSink:
             self.blank.add(index)
         if outside is not None:
             self._mask()[index] = ~outside
+            if self._slices[index].kind.outside_below is not None:
+                out[outside & (out > _DENSE_PADDING_HU)] = _PADDING_HU
 
     def result(self, kept: Sequence[int]) -> tuple[FloatArray, BoolArray | None]:
         voxels = _compacted(self._voxels, kept)
@@ -240,6 +247,12 @@ class _PackedSink:
             self.blank.add(index)
         if outside is not None:
             self._mask()[index] = np.packbits(~outside, axis=-1)
+            if self._slices[index].kind.outside_below is not None and self._slope[index] > 0:
+                place = self._scratch.array[index]
+                limits = np.iinfo(place.dtype)
+                low = np.clip((_PADDING_HU - self._intercept[index]) / self._slope[index], limits.min, limits.max)
+                dense = stored * self._slope[index] + self._intercept[index] > _DENSE_PADDING_HU
+                place[outside & dense] = int(low)
 
     def result(self, kept: Sequence[int]) -> tuple[PackedVoxels, PackedMask | None]:
         chosen = np.asarray(kept)

@@ -97,7 +97,7 @@ def test_noise_shows_the_kernel_where_its_name_is_unknown(peak_per_mm, sharp, no
     made = ct(4, noise_hu, pixel_mm=pixel_mm, peak_per_mm=peak_per_mm, elements={"ConvolutionKernel": "XQ7"})
     found = sharpness_of_volume(made)
     assert found.sharp is sharp
-    assert "by the noise" in found.detail
+    assert "by its noise" in found.detail
 
 
 def test_without_noise_nothing_shows_the_kernel():

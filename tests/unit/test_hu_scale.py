@@ -131,7 +131,7 @@ def test_a_series_with_a_lost_intercept_gets_no_score_and_no_false_cause(images,
     assert "CT numbers are off" in reasons(result.measurements)["global_noise_level"]
 
 
-@pytest.mark.parametrize("spelt", ["Hounsfield Units", "HOUNSFIELD", "hu", "H.U.", "HU ", "Houndsfield Units", ""])
+@pytest.mark.parametrize("spelt", ["Hounsfield Units", "HOUNSFIELD", "hu", "H.U.", "HU ", "Houndsfield Unit", ""])
 def test_spellings_of_hounsfield_units(images, tmp_path, spelt):
     written = copy.deepcopy(images)
     for image in written:

@@ -268,6 +268,29 @@ def test_an_overlay_in_unused_bits_does_not_reach_the_values(one):
     assert np.array_equal(volume.voxels[0], hu(0))
 
 
+@pytest.mark.parametrize("pack_above", [10**9, 0])
+@pytest.mark.parametrize(
+    ("padding", "stored", "signed", "overlay"),
+    [(-32768, -32768, 1, None), (63536, 63536, 0, None), (-2000, 63536, 0, None), (0x7000, 0xF000, 0, 15)],
+)
+def test_padding_is_recognised_before_bits_are_masked(tmp_path, padding, stored, signed, overlay, pack_above):
+    made = []
+    for index in range(3):
+        pixels = pixels_of(index)
+        pixels[0, :5] = stored
+        vr = {"PixelRepresentation": signed, "BitsStored": 12, "HighBit": 11}
+        made.append(ct(index, pixels=pixels, **vr))
+        made[-1].add_new(0x00280120, "SS" if padding < 0 else "US", padding)
+        if overlay:
+            made[-1].add_new(0x60000102, "US", overlay)
+    (stack,) = scan_headers(write(tmp_path, made)).stacks
+    with DecoderPool() as pool:
+        volume = build_volume(stack, pool, pack_above=pack_above)
+    assert np.argwhere(~volume.valid[:]).tolist() == [[k, 0, j] for k in range(3) for j in range(5)]
+    assert volume.voxels[:, 0, :5].max() <= -1000
+    assert np.array_equal(volume.voxels[1][1:], hu(1)[1:])
+
+
 @pytest.mark.parametrize("syntax", [ImplicitVRLittleEndian, DeflatedExplicitVRLittleEndian])
 def test_uncompressed_syntaxes(one, syntax):
     assert np.array_equal(one([ct(i) for i in range(3)], syntax=syntax).voxels, [hu(i) for i in range(3)])
