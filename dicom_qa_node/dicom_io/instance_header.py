@@ -21,6 +21,7 @@ _FRAME_OF_REFERENCE_UID = 0x00200052
 _MODALITY = 0x00080060
 _INSTANCE_NUMBER = 0x00200013
 _ACQUISITION_NUMBER = 0x00200012
+_IMAGE_TYPE = 0x00080008
 _NUMBER_OF_FRAMES = 0x00280008
 _IMAGES_IN_ACQUISITION = 0x00201002
 _SERIES_TYPE = 0x00541000
@@ -56,7 +57,7 @@ _WANTED = frozenset(
         _SPECIFIC_CHARACTER_SET, _SOP_CLASS_UID, _SOP_INSTANCE_UID, _STUDY_INSTANCE_UID, _SERIES_INSTANCE_UID,
         _FRAME_OF_REFERENCE_UID, _MODALITY, _INSTANCE_NUMBER, _ACQUISITION_NUMBER, _NUMBER_OF_FRAMES,
         _IMAGES_IN_ACQUISITION, _SERIES_TYPE, _NUMBER_OF_RR_INTERVALS, _NUMBER_OF_TIME_SLOTS, _NUMBER_OF_SLICES,
-        _NUMBER_OF_TIME_SLICES, *_TEXT_TAGS.values(),
+        _NUMBER_OF_TIME_SLICES, _IMAGE_TYPE, *_TEXT_TAGS.values(),
     }
 )  # fmt: skip
 
@@ -142,7 +143,8 @@ def _expected(header: Header, sop_instance_uid: str, frames: int) -> tuple[int |
             slices *= header.unsigned_short(tag) or 1
         return (slices, series_type) if slices <= _LARGEST_COUNT else (None, "")
     images = header.integer(_IMAGES_IN_ACQUISITION)
-    if images and images > 0:
+    # it counts the images of the acquisition, not those that were derived from them
+    if images and images > 0 and not header.text(_IMAGE_TYPE).upper().startswith("DERIVED"):
         return images, header.text(_ACQUISITION_NUMBER)[:16]
     return None, ""
 

@@ -89,6 +89,12 @@ def test_a_ct_header_promises_a_count_per_acquisition() -> None:
     assert (facts.expected, facts.expected_group) == (120, "5")
 
 
+def test_images_derived_from_an_acquisition_are_not_counted_by_it() -> None:
+    facts = facts_of(ct(ImagesInAcquisition=600, ImageType=["DERIVED", "SECONDARY", "AXIAL"]))
+    assert facts.expected is None
+    assert facts_of(ct(ImagesInAcquisition=600, ImageType=["ORIGINAL", "PRIMARY", "AXIAL"])).expected == 600
+
+
 def test_a_multi_frame_object_is_complete_by_itself() -> None:
     ds = ct(NumberOfFrames=40)
     facts = facts_of(ds)
