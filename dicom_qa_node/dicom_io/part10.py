@@ -17,6 +17,7 @@ from dicom_qa_node.dicom_io.element_scanner import BrokenDataSet, Buffer, encodi
 from dicom_qa_node.domain.uids import derived_uid
 
 __all__ = [
+    "CHECKSUM_TAGS",
     "IMPLEMENTATION_CLASS_UID",
     "IMPLEMENTATION_VERSION_NAME",
     "Checksum",
@@ -40,6 +41,8 @@ _EXPLICIT_LITTLE = encoding_of("1.2.840.10008.1.2.1")
 _SOP_CLASS, _SOP_INSTANCE, _TRANSFER_SYNTAX = 0x00020002, 0x00020003, 0x00020010
 _SENDING_AE, _RECEIVING_AE = 0x00020017, 0x00020018
 _CREATOR, _PRIVATE = 0x00020100, 0x00020102
+CHECKSUM_TAGS = (_CREATOR, _PRIVATE)
+"""Elements of the File Meta Information that hold the checksum."""
 
 
 @dataclass(frozen=True, slots=True)

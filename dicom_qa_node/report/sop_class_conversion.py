@@ -17,7 +17,7 @@ from pydicom.config import disable_value_validation
 from pydicom.errors import InvalidDicomError
 from pydicom.uid import UID, ComprehensiveSRStorage, EnhancedSRStorage
 
-from dicom_qa_node.dicom_io.part10 import with_checksum
+from dicom_qa_node.dicom_io.part10 import CHECKSUM_TAGS, with_checksum
 from dicom_qa_node.dicom_io.pydicom_patches import dcmread
 from dicom_qa_node.domain.delivery import ReportRef
 from dicom_qa_node.domain.errors import Permanent
@@ -115,6 +115,9 @@ def _converted(document: FileDataset, sop_class_uid: str, uid: str, predecessor_
 
 def _encoded(document: FileDataset) -> bytes:
     buffer = BytesIO()
+    # The checksum of the report that was converted; the new file gets its own.
+    for tag in CHECKSUM_TAGS:
+        document.file_meta.pop(tag, None)
     with disable_value_validation():
         document.save_as(buffer, enforce_file_format=True)
     return with_checksum(buffer.getvalue())

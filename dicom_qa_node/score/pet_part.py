@@ -37,8 +37,8 @@ HALF_WIDTH_LIVER = 0.5
 HALF_WIDTH_BODY = 0.6
 HALF_WIDTH_WITHOUT_RESOLUTION = 1.0
 _ORIGIN = (
-    "noise of known size added to five FDG-PET/CT, each patient left out; the level of the scale is a convention that "
-    "no reader has checked"
+    "a convention: wide enough for noise of known size added to five FDG-PET/CT; its coverage is not measured, and no "
+    "reader has checked the level of the scale"
 )
 _BEST = 4.0
 _SENTENCES = {
