@@ -346,7 +346,7 @@ def _print_results(studies: Sequence[DemoSeries], entries: Entries) -> None:
             {
                 "series": study.label,
                 "score": "none" if entry is None else score_text(entry.result),
-                "grade": "" if entry is None else entry.result.grade,
+                "grade": "" if entry is None else entry.result.grade_text,
                 "findings": [] if entry is None else [finding.key for finding in entry.result.findings],
                 "report": "PARKED" if entry is None else _delivery(entry),
             }

@@ -138,6 +138,6 @@ def _observer(request: ReportRequest, config: Config) -> ObserverContext:
 def _description(result: SeriesResult) -> str:
     parts = []
     if result.score is not None and result.grade is not None:
-        parts.append(f"Image quality {result.score:.1f} of 4, {result.grade.value}.")
+        parts.append(f"Image quality {result.score:.1f} of 4, {result.grade_text}.")
     parts += [item.sentence for item in result.findings if item.severity is not Severity.INFO]
     return plain_text(" ".join(parts))

@@ -180,7 +180,7 @@ def _draw_head(canvas: Canvas, result: SeriesResult, grades: Grades) -> None:
     left = _MARGIN + int(canvas.text((_MARGIN, 18), score, 92)) + 14
     canvas.text((left, 74), "of 4", 30, _FAINT)
     left += 110
-    word = "no score" if result.grade is None else result.grade.value
+    word = result.grade_text or "no score"
     canvas.chip((left, 32), word, 30, colour, _BACKGROUND)
     if result.score is not None and result.interval is not None:
         _draw_scale(canvas, (left, 100, left + 420, 116), result.score, result.interval, grades)
