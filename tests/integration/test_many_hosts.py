@@ -29,7 +29,7 @@ from tests.crash_helpers import Archive, Scanner, series_of
 from tests.interrupted_connection import CutLine
 
 # pynetdicom leaves the socket of a refused connection to the garbage collector.
-pytestmark = [pytest.mark.integration, pytest.mark.filterwarnings("ignore::ResourceWarning")]
+pytestmark = [pytest.mark.integration, pytest.mark.serial, pytest.mark.filterwarnings("ignore::ResourceWarning")]
 
 LEASE_S = 5
 PATIENCE_S = 240

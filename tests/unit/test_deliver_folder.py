@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import struct
 
 import pytest
 
@@ -14,13 +15,15 @@ from dicom_qa_node.domain.delivery import ReportRef
 from dicom_qa_node.report.sr_document import SOP_CLASS_UID
 from tests.report_samples import T0, shipped
 
+#: A Part 10 file with an empty group 0002.
+CONTENT = b"\0" * 128 + b"DICM" + struct.pack("<HH2sHL", 2, 0, b"UL", 4, 0) + b"content"
 REPORT = ReportRef("2.25.7", SOP_CLASS_UID, "2.25.9", "1.2.3", 1, "r", T0)
 
 
 @pytest.fixture
 def source(tmp_path):
     path = tmp_path / "report.dcm"
-    path.write_bytes(b"content")
+    path.write_bytes(CONTENT)
     return path
 
 
@@ -32,17 +35,17 @@ def test_file_appears_whole_under_the_uid(tmp_path, source):
     folder = tmp_path / "new" / "shelf"
     assert str(target(folder).send(shipped(source, REPORT))) == "written"
     assert [file.name for file in folder.iterdir()] == ["2.25.7.dcm"]
-    assert (folder / "2.25.7.dcm").read_bytes() == b"content"
+    assert (folder / "2.25.7.dcm").read_bytes() == CONTENT
 
 
 def test_same_report_again_is_accepted_and_other_bytes_are_kept(tmp_path, source):
     subject = target(tmp_path / "shelf")
     subject.send(shipped(source, REPORT))
     assert str(subject.send(shipped(source, REPORT))) == "there already"
-    source.write_bytes(b"other")
+    source.write_bytes(CONTENT + b"other")
     with pytest.raises(Refused, match="another file of that name"):
         subject.send(shipped(source, REPORT))
-    assert [file.read_bytes() for file in (tmp_path / "shelf").iterdir()] == [b"content"]
+    assert [file.read_bytes() for file in (tmp_path / "shelf").iterdir()] == [CONTENT]
 
 
 def test_uid_that_is_a_path_is_refused(tmp_path, source):
