@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from dicom_qa_node.dicom_io.instance_header import InstanceHeader
 from dicom_qa_node.dicom_io.part10 import Origin
-from dicom_qa_node.domain.errors import Permanent
+from dicom_qa_node.domain.errors import NodeError, Permanent
 from dicom_qa_node.domain.series import Receipt, SeriesHeader
 from dicom_qa_node.domain.uids import is_uid
 from dicom_qa_node.log import log_event
@@ -164,7 +164,9 @@ class ReceivedObject:
         self._failure = answer_for(error)
         self.abandon()
         status = f"{self._failure.status:04X}"
-        self._log(logging.ERROR, "store_failed", status=status, error=type(error).__name__, reason=str(error))
+        # The words of other errors may quote a value of the data set.
+        reason = str(error) if isinstance(error, NodeError) else "an error that was not foreseen"
+        self._log(logging.ERROR, "store_failed", status=status, error=type(error).__name__, reason=reason)
 
     def _log(self, level: int, event: str, **fields: str) -> None:
         uid = self._origin.sop_instance_uid

@@ -17,7 +17,7 @@ from typing import Any
 from pydicom import DataElement, Dataset
 from pydicom.datadict import dictionary_has_tag, dictionary_VR, keyword_for_tag
 from pydicom.dataelem import RawDataElement
-from pydicom.errors import InvalidDicomError
+from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.multival import MultiValue
 from pydicom.tag import BaseTag
 from pydicom.uid import UID
@@ -28,8 +28,8 @@ from dicom_qa_node.dicom_io.pydicom_patches import dcmread, decoded_text
 __all__ = ["Difference", "differences"]
 
 _UNREADABLE = (
-    OSError, InvalidDicomError, ValueError, TypeError, AttributeError, LookupError, OverflowError, EOFError,
-    NotImplementedError, RecursionError, struct.error,
+    OSError, BytesLengthException, InvalidDicomError, ValueError, TypeError, AttributeError, LookupError, OverflowError,
+    EOFError, NotImplementedError, RecursionError, struct.error,
 )  # fmt: skip
 _PATIENT = frozenset({"PatientName", "PatientID", "IssuerOfPatientID", "PatientBirthDate", "PatientSex"})
 _STUDY = frozenset({"StudyInstanceUID", "SeriesInstanceUID", "StudyID", "AccessionNumber"})

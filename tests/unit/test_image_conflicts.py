@@ -140,6 +140,14 @@ def test_a_file_that_cannot_be_read_is_never_the_same(tmp_path, image):
     assert differences(first, tmp_path / "second")
 
 
+def test_a_value_of_a_wrong_length_is_never_the_same(tmp_path, image):
+    first = stored(image, tmp_path / "first")
+    damaged = first.read_bytes().replace(b"\x10\x00\x40\x00CS", b"\x10\x00\x40\x00FD", 1)
+    assert damaged != first.read_bytes(), "the sample has a Patient's Sex"
+    (tmp_path / "second").write_bytes(damaged)
+    assert differences(first, tmp_path / "second")
+
+
 @pytest.fixture
 def carrier(tmp_path):
     database = Database(f"sqlite:///{tmp_path}/q.db")

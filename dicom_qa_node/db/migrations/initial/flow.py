@@ -39,8 +39,8 @@ _PICTURED = "pictures > 0"
 _UNINDEXED = "unindexed = true"
 
 
-#: Created after all others: of two indexes that serve a query alike SQLite takes the later one. Each holds the few rows of
-#: a large table that are not done: series with images, rendered images, reports to index, deliveries.
+#: Created after all others: of two indexes that serve a query alike SQLite takes the later one. Each holds the few rows
+#: of a large table that are not done: series with images, rendered images, reports to index, deliveries.
 _PARTIAL = (
     ("ix_series_kept", "series", ["state", "state_since"], _KEPT),
     ("ix_results_pictures", "results", ["scored_at"], _PICTURED),
