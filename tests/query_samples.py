@@ -22,7 +22,8 @@ from dicom_qa_node.flow.jobs import Jobs
 from dicom_qa_node.flow.outbox import Outbox
 from dicom_qa_node.flow.registry import Registry
 from dicom_qa_node.receive.admission import Admission, ConnectionSlots
-from dicom_qa_node.receive.application_entity import Listener, Services, listen, make_server
+from dicom_qa_node.receive.application_entity import Listener, listen, make_server
+from dicom_qa_node.receive.received_association import Services
 from dicom_qa_node.receive.refusals import Refusals
 from dicom_qa_node.receive.services import ServiceHandler
 from dicom_qa_node.receive.store_handler import StoreHandler

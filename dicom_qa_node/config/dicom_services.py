@@ -18,6 +18,11 @@ def _plain_fingerprint(value: Any) -> Any:
     return re.sub(r"[: ]", "", value).lower() if isinstance(value, str) else value
 
 
+def _on_or_off(value: Any) -> Any:
+    """Return what a person meant: YAML 1.1 reads a plain on or off as a truth value."""
+    return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
+
+
 Fingerprint = Annotated[
     str,
     BeforeValidator(_plain_fingerprint),
@@ -149,6 +154,11 @@ class Receive(Section):
         4, gt=0, le=1_000_000, description="lowest rate of a message in KB a second; who sends slower is dropped"
     )
     network_timeout_s: float = Field(120, gt=0, le=86400, description="longest silence on an open association")
+    own_pdata_path: Annotated[Literal["auto", "on", "off"], BeforeValidator(_on_or_off)] = Field(
+        "auto",
+        description="whether C-STORE data sets are received by the node's own code, which is faster than "
+        "pynetdicom's; auto: with the versions of pynetdicom it is known to work with, by pynetdicom with any other",
+    )
     require_called_ae: bool = Field(False, description="refuse associations that call another AE title than ours")
     allow_unknown_peers: bool = Field(
         True, description="accept any calling AE and host; false: only those listed in peers"

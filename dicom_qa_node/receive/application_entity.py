@@ -1,19 +1,15 @@
-"""The application entity: pynetdicom's negotiation and server, wired to admission, the fast path and the spool."""
+"""The application entity: pynetdicom's negotiation and server, wired to admission, the P-DATA path and the spool."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
 import logging
 import os
-import select
 import selectors
 import socket
-import ssl
 import struct
 import time
-import uuid
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
@@ -24,33 +20,24 @@ from pydicom.uid import UID
 from pynetdicom import _config as pynetdicom_config
 from pynetdicom import evt
 from pynetdicom.ae import ApplicationEntity
-from pynetdicom.association import Association
 from pynetdicom.events import Event
 from pynetdicom.pdu_primitives import A_ASSOCIATE
 from pynetdicom.transport import AssociationServer, RequestHandler
 
 from dicom_qa_node.config import Config, Receive
 from dicom_qa_node.dicom_io.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
-from dicom_qa_node.dicom_io.tls import RenewedContext, reason_of
+from dicom_qa_node.dicom_io.tls import RenewedContext
 from dicom_qa_node.domain.clock import utc_now
-from dicom_qa_node.domain.series import AssociationEnd, AssociationStart
+from dicom_qa_node.domain.series import AssociationStart
 from dicom_qa_node.log import log_event
-from dicom_qa_node.receive.admission import Admission, Applicant, ConnectionSlots
-from dicom_qa_node.receive.fastpath.association import StreamingAssociation
-from dicom_qa_node.receive.fastpath.pdata import BufferedSocket, OpenSink
+from dicom_qa_node.receive.admission import Applicant
 from dicom_qa_node.receive.pending_connections import PendingConnection, PendingConnections
-from dicom_qa_node.receive.refusals import Refusals
-from dicom_qa_node.receive.services import (
-    Operation,
-    ServiceHandler,
-    drop_unsolicited,
-    serve_operation,
-    supported_contexts,
-)
-from dicom_qa_node.receive.store_handler import Sender, StoreHandler
+from dicom_qa_node.receive.receive_path import uses_own_path
+from dicom_qa_node.receive.received_association import ReceivedAssociation, Services
+from dicom_qa_node.receive.services import drop_unsolicited, supported_contexts
 from dicom_qa_node.receive.store_status import handle_echo
 
-__all__ = ["Listener", "ReceiveServer", "Services", "build_ae", "listen", "make_server"]
+__all__ = ["Listener", "ReceiveServer", "build_ae", "listen", "make_server"]
 
 _LOGGER = logging.getLogger(__name__)
 _BACKLOG = 128
@@ -63,23 +50,6 @@ class Listener:
 
     socket: socket.socket
     tls: RenewedContext | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Services:
-    """What the associations of one receiver process work with; ``name`` identifies the receiver in the registry."""
-
-    name: str
-    settings: Receive
-    intake: StoreHandler
-    admission: Admission
-    connection_slots: ConnectionSlots
-    refusals: Refusals
-    extra_services: Sequence[ServiceHandler] = ()
-
-    def operations(self) -> dict[type, Operation]:
-        """Return what the further services answer themselves, by the type of the request."""
-        return {kind: operation for service in self.extra_services for kind, operation in service.operations().items()}
 
 
 def build_ae(config: Config) -> ApplicationEntity:
@@ -116,6 +86,18 @@ def make_server(config: Config, listeners: Sequence[Listener], services: Service
     pydicom_config.settings.reading_validation_mode = pydicom_config.IGNORE
     ae = build_ae(config)
     handlers = [handler for service in services.extra_services for handler in service.handlers()]
+    association_class: type[ReceivedAssociation]
+    # Imported when used: `fastpath` may not even load with a version of pynetdicom that it is not known to work with.
+    if uses_own_path(config.receive.own_pdata_path):
+        from dicom_qa_node.receive.fastpath.association import StreamingAssociation
+
+        association_class = StreamingAssociation
+    else:
+        from dicom_qa_node.receive.fallback import FallbackAssociation, handle_store, receive_in_files
+
+        association_class = FallbackAssociation
+        handlers.append((evt.EVT_C_STORE, handle_store))
+        receive_in_files(services)
     server = ae.make_server(
         listeners[0].socket.getsockname()[:2],
         evt_handlers=[
@@ -129,6 +111,7 @@ def make_server(config: Config, listeners: Sequence[Listener], services: Service
         contexts=supported_contexts(services.extra_services),
         listeners=listeners,
         services=services,
+        association_class=association_class,
     )
     return cast(ReceiveServer, server)
 
@@ -138,8 +121,16 @@ class ReceiveServer(AssociationServer):
 
     request_queue_size = _BACKLOG
 
-    def __init__(self, *args: Any, listeners: Sequence[Listener], services: Services, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        listeners: Sequence[Listener],
+        services: Services,
+        association_class: type[ReceivedAssociation],
+        **kwargs: Any,
+    ) -> None:
         self._listeners = listeners
+        self.association_class = association_class
         self.services = services
         self.operations = services.operations()
         super().__init__(*args, **kwargs)
@@ -240,7 +231,8 @@ class _ReceiveHandler(RequestHandler):
     def handle(self) -> None:
         """Start the association; it runs in threads of its own."""
         context = self._tls.current() if self._tls is not None else None
-        assoc = ReceivedAssociation(self.ae, self.server, self.request, self._seat, self._request_due, context)
+        kind = self.server.association_class
+        assoc = kind(self.ae, self.server, self.request, self._seat, self._request_due, context)
         assoc.acceptor.maximum_length = self.ae.maximum_pdu_size
         assoc.acceptor.ae_title = self.server.ae_title
         assoc.acceptor.address_info = self.local
@@ -255,138 +247,6 @@ class _ReceiveHandler(RequestHandler):
                 for handler in cast(list[tuple[Any, ...]], handlers):
                     assoc.bind(event, *handler)
         assoc.start()
-
-
-class ReceivedAssociation(StreamingAssociation):
-    """One association with its seat, its identifier and its two receipts.
-
-    ``request_due`` is when its request has to be there, by the steady clock.
-    """
-
-    def __init__(
-        self,
-        ae: ApplicationEntity,
-        server: ReceiveServer,
-        connection: socket.socket,
-        seat: int,
-        request_due: float,
-        tls: ssl.SSLContext | None = None,
-    ) -> None:
-        self._connection = connection
-        self._tls = tls
-        self.certificate = ""
-        self.association_id = uuid.uuid4().hex
-        self.services = server.services
-        self.seat = seat
-        self.admitted = False
-        self._operations = server.operations
-        super().__init__(ae, self._open_sink, self._end)
-        self._server = server
-        self.name = f"AcceptorThread@{self.association_id}"
-        self._transport = BufferedSocket(self, connection, self.services.settings.dimse_timeout_s)
-        self.set_socket(self._transport)
-        self._request_due = request_due
-        left_s = max(0.1, request_due - time.monotonic())
-        self._transport.time.start(left_s)
-        # Until the request is there; `_on_requested` sets that of the other messages.
-        self.acse_timeout = left_s
-
-    def run_reactor(self) -> None:
-        """Serve the peer until the association ends, after the TLS handshake if there is to be one."""
-        if self._tls is None or self._secured(self._tls):
-            super().run_reactor()
-        else:
-            self.end_unserved()
-
-    def _secured(self, context: ssl.SSLContext) -> bool:
-        """Do the handshake in the association's own thread: a silent peer delays no other."""
-        try:
-            connection = context.wrap_socket(self._connection, server_side=True, do_handshake_on_connect=False)
-            self._connection = self._transport.socket = connection
-            self._shake_hands(connection)
-            connection.settimeout(self.services.settings.dimse_timeout_s)
-        except OSError as error:
-            host = self.requestor.address
-            self.services.refusals.note(reason_of(error), host, event="tls_refused")
-            return False
-        shown = connection.getpeercert(binary_form=True)
-        self.certificate = hashlib.sha256(shown).hexdigest() if shown else ""
-        return True
-
-    def _shake_hands(self, connection: ssl.SSLSocket) -> None:
-        """Do the handshake in the time that the association request has, however slowly the peer sends its bytes."""
-        connection.settimeout(0)
-        poll = select.poll()
-        while True:
-            try:
-                return connection.do_handshake()
-            except ssl.SSLWantReadError:
-                wanted = select.POLLIN
-            except ssl.SSLWantWriteError:
-                wanted = select.POLLOUT
-            poll.register(connection.fileno(), wanted)
-            left_s = self._request_due - time.monotonic()
-            if left_s <= 0 or not poll.poll(left_s * 1000):
-                raise TimeoutError(errno.ETIMEDOUT, "the handshake took too long")
-
-    def evict(self) -> None:
-        """End a connection without an association whose seat is needed."""
-        self.refused("its seat was needed by a listed peer", event="refused_caller")
-        with contextlib.suppress(OSError):
-            self._connection.shutdown(socket.SHUT_RDWR)
-
-    def message_time(self) -> tuple[float, float]:
-        """Return how long a message may take, and the lowest rate of what it may take longer for."""
-        settings = self.services.settings
-        return settings.dimse_timeout_s, settings.min_rate_kb_s * 1000
-
-    def refused(self, reason: str, *, event: str = "malformed", titles: tuple[str, str] | None = None) -> None:
-        """Note that the peer was refused or dropped."""
-        if titles is None and self.requestor.primitive is not None:
-            sender = self.sender()
-            titles = sender.calling_ae, sender.called_ae
-        self.services.refusals.note(reason, self.requestor.address, *(titles or ("", "")), event=event)
-
-    def _abort_blocking(self, block: bool = True) -> None:
-        """End the association as the parent does; the log says so where the peer was silent for too long.
-
-        What stands behind ``abort``, which the parent sets anew around event handlers.
-        """
-        if self.admitted and self.dul.idle_timer_expired():
-            silent_s = self.services.settings.network_timeout_s
-            log_event(_LOGGER, logging.INFO, "peer_silent", calling_ae=self.sender().calling_ae, silent_s=silent_s)
-        super()._abort_blocking(block)
-
-    def _open_sink(self, assoc: Association) -> OpenSink:
-        intake = self.services.intake
-        return lambda request, syntax: intake.open(request, syntax, self.sender())
-
-    def sender(self) -> Sender:
-        """Return who sends, as the A-ASSOCIATE request said."""
-        request = cast(A_ASSOCIATE, self.requestor.primitive)
-        return Sender(request.calling_ae_title.strip(), request.called_ae_title.strip(), self.association_id)
-
-    def _serve_request(self, msg: Any, context_id: int) -> None:
-        """Answer a request by a further service, or as the parent does."""
-        # As in the parent: the service may send on this association, which waits for a pause of the reactor.
-        self._is_paused = True
-        self.dimse.cancel_req = {}
-        context = self._accepted_cx.get(context_id)
-        if not serve_operation(self._operations, self, msg, context):
-            super()._serve_request(msg, context_id)
-        self._is_paused = False
-
-    def _end(self, assoc: Association) -> None:
-        if self.requestor.primitive is None and not self.is_aborted and time.monotonic() >= self._request_due:
-            timeout_s = self.services.settings.request_timeout_s
-            self.refused(f"no association request within {timeout_s:g} s", event="refused_caller")
-        # pynetdicom leaves a socket open when the peer was the first to go.
-        self._connection.close()
-        self._transport.forget()
-        self.services.connection_slots.leave(self.seat)
-        if self.admitted:
-            end = AssociationEnd(self.association_id, utc_now(), aborted=not self.is_released)
-            self.services.intake.report(end)
 
 
 def _on_requested(event: Event) -> None:

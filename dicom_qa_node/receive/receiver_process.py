@@ -21,9 +21,10 @@ from dicom_qa_node.flow.commitments import CommitReplies, CommitRequests
 from dicom_qa_node.flow.registry import Registry
 from dicom_qa_node.log import RateLimitedLog, log_event
 from dicom_qa_node.receive.admission import Admission, ConnectionSlots
-from dicom_qa_node.receive.application_entity import Listener, ReceiveServer, Services, make_server
+from dicom_qa_node.receive.application_entity import Listener, ReceiveServer, make_server
 from dicom_qa_node.receive.commitment_scp import CommitmentService
 from dicom_qa_node.receive.ingest_writer import IngestWriter
+from dicom_qa_node.receive.received_association import Services
 from dicom_qa_node.receive.reconcile import reconcile
 from dicom_qa_node.receive.refusals import Refusals
 from dicom_qa_node.receive.services import OpenServiceHandler, ServiceHandler, prepare

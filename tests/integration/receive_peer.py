@@ -130,11 +130,16 @@ def association(
             connection.close()
 
 
-def store_bytes(assoc: Association, data: bytes, sop_class: str, sop_instance: str, syntax: str = EXPLICIT) -> Dataset:
-    """Send a C-STORE with any bytes as its data set and return the status data set (empty without an answer)."""
+def store_bytes(
+    assoc: Association, data: bytes, sop_class: str, sop_instance: str, syntax: str = EXPLICIT, claimed: str = ""
+) -> Dataset:
+    """Send a C-STORE with any bytes as its data set and return the status data set (empty without an answer).
+
+    ``claimed`` is the SOP class of the request if that is not the one of the presentation context.
+    """
     request = C_STORE()
     request.MessageID = 1
-    request.AffectedSOPClassUID = UID(sop_class)
+    request.AffectedSOPClassUID = UID(claimed or sop_class)
     # A peer may send what the setter refuses.
     request._affected_sop_instance_uid = UID(sop_instance, validation_mode=IGNORE)
     request.Priority = 2

@@ -15,6 +15,8 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import pynetdicom
+
 from dicom_qa_node import log
 from dicom_qa_node.config import load_config
 from dicom_qa_node.db.engine import Database
@@ -66,6 +68,8 @@ def _inject(fault: str, folder: Path) -> None:
         os.link = death_after_link
     elif fault == "disk-full":
         os.write = full_disk
+    elif fault == "unknown-pynetdicom":
+        pynetdicom.__version__ = "3.99.0"
     elif fault:
         raise SystemExit(f"no such fault: {fault}")
 

@@ -11,7 +11,7 @@ state machine and its handling of every other message, and replace three things 
 - `StreamingAssociation` (an ``Association``) wakes up for work instead of looking for it.
 
 Memory for one association is one read-ahead buffer, whatever the size of the object. The methods with a leading
-underscore that are overridden here are the reason for the upper bound on pynetdicom's version.
+underscore that are overridden here are the reason why `receive_path` lists the versions of pynetdicom it works with.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ import os
 import queue
 import threading
 import time
-from collections.abc import Callable
 from typing import Any, cast
 
 from pynetdicom.ae import ApplicationEntity
@@ -31,18 +30,19 @@ from pynetdicom.dul import DULServiceProvider
 from pynetdicom.fsm import InvalidEventError
 from pynetdicom.pdu_primitives import P_DATA
 
-import dicom_qa_node.dicom_io.pynetdicom_patches  # noqa: F401 - pynetdicom decodes what other implementations send
 from dicom_qa_node.dicom_io.associate_pdus import MalformedPdu
-from dicom_qa_node.receive.fastpath.command_sets import MalformedCommand
+from dicom_qa_node.receive.fastpath.command_sets import MalformedCommand, StoreRequest
 from dicom_qa_node.receive.fastpath.pdata import (
     P_DATA_TF,
     BufferedSocket,
+    ObjectSink,
     OpenSink,
     PeerGone,
     PeerTooSlow,
     ProtocolViolation,
     StoreReceiver,
 )
+from dicom_qa_node.receive.received_association import ReceivedAssociation
 
 __all__ = ["StreamingAssociation"]
 
@@ -295,51 +295,24 @@ class _WorkGate(threading.Event):
         self._work.set()
 
 
-class StreamingAssociation(Association):
-    """An accepted association whose C-STORE requests are streamed; ``on_end`` runs when it is over, in any way."""
+class StreamingAssociation(ReceivedAssociation):
+    """An accepted association whose C-STORE requests are streamed to the spool."""
 
-    def __init__(
-        self, ae: ApplicationEntity, open_sink: Callable[[Association], OpenSink], on_end: Callable[[Association], None]
-    ) -> None:
-        super().__init__(ae, "acceptor")
+    def _replace_provider(self, ae: ApplicationEntity) -> None:
         self._gate = _WorkGate()
         self._reactor_checkpoint = self._gate
-        self._on_end = on_end
-        self.dul = self._provider = StreamingProvider(self, open_sink(self))
+        self.dul = self._provider = StreamingProvider(self, self._open_sink)
         # The parent gave these to the provider that was just replaced.
         self.acse_timeout = ae.acse_timeout
         self.network_timeout = ae.network_timeout
 
-    def message_time(self) -> tuple[float, float]:
-        """Return how long a message may take, in seconds, and the lowest rate of what it may take longer for."""
-        raise NotImplementedError
-
-    def refused(self, reason: str, *, event: str = "malformed", titles: tuple[str, str] | None = None) -> None:
-        """Note that the peer was refused or dropped.
-
-        Parameters
-        ----------
-        titles
-            Calling and called AE title, where the association request was not taken.
-        """
-        raise NotImplementedError
+    def _open_sink(self, request: StoreRequest, transfer_syntax_uid: str) -> ObjectSink:
+        return self.services.intake.open(request, transfer_syntax_uid, self.sender())
 
     def notify(self) -> None:
         """Wake the association's reactor."""
         self._gate.notify()
 
-    def end_unserved(self) -> None:
-        """End an association before anything was read from its peer."""
+    def _end_unserved(self) -> None:
         self._provider.close()
-        self._on_end(self)
-
-    def run_reactor(self) -> None:
-        """Serve the peer until the association ends."""
-        try:
-            super().run_reactor()
-        finally:
-            # An instance that is being stored when the association breaks belongs before its end.
-            self.dul.kill_dul()
-            if self.dul.is_alive():
-                self.dul.join()
-            self._on_end(self)
+        super()._end_unserved()
