@@ -183,7 +183,7 @@ def test_a_job_that_failed_for_good_or_too_often_leaves_the_queue(database, cloc
     assert jobs.fail(jobs.claim("w"), "no pixel data", permanent=True)
     assert jobs.fail(jobs.claim("w"), "out of memory", permanent=False)
     assert jobs.claim("w") is None
-    clock.advance(6)
+    clock.advance(7)
     assert jobs.fail(jobs.claim("w"), "out of memory", permanent=False)
     assert registry.counts()[S.PARKED] == 2
     assert left_in_the_queue(database) == 0

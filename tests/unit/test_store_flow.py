@@ -190,7 +190,7 @@ def test_failed_job_waits_and_permanent_failure_parks(database, clock):
     clock.advance(3600)
     assert jobs.fail(jobs.claim("w"), "out of memory", permanent=False)
     assert jobs.claim("w") is None
-    clock.advance(6)
+    clock.advance(7)
     assert jobs.fail(jobs.claim("w"), "no pixel data", permanent=True)
     assert registry.series("1.2.3").parked_reason == "no pixel data"
 
