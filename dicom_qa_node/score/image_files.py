@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 
 from dicom_qa_node.canvas import Box, Canvas, Colour, Glyphs
@@ -72,7 +73,7 @@ def write_images(verdict: ScoredSeries, folder: Path, grades: Grades) -> list[Pa
     """
     folder.mkdir(parents=True, exist_ok=True)
     files = [
-        _File(display_name(number), Image.fromarray(picture), 3)
+        _File(display_name(number), _display_image(picture), 3)
         for number, picture in enumerate(verdict.pictures, start=1)
     ]
     manifest = ImageManifest(verdict.result.kind.value, ())
@@ -122,8 +123,16 @@ class _File:
     level: int
 
 
+def _display_image(picture: DisplayImages) -> Image.Image:
+    """Return a picture of shape (rows, columns, 3) in one channel where all three are equal, as those of a CT are."""
+    grey = picture[..., 0]
+    if np.array_equal(grey, picture[..., 1]) and np.array_equal(grey, picture[..., 2]):
+        return Image.fromarray(np.ascontiguousarray(grey))
+    return Image.fromarray(picture)
+
+
 def _write_sheet(verdict: ScoredSeries, path: Path, grades: Grades) -> Path:
-    return _write(contact_sheet(verdict.result, verdict.pictures, grades), path, 3)
+    return _write(contact_sheet(verdict.result, verdict.pictures, grades), path, 1)
 
 
 def _shown(item: KeySlice, number: int, files: list[_File]) -> RenderedSlice:

@@ -11,6 +11,7 @@ from torch.nn import functional
 from dicom_qa_node.models.layers import _high_pass, _pool
 from dicom_qa_node.score.physics.ct_sampling import block_mean
 from dicom_qa_node.score.physics.petct_registration import _shifted
+from dicom_qa_node.score.physics.square_windows import grown, shrunk, sliding_mean
 
 
 @pytest.mark.parametrize("factors", [(1, 1), (1, 3), (2, 2), (4, 1), (3, 5), (7, 11)])
@@ -22,6 +23,27 @@ def test_block_means_are_the_means_of_blocks(factors):
     means = block_mean(image, factors)
     assert means.dtype == np.float32
     np.testing.assert_allclose(means, blocks.mean(axis=(1, 3), dtype=np.float64), rtol=1e-5, atol=1e-3)
+
+
+@pytest.mark.parametrize("radius", [0, 0.4, 1, 2, 3.3, 7, 8, 20])
+@pytest.mark.parametrize("shape", [(256, 200), (37, 51), (5, 4)])
+def test_squares_grow_and_shrink_masks_as_the_filters_of_extremes_do(shape, radius):
+    mask = np.random.default_rng(5).random(shape) > 0.3
+    size = 2 * round(radius) + 1
+    assert np.array_equal(shrunk(mask, radius), ndimage.minimum_filter(mask, size, mode="nearest"))
+    assert np.array_equal(grown(~mask, radius), ndimage.maximum_filter(~mask, size, mode="nearest"))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("size", [3, 5, 7, 9, 13, 15])
+def test_sliding_means_are_those_of_the_uniform_filter(size, dtype):
+    image = np.random.default_rng(6).normal(0, 300, (61, 47)).astype(dtype)
+    before = image.copy()
+    means = sliding_mean(image, size)
+    assert means.dtype == dtype
+    expected = ndimage.uniform_filter(image.astype(np.float64), size, mode="nearest")
+    np.testing.assert_allclose(means, expected, atol=1e-4 if dtype is np.float32 else 1e-10)
+    assert np.array_equal(image, before)
 
 
 @pytest.mark.parametrize("outside", [None, -7.0], ids=["last values", "constant"])

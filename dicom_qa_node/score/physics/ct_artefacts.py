@@ -12,7 +12,8 @@ from scipy import fft, ndimage
 from dicom_qa_node.domain.results import Measurement
 from dicom_qa_node.score.physics.ct_noise import LocalNoise, level_of
 from dicom_qa_node.score.physics.ct_quantities import CT_QUANTITIES
-from dicom_qa_node.score.physics.ct_sampling import BODY_HU, BoolArray, CtSample, CtSlice, grown, is_axial, shrunk
+from dicom_qa_node.score.physics.ct_sampling import BODY_HU, BoolArray, CtSample, CtSlice, is_axial
+from dicom_qa_node.score.physics.square_windows import grown, shrunk, sliding_mean
 from dicom_qa_node.score.volume import FloatArray, Volume
 
 __all__ = ["angular_unevenness", "artefact_measurements", "contour_jump", "sided_energy"]
@@ -115,7 +116,7 @@ def _residual(part: CtSlice, level: float) -> tuple[FloatArray, BoolArray]:
     is cut.
     """
     size = 2 * round(_COARSE_MM / part.mean_pixel_mm / 2) + 1
-    coarse = ndimage.uniform_filter(part.hu, size, mode="nearest")
+    coarse = sliding_mean(part.hu, size)
     tissue = np.asarray(part.deep & (coarse > _TISSUE_HU[0]) & (coarse < _TISSUE_HU[1]))
     image = np.where(tissue, part.hu, coarse)
     rough = image - ndimage.gaussian_filter(image, _ROUGH_MM / part.mean_pixel_mm, truncate=3.0)

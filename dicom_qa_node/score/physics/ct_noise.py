@@ -12,6 +12,7 @@ from scipy import ndimage
 from dicom_qa_node.domain.results import Measurement
 from dicom_qa_node.score.physics.ct_quantities import CT_QUANTITIES
 from dicom_qa_node.score.physics.ct_sampling import CtSample, CtSlice
+from dicom_qa_node.score.physics.square_windows import sliding_mean
 from dicom_qa_node.score.volume import FloatArray
 
 __all__ = [
@@ -68,14 +69,15 @@ def corrected_level(level: float, of_median: float | None) -> float:
 
 def noise_of(image: FloatArray, size: int) -> tuple[FloatArray, FloatArray]:
     """Mean and unbiased SD of a sliding square of ``size`` pixels, each of the image's shape."""
-    # centred on the image's own level: float32 squares of 1000 HU would lose the noise of air
-    level = np.float32(np.median(image[::16, ::16]))
-    centred = image - level
-    mean = ndimage.uniform_filter(centred, size, mode="nearest")
-    square = ndimage.uniform_filter(centred * centred, size, mode="nearest")
-    unbiased = size * size / (size * size - 1.0)
-    variance = np.maximum(square - mean * mean, 0.0) * np.float32(unbiased)
-    return np.asarray(mean + level, np.float32), np.asarray(np.sqrt(variance), np.float32)
+    # Centred on the image's own level and in doubles: squares of 1000 HU in float32 would lose the noise of 0.3 HU.
+    level = float(np.median(image[::16, ::16]))
+    centred = np.subtract(image, level, dtype=np.float64)
+    mean = sliding_mean(centred, size)
+    square = sliding_mean(np.multiply(centred, centred, out=centred), size)
+    square -= mean * mean
+    variance = np.maximum(square, 0.0, out=square)
+    variance *= size * size / (size * size - 1.0)
+    return (mean + level).astype(np.float32), np.sqrt(variance, out=variance).astype(np.float32)
 
 
 def mode(values: Values) -> float:

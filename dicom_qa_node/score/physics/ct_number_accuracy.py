@@ -8,7 +8,8 @@ from scipy import ndimage
 from dicom_qa_node.domain.results import Measurement
 from dicom_qa_node.score.physics.ct_noise import LocalNoise, level_of
 from dicom_qa_node.score.physics.ct_quantities import CT_QUANTITIES
-from dicom_qa_node.score.physics.ct_sampling import CtSample, grown
+from dicom_qa_node.score.physics.ct_sampling import CtSample
+from dicom_qa_node.score.physics.square_windows import grown
 
 __all__ = ["scale_measurements"]
 

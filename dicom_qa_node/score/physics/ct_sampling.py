@@ -13,6 +13,7 @@ from scipy import ndimage
 
 from dicom_qa_node.dicom_io.headers import items, text, word
 from dicom_qa_node.score.convolution_kernels import Sharpness, sharpness_of_header
+from dicom_qa_node.score.physics.square_windows import grown, shrunk, sliding_mean
 from dicom_qa_node.score.volume import FloatArray, Volume
 
 __all__ = [
@@ -23,11 +24,9 @@ __all__ = [
     "block_mean",
     "body_mask",
     "ct_slice",
-    "grown",
     "is_axial",
     "limbs_beside",
     "sample_ct",
-    "shrunk",
     "slice_of",
 ]
 
@@ -169,25 +168,13 @@ def slice_of(hu: FloatArray, pixel_mm: tuple[float, float], valid: BoolArray | N
     step_mm = factor * min(pixel_mm)
     small = block_mean(np.where(field, hu, np.float32(-1000.0)), (factor, factor))
     body = body_mask(small, step_mm)
-    near_something = grown(ndimage.uniform_filter(small, 3) > -880.0, _AIR_MARGIN_MM / step_mm)
+    near_something = grown(sliding_mean(small, 3) > -880.0, _AIR_MARGIN_MM / step_mm)
     skin = grown(body, _SKIN_REACH_MM / step_mm) & ~shrunk(body, _SKIN_REACH_MM / step_mm)
     patient = body | limbs_beside(small, body, step_mm)
     masks = (body, patient, shrunk(body, _DEEP_MM / step_mm), skin, ~near_something)
     whole, all_of_it, deep, rim, air = (_enlarged(mask, factor, hu.shape) & field for mask in masks)
     truncated = _truncated(body, field[::factor, ::factor][: body.shape[0], : body.shape[1]])
     return CtSlice(index, hu, whole, all_of_it, deep, rim, air, field, truncated, pixel_mm)
-
-
-def shrunk(mask: BoolArray, radius_px: float) -> BoolArray:
-    """Erode by a square of half side ``radius_px``; outside the image counts as inside the mask."""
-    size = 2 * round(radius_px) + 1
-    return np.asarray(ndimage.minimum_filter(mask.view(np.uint8), size, mode="nearest"), np.uint8).view(np.bool_)
-
-
-def grown(mask: BoolArray, radius_px: float) -> BoolArray:
-    """Dilate by a square of half side ``radius_px``."""
-    size = 2 * round(radius_px) + 1
-    return np.asarray(ndimage.maximum_filter(mask.view(np.uint8), size, mode="nearest"), np.uint8).view(np.bool_)
 
 
 def _survey(volume: Volume) -> tuple[npt.NDArray[np.float64], float]:
@@ -244,7 +231,7 @@ def _circle(rows: int, columns: int) -> BoolArray:
 
 
 def _truncated(body: BoolArray, field: BoolArray) -> float:
-    outline = body & ~np.asarray(ndimage.minimum_filter(body.view(np.uint8), 3, mode="constant")).view(np.bool_)
+    outline = body & ~shrunk(np.pad(body, 1), 1)[1:-1, 1:-1]
     if not outline.any():
         return 0.0
     inner = shrunk(field, 2)
@@ -302,7 +289,7 @@ def _outer_air(small: FloatArray, empty: npt.NDArray[np.int32], count: int) -> n
     border[2:-2, 2:-2] = False
     labels = empty[border]
     touched = np.bincount(labels, minlength=count + 1)
-    airy = np.bincount(labels, weights=ndimage.uniform_filter(small, 3)[border] < _OUTSIDE_AIR_HU, minlength=count + 1)
+    airy = np.bincount(labels, weights=sliding_mean(small, 3)[border] < _OUTSIDE_AIR_HU, minlength=count + 1)
     outer = (touched > 0) & (airy > 0.3 * touched)
     outer[0] = False
     return np.flatnonzero(outer)

@@ -109,6 +109,13 @@ class _Peak:
     share: float
 
 
+def _share(ascending: FloatArray, low: float, high: float) -> float:
+    """Share (0-1) of ascending values between two values, both included."""
+    first = np.searchsorted(ascending, np.float32(low), "left")
+    last = np.searchsorted(ascending, np.float32(high), "right")
+    return max(int(last - first), 0) / ascending.size
+
+
 @dataclass(frozen=True, slots=True)
 class _Limits:
     """Lowest and highest value, the share (0-1) of the pixels at each, and how far the highest stands out."""
@@ -122,7 +129,7 @@ class _Limits:
 
 @dataclass(frozen=True, slots=True)
 class _Sample:
-    """Means over about 1.6 mm without the pixels at a lower limit, their peaks, and the limits of the pixels."""
+    """Ascending means over about 1.6 mm without the pixels at a lower limit, their peaks, the limits of the pixels."""
 
     values: FloatArray
     peaks: tuple[_Peak, ...]
@@ -130,7 +137,7 @@ class _Sample:
 
     def share(self, low: float, high: float) -> float:
         """Share (0-1) of the means between two values."""
-        return float(np.mean((self.values >= low) & (self.values <= high)))
+        return _share(self.values, low, high)
 
     def peaks_in(self, low: float, high: float) -> list[_Peak]:
         """The peaks between two values, in ascending order."""
@@ -338,59 +345,72 @@ def _slope(factor: float, sample: _Sample) -> HuScale | None:
 
 
 def _sampled(volume: Volume) -> _Sample | None:
-    raw = list(_planes(volume))
-    if not raw:
-        return None
-    limits = _limits([plane[mask] for plane, mask in raw])
+    planes = list(_planes(volume))
+    limits = _limits([plane if mask is None else plane[mask] for plane, mask in planes])
     if limits is None:
         return None
     factor = max(1, round(_SAMPLE_MM / min(volume.spacing_mm[1:])))
     means = []
-    for plane, mask in raw:
-        inside = mask & (plane > limits.low) if limits.low_share >= _SMALL_SHARE else mask
-        whole = block_mean(inside.astype(np.float32), (factor, factor)) > 0.999
-        means.append(block_mean(plane, (factor, factor))[whole])
-    values = np.concatenate(means)
+    for plane, mask in planes:
+        inside = np.ones(plane.shape, np.bool_) if mask is None else mask
+        if limits.low_share >= _SMALL_SHARE:
+            inside = inside & (plane > limits.low)
+        means.append(block_mean(plane, (factor, factor))[_whole_blocks(inside, factor)])
+    values = np.sort(np.concatenate(means))
     if values.size < _FEWEST_SAMPLES:
         return None
     return _Sample(values, _peaks(values), limits)
 
 
-def _planes(volume: Volume) -> Iterator[tuple[FloatArray, npt.NDArray[np.bool_]]]:
+def _whole_blocks(mask: npt.NDArray[np.bool_], factor: int) -> npt.NDArray[np.bool_]:
+    """Return which blocks of ``factor`` x ``factor`` pixels lie in the mask whole."""
+    rows, columns = (length // factor * factor for length in mask.shape)
+    found = np.ones((rows // factor, columns // factor), np.bool_)
+    for row, column in np.ndindex(factor, factor):
+        found &= mask[row:rows:factor, column:columns:factor]
+    return found
+
+
+def _planes(volume: Volume) -> Iterator[tuple[FloatArray, npt.NDArray[np.bool_] | None]]:
     count = len(volume.positions_mm)
     for index in sorted({round(place) for place in np.linspace(0, count - 1, min(count, _SLICES))}):
         plane = np.asarray(volume.voxels[index], np.float32)
         yield plane, _scanned(plane, None if volume.valid is None else np.asarray(volume.valid[index]))
 
 
-def _scanned(plane: FloatArray, valid: npt.NDArray[np.bool_] | None) -> npt.NDArray[np.bool_]:
-    """Where a slice was scanned: padding has one value; other values below -1500 may be air on a shifted scale."""
+def _scanned(plane: FloatArray, valid: npt.NDArray[np.bool_] | None) -> npt.NDArray[np.bool_] | None:
+    """Where a slice was scanned, None: all of it.
+
+    Padding has one value; other values below -1500 may be air on a shifted scale.
+    """
     if valid is None:
-        return np.ones(plane.shape, np.bool_)
+        return None
     outside = plane[~valid]
     if outside.size == 0:
-        return valid
+        return None
     values, counts = np.unique(outside, return_counts=True)
     if counts.max() < 0.3 * outside.size:
-        return np.ones(plane.shape, np.bool_)
+        return None
     return np.asarray(valid | ~np.isin(plane, values[counts >= 0.05 * outside.size]))
 
 
 def _limits(planes: list[FloatArray]) -> _Limits | None:
-    values = np.concatenate(planes) if planes else np.zeros(0, np.float32)
-    if values.size == 0:
+    filled = [plane for plane in planes if plane.size]
+    if not filled:
         return None
-    low, high = float(values.min()), float(values.max())
-    at_high = float(np.mean(values == high))
-    near = float(np.mean((values < high) & (values >= high - 20.0))) / 20.0
-    return _Limits(low, high, float(np.mean(values == low)), at_high, at_high / max(near, 1e-9))
+    size = sum(plane.size for plane in filled)
+    low, high = float(min(plane.min() for plane in filled)), float(max(plane.max() for plane in filled))
+    at_low = sum(int(np.count_nonzero(plane == low)) for plane in filled) / size
+    at_high = sum(int(np.count_nonzero(plane == high)) for plane in filled) / size
+    near = (sum(int(np.count_nonzero(plane >= high - 20.0)) for plane in filled) / size - at_high) / 20.0
+    return _Limits(low, high, at_low, at_high, at_high / max(near, 1e-9))
 
 
 def _peaks(values: FloatArray) -> tuple[_Peak, ...]:
-    low, high = (float(edge) for edge in np.percentile(values, [0.1, 99.9]))
+    low, high = (float(values[round(share * (values.size - 1))]) for share in (0.001, 0.999))
     bin_hu = max((high - low) / _BINS, 0.5)
     edges = np.arange(low - 40.0 * bin_hu, high + 40.0 * bin_hu, bin_hu)
-    counts, edges = np.histogram(values, edges)
+    counts = np.diff(np.searchsorted(values, edges.astype(np.float32)))
     smooth_hu = min(_SMOOTH_HU, 0.01 * (high - low))
     smooth = ndimage.gaussian_filter1d(counts.astype(np.float64), max(smooth_hu / bin_hu, 1.0))
     found, _ = signal.find_peaks(smooth, prominence=0.02 * smooth.max())
@@ -400,5 +420,5 @@ def _peaks(values: FloatArray) -> tuple[_Peak, ...]:
         place = float(edges[index] + 0.5 * bin_hu)
         reach = max(width, 2.0 * smooth_hu)
         own = np.sqrt(max(width**2 - (2.355 * smooth_hu) ** 2, 0.0))
-        peaks.append(_Peak(place, float(own), float(np.mean(np.abs(values - place) <= reach))))
+        peaks.append(_Peak(place, float(own), _share(values, place - reach, place + reach)))
     return tuple(peak for peak in peaks if peak.share >= _SMALL_SHARE)

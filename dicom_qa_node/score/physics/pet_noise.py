@@ -9,9 +9,9 @@ import numpy.typing as npt
 
 from dicom_qa_node.domain.results import Measurement
 from dicom_qa_node.score.physics.ct_noise import mode, noise_of
-from dicom_qa_node.score.physics.ct_sampling import BoolArray, shrunk
 from dicom_qa_node.score.physics.patient_grid import uptake_threshold
 from dicom_qa_node.score.physics.pet_quantities import PET_QUANTITIES
+from dicom_qa_node.score.physics.square_windows import BoolArray, shrunk
 from dicom_qa_node.score.volume import FloatArray, Volume
 
 __all__ = ["correlation_fwhm", "pet_noise_measurements"]
