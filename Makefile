@@ -66,6 +66,7 @@ docs: $(VENV)/.installed
 	$(BIN)/dicom-qa-node config schema --yaml > config.yaml.new && mv config.yaml.new config.yaml
 	$(BIN)/dicom-qa-node config schema --markdown > docs/configuration.md
 	$(BIN)/python -m dicom_qa_node.score.physics.reference_tables docs/measurements.md
+	$(BIN)/python -m dicom_qa_node.quality_log.export_columns docs/exports.md
 
 site: $(VENV)/.installed-test
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict --site-dir dist/site

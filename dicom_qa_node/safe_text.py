@@ -16,7 +16,9 @@ _DIRECTIONS = "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"
 _LINE_ENDS = "\u2028\u2029"
 _CONTROLS = re.compile(f"[\x00-\x1f\x7f-\x9f{_LINE_ENDS}{_DIRECTIONS}]")
 _CONTROLS_IN_LINES = re.compile(f"[\x00-\x08\x0b-\x1f\x7f-\x9f{_LINE_ENDS}{_DIRECTIONS}]")
-_RUNS_AS_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+# The full-width forms run as well, in spreadsheets with an East Asian locale.
+_RUNS_AS_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 
 
 def visible(text: str) -> str:
@@ -42,18 +44,10 @@ def csv_cell(value: object) -> str:
     if value is None:
         return ""
     text = visible(value.isoformat() if isinstance(value, dt.datetime) else str(value))
-    formula = str(value)[:1] in _RUNS_AS_FORMULA and not _is_number(text)
+    formula = str(value).lstrip(" \u00a0")[:1] in _RUNS_AS_FORMULA and not _NUMBER.fullmatch(text)
     return f"'{text}" if formula else text
 
 
 def _escape(found: re.Match[str]) -> str:
     code = ord(found[0])
     return {9: "\\t", 10: "\\n", 13: "\\r"}.get(code) or (f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}")
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True

@@ -1,33 +1,36 @@
-"""``log``, ``show`` and ``reviews``: the quality log as a table, JSON or CSV."""
+"""``log``, ``show`` and ``reviews``: the quality log as a table or a file."""
 
 from __future__ import annotations
 
-import csv
 import datetime as dt
 import re
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 
 import typer
 
 from dicom_qa_node.cli.context import config_of, open_database
-from dicom_qa_node.cli.output import AsJson, say, score_text, show_json, show_rows
+from dicom_qa_node.cli.output import AsJson, json_text, say, score_text, show_json, show_rows
 from dicom_qa_node.cli.series import SeriesUid, as_document, print_page, resolved
 from dicom_qa_node.domain.clock import utc_now
 from dicom_qa_node.domain.errors import NotFound
 from dicom_qa_node.domain.result_json import result_values
-from dicom_qa_node.domain.results import Grade, RatedPartKind
+from dicom_qa_node.domain.results import Grade
 from dicom_qa_node.domain.uids import LARGEST_ID
-from dicom_qa_node.safe_text import csv_cell
 
 if TYPE_CHECKING:
     from dicom_qa_node.domain.results import LogEntry
+    from dicom_qa_node.quality_log.filters import LogQuery
     from dicom_qa_node.quality_log.reviews import Review
 
 __all__ = ["app", "parse_since", "register"]
 
 _NO_MATCH, _NOTHING = "no series match the filter", "nothing scored yet"
+_SHOWN = 50
 _UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 
@@ -37,38 +40,58 @@ def register(app: typer.Typer) -> None:
     app.command("show")(show)
 
 
+class LogFormat(StrEnum):
+    """How ``log`` shows or writes the quality log."""
+
+    TABLE = "table"
+    JSON = "json"
+    CSV = "csv"
+    XLSX = "xlsx"
+    PARQUET = "parquet"
+
+
 def log(
     context: typer.Context,
     since: Annotated[str | None, typer.Option(help="A date, a time (ISO 8601) or an age: 30m, 24h, 7d, 2w.")] = None,
+    until: Annotated[str | None, typer.Option(help="The same; a date counts to its end.")] = None,
     scanner: Annotated[str | None, typer.Option(help="Station name, or what the log calls the scanner.")] = None,
+    protocol: Annotated[str | None, typer.Option(help="Protocol Name of the series.")] = None,
     modality: Annotated[str | None, typer.Option(help="CT or PT.")] = None,
     grade: Annotated[Grade | None, typer.Option(help="Only this grade.")] = None,
-    limit: Annotated[int, typer.Option(min=1, max=LARGEST_ID, help="Rows at most, the latest first.")] = 50,
-    as_json: AsJson = False,
-    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV with one column per measurement.")] = False,
+    limit: Annotated[
+        int | None,
+        typer.Option(min=1, max=LARGEST_ID, help="Rows at most, the latest first; 50, or all of them in a file."),
+    ] = None,
+    wanted: Annotated[
+        LogFormat, typer.Option("--format", help="csv, xlsx and parquet have the columns of docs/exports.md.")
+    ] = LogFormat.TABLE,
+    output: Annotated[Path | None, typer.Option(help="File to write; it is replaced when it is complete.")] = None,
+    patients: Annotated[bool, typer.Option("--patients", help="Write the patients' columns, too.")] = False,
+    versions: Annotated[bool, typer.Option("--all-versions", help="Write replaced versions, too.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="The same as --format csv.")] = False,
 ) -> None:
-    """Show the quality log: every scored version of every series, without patient data."""
-    from dicom_qa_node.quality_log.entries import LogFilter, QualityLog
+    """Show the quality log, every scored version of every series, or write the latest versions to a file."""
+    from dicom_qa_node.quality_log.filters import LogQuery
 
-    if as_json and as_csv:
-        raise typer.BadParameter("choose one of --json and --csv")
-    chosen = LogFilter(
+    wanted = _format_of(wanted, as_json, as_csv)
+    chosen = LogQuery(
         since=None if since is None else parse_since(since),
+        until=None if until is None else parse_until(until),
         scanner=scanner,
+        protocol=protocol,
         modality=None if modality is None else modality.upper(),
-        grade=grade,
+        grades=() if grade is None else (grade,),
+        all_versions=versions or wanted in (LogFormat.TABLE, LogFormat.JSON),
     )
-    with open_database(config_of(context)) as database:
-        entries = QualityLog(database).entries(chosen, limit=limit)
-        filtered = not entries and bool(QualityLog(database).entries(LogFilter(), limit=1))
-    if as_csv:
-        _print_csv(entries)
-    elif as_json:
-        show_json([_head(entry) | result_values(entry.result) for entry in entries])
+    if wanted is LogFormat.TABLE:
+        if output is not None:
+            raise typer.BadParameter("a table goes to the terminal; choose another --format", param_hint="--output")
+        _show_table(context, chosen, limit or _SHOWN)
+    elif wanted is LogFormat.JSON:
+        _write_json(context, chosen, limit or (_SHOWN if output is None else None), output)
     else:
-        show_rows(
-            "Quality log", [_row(entry) for entry in entries], as_json=False, empty=_NO_MATCH if filtered else _NOTHING
-        )
+        _write_file(context, wanted, chosen, limit, output, patients=patients)
 
 
 def show(
@@ -115,6 +138,15 @@ def parse_since(text: str) -> dt.datetime:
         raise typer.BadParameter(f"{text!r} is not a date, time or age such as 24h", param_hint="--since") from error
 
 
+def parse_until(text: str) -> dt.datetime:
+    """Return the moment before which rows count: `parse_since`, a whole date to its end."""
+    moment = parse_since(text)
+    try:
+        return moment + dt.timedelta(days=1) if re.fullmatch(r"\d{4}-\d{2}-\d{2}", text.strip()) else moment
+    except OverflowError as error:
+        raise typer.BadParameter(f"{text!r} is too late a date", param_hint="--until") from error
+
+
 def _scanner(entry: LogEntry) -> str:
     from dicom_qa_node.quality_log.rows import scanner_name
 
@@ -151,35 +183,66 @@ def _row(entry: LogEntry) -> dict[str, Any]:
     }
 
 
-def _print_csv(entries: list[LogEntry]) -> None:
-    rows = [_csv_row(entry) for entry in entries]
-    columns = list(dict.fromkeys(key for row in rows for key in row)) or list(_CSV_HEAD)
-    writer = csv.DictWriter(sys.stdout, columns, restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({key: csv_cell(value) for key, value in row.items()} for row in rows)
+def _format_of(wanted: LogFormat, as_json: bool, as_csv: bool) -> LogFormat:
+    named = [wanted] if wanted is not LogFormat.TABLE else []
+    named += [LogFormat.JSON] if as_json else []
+    named += [LogFormat.CSV] if as_csv else []
+    if len(set(named)) > 1:
+        raise typer.BadParameter("choose one format")
+    return named[0] if named else wanted
 
 
-_CSV_HEAD = (
-    "scored_at", "series_instance_uid", "study_instance_uid", "version", "scanner", "modality", "kind", "score",
-    "low", "high", "grade", "grade_low", "decided_by", "ct_score", "pet_score", "display_score",
-    "why", "findings", "model", "model_sha256", "state", "report_uid", "deliveries",
-)  # fmt: skip
+def _show_table(context: typer.Context, chosen: LogQuery, limit: int) -> None:
+    from dicom_qa_node.quality_log.entries import LogFilter, QualityLog
+
+    with open_database(config_of(context)) as database:
+        entries = list(QualityLog(database).chosen(chosen, limit=limit))
+        filtered = not entries and bool(QualityLog(database).entries(LogFilter(), limit=1))
+    rows = [_row(entry) for entry in entries]
+    show_rows("Quality log", rows, as_json=False, empty=_NO_MATCH if filtered else _NOTHING)
 
 
-def _csv_row(entry: LogEntry) -> dict[str, Any]:
-    result = entry.result
-    low, high = result.interval or (None, None)
-    values = (
-        entry.scored_at.isoformat(), result.series_instance_uid, entry.facts.study_instance_uid, entry.version,
-        _scanner(entry), result.modality, result.kind.value, result.score, low, high, result.grade,
-        result.grade_low, result.decided_by,
-        *(None if (part := result.rated_part(kind)) is None else part.score for kind in RatedPartKind), result.why,
-        " ".join(finding.key for finding in result.findings), f"{result.model.name} {result.model.version}",
-        result.model.sha256, entry.state.value, entry.report_uid,
-        " ".join(f"{target}={state}" for target, state, _ in entry.deliveries),
-    )  # fmt: skip
-    measured = {f"{item.name} [{item.unit}]": item.value for item in result.measurements if item.value is not None}
-    return dict(zip(_CSV_HEAD, values, strict=True)) | measured
+def _write_json(context: typer.Context, chosen: LogQuery, limit: int | None, output: Path | None) -> None:
+    """Write one JSON list, an entry at a time."""
+    from dicom_qa_node.quality_log.entries import QualityLog
+
+    with _opened(output) as file, open_database(config_of(context)) as database:
+        lead = b"["
+        for entry in QualityLog(database).chosen(chosen, limit=limit):
+            file.write(lead + json_text(_head(entry) | result_values(entry.result)).encode(errors="backslashreplace"))
+            lead = b",\n"
+        file.write(b"[]\n" if lead == b"[" else b"]\n")
+
+
+def _write_file(
+    context: typer.Context, wanted: LogFormat, chosen: LogQuery, limit: int | None, output: Path | None, *,
+    patients: bool,
+) -> None:  # fmt: skip
+    from dicom_qa_node.quality_log.export_columns import columns_for
+    from dicom_qa_node.quality_log.export_formats import ExportFormat, require_format, write_export
+    from dicom_qa_node.quality_log.export_rows import export_rows
+
+    kind = ExportFormat(wanted.value)
+    if output is None and kind is not ExportFormat.CSV:
+        raise typer.BadParameter(f"{kind.value} needs a file", param_hint="--output")
+    require_format(kind)
+    with open_database(config_of(context)) as database, _opened(output) as file:
+        rows = export_rows(database, chosen, patients=patients, limit=limit)
+        write_export(kind, columns_for(patients=patients), rows, file)
+
+
+@contextmanager
+def _opened(output: Path | None) -> Iterator[BinaryIO]:
+    """Give the file to write to, standard output without one."""
+    if output is None:
+        sys.stdout.flush()
+        yield sys.stdout.buffer
+        sys.stdout.buffer.flush()
+        return
+    from dicom_qa_node.dicom_io.durable import replacing
+
+    with replacing(output) as file:
+        yield file
 
 
 app = typer.Typer(help="Reviews of verdicts.", no_args_is_help=True)

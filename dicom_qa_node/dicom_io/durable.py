@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
-__all__ = ["replace_file", "sync_folder", "write_new_file"]
+__all__ = ["replace_file", "replacing", "sync_folder", "write_new_file"]
 
 
 def replace_file(path: Path, content: bytes, *, mode: int = 0o666, sync_name: bool = True) -> None:
@@ -46,6 +49,27 @@ def write_new_file(path: Path, content: bytes) -> None:
         It could not be written.
     """
     _write(path, content, 0o666)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """Give a file to write to that stands under ``path`` when the block ends, and not at all when it fails.
+
+    For what is too large for memory; else as `replace_file`.
+    """
+    part = path.with_name(f".{path.name}.part")
+    part.unlink(missing_ok=True)
+    descriptor = os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    try:
+        with os.fdopen(descriptor, "w+b") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
 
 
 def sync_folder(folder: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import sqlalchemy as sa
@@ -16,7 +17,7 @@ from dicom_qa_node.domain.delivery import DocumentKind
 from dicom_qa_node.domain.results import Grade, LogEntry, result_from_json
 from dicom_qa_node.domain.states import DeliveryState, SeriesState
 from dicom_qa_node.quality_log.filters import LogQuery, filters_of
-from dicom_qa_node.quality_log.search import result_ids
+from dicom_qa_node.quality_log.search import LogSearch, result_ids
 
 __all__ = ["LogFilter", "QualityLog"]
 
@@ -57,6 +58,17 @@ class QualityLog:
                 deliveries = _deliveries(connection, [row.report_uid for row in rows if row.report_uid])
                 found += [_entry(row, deliveries) for row in rows]
         return found
+
+    def chosen(self, query: LogQuery, limit: int | None = None) -> Iterator[LogEntry]:
+        """Yield what the log page's filter selects, in its order, read in pages."""
+        rows = LogSearch(self._db).stream(query)
+        numbers = (row.result_id for row in (rows if limit is None else islice(rows, limit)))
+        while page := list(islice(numbers, _BATCH)):
+            with self._db.read() as connection:
+                found = connection.execute(_query().where(t.results.c.result_id.in_(page))).all()
+                deliveries = _deliveries(connection, [row.report_uid for row in found if row.report_uid])
+            by_number = {row.result_id: row for row in found}
+            yield from (_entry(by_number[number], deliveries) for number in page)
 
     def entry(self, series_instance_uid: str, version: int | None = None) -> LogEntry | None:
         """Return one scored version (None: the latest) or None."""

@@ -1,12 +1,10 @@
-"""The log page's address as a query, and its rows as CSV and JSON."""
+"""The log page's address as a query, and its rows as JSON."""
 
 from __future__ import annotations
 
 import base64
 import binascii
-import csv
 import datetime as dt
-import io
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,13 +15,12 @@ from dicom_qa_node.db.log_tables import DeliveryMark, ReviewMark
 from dicom_qa_node.domain.results import Grade, Severity
 from dicom_qa_node.quality_log.filters import Cursor, LogOrder, LogQuery, LogRow
 from dicom_qa_node.quality_log.search import MOST_COUNTED
-from dicom_qa_node.safe_text import csv_cell, escaped_json
+from dicom_qa_node.safe_text import escaped_json
 
 __all__ = [
     "NO_SCORE",
     "PERIODS",
     "LogRequest",
-    "csv_lines",
     "fields_of",
     "in_chunks",
     "json_parts",
@@ -237,19 +234,6 @@ def fields_of(row: LogRow, *, patients: bool) -> dict[str, Any]:
     }
 
 
-def csv_lines(rows: Iterator[LogRow], *, patients: bool) -> Iterator[str]:
-    """Yield CSV with a heading; text that a spreadsheet would run has a quote in front."""
-    heading = False
-    for row in rows:
-        values = fields_of(row, patients=patients)
-        if not heading:
-            yield _line(list(values))
-            heading = True
-        yield _line([_cell(value) for value in values.values()])
-    if not heading:
-        yield _line(["scored_at"])
-
-
 def json_parts(rows: Iterator[LogRow], *, patients: bool) -> Iterator[str]:
     """Yield a JSON list, a row a line."""
     lead = "["
@@ -271,13 +255,3 @@ def in_chunks(parts: Iterator[str], size: int = 1 << 16) -> Iterator[bytes]:
             held, length = [], 0
     if held:
         yield "".join(held).encode()
-
-
-def _cell(value: Any) -> str:
-    return csv_cell(" ".join(value) if isinstance(value, list) else value)
-
-
-def _line(values: list[str]) -> str:
-    text = io.StringIO()
-    csv.writer(text).writerow(values)
-    return text.getvalue()

@@ -114,11 +114,12 @@ def test_log_json_holds_the_verdict_and_no_patient(database, qa):
     assert "4711" not in out
 
 
-def test_log_csv_has_one_column_per_measurement(database, qa):
+def test_log_csv_loses_no_measurement(database, qa):
     _, out, _ = qa("log", "--csv")
     (row,) = csv.DictReader(io.StringIO(out))
-    assert row["noise_hu [[hnsf'U]]"] == "11.25"
-    assert (row["scanner"], row["findings"], row["high"]) == ("CT7", "few_slices", "3.6")
+    assert row["other_measurements"] == "noise_hu=11.25 [hnsf'U]"
+    assert (row["scanner"], row["findings"], row["score_high"]) == ("CT7", "few_slices", "3.60")
+    assert "Mustermann" not in out
 
 
 @pytest.mark.parametrize(

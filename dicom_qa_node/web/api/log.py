@@ -3,24 +3,63 @@
 from __future__ import annotations
 
 import datetime as dt
-from typing import Annotated
+from typing import Annotated, Any
 
-from fastapi import APIRouter, HTTPException, Query, Request
-from fastapi.responses import StreamingResponse
+from fastapi import APIRouter, Depends, HTTPException, Query, Request
+from fastapi.responses import Response, StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 
+from dicom_qa_node.quality_log.export_formats import MEDIA_TYPES, ExportFormat
+from dicom_qa_node.quality_log.filters import LogQuery
 from dicom_qa_node.quality_log.reviews import Reviews, label_lines
 from dicom_qa_node.quality_log.search import LogSearch
 from dicom_qa_node.web.access import Account, note
 from dicom_qa_node.web.api.dependencies import Cursor as CursorWord
 from dicom_qa_node.web.api.dependencies import Limit, PageOf, Reviewer, Viewer, decode_cursor, encode_cursor
+from dicom_qa_node.web.log_export import export_response
 from dicom_qa_node.web.log_query import fields_of, in_chunks, log_request_of, read_place, write_place
-from dicom_qa_node.web.site import Site
+from dicom_qa_node.web.site import Site, site_of
 
 __all__ = ["LogLine", "ReviewOut", "router"]
 
 Word = Annotated[str, Query(max_length=200)]
 Grades = Annotated[list[str], Query(max_length=8, description="diagnostic, limited, non-diagnostic, none")]
+
+
+def _filter_words(
+    q: Word = "",
+    period: Annotated[str, Query(max_length=8, description="24h, 7d, 30d, 90d, 1y")] = "",
+    since: Word = "",
+    until: Word = "",
+    site_name: Annotated[str, Query(alias="site", max_length=200)] = "",
+    scanner: Word = "",
+    protocol: Word = "",
+    modality: Word = "",
+    kind: Word = "",
+    body_part: Word = "",
+    grade: Grades = [],  # noqa: B006 - FastAPI copies it
+    finding: Word = "",
+    severity: Word = "",
+    delivery: Word = "",
+    review: Word = "",
+    score_from: Word = "",
+    score_to: Word = "",
+    versions: Word = "",
+    sort: Annotated[str, Query(max_length=16, description="time, score, deviation")] = "",
+    dir: Annotated[str, Query(max_length=8, description="asc, desc")] = "",  # noqa: A002 - the address says so
+) -> None:
+    """Declare the words of the log page's address; `_query` reads them."""
+
+
+FilterWords = Annotated[None, Depends(_filter_words)]
+
+
+def _query(request: Request, account: Account) -> LogQuery:
+    items = list(request.query_params.multi_items())
+    asked = log_request_of(items, patients=account.sees_patients, now=site_of(request).clock())
+    if asked.problems:
+        raise HTTPException(422, "; ".join(asked.problems))
+    return asked.query
 
 
 class LogLine(BaseModel):
@@ -80,6 +119,7 @@ def router(site: Site) -> APIRouter:
     """Return the routes of this file."""
     made = APIRouter(tags=["log"])
     _about_log(made, site)
+    _about_export(made)
     _about_reviews(made, site)
     return made
 
@@ -89,41 +129,41 @@ def _about_log(made: APIRouter, site: Site) -> None:
     def series(
         account: Viewer,
         request: Request,
-        q: Word = "",
-        period: Annotated[str, Query(max_length=8, description="24h, 7d, 30d, 90d, 1y")] = "",
-        since: Word = "",
-        until: Word = "",
-        site_name: Annotated[str, Query(alias="site", max_length=200)] = "",
-        scanner: Word = "",
-        protocol: Word = "",
-        modality: Word = "",
-        kind: Word = "",
-        body_part: Word = "",
-        grade: Grades = [],  # noqa: B006 - FastAPI copies it
-        finding: Word = "",
-        severity: Word = "",
-        delivery: Word = "",
-        review: Word = "",
-        score_from: Word = "",
-        score_to: Word = "",
-        versions: Word = "",
-        sort: Annotated[str, Query(max_length=16, description="time, score, deviation")] = "",
-        dir: Annotated[str, Query(max_length=8, description="asc, desc")] = "",  # noqa: A002 - the address says so
+        _words: FilterWords,
         limit: Limit = 100,
         cursor: CursorWord = None,
     ) -> PageOf[LogLine]:
         """List scored series, the latest first; the words of the log page's address work here."""
-        asked = log_request_of(
-            list(request.query_params.multi_items()), patients=account.sees_patients, now=site.clock()
-        )
-        if asked.problems:
-            raise HTTPException(422, "; ".join(asked.problems))
+        query = _query(request, account)
         place = read_place(cursor) if cursor else None
         if cursor and place is None:
             raise HTTPException(422, "cursor: not one of this list")
-        found = LogSearch(site.database).page(asked.query, place, limit)
+        found = LogSearch(site.database).page(query, place, limit)
         items = [LogLine(**fields_of(row, patients=account.sees_patients)) for row in found.rows]
         return PageOf(items=items, next=write_place(found.older) if found.older else None)
+
+
+def _about_export(made: APIRouter) -> None:
+    @made.get("/log/export", response_class=StreamingResponse, responses=_FILES)
+    def export(
+        account: Viewer,
+        request: Request,
+        _words: FilterWords,
+        wanted: Annotated[ExportFormat, Query(alias="format", description="csv, xlsx or parquet")] = ExportFormat.CSV,
+    ) -> Response:
+        """Read every scored series that a filter selects as a file; the words of `/series` work here.
+
+        The columns and their order are those of the page and of the command (docs/exports.md). A workbook holds 50,000
+        series at most, the other formats any number.
+        """
+        return export_response(request, wanted, _query(request, account))
+
+
+_FILES: dict[int | str, dict[str, Any]] = {
+    200: {"description": "The file.", "content": {kind.partition(";")[0]: {} for kind in MEDIA_TYPES.values()}},
+    413: {"description": "More than a workbook holds here."},
+    501: {"description": "The format needs a package that is not installed."},
+}
 
 
 def _about_reviews(made: APIRouter, site: Site) -> None:

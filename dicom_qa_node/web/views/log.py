@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import BaseRoute, Route
 
+from dicom_qa_node.quality_log.export_formats import ExportFormat, available_formats
 from dicom_qa_node.quality_log.filters import LogRow
 from dicom_qa_node.quality_log.search import LogSearch
 from dicom_qa_node.web.access import Permission, account_of, guarded, note
-from dicom_qa_node.web.log_query import LogRequest, csv_lines, in_chunks, json_parts, log_request_of, write_place
+from dicom_qa_node.web.log_export import export_response
+from dicom_qa_node.web.log_query import LogRequest, in_chunks, json_parts, log_request_of, write_place
 from dicom_qa_node.web.page_rendering import page
 from dicom_qa_node.web.site import Site, site_of
 
@@ -35,6 +38,7 @@ class View:
     on: bool
 
 
+_FORMAT_NAMES = {ExportFormat.CSV: "CSV", ExportFormat.XLSX: "Excel", ExportFormat.PARQUET: "Parquet"}
 _VIEWS = (
     ("All", ""),
     ("Last 24 hours", "period=24h"),
@@ -50,7 +54,10 @@ def routes(_site: Site) -> list[BaseRoute]:
     return [
         Route("/log", guarded(Permission.VIEW, _show), methods=["GET"]),
         Route("/log/rows", guarded(Permission.VIEW, _new_rows), methods=["GET"]),
-        Route("/log.csv", guarded(Permission.VIEW, _as_csv), methods=["GET"]),
+        *(
+            Route(f"/log.{item.value}", guarded(Permission.VIEW, partial(_as_file, item)), methods=["GET"])
+            for item in ExportFormat
+        ),
         Route("/log.json", guarded(Permission.VIEW, _as_json), methods=["GET"]),
     ]
 
@@ -81,6 +88,7 @@ def _show(request: Request) -> Response:
         more=_MORE,
         labels=_LABELS,
         live=asked.cursor is None and asked.query.order.value == "time" and asked.query.descending,
+        formats=[(item.value, _FORMAT_NAMES[item]) for item in available_formats()],
         views=[View(label, query, _same(query, here)) for label, query in _VIEWS],
         sees_patients=account_of(request).sees_patients,
     )
@@ -100,9 +108,8 @@ def _new_rows(request: Request) -> Response:
     return answer
 
 
-def _as_csv(request: Request) -> Response:
-    lines = csv_lines(_export(request), patients=account_of(request).sees_patients)
-    return _download(lines, "text/csv; charset=utf-8", "quality-log.csv")
+def _as_file(wanted: ExportFormat, request: Request) -> Response:
+    return export_response(request, wanted, _asked(request).query)
 
 
 def _as_json(request: Request) -> Response:
