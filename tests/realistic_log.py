@@ -1,6 +1,7 @@
 """Fills a database with the quality log of three hospitals: nine scanners, protocols, drift, outliers, reviews.
 
     fill(database, series=20_000, seed=1)
+    fill(database, series=3000, days=90, scanners=3)     # quality, dose and size that hold together: `realistic_life`
 
 The same arguments give the same log. Scores drift on CT-A2 (a detector that ages), step down and up again on CT-B1
 (a wrong calibration that a service visit corrects) and scatter more on PET-C3. A million rows take some minutes:
@@ -13,7 +14,7 @@ import datetime as dt
 import random
 from collections import defaultdict, deque
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import sqlalchemy as sa
 
@@ -34,7 +35,8 @@ from dicom_qa_node.domain.results import (
 from dicom_qa_node.domain.series import SeriesHeader
 from dicom_qa_node.domain.states import DeliveryState, SeriesState
 from dicom_qa_node.quality_log.full_text import index_patient, patient_words
-from dicom_qa_node.quality_log.rows import Bits, deviation_from, facet_row, found_rows, log_row
+from dicom_qa_node.quality_log.rows import Bits, deviation_from, facet_row, found_rows, log_row, scanner_name
+from tests.realistic_life import LIFE_SCANNERS, acquisition, header_names, measured
 from tests.realistic_names import (
     CT_FINDINGS,
     CT_PROTOCOLS,
@@ -65,6 +67,7 @@ def fill(
     until: dt.datetime | None = None,
     days: int | None = None,
     light: bool = False,
+    scanners: int | None = None,
 ) -> None:
     """Write the log.
 
@@ -76,10 +79,14 @@ def fill(
         The length of the log; None is 240 days, or four years for more than 100,000 series.
     light
         Leave out the histories and all but three measurements.
+    scanners
+        Three (or fewer) CT scanners whose noise, dose and size hold together (`realistic_life`), instead of nine.
     """
     end = until or dt.datetime.now(dt.UTC)
     length = dt.timedelta(days=days or (240 if series <= 100_000 else 1460))
-    made = _Maker(random.Random(seed), series, end, length, light)
+    made = _Maker(
+        random.Random(seed), series, end, length, light, SCANNERS if scanners is None else LIFE_SCANNERS[:scanners]
+    )
     with database.write() as connection:
         first = int(connection.execute(sa.select(sa.func.max(t.results.c.result_id))).scalar_one() or 0) + 1
     batch: list[_Made] = []
@@ -115,7 +122,11 @@ class _Made:
 
 
 class _Maker:
-    def __init__(self, rnd: random.Random, count: int, end: dt.datetime, length: dt.timedelta, light: bool) -> None:
+    def __init__(
+        self, rnd: random.Random, count: int, end: dt.datetime, length: dt.timedelta, light: bool,
+        devices: tuple[Device, ...],
+    ) -> None:  # fmt: skip
+        self.devices, self.living = devices, devices is not SCANNERS
         self.rnd, self.count, self.end, self.length, self.light = rnd, count, end, length, light
         self.bits = Bits({})
         self.facets: dict[str, dict[str, object]] = {}
@@ -124,11 +135,11 @@ class _Maker:
     def items(self, first: int) -> Iterator[_Made]:
         """Yield the versions in the order of their scoring."""
         number = first
-        weights = [device.share for device in SCANNERS]
+        weights = [device.share for device in self.devices]
         for serial in range(self.count):
             part = (serial + self.rnd.random()) / self.count
             at = self.end - self.length * (1 - part)
-            device = self.rnd.choices(SCANNERS, weights)[0]
+            device = self.rnd.choices(self.devices, weights)[0]
             facts, protocol = self._facts(first + serial, device, at)
             versions = 2 if self.rnd.random() < 0.02 else 1
             for version in range(1, versions + 1):
@@ -145,7 +156,7 @@ class _Maker:
         )
         patient = rnd.randrange(1 + self.count // 3)
         born = f"{rnd.randrange(1935, 2008)}{rnd.randrange(1, 13):02d}{rnd.randrange(1, 28):02d}"
-        return SeriesHeader(
+        facts = SeriesHeader(
             series_instance_uid=f"{_ROOT}.3.{serial}",
             study_instance_uid=f"{_ROOT}.2.{serial // 2}",
             modality="CT" if device.kind is SeriesKind.CT else "PT",
@@ -167,16 +178,27 @@ class _Maker:
             station_name=device.station,
             device_serial_number=device.serial,
             institution_name=device.site,
-        ), protocol
+        )
+        return (replace(facts, **header_names(device, protocol, rnd)) if self.living else facts), protocol
 
     def _made(
         self, number: int, facts: SeriesHeader, device: Device, protocol: Protocol, version: int, latest: bool,
         at: dt.datetime, part: float,
     ) -> _Made:  # fmt: skip
         shift, outlier = self._shift(device, part)
+        taken, physics = None, None
+        if self.living:
+            taken = acquisition(device, protocol, at, self.rnd)
+            # What was acquired three weeks ago has the noise of three weeks ago.
+            known = taken.moment(dt.UTC)
+            then = part if known is None else max(0.0, part - (at - known) / self.length)
+            off, physics = measured(device, protocol, then, self.rnd)
+            shift -= 1.5 * off
         score = min(3.9, max(0.2, self.rnd.gauss(protocol.score + shift, 0.17)))
         scored = self.rnd.random() > 0.015
         result = self._result(facts, device, protocol, score if scored else None, shift, outlier)
+        if physics is not None:
+            result = replace(result, measurements=tuple(physics), acquisition=taken)
         facet = facet_row(facts, result)
         known = self.facets.setdefault(str(facet["digest"]), facet | {"facet_id": len(self.facets) + 1, "rows": 0})
         known["rows"] = int(str(known["rows"])) + 1
@@ -367,7 +389,7 @@ def _stored(item: _Made) -> dict[str, object]:
     return {
         "result_id": item.result_id, "series_instance_uid": result.series_instance_uid, "version": item.version,
         "scored_at": item.at, "modality": result.modality, "kind": result.kind.value, "score": result.score,
-        "grade": None if result.grade is None else result.grade.value, "scanner": item.facts.station_name,
+        "grade": None if result.grade is None else result.grade.value, "scanner": scanner_name(item.facts),
         "model": f"{result.model.name} {result.model.version}", "model_sha256": result.model.sha256,
         "payload": result_to_json(result),
     }  # fmt: skip

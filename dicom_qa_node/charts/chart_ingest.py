@@ -18,10 +18,13 @@ from dicom_qa_node.charts.alerts import NewAlert, add_alerts
 from dicom_qa_node.charts.control_charts import distribution
 from dicom_qa_node.charts.counters import Counters
 from dicom_qa_node.charts.scanner_registry import ScannerRegistry
+from dicom_qa_node.charts.strata import stratum_of
 from dicom_qa_node.db import chart_tables as s
 from dicom_qa_node.db import tables as t
 from dicom_qa_node.db.chart_tables import pack, unpack
 from dicom_qa_node.db.engine import Database, insert_ignore
+from dicom_qa_node.dicom_io.date_times import parse_date, parse_time
+from dicom_qa_node.domain.acquisition_parameters import acquired_at
 from dicom_qa_node.domain.clock import utc_now
 from dicom_qa_node.domain.results import Grade, SeriesResult, part_measurements, result_from_json
 
@@ -46,16 +49,27 @@ class NewResult:
     grade: Grade | None
     findings: tuple[tuple[str, str], ...]
     why: str = ""
+    acquired_at: dt.datetime | None = None
 
 
 AlertRules = Callable[[Sequence[NewResult]], Sequence[NewAlert]]
 
 
 class ChartIngest:
-    """Keeps the derived tables up to date; ``clock`` returns the current UTC time."""
+    """Keeps the derived tables up to date.
 
-    def __init__(self, database: Database, clock: Callable[[], dt.datetime] = utc_now) -> None:
-        self._db, self._clock = database, clock
+    Parameters
+    ----------
+    clock
+        Returns the current UTC time.
+    zone
+        The time zone of scanners whose headers name no offset from UTC.
+    """
+
+    def __init__(
+        self, database: Database, clock: Callable[[], dt.datetime] = utc_now, zone: dt.tzinfo = dt.UTC
+    ) -> None:
+        self._db, self._clock, self._zone = database, clock, zone
 
     def take_in(self, judge: AlertRules = lambda _new: (), limit: int = 2000) -> int:
         """Take in the next results, oldest first, with the alerts that ``judge`` makes of them; return how many."""
@@ -64,7 +78,7 @@ class ChartIngest:
                 return 0
         with self._db.write() as connection:
             rows = connection.execute(_untaken(limit)).all()
-            batch = _Batch(connection, rows)
+            batch = _Batch(connection, rows, self._zone)
             new = [batch.add(row) for row in rows]
             batch.flush()
             add_alerts(connection, judge(new), self._clock())
@@ -91,8 +105,8 @@ class ChartIngest:
 class _Batch:
     """The changes of one transaction, gathered and then written in a few statements."""
 
-    def __init__(self, connection: sa.Connection, rows: Sequence[sa.Row[Any]]) -> None:
-        self._connection = connection
+    def __init__(self, connection: sa.Connection, rows: Sequence[sa.Row[Any]], zone: dt.tzinfo) -> None:
+        self._connection, self._zone = connection, zone
         self._fleet = ScannerRegistry(connection)
         self._counters = Counters(connection, [row.series_instance_uid for row in rows if row.version == 1])
         self._latest = _latest_versions(connection, {row.series_instance_uid for row in rows})
@@ -103,27 +117,33 @@ class _Batch:
         """Take one result in."""
         result = result_from_json(row.payload)
         scanner = self._fleet.scanner(row)
-        group = self._fleet.group(scanner, row.kind, row.protocol_name or row.body_part_examined)
+        protocol = row.protocol_name or row.body_part_examined
+        stratum = stratum_of(row.kind, protocol, result.measurements, result.acquisition)
+        source = self._fleet.group(scanner, row.kind, stratum)
+        group = self._fleet.shown(source)
         latest, first_at = self._latest[row.series_instance_uid]
         # A series that is scored again keeps its place in time.
         at = first_at or row.scored_at
         counts = row.version == latest
         if counts and row.version > 1:
             self._replace_earlier(row.series_instance_uid, row.version)
+        taken = acquired_at(result.acquisition, _study_time(row), at, self._zone)
         if counts:
             self._fleet.note(group, at, row.score, row.model)
-            self._stale.add((group, monday_of(at)))
+            self._stale.add((group, monday_of(taken)))
         self._points.append(
             {
                 "result_id": row.result_id,
                 "group_id": group if counts else None,
+                "source_group_id": source,
                 "at": at,
+                "acquired_at": taken,
                 "score": row.score,
                 "measured": self._measured(result),
             }
         )
         self._counters.count(row, result)
-        return _new_result(row, result, scanner, self._fleet.name_of(scanner), self._fleet.protocol_of(group))
+        return _new_result(row, result, scanner, self._fleet.name_of(scanner), stratum.protocol, taken)
 
     def flush(self) -> None:
         """Write what was gathered."""
@@ -140,10 +160,10 @@ class _Batch:
     def _replace_earlier(self, uid: str, version: int) -> None:
         # An earlier version of the same batch has not counted: `_latest` knew of this one.
         wanted = s.points.c.result_id.in_(self._ids_below(uid, version)) & s.points.c.group_id.is_not(None)
-        query = sa.select(s.points.c.group_id, s.points.c.at).where(wanted)
+        query = sa.select(s.points.c.group_id, s.points.c.acquired_at).where(wanted)
         for row in self._connection.execute(query).all():
             self._fleet.unnote(row.group_id)
-            self._stale.add((row.group_id, monday_of(row.at)))
+            self._stale.add((row.group_id, monday_of(row.acquired_at)))
         self._connection.execute(s.points.update().where(wanted).values(group_id=None))
 
     def _ids_below(self, uid: str, version: int) -> list[int]:
@@ -151,6 +171,11 @@ class _Batch:
             (t.results.c.series_instance_uid == uid) & (t.results.c.version < version)
         )
         return list(self._connection.execute(query).scalars())
+
+
+def _study_time(row: sa.Row[Any]) -> dt.datetime | None:
+    day = parse_date(row.study_date)
+    return None if day is None else dt.datetime.combine(day, parse_time(row.study_time) or dt.time())
 
 
 def monday_of(at: dt.datetime) -> dt.date:
@@ -163,7 +188,7 @@ def _untaken(limit: int) -> sa.Select[Any]:
     result = t.results.c
     newest = sa.select(sa.func.coalesce(sa.func.max(s.points.c.result_id), 0)).scalar_subquery()
     taken = sa.exists().where(s.points.c.result_id == result.result_id)
-    facts = [t.series.c[name] for name in (*_FACTS, "protocol_name", "body_part_examined", "received")]
+    facts = [t.series.c[name] for name in (*_FACTS, *_SCANNED, "received")]
     columns = [result[name] for name in _RESULT]
     return (
         sa.select(*columns, *facts, t.series.c.last_received_at)
@@ -186,6 +211,7 @@ _RESULT = (
     "model",
     "payload",
 )
+_SCANNED = ("protocol_name", "body_part_examined", "study_date", "study_time")
 _FACTS = ("manufacturer", "manufacturer_model_name", "station_name", "device_serial_number", "institution_name")
 
 
@@ -207,7 +233,8 @@ def _mark_stale(connection: sa.Connection, stale: Iterable[tuple[int, dt.date]])
 def _refresh_week(connection: sa.Connection, group_id: int, monday: dt.date) -> None:
     begin = dt.datetime.combine(monday, dt.time(), dt.UTC)
     point = s.points.c
-    inside = (point.group_id == group_id) & (point.at >= begin) & (point.at < begin + dt.timedelta(days=7))
+    inside = (point.group_id == group_id) & (point.acquired_at >= begin)
+    inside &= point.acquired_at < begin + dt.timedelta(days=7)
     rows = connection.execute(sa.select(point.measured, point.score).where(inside)).all()
     same = (s.weeks.c.group_id == group_id) & (s.weeks.c.monday == monday)
     connection.execute(s.weeks.delete().where(same))
@@ -225,11 +252,14 @@ def _refresh_week(connection: sa.Connection, group_id: int, monday: dt.date) -> 
     connection.execute(s.stale_weeks.delete().where(stale))
 
 
-def _new_result(row: sa.Row[Any], result: SeriesResult, scanner_id: int, scanner: str, protocol: str) -> NewResult:
+def _new_result(
+    row: sa.Row[Any], result: SeriesResult, scanner_id: int, scanner: str, protocol: str, taken: dt.datetime
+) -> NewResult:
     return NewResult(
         series_instance_uid=row.series_instance_uid,
         version=row.version,
         scored_at=row.scored_at,
+        acquired_at=taken,
         kind=row.kind,
         protocol=protocol,
         scanner=scanner,

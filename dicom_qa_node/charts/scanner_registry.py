@@ -8,15 +8,17 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from dicom_qa_node.charts.strata import Stratum
 from dicom_qa_node.db import chart_tables as s
 from dicom_qa_node.domain.results import Measurement
 
 __all__ = ["OTHER_PROTOCOLS", "ScannerRegistry"]
 
 OTHER_PROTOCOLS = "(other protocols)"
-_NO_PROTOCOL = "(no protocol)"
 #: A site that writes a new protocol name for each patient must not make a chart for each.
-_GROUPS_PER_SCANNER = 200
+_PROTOCOLS_PER_SCANNER = 200
+#: Nor one that changes its reconstruction all the time: then only the protocol counts.
+_GROUPS_PER_SCANNER = 1000
 
 
 @dataclass(slots=True)
@@ -40,6 +42,10 @@ class ScannerRegistry:
         self._groups: dict[tuple[int, str, str], int] = {
             (row.scanner_id, row.kind, row.protocol): row.group_id for row in rows
         }
+        self._charted_as: dict[int, int] = {row.group_id: row.charted_as for row in rows if row.charted_as is not None}
+        self._protocols: dict[int, set[str]] = {}
+        for row in rows:
+            self._protocols.setdefault(row.scanner_id, set()).add(row.protocol_name or row.protocol)
         self._scanner_of: dict[int, int] = {row.group_id: row.scanner_id for row in rows}
         self._network: dict[int, str] = {row.group_id: row.network for row in rows}
         self._last = {row.group_id: row.last_at for row in rows if row.total}
@@ -66,19 +72,40 @@ class ScannerRegistry:
             self._names[self._ids[key]] = row.scanner
         return self._ids[key]
 
-    def group(self, scanner_id: int, kind: str, protocol: str) -> int:
-        """Return the number of a scanner's protocol group."""
-        name = " ".join(protocol.split())[:200] or _NO_PROTOCOL
-        if (scanner_id, kind, name) not in self._groups:
-            taken = sum(owner == scanner_id for owner in self._scanner_of.values())
-            name = name if taken < _GROUPS_PER_SCANNER else OTHER_PROTOCOLS
-        key = (scanner_id, kind, name)
+    def group(self, scanner_id: int, kind: str, stratum: Stratum) -> int:
+        """Return the number of the group that the headers name: a scanner's series of one kind and stratum."""
+        key = (scanner_id, kind, stratum.label)
         if key not in self._groups:
-            none = {"network": "", "total": 0, "last_at": dt.datetime(1970, 1, 1, tzinfo=dt.UTC), "judged": False}
-            insert = s.groups.insert().values(scanner_id=scanner_id, kind=kind, protocol=name, **none)
-            group_id = self._number(insert)
-            self._groups[key], self._scanner_of[group_id], self._network[group_id] = group_id, scanner_id, ""
+            stratum = self._within_limits(scanner_id, kind, stratum)
+            key = (scanner_id, kind, stratum.label)
+        if key not in self._groups:
+            self._add_group(key, stratum)
         return self._groups[key]
+
+    def shown(self, group_id: int) -> int:
+        """Return the group whose chart shows a group: itself, unless people merged scanners or mapped protocols."""
+        return self._charted_as.get(group_id, group_id)
+
+    def _within_limits(self, scanner_id: int, kind: str, stratum: Stratum) -> Stratum:
+        protocols = self._protocols.get(scanner_id, set())
+        if stratum.protocol not in protocols and len(protocols) >= _PROTOCOLS_PER_SCANNER:
+            return Stratum(OTHER_PROTOCOLS)
+        taken = sum(owner == scanner_id for owner in self._scanner_of.values())
+        return stratum if taken < _GROUPS_PER_SCANNER else Stratum(stratum.protocol)
+
+    def _add_group(self, key: tuple[int, str, str], stratum: Stratum) -> None:
+        scanner_id, kind, label = key
+        none = {"network": "", "total": 0, "last_at": dt.datetime(1970, 1, 1, tzinfo=dt.UTC), "judged": False}
+        parts = {
+            "protocol_name": stratum.protocol,
+            "kernel": stratum.kernel.value,
+            "reconstruction": stratum.reconstruction.value,
+            "thickness": stratum.thickness,
+        }
+        insert = s.groups.insert().values(scanner_id=scanner_id, kind=kind, protocol=label, **none, **parts)
+        group_id = self._number(insert)
+        self._groups[key], self._scanner_of[group_id], self._network[group_id] = group_id, scanner_id, ""
+        self._protocols.setdefault(scanner_id, set()).add(stratum.protocol)
 
     def quantity(self, measurement: Measurement) -> int:
         """Return the number of a measured quantity."""
@@ -91,10 +118,6 @@ class ScannerRegistry:
     def name_of(self, scanner_id: int) -> str:
         """Return a scanner's name."""
         return self._names[scanner_id]
-
-    def protocol_of(self, group_id: int) -> str:
-        """Return a group's protocol."""
-        return next(protocol for (_, _, protocol), number in self._groups.items() if number == group_id)
 
     def note(self, group_id: int, at: dt.datetime, score: float | None, network: str) -> None:
         """Count one more point of a group; another network than before leaves an event on the scanner's charts."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from dicom_qa_node.config.fields import Name, Port, Section
 
@@ -20,6 +20,14 @@ ClockTime = Annotated[
         json_schema_extra={"allowed": "time such as 22:00, or empty"},
     ),
 ]
+
+
+def _zone_name(value: str) -> str:
+    try:
+        ZoneInfo(value)
+    except (ZoneInfoNotFoundError, ValueError) as error:
+        raise ValueError(f"{value!r} is not a time zone") from error
+    return value
 
 
 class Charts(Section):
@@ -38,6 +46,15 @@ class Charts(Section):
     drift_run: int = Field(
         8, ge=1, le=100, description="series in a row whose EWMA must lie beyond its limits to make a drift alarm"
     )
+    timezone: str = Field(
+        "UTC",
+        description="time zone of scanners whose images name no offset from UTC (0008,0201), such as Europe/Berlin",
+    )
+
+    @field_validator("timezone")
+    @classmethod
+    def _known_zone(cls, value: str) -> str:
+        return _zone_name(value)
 
 
 class AlertRule(Section):
@@ -159,9 +176,9 @@ class Alerts(Section):
         if bool(self.quiet_from) != bool(self.quiet_until):
             raise ValueError("quiet_from and quiet_until go together")
         try:
-            ZoneInfo(self.timezone)
-        except (ZoneInfoNotFoundError, ValueError) as error:
-            raise ValueError(f"timezone: {self.timezone!r} is not a time zone") from error
+            _zone_name(self.timezone)
+        except ValueError as error:
+            raise ValueError(f"timezone: {error}") from error
         return self
 
     def channels(self) -> list[str]:

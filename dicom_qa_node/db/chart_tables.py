@@ -25,7 +25,9 @@ __all__ = [
     "messages",
     "pack",
     "points",
+    "protocol_names",
     "quantities",
+    "scanner_names",
     "scanners",
     "stale_weeks",
     "task_runs",
@@ -48,6 +50,9 @@ scanners = sa.Table(
     sa.Column("last_at", UtcDateTime, nullable=False),
 )
 
+#: One row per stratum of a scanner (`charts.strata`). ``protocol`` is the label of the chart: the protocol alone where
+#: nothing else is known of its series. ``charted_as`` is the group whose chart shows these series, where a person
+#: merged scanners or mapped protocol names; empty: this one.
 groups = sa.Table(
     "chart_groups",
     metadata,
@@ -60,6 +65,11 @@ groups = sa.Table(
     sa.Column("last_at", UtcDateTime, nullable=False),
     sa.Column("last_score", sa.Float),
     sa.Column("judged", sa.Boolean, nullable=False),
+    sa.Column("protocol_name", sa.Text),
+    sa.Column("kernel", sa.String(16)),
+    sa.Column("reconstruction", sa.String(16)),
+    sa.Column("thickness", sa.String(16)),
+    sa.Column("charted_as", sa.Integer),
     sa.UniqueConstraint("scanner_id", "kind", "protocol"),
     sa.Index("ix_chart_groups_kind", "kind", "protocol"),
 )
@@ -74,7 +84,9 @@ quantities = sa.Table(
     sa.Column("direction", sa.Text, nullable=False),
 )
 
-#: One row per result; ``group_id`` is empty where a later version of the series has taken its place.
+#: One row per result; ``group_id`` is empty where a later version of the series has taken its place, and
+#: ``source_group_id`` is then kept: the group that the headers name, whatever names people gave. ``at`` is when the
+#: series was first scored, ``acquired_at`` when it was acquired.
 points = sa.Table(
     "chart_points",
     metadata,
@@ -83,7 +95,11 @@ points = sa.Table(
     sa.Column("at", UtcDateTime, nullable=False),
     sa.Column("score", sa.Float),
     sa.Column("measured", sa.LargeBinary, nullable=False),
+    sa.Column("acquired_at", UtcDateTime),
+    sa.Column("source_group_id", sa.Integer),
     sa.Index("ix_chart_points_group_id", "group_id", "at", "result_id"),
+    sa.Index("ix_chart_points_acquired_at", "group_id", "acquired_at", "result_id"),
+    sa.Index("ix_chart_points_source_group_id", "source_group_id"),
 )
 
 weeks = sa.Table(
@@ -103,6 +119,7 @@ stale_weeks = sa.Table(
     sa.Column("monday", sa.Date, primary_key=True),
 )
 
+#: ``quantity`` "*" stands for all of the group. With ``from_at`` the first points from that time on make the baseline.
 baselines = sa.Table(
     "chart_baselines",
     metadata,
@@ -117,9 +134,12 @@ baselines = sa.Table(
     sa.Column("reason", sa.Text, nullable=False),
     sa.Column("author", sa.Text, nullable=False),
     sa.Column("created_at", UtcDateTime, nullable=False),
+    sa.Column("from_at", UtcDateTime),
     sa.Index("ix_chart_baselines_group_id", "group_id", "quantity", "baseline_id"),
 )
 
+#: What drifts together in one group is one alarm: ``cause_id`` is empty for the earliest, which ``sentence`` names, and
+#: its number for the others.
 alarms = sa.Table(
     "chart_alarms",
     metadata,
@@ -131,7 +151,30 @@ alarms = sa.Table(
     sa.Column("began_at", UtcDateTime, nullable=False),
     sa.Column("raised_at", UtcDateTime, nullable=False),
     sa.Column("ended_at", UtcDateTime),
+    sa.Column("cause_id", sa.Integer),
+    sa.Column("sentence", sa.Text),
+    sa.Column("improvement", sa.Boolean),
     sa.Index("ix_chart_alarms_group_id", "group_id", "quantity", "ended_at"),
+)
+
+#: What people call a scanner; ``part_of`` is the one it is shown under. An empty name is the derived one.
+scanner_names = sa.Table(
+    "scanner_names",
+    metadata,
+    sa.Column("scanner_id", sa.Integer, sa.ForeignKey("scanners.scanner_id"), primary_key=True),
+    sa.Column("name", sa.Text, nullable=False),
+    sa.Column("part_of", sa.Integer, sa.ForeignKey("scanners.scanner_id")),
+    sa.Column("author", sa.Text, nullable=False),
+    sa.Column("changed_at", UtcDateTime, nullable=False),
+)
+
+protocol_names = sa.Table(
+    "protocol_names",
+    metadata,
+    sa.Column("written", sa.Text, primary_key=True),
+    sa.Column("shown", sa.Text, nullable=False),
+    sa.Column("author", sa.Text, nullable=False),
+    sa.Column("changed_at", UtcDateTime, nullable=False),
 )
 
 events = sa.Table(

@@ -68,6 +68,10 @@ log_facets = sa.Table(
     *(sa.Column(name, sa.Text, nullable=False) for name in FACET_COLUMNS),
     sa.Column("words", sa.Text, nullable=False),
     sa.Column("rows", sa.Integer, nullable=False, server_default="0"),
+    # Set by the charts: the device, and the names that people gave it and its protocol.
+    sa.Column("scanner_id", sa.Integer),
+    sa.Column("shown_scanner", sa.Text),
+    sa.Column("shown_protocol", sa.Text),
 )
 
 log_findings = sa.Table(
@@ -104,9 +108,12 @@ log_rows = sa.Table(
     sa.Column("worst_slice", sa.SmallInteger, nullable=False, server_default="0"),
     sa.Column("delivery", sa.SmallInteger, nullable=False, server_default="0"),
     sa.Column("review", sa.SmallInteger, nullable=False, server_default="0"),
+    # The day at the scanner, so that a month of examinations is a range.
+    sa.Column("acquired_on", sa.Date),
     sa.Index("ix_log_rows_scored_at", "scored_at", *_SEARCHED),
     sa.Index("ix_log_rows_score", "score", *_SEARCHED, "scored_at"),
     sa.Index("ix_log_rows_deviation", "deviation", *_SEARCHED, "scored_at", "score"),
+    sa.Index("ix_log_rows_acquired_on", "acquired_on", *_SEARCHED, "scored_at"),
     sa.Index("ix_log_rows_facet_id", "facet_id", "scored_at"),
     *(sa.Index(f"ix_log_rows_{name}", name) for name in ("grade", "severity", "delivery", "review")),
     sa.Index("ix_log_rows_series_instance_uid", "series_instance_uid", "version"),

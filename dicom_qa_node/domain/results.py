@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
+from dicom_qa_node.domain.acquisition_parameters import Acquisition
 from dicom_qa_node.domain.codes import Code
 from dicom_qa_node.domain.series import SeriesHeader
 from dicom_qa_node.domain.states import DeliveryState, SeriesState
@@ -226,7 +227,7 @@ class SeriesResult:
     ``interval`` holds its calibrated bounds. ``grade`` is the best grade that the interval reaches and the one that is
     coded; ``grade_low`` is the worst one where the interval straddles a limit, else None. All are None when nothing
     could be rated: then ``findings`` gives the cause and the measurements stand alone. ``why`` is one sentence: what
-    pulled the score down, or why there is none.
+    pulled the score down, or why there is none. ``acquisition`` is None in results of before it was kept.
     """
 
     __pydantic_config__ = {"alias_generator": _key_in_json, "populate_by_name": True}  # noqa: RUF012
@@ -249,6 +250,7 @@ class SeriesResult:
     rated_parts: tuple[RatedPart, ...] = ()
     decided_by: RatedPartKind | None = None
     why: str = ""
+    acquisition: Acquisition | None = None
 
     @property
     def grade_text(self) -> str:

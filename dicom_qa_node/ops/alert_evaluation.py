@@ -26,6 +26,7 @@ from dicom_qa_node.ops.health import HealthReport, Level
 
 __all__ = ["AlertEvaluator", "NodeAlerts", "quiet_until", "update_charts"]
 
+_CATCHING_UP = dt.timedelta(days=8)
 _QUIET_STEP = dt.timedelta(minutes=5)
 _SEVERITIES = [severity.value for severity in (Severity.INFO, Severity.WARNING, Severity.ERROR)]
 
@@ -40,7 +41,8 @@ class AlertEvaluator:
     def results(self, new: Sequence[NewResult]) -> list[NewAlert]:
         """Return the alerts that newly scored series give rise to."""
         oldest = self._clock() - dt.timedelta(hours=self._config.newest_hours)
-        return [alert for item in new if item.scored_at >= oldest for alert in self._of_result(item)]
+        recent = [item for item in new if item.scored_at >= oldest and not _late(item)]
+        return [alert for item in recent for alert in self._of_result(item)]
 
     def drifts(self, begun: Sequence[NewAlarm]) -> list[NewAlert]:
         """Return the alerts of drifts that began."""
@@ -167,7 +169,8 @@ def update_charts(config: Config, database: Database, judge: AlertEvaluator) -> 
     """Return the task that takes new results into the charts and tells of grades, findings and drifts."""
     charts = config.charts
     rules = ChartRules(charts.baseline_points, charts.ewma_weight, charts.ewma_width, charts.drift_run)
-    ingest, drifts = ChartIngest(database), Drifts(database, rules)
+    ingest = ChartIngest(database, zone=ZoneInfo(charts.timezone))
+    drifts = Drifts(database, rules)
 
     def run(_now: dt.datetime) -> None:
         # A long backlog (a first start, an imported log) comes in small transactions; the receiver writes in between.
@@ -197,6 +200,11 @@ def _matches(rule: AlertRule, scanner: str, protocol: str) -> bool:
 def _worth(rule: AlertRule, key: str, severity: str) -> bool:
     heavy = _SEVERITIES.index(severity) >= _SEVERITIES.index(rule.severity)
     return heavy and any(fnmatchcase(key, pattern) for pattern in rule.findings)
+
+
+def _late(item: NewResult) -> bool:
+    """Whether a series of long ago arrived only now: a node that was down for a week has no such."""
+    return item.acquired_at is not None and item.scored_at - item.acquired_at > _CATCHING_UP
 
 
 def _occasion(item: NewResult) -> str:

@@ -22,7 +22,10 @@ from dicom_qa_node.db.log_tables import (
     log_found,
     log_rows,
 )
+from dicom_qa_node.dicom_io.date_times import parse_date
+from dicom_qa_node.domain.acquisition_parameters import EARLIEST
 from dicom_qa_node.domain.results import RatedPartKind, SeriesResult
+from dicom_qa_node.domain.scanner_names import derived_name
 from dicom_qa_node.domain.series import SeriesHeader
 from dicom_qa_node.quality_log.full_text import index_patient, patient_words, words_of
 
@@ -71,8 +74,10 @@ class Bits:
 
 
 def scanner_name(facts: SeriesHeader) -> str:
-    """Return the name under which a scanner's results are grouped."""
-    return facts.station_name or facts.device_serial_number or facts.manufacturer_model_name or "unknown"
+    """Return the name under which a scanner's results are grouped, see `derived_name`."""
+    return derived_name(
+        facts.station_name, facts.manufacturer, facts.manufacturer_model_name, facts.device_serial_number
+    )
 
 
 def add_log_row(
@@ -103,6 +108,7 @@ def log_row(
         "version": version,
         "latest": 1,
         "scored_at": at,
+        "acquired_on": _acquired_on(facts, result, at),
         "facet_id": facet_id,
         "score": result.score,
         "low": low,
@@ -185,6 +191,14 @@ def _facet(connection: sa.Connection, facts: SeriesHeader, result: SeriesResult)
 def _part_score(result: SeriesResult, kind: RatedPartKind) -> float | None:
     part = result.rated_part(kind)
     return None if part is None else part.score
+
+
+def _acquired_on(facts: SeriesHeader, result: SeriesResult, at: dt.datetime) -> dt.date:
+    """Return the day of the acquisition at the scanner, the study's where that is unknown, else that of scoring."""
+    taken = None if result.acquisition is None else result.acquisition.at
+    days = (taken.date() if taken is not None else None, parse_date(facts.study_date))
+    latest = at.date() + dt.timedelta(days=1)
+    return next((day for day in days if day is not None and EARLIEST <= day <= latest), at.date())
 
 
 def _worst_slice(result: SeriesResult) -> int:

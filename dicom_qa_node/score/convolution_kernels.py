@@ -8,26 +8,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from enum import StrEnum
 
 from pydicom import Dataset
 
 from dicom_qa_node.dicom_io import headers as at
+from dicom_qa_node.domain.acquisition_parameters import Sharpness
 
 __all__ = ["Sharpness", "kernel_name", "sharpness_of_header", "sharpness_of_name"]
-
-
-class Sharpness(StrEnum):
-    """How far a kernel passes high spatial frequencies.
-
-    SOFT kernels are read in a soft-tissue window. MEDIUM ones too, with about half as much noise again (Siemens B50, GE
-    DETAIL). SHARP ones are made for lung, bone and the inner ear: limits for noise in soft tissue do not hold.
-    """
-
-    SOFT = "soft"
-    MEDIUM = "medium"
-    SHARP = "sharp"
-    UNKNOWN = "unknown"
 
 
 _PLAIN_WORDS = {

@@ -19,8 +19,10 @@ import numpy as np
 from dicom_qa_node.config import Grades, Score
 from dicom_qa_node.config.thresholds import FindingRules
 from dicom_qa_node.dicom_io import headers as at
+from dicom_qa_node.domain.acquisition_parameters import Acquisition
 from dicom_qa_node.domain.errors import Permanent
 from dicom_qa_node.domain.results import Finding, Measurement, SeriesKind, SeriesResult, Severity, grade_label
+from dicom_qa_node.score.acquisition_facts import acquisition_of
 from dicom_qa_node.score.blank_slices import too_many_blank
 from dicom_qa_node.score.ct_selection import rank_ct_stacks
 from dicom_qa_node.score.decoder_pool import DecoderPool
@@ -106,6 +108,7 @@ class _StackResult:
     instances: frozenset[str]
     key_slices: KeySlices | None
     blank: int = 0
+    acquisition: Acquisition | None = None
 
 
 def score_series(
@@ -230,6 +233,7 @@ def _score_stack(
         instances=frozenset(volume.sop_instance_uids),
         key_slices=key_slices,
         blank=len(volume.blank_mm),
+        acquisition=acquisition_of(volume.header, volume.kind),
     )
 
 
@@ -337,6 +341,7 @@ def _combined(
         model=model_ref(scorer, lead.kind),
         instances_used=len(frozenset[str]().union(*(stack.instances for stack in stacks))),
         stack_name=lead.stack_name,
+        acquisition=lead.acquisition,
     )
 
 
