@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
@@ -11,7 +12,10 @@ from pydantic import Field, model_validator
 
 from dicom_qa_node.config.fields import ListenPort, Port, Section
 
-__all__ = ["AuditSyslog", "Oidc", "Web"]
+__all__ = ["PLACEHOLDERS", "AuditSyslog", "Oidc", "Viewer", "Web"]
+
+PLACEHOLDERS = ("StudyInstanceUID", "SeriesInstanceUID", "PatientID", "AccessionNumber")
+"""What may stand in braces in the address of a viewer."""
 
 RoleName = Literal["viewer", "reviewer", "admin"]
 
@@ -68,6 +72,49 @@ class AuditSyslog(Section):
         return self
 
 
+class Viewer(Section):
+    """A viewer that opens a series from the pages."""
+
+    name: str = Field(min_length=1, max_length=40, description="word of the link")
+    url: str = Field(
+        min_length=1,
+        max_length=1000,
+        description="address, percent-encoded, with {StudyInstanceUID}, {SeriesInstanceUID}, {PatientID} or "
+        "{AccessionNumber}",
+    )
+
+    @property
+    def scheme(self) -> str:
+        """The scheme of the address, in lower case."""
+        return self.url.partition(":")[0].lower()
+
+    @model_validator(mode="after")
+    def _readable(self) -> Viewer:
+        if not re.fullmatch(r"[A-Za-z][A-Za-z0-9+.-]*:[\x21-\x7e]+", self.url):
+            raise ValueError(f"url of {self.name!r} is not an address: a scheme, then printable ASCII without spaces")
+        if re.search(r"[<>\"\\^`|']", self.url):
+            raise ValueError(f"url of {self.name!r} holds a character that must be percent-encoded")
+        found = re.findall(r"\{([^{}]*)\}", self.url)
+        unknown = sorted(set(found) - set(PLACEHOLDERS))
+        if unknown or self.url.count("{") != len(found) or self.url.count("}") != len(found):
+            named = ", ".join(f"{{{name}}}" for name in unknown) or "a brace without its counterpart"
+            raise ValueError(f"url of {self.name!r} holds {named}; it may hold {{{'}, {'.join(PLACEHOLDERS)}}}")
+        if not {"StudyInstanceUID", "SeriesInstanceUID", "AccessionNumber"} & set(found):
+            raise ValueError(f"url of {self.name!r} names no study: add {{StudyInstanceUID}}")
+        if self.scheme in ("http", "https") and not _fixed_host(self.url):
+            raise ValueError(f"url of {self.name!r} has no host, or a placeholder in it")
+        return self
+
+
+def _fixed_host(url: str) -> bool:
+    host = urlsplit(url).netloc
+    return bool(host) and "{" not in host and "@" not in host
+
+
+_SCHEMES = ("https", "http", "weasis")
+_NEVER = ("javascript", "vbscript", "data", "file", "blob", "about", "view-source", "filesystem")
+
+
 class Web(Section):
     """The web role: pages, API, health and metrics."""
 
@@ -106,6 +153,11 @@ class Web(Section):
     login_per_minute: int = Field(30, ge=1, le=10000, description="login attempts from one address")
     api_per_minute: int = Field(600, ge=1, le=1000000, description="API calls of one token or session")
     max_body_kb: int = Field(1024, ge=16, le=1048576, description="largest body of a request")
+    review_days: int = Field(30, ge=1, le=3650, description="age in days after which unassigned series leave the queue")
+    viewers: list[Viewer] = Field(default_factory=list, description="viewers that open a series from the pages")
+    viewer_schemes: list[str] = Field(
+        default_factory=list, description="further schemes of viewer addresses; https, http and weasis are allowed"
+    )
     oidc: Oidc = Field(default_factory=Oidc, description="login by an OpenID Connect provider")
     syslog: AuditSyslog = Field(default_factory=AuditSyslog, description="the audit log as DICOM audit messages")
 
@@ -128,6 +180,7 @@ class Web(Section):
                 ipaddress.ip_network(entry, strict=False)
             except ValueError as error:
                 raise ValueError(f"trusted_proxies: {entry!r} is not an address or network") from error
+        self._check_viewers()
         covered = self.tls_certificate or self.trusted_proxies or self.allow_plain_http
         if not _is_loopback(self.host) and not covered:
             raise ValueError(
@@ -135,6 +188,14 @@ class Web(Section):
                 "set tls_certificate and tls_key, or trusted_proxies, or allow_plain_http"
             )
         return self
+
+    def _check_viewers(self) -> None:
+        for scheme in self.viewer_schemes:
+            if not re.fullmatch(r"[a-z][a-z0-9+.-]{0,30}", scheme) or scheme in _NEVER:
+                raise ValueError(f"viewer_schemes: {scheme!r} is not a scheme that a link may have")
+        for viewer in self.viewers:
+            if viewer.scheme not in (*_SCHEMES, *self.viewer_schemes) or viewer.scheme in _NEVER:
+                raise ValueError(f"viewers: the scheme of {viewer.name!r}, {viewer.scheme!r}, is not in viewer_schemes")
 
 
 def _is_loopback(host: str) -> bool:

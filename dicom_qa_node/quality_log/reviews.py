@@ -19,8 +19,14 @@ from dicom_qa_node.domain.clock import utc_now
 from dicom_qa_node.domain.errors import Permanent
 from dicom_qa_node.domain.results import SeriesResult, result_from_json
 from dicom_qa_node.domain.uids import uid_key
+from dicom_qa_node.quality_log.review_queue import close_assignment
 
-__all__ = ["COLUMNS", "Label", "LabelledSlice", "Review", "ReviewReason", "Reviews", "label_lines", "labelled_slices"]
+__all__ = [
+    "COLUMNS", "NEAR", "Label", "LabelledSlice", "Review", "ReviewReason", "Reviews", "label_lines", "labelled_slices",
+]  # fmt: skip
+
+NEAR = 0.5
+"""A reviewer's own score within this of the node's agrees with it: scores are given in steps of one or a half."""
 
 _MOST_TEXT = 2000
 
@@ -105,7 +111,33 @@ class Reviews:
             number = connection.execute(reviews.insert().values(**values).returning(reviews.c.review_id)).scalar_one()
             mark = _mark(_current(_of(connection, series_instance_uid, version)))
             connection.execute(log_rows.update().where(same).values(review=int(mark)))
+            close_assignment(connection, series_instance_uid, reviewer, values["at"])
             return Review(int(number), **values)
+
+    def score(
+        self,
+        series_instance_uid: str,
+        version: int,
+        own: float | None,
+        *,
+        reviewer: str,
+        reason: str = "",
+        comment: str = "",
+    ) -> Review:
+        """Sign a review by its score alone: within `NEAR` of the node's it agrees, else, or without one, it disagrees.
+
+        Raises
+        ------
+        Permanent
+            As `add`.
+        """
+        same = (log_rows.c.series_instance_uid == series_instance_uid) & (log_rows.c.version == version)
+        with self._db.read() as connection:
+            given = connection.execute(sa.select(log_rows.c.score).where(same)).scalar()
+        agrees = own is not None and given is not None and abs(own - given) <= NEAR
+        return self.add(
+            series_instance_uid, version, reviewer=reviewer, agrees=agrees, score=own, reason=reason, comment=comment
+        )
 
     def of(self, series_instance_uid: str, version: int | None = None) -> list[Review]:
         """Return the reviews of a series (None: of all its versions), oldest first."""

@@ -28,7 +28,19 @@ from dicom_qa_node.web.middleware import BodyLimit, RequestMiddleware
 from dicom_qa_node.web.page_rendering import on_client_left, on_error, on_http_error, redirect
 from dicom_qa_node.web.site import SCOPE_KEY, NodeView, Site, site_of
 from dicom_qa_node.web.templating import STATIC
-from dicom_qa_node.web.views import account, alerts, audit, images, log, node, reviews, scanners, series, users
+from dicom_qa_node.web.views import (
+    account,
+    alerts,
+    audit,
+    images,
+    log,
+    node,
+    review_queue,
+    reviews,
+    scanners,
+    series,
+    users,
+)
 
 __all__ = ["NodeView", "create_app"]
 
@@ -39,6 +51,7 @@ _VIEWS = (
     account,
     log,
     images,
+    review_queue,
     reviews,
     series,
     scanners,

@@ -14,11 +14,13 @@ from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Re
 
 from dicom_qa_node import __version__
 from dicom_qa_node.domain.errors import Transient
+from dicom_qa_node.domain.series import SeriesHeader
 from dicom_qa_node.web.access import Account, Permission, path_of
 from dicom_qa_node.web.auth.cookies import THEME, read_cookie
 from dicom_qa_node.web.auth.csrf import FIELD
 from dicom_qa_node.web.site import site_of
 from dicom_qa_node.web.templating import static_version
+from dicom_qa_node.web.viewer_links import ViewerLink, viewer_links
 
 __all__ = ["on_client_left", "on_error", "on_http_error", "page", "problem", "redirect"]
 
@@ -34,6 +36,7 @@ class NavItem:
 
 _NAV = (
     NavItem("/log", "Log", Permission.VIEW),
+    NavItem("/review", "Review", Permission.REVIEW),
     NavItem("/scanners", "Scanners", Permission.VIEW),
     NavItem("/node", "Node", Permission.VIEW),
     NavItem("/alerts", "Alerts", Permission.VIEW),
@@ -47,7 +50,8 @@ def page(request: Request, template: str, status: int = 200, **context: Any) -> 
 
     Beside ``context`` a template has ``account`` (None if not signed in), ``csrf``, ``nav``, ``here`` (the path without
     the prefix), ``theme``, ``url("/path")`` and ``static("file")`` with the site's prefix, ``may("act")``, ``site``,
-    ``version`` and ``now``. A template for htmx extends nothing; a whole page extends ``base.html``.
+    ``version``, ``now``
+    and ``viewers_of(facts)``. A template for htmx extends nothing; a whole page extends ``base.html``.
     """
     site = site_of(request)
     account: Account | None = getattr(request.state, "account", None)
@@ -62,11 +66,16 @@ def page(request: Request, template: str, status: int = 200, **context: Any) -> 
     def may(permission: str) -> bool:
         return account is not None and account.may(Permission(permission))
 
+    def viewers_of(facts: SeriesHeader) -> list[ViewerLink]:
+        patients = account is not None and account.sees_patients
+        return viewer_links(site.config.web.viewers, facts, patients=patients)
+
     here = request.scope["path"].removeprefix(path_of(request, ""))
     frame = {
         "request": request, "site": site, "account": account, "url": url, "static": static, "may": may,
         "csrf": account.csrf if account else "", "csrf_field": FIELD, "nav": _nav(request, account), "here": here,
         "theme": theme if theme in ("light", "dark") else "", "version": __version__, "now": site.clock(),
+        "viewers_of": viewers_of,
     }  # fmt: skip
     return HTMLResponse(site.templates.get_template(template).render(frame | context), status)
 

@@ -20,6 +20,7 @@ from dicom_qa_node.flow.registry import Registry
 from dicom_qa_node.flow.retention_candidates import Retention
 from dicom_qa_node.index.catalogue import Catalogue
 from dicom_qa_node.quality_log.entries import LogFilter, QualityLog
+from dicom_qa_node.quality_log.review_queue import Place, QueueScope, ReviewQueue
 from tests.realistic_log import fill
 
 NOW = dt.datetime(2026, 3, 1, 12, 0, tzinfo=dt.UTC)
@@ -110,6 +111,10 @@ ASKED: dict[str, Callable[[Database], object]] = {
     "the log": lambda database: QualityLog(database).entries(limit=20),
     "the log of nobody": lambda database: QualityLog(database).entries(LogFilter(scanner="nobody")),
     "reports without a header": lambda database: Catalogue(database).unindexed(),
+    "the review queue": lambda database: ReviewQueue(database).page(QueueScope.OPEN, 1, limit=5),
+    "the end of the review queue": lambda database: ReviewQueue(database).page(
+        QueueScope.OPEN, 1, beyond=Place(NOW, 0), back=True, limit=5
+    ),
     "retention": lambda database: Retention(database).expired(NOW, NOW),
 }
 

@@ -73,10 +73,14 @@
   for (const button of document.querySelectorAll("[data-zoom]")) {
     button.addEventListener("click", () => ({ in: () => zoomMiddle(1.5), out: () => zoomMiddle(1 / 1.5), fit })[button.dataset.zoom]());
   }
-  if (toggle) toggle.addEventListener("click", () => {
+  const switchHeat = () => {
+    if (!toggle || toggle.disabled) return;
     toggle.setAttribute("aria-pressed", String(toggle.getAttribute("aria-pressed") !== "true"));
     showHeat();
-  });
+  };
+  if (toggle) toggle.addEventListener("click", switchHeat);
+  // For the keys of other scripts: the review queue.
+  window.qaSlices = { step: (by) => go(at + by), heat: switchHeat };
 
   stage.addEventListener("wheel", (event) => {
     if (!event.ctrlKey && document.activeElement !== stage) return;

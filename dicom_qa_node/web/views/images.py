@@ -12,13 +12,13 @@ from starlette.routing import BaseRoute, Route
 
 from dicom_qa_node.domain.uids import is_uid
 from dicom_qa_node.quality_log.search import LogSearch
-from dicom_qa_node.spool.layout import SpoolLayout
-from dicom_qa_node.spool.rendered_images import SHEET, ImageManifest, read_manifest
+from dicom_qa_node.spool.rendered_images import SHEET, ImageManifest
 from dicom_qa_node.web.access import Permission, guarded
 from dicom_qa_node.web.site import Site, site_of
 from dicom_qa_node.web.slice_images import Look, draw, heat_overlay, thumbnail
+from dicom_qa_node.web.slice_viewer import manifest_of
 
-__all__ = ["manifest_of", "routes"]
+__all__ = ["routes"]
 
 # A version's pictures never change; the browser may keep them, other people's caches may not.
 _KEPT = "private, max-age=86400"
@@ -36,12 +36,6 @@ def routes(_site: Site) -> list[BaseRoute]:
         "/sheet.png": _sheet,
     }
     return [Route(base + path, guarded(Permission.VIEW, _found(view)), methods=["GET"]) for path, view in views.items()]
-
-
-def manifest_of(site: Site, uid: str, version: int) -> tuple[Path, ImageManifest | None]:
-    """Return the folder of a version's pictures and its index; the folder may not exist."""
-    folder = SpoolLayout(site.config.spool_dir).pictures(uid, version)
-    return folder, read_manifest(folder)
 
 
 def _found(view: Callable[[Request], Response]) -> Callable[[Request], Response]:

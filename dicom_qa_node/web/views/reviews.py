@@ -12,13 +12,13 @@ from starlette.routing import BaseRoute, Route
 from dicom_qa_node.domain.errors import Permanent
 from dicom_qa_node.domain.uids import is_uid
 from dicom_qa_node.flow.registry import Registry
-from dicom_qa_node.quality_log.reviews import Reviews, label_lines
+from dicom_qa_node.quality_log.reviews import Review, Reviews, label_lines
 from dicom_qa_node.web.access import Permission, account_of, form_of, guarded, note
 from dicom_qa_node.web.log_query import in_chunks
 from dicom_qa_node.web.page_rendering import page, redirect
 from dicom_qa_node.web.site import Site, site_of
 
-__all__ = ["routes"]
+__all__ = ["routes", "sign"]
 
 _ROWS = 100
 
@@ -34,26 +34,44 @@ def routes(_site: Site) -> list[BaseRoute]:
 
 def _add(request: Request) -> Response:
     uid, version = request.path_params["uid"], request.path_params["version"]
-    if not is_uid(uid):
-        raise HTTPException(404)
-    form = form_of(request)
-    site, opinion = site_of(request), str(form.get("opinion", ""))
     try:
-        if opinion not in ("agree", "disagree"):
-            raise Permanent("say whether you agree")
-        review = Reviews(site.database, clock=site.clock).add(
-            uid, version, reviewer=account_of(request).name, agrees=opinion == "agree",
-            score=_score(str(form.get("score", ""))), reason=str(form.get("reason", "")),
-            comment=str(form.get("comment", "")).strip(),
-        )  # fmt: skip
+        sign(request, uid, version)
     except Permanent as error:
         return redirect(request, f"/series/{uid}?version={version}&problem={quote(str(error)[:300])}#review")
+    return redirect(request, f"/series/{uid}?version={version}&done=review#review")
+
+
+def sign(request: Request, uid: str, version: int) -> Review:
+    """Sign the review of a form and audit it; its ``opinion`` is agree, disagree, or own (the score decides).
+
+    Raises
+    ------
+    Permanent
+        The form makes no sense; the text says why.
+    """
+    if not is_uid(uid):
+        raise HTTPException(404)
+    form, site = form_of(request), site_of(request)
+    opinion, own = str(form.get("opinion", "")), _score(str(form.get("score", "")))
+    words = {
+        "reviewer": account_of(request).name,
+        "reason": str(form.get("reason", "")),
+        "comment": str(form.get("comment", "")).strip(),
+    }
+    reviews = Reviews(site.database, clock=site.clock)
+    if opinion == "own":
+        review = reviews.score(uid, version, own, **words)
+    elif opinion in ("agree", "disagree"):
+        review = reviews.add(uid, version, agrees=opinion == "agree", score=own, **words)
+    else:
+        raise Permanent("say whether you agree")
     row = Registry(site.database).series(uid)
     note(
-        request, "series.review", kind="series", ident=uid, detail=f"v{version} {opinion} {review.reason}".strip(),
+        request, "series.review", kind="series", ident=uid,
+        detail=f"v{version} {'agree' if review.agrees else 'disagree'} {review.reason}".strip(),
         study_instance_uid=row.facts.study_instance_uid if row else "",
     )  # fmt: skip
-    return redirect(request, f"/series/{uid}?version={version}&done=review#review")
+    return review
 
 
 def _score(text: str) -> float | None:

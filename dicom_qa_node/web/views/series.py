@@ -27,15 +27,14 @@ from dicom_qa_node.quality_log.filters import LogRow
 from dicom_qa_node.quality_log.reviews import ReviewReason, Reviews
 from dicom_qa_node.quality_log.search import LogSearch
 from dicom_qa_node.spool.layout import SpoolLayout
-from dicom_qa_node.spool.rendered_images import ImageManifest
 from dicom_qa_node.web.access import Permission, account_of, form_of, guarded, note
 from dicom_qa_node.web.heat_map_state import ask_for_maps, heat_of
 from dicom_qa_node.web.page_rendering import page, redirect
 from dicom_qa_node.web.series_comparison import compared, plain_unit, trends_of
 from dicom_qa_node.web.site import Site, site_of
-from dicom_qa_node.web.slice_images import LABELS, Look, looks_of
+from dicom_qa_node.web.slice_images import Look
+from dicom_qa_node.web.slice_viewer import slices_of
 from dicom_qa_node.web.sr_tree import read_tree
-from dicom_qa_node.web.views.images import manifest_of
 
 __all__ = ["act_on", "possible_actions", "routes"]
 
@@ -173,7 +172,6 @@ def _verdict(request: Request, entry: LogEntry | None) -> dict[str, Any]:
     versions = search.versions(uid)
     own = next((item for item in versions if item.version == entry.version), None)
     earlier = [item for item in search.history(own.result_id) if item[0] != own.result_id] if own else []
-    folder, manifest = manifest_of(site, uid, entry.version)
     report = Outbox(site.database).report(uid, entry.version)
     tree = read_tree(_file(site, report), names=names) if report else None
     return {
@@ -188,32 +186,7 @@ def _verdict(request: Request, entry: LogEntry | None) -> dict[str, Any]:
         "reviews": Reviews(site.database).of(uid),
         "reasons": list(ReviewReason),
         "scale": SCORE_SCALE,
-        "uid": uid,
-        "heat": heat_of(site, entry),
-        **_pictures(request, entry, folder, manifest),
-    }
-
-
-def _pictures(request: Request, entry: LogEntry, folder: Path, manifest: ImageManifest | None) -> dict[str, Any]:
-    scores = {item.sop_instance_uid: number for number, item in enumerate(entry.result.slices, start=1)}
-    if manifest is None or not manifest.slices:
-        return {"manifest": None, "numbers": scores}
-    asked = request.query_params
-    shown = next((item for item in manifest.slices if str(item.number) == asked.get("slice", "")), None)
-    if shown is None:
-        worst = min(entry.result.slices, key=lambda item: item.score, default=None)
-        shown = next((s for s in manifest.slices if worst and s.index == worst.index), manifest.slices[0])
-    looks = looks_of(shown, folder)
-    look = next((item for item in looks if item.value == asked.get("look", "")), looks[0] if looks else None)
-    return {
-        "manifest": manifest,
-        "numbers": scores,
-        "shown": shown,
-        "looks": looks,
-        "look": look,
-        "look_labels": LABELS,
-        "judged": Look.JUDGED,
-        "by_number": dict(enumerate(entry.result.slices, start=1)),
+        **slices_of(request, entry),
     }
 
 
@@ -229,7 +202,10 @@ def _heat(request: Request) -> Response:
     entry = _version(request)
     heat, uid = heat_of(site_of(request), entry), entry.facts.series_instance_uid
     # Asked for by the page's script, which knows the slice that is shown.
-    known: dict[str, Any] = {"entry": entry, "verdict": entry.result, "uid": uid, "shown": None, "look": None}
+    known: dict[str, Any] = {
+        "entry": entry, "verdict": entry.result, "uid": uid, "shown": None, "look": None,
+        "ask_for_maps": account_of(request).may(Permission.REVIEW),
+    }  # fmt: skip
     return page(request, "series/_heat.html", heat=heat, **known)
 
 
