@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from pydantic import TypeAdapter
 from dicom_qa_node.domain.acquisition_parameters import Acquisition
 from dicom_qa_node.domain.codes import Code
+from dicom_qa_node.domain.dose import DoseHeader
 from dicom_qa_node.domain.series import SeriesHeader
 from dicom_qa_node.domain.states import DeliveryState, SeriesState
 
@@ -227,7 +228,8 @@ class SeriesResult:
     ``interval`` holds its calibrated bounds. ``grade`` is the best grade that the interval reaches and the one that is
     coded; ``grade_low`` is the worst one where the interval straddles a limit, else None. All are None when nothing
     could be rated: then ``findings`` gives the cause and the measurements stand alone. ``why`` is one sentence: what
-    pulled the score down, or why there is none. ``acquisition`` is None in results of before it was kept.
+    pulled the score down, or why there is none. ``acquisition`` is None in results of before it was kept. ``dose`` is
+    what the images of a CT state about their irradiation.
     """
 
     __pydantic_config__ = {"alias_generator": _key_in_json, "populate_by_name": True}  # noqa: RUF012
@@ -251,6 +253,7 @@ class SeriesResult:
     decided_by: RatedPartKind | None = None
     why: str = ""
     acquisition: Acquisition | None = None
+    dose: DoseHeader = field(default_factory=DoseHeader)
 
     @property
     def grade_text(self) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 from dataclasses import dataclass
 
+from dicom_qa_node.domain.dose import StoredDoseReport
 from dicom_qa_node.domain.states import SeriesState
 
 __all__ = [
@@ -129,7 +130,7 @@ class RefusedCaller:
     times: int = 1
 
 
-Receipt = StoredInstance | AssociationStart | AssociationEnd | Quarantined | RefusedCaller
+Receipt = StoredInstance | StoredDoseReport | AssociationStart | AssociationEnd | Quarantined | RefusedCaller
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ from dicom_qa_node.domain.backoff import backoff_s
 from dicom_qa_node.domain.results import SeriesResult, result_to_json
 from dicom_qa_node.domain.series import Job, SeriesHeader
 from dicom_qa_node.domain.states import SeriesState
+from dicom_qa_node.dose.records import record_series_dose
 from dicom_qa_node.flow.queue import Taken, Waiter, lock_series, queue_of, waiter_of
 from dicom_qa_node.flow.state_machine import transition
 from dicom_qa_node.quality_log.rows import add_log_row, scanner_name, with_comparison
@@ -130,6 +131,7 @@ class Jobs:
             new = t.results.insert().values(**values).returning(t.results.c.result_id)
             result_id = int(connection.execute(new).scalar_one())
             add_log_row(connection, result_id, facts, job.version, result, now)
+            record_series_dose(connection, facts, job.version, result, now)
             return True
 
     def fail(self, job: Job, reason: str, *, permanent: bool) -> bool:

@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from dicom_qa_node.db import tables as t
 from dicom_qa_node.db.engine import Database, insert_ignore, insert_new_paths
 from dicom_qa_node.db.tables import log_event, series_header_of
+from dicom_qa_node.domain.dose import StoredDoseReport
 from dicom_qa_node.domain.errors import Permanent
 from dicom_qa_node.domain.series import (
     AssociationEnd,
@@ -24,6 +25,7 @@ from dicom_qa_node.domain.series import (
     StoredInstance,
 )
 from dicom_qa_node.domain.states import SeriesState
+from dicom_qa_node.dose.records import known_report_paths, record_dose_reports
 from dicom_qa_node.flow.petct_pairing import candidates, has_images, scored_alone, settled_pair
 from dicom_qa_node.flow.queue import cancel_jobs, enqueue, lock_series
 from dicom_qa_node.flow.refused_callers import note_refusals
@@ -86,6 +88,7 @@ class Registry:
             for start in by_kind.get(AssociationStart, []):
                 _open_association(connection, start)
             _record_instances(connection, by_kind.get(StoredInstance, []), self._site, skew)
+            record_dose_reports(connection, by_kind.get(StoredDoseReport, []), skew)
             insert_ignore(connection, t.quarantine, [asdict(item) for item in by_kind.get(Quarantined, [])])
             for end in by_kind.get(AssociationEnd, []):
                 _close_association(connection, end)
@@ -112,7 +115,7 @@ class Registry:
         with self._db.read() as connection:
             kept = connection.execute(sa.select(t.instances.c.path).where(t.instances.c.path.in_(wanted))).scalars()
             held = connection.execute(sa.select(t.quarantine.c.path).where(t.quarantine.c.path.in_(wanted))).scalars()
-            return {*kept, *held}
+            return {*kept, *held, *known_report_paths(connection, wanted)}
 
     # -- read and written by completion --------------------------------------------------------------
 

@@ -13,6 +13,7 @@ from dicom_qa_node.db.engine import Database, insert_ignore
 from dicom_qa_node.domain.clock import utc_now
 from dicom_qa_node.domain.delivery import ReportRef
 from dicom_qa_node.domain.states import DeliveryState, SeriesState
+from dicom_qa_node.dose.records import record_series_dose
 from dicom_qa_node.flow.jobs import result_row
 from dicom_qa_node.flow.queue import cancel_jobs
 from dicom_qa_node.flow.state_machine import transition
@@ -121,6 +122,7 @@ def _restore_result(connection: sa.Connection, archive: ResultArchive) -> None:
     row = result_row(uid, version, result, archive.facts, at)
     number = int(connection.execute(t.results.insert().values(**row).returning(t.results.c.result_id)).scalar_one())
     add_log_row(connection, number, archive.facts, version, result, at)
+    record_series_dose(connection, archive.facts, version, result, at)
 
 
 def _restore_reports(connection: sa.Connection, archive: ResultArchive) -> None:

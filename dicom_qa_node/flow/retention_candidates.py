@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import sqlalchemy as sa
 
 from dicom_qa_node.db import tables as t
+from dicom_qa_node.db.dose_tables import KEPT_REPORTS, dose_reports
 from dicom_qa_node.db.engine import Database
 from dicom_qa_node.db.log_tables import GRADE_CODES, ReviewMark, log_rows
 from dicom_qa_node.domain.delivery import DocumentKind
@@ -127,6 +128,25 @@ class Retention:
                 }  # fmt: skip
                 connection.execute(t.series.update().where(series.series_instance_uid == uid).values(**changes))
             return connection.execute(t.instances.delete().where(wanted)).rowcount
+
+    def dose_reports(self, before: dt.datetime, limit: int = 1000) -> list[str]:
+        """Return the spool paths of dose reports received before this time whose study has no image in the spool.
+
+        The oldest first; what was read from a report stays.
+        """
+        report = dose_reports.c
+        images = sa.exists().where(
+            (t.series.c.study_instance_uid == report.study_instance_uid) & (t.plain(t.series.c.kept) > 0)
+        )
+        query = sa.select(report.path).where(report.received_at < before, sa.text(KEPT_REPORTS), ~images)
+        with self._db.read() as connection:
+            return list(connection.execute(query.order_by(report.received_at).limit(limit)).scalars())
+
+    def forget_dose_reports(self, paths: Sequence[str]) -> int:
+        """Note that the files of these dose reports were deleted; return how many."""
+        gone = dose_reports.update().where(dose_reports.c.path.in_(list(paths))).values(kept=False)
+        with self._db.write() as connection:
+            return connection.execute(gone).rowcount
 
     def refused(self, before: dt.datetime, limit: int = 1000) -> list[str]:
         """Return the spool paths of objects that were refused on receiving before this time, the oldest first.

@@ -21,7 +21,7 @@ from dicom_qa_node.spool.disk_space import Deletion, DiskUsage, delete_files, di
 from dicom_qa_node.spool.layout import SpoolLayout
 from dicom_qa_node.spool.rendered_images import read_manifest
 
-__all__ = ["clear_quarantine", "clear_rendered_images", "make_room", "retain"]
+__all__ = ["clear_dose_reports", "clear_quarantine", "clear_rendered_images", "make_room", "retain"]
 
 _LOGGER = logging.getLogger(__name__)
 _BATCH = 500
@@ -116,6 +116,26 @@ def clear_quarantine(config: Config, database: Database, now: dt.datetime, watch
             break
     if total:
         log_event(_LOGGER, logging.INFO, "quarantine_cleared", objects=total)
+    return total
+
+
+def clear_dose_reports(config: Config, database: Database, now: dt.datetime, watch: ClockWatch | None = None) -> int:
+    """Delete the files of dose reports whose study has no image in the spool any more; return how many went.
+
+    A report of which no image has come stays as long (``spool.keep_delivered_days``); what was read from it stays.
+    """
+    if _must_wait(watch):
+        return 0
+    layout, retention = SpoolLayout(config.spool_dir), Retention(database)
+    before = now - dt.timedelta(days=config.spool.keep_delivered_days)
+    total = 0
+    while paths := retention.dose_reports(before, _BATCH):
+        failed = _delete(layout, paths).failed
+        total += retention.forget_dose_reports([path for path in paths if path not in failed])
+        if failed:
+            break
+    if total:
+        log_event(_LOGGER, logging.INFO, "dose_reports_cleared", reports=total)
     return total
 
 

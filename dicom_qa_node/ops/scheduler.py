@@ -31,7 +31,7 @@ from dicom_qa_node.ops.alert_evaluation import AlertEvaluator, NodeAlerts, updat
 from dicom_qa_node.ops.audit_syslog import SyslogSender
 from dicom_qa_node.ops.health import HealthReport, ModelCheck, assess, gather, time_of
 from dicom_qa_node.ops.heartbeat import HeartbeatSender
-from dicom_qa_node.ops.retention import clear_quarantine, clear_rendered_images, make_room, retain
+from dicom_qa_node.ops.retention import clear_dose_reports, clear_quarantine, clear_rendered_images, make_room, retain
 from dicom_qa_node.receive.reconcile import reconcile
 from dicom_qa_node.spool.disk_space import DiskGauge
 from dicom_qa_node.spool.layout import SpoolLayout
@@ -85,6 +85,7 @@ def tasks_of(config: Config, database: Database, watch: ClockWatch | None = None
         Task("reconcile", _RECONCILE_S, look_for_lost_rows, first_after_s=_RECONCILE_S),
         Task("retention", 3600, lambda now: retain(config, database, now, watch)),
         Task("quarantine", 3600, lambda now: clear_quarantine(config, database, now, watch)),
+        Task("dose reports", 3600, lambda now: clear_dose_reports(config, database, now, watch)),
         Task("pictures", 3600, lambda now: clear_rendered_images(config, database, now, watch)),
         *_scrubbing(config, layout),
         Task("room", 10, lambda now: make_room(config, database, now)),

@@ -23,8 +23,10 @@ from typing import Protocol
 from dicom_qa_node.dicom_io.element_scanner import BrokenDataSet
 from dicom_qa_node.dicom_io.instance_header import read_instance_header
 from dicom_qa_node.dicom_io.part10 import Checksum, open_envelope
+from dicom_qa_node.domain.dose import StoredDoseReport
 from dicom_qa_node.domain.errors import Permanent
 from dicom_qa_node.domain.series import Quarantined, Receipt, StoredInstance
+from dicom_qa_node.dose.report_reader import read_report
 from dicom_qa_node.log import log_event
 from dicom_qa_node.spool.image_difference import Difference, differences
 from dicom_qa_node.spool.incoming import Outcome, StoredFile, move_to_quarantine, stored_instance
@@ -125,7 +127,7 @@ def _settled(path: Path) -> bool:
 
 
 def _files(layout: SpoolLayout, changed_since: float) -> Iterator[Path]:
-    for folder in (*layout.shards(), layout.conflicts, layout.quarantine):
+    for folder in (*layout.shards(), layout.conflicts, layout.dose_reports, layout.quarantine):
         # A folder's own time changes with each name in it, so most folders need no second look.
         if folder.stat().st_mtime < changed_since:
             continue
@@ -140,11 +142,13 @@ def _batches(paths: Iterator[Path]) -> Iterator[list[Path]]:
         yield batch
 
 
-def _receipt(layout: SpoolLayout, path: Path) -> StoredInstance | Quarantined | None:
+def _receipt(layout: SpoolLayout, path: Path) -> StoredInstance | StoredDoseReport | Quarantined | None:
     """Return the receipt that the lost process would have reported; None if the file went meanwhile."""
     try:
         if path.parent == layout.quarantine:
             return _quarantined(layout, path)
+        if path.parent == layout.dose_reports:
+            return _dose_report(layout, path)
         return _stored(layout, path)
     except FileNotFoundError:
         return None
@@ -164,6 +168,22 @@ def _stored(layout: SpoolLayout, path: Path) -> StoredInstance:
         differs = differences(stored, path) if apart else frozenset[Difference]()
         kept = StoredFile(outcome, layout.relative(path), envelope.checksum, differs)
         return stored_instance(kept, envelope.origin, facts)
+
+
+def _dose_report(layout: SpoolLayout, path: Path) -> StoredDoseReport:
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        envelope = open_envelope(data)
+        _check_content(data, envelope.data_start, envelope.checksum)
+        checksum = envelope.checksum
+        assert checksum is not None
+    return StoredDoseReport(
+        path=layout.relative(path),
+        sha256=checksum.sha256,
+        size_bytes=checksum.size_bytes,
+        received_at=checksum.received_at,
+        calling_ae=envelope.origin.calling_ae,
+        report=read_report(path),
+    )
 
 
 def _check_content(data: mmap.mmap, start: int, checksum: Checksum | None) -> None:

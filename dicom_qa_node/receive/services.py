@@ -32,9 +32,11 @@ from pynetdicom.presentation import PresentationContext, build_context
 from dicom_qa_node.config import Config
 from dicom_qa_node.db.engine import Database
 from dicom_qa_node.domain.errors import NodeError
+from dicom_qa_node.dose.report_reader import DOSE_REPORT_CLASSES
 from dicom_qa_node.log import log_event
 
 __all__ = [
+    "DOSE_REPORT_SYNTAXES",
     "STORAGE_CLASSES",
     "TRANSFER_SYNTAXES",
     "OpenServiceHandler",
@@ -81,7 +83,17 @@ def merged_contexts(
     if any(service.sends_images for service in services):
         for context in storage:
             context.scu_role = context.scp_role = True
-    return [*storage, *others, *(context for service in services for context in service.contexts())]
+    return _one_for_each([*storage, *others, *(context for service in services for context in service.contexts())])
+
+
+def _one_for_each(contexts: Sequence[PresentationContext]) -> list[PresentationContext]:
+    """Merge contexts of one abstract syntax: a class that the node stores and also sends is taken in both roles."""
+    found: dict[str, PresentationContext] = {}
+    for context in contexts:
+        first = found.setdefault(str(context.abstract_syntax), context)
+        if first is not context:
+            first.scu_role = first.scp_role = True
+    return list(found.values())
 
 
 def drop_unsolicited(assoc: Association) -> None:
@@ -149,11 +161,24 @@ TRANSFER_SYNTAXES: tuple[UID, ...] = (
 )
 
 
+DOSE_REPORT_SYNTAXES: tuple[UID, ...] = (
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+)
+
+
 def storage_contexts() -> list[PresentationContext]:
-    """Return one context per storage class with every transfer syntax."""
+    """Return one context per storage class of images with every transfer syntax."""
     return [build_context(sop_class, list(TRANSFER_SYNTAXES)) for sop_class in STORAGE_CLASSES]
+
+
+def dose_report_contexts() -> list[PresentationContext]:
+    """Return one context per SOP class of dose reports."""
+    return [build_context(sop_class, list(DOSE_REPORT_SYNTAXES)) for sop_class in sorted(DOSE_REPORT_CLASSES)]
 
 
 def supported_contexts(extra_services: Sequence[ServiceHandler] = ()) -> list[PresentationContext]:
     """Return everything the receiver accepts, with the contexts of ``further`` services."""
-    return merged_contexts(storage_contexts(), [build_context(VERIFICATION)], extra_services)
+    others = [build_context(VERIFICATION), *dose_report_contexts()]
+    return merged_contexts(storage_contexts(), others, extra_services)

@@ -13,9 +13,11 @@ from dataclasses import dataclass, field
 
 from dicom_qa_node.dicom_io.instance_header import InstanceHeader
 from dicom_qa_node.dicom_io.part10 import Origin
+from dicom_qa_node.domain.dose import DoseReport, StoredDoseReport
 from dicom_qa_node.domain.errors import NodeError, Permanent
 from dicom_qa_node.domain.series import Receipt, SeriesHeader
-from dicom_qa_node.domain.uids import is_uid
+from dicom_qa_node.domain.uids import check_uid, is_uid
+from dicom_qa_node.dose.report_reader import DOSE_REPORT_CLASSES, LARGEST_BYTES, UnreadableReport, read_report
 from dicom_qa_node.log import log_event
 from dicom_qa_node.receive.fastpath.command_sets import StoreRequest
 from dicom_qa_node.receive.store_status import SUCCESS, Answer, WrongSopClass, WrongSopInstance, answer_for
@@ -128,6 +130,9 @@ class ReceivedObject:
             self._incoming = None
 
     def _finish(self, incoming: IncomingObject) -> None:
+        if self._origin.sop_class_uid in DOSE_REPORT_CLASSES:
+            self._finish_dose_report(incoming)
+            return
         try:
             facts = self._checked_facts(incoming)
         except Permanent as error:
@@ -143,6 +148,36 @@ class ReceivedObject:
         if kept.outcome is Outcome.CONFLICT:
             self._log(logging.WARNING, "conflict", differs=", ".join(sorted(kept.differs)))
         self._intake.report(stored_instance(kept, self._origin, facts, self._intake.series.of(facts)))
+
+    def _finish_dose_report(self, incoming: IncomingObject) -> None:
+        try:
+            report = self._checked_report(incoming)
+        except Permanent as error:
+            self._failure = answer_for(error)
+            self._quarantine(incoming, str(error))
+            return
+        kept = incoming.keep_dose_report()
+        if kept.outcome is Outcome.DUPLICATE:
+            self._log(logging.INFO, "duplicate")
+            return
+        checksum = kept.checksum
+        self._intake.report(
+            StoredDoseReport(
+                kept.path, checksum.sha256, checksum.size_bytes, checksum.received_at, self._origin.calling_ae, report
+            )
+        )
+
+    def _checked_report(self, incoming: IncomingObject) -> DoseReport:
+        if incoming.size_bytes > LARGEST_BYTES:
+            raise UnreadableReport(f"a dose report has at most {LARGEST_BYTES >> 20} MiB")
+        check_uid(self._origin.sop_instance_uid, "SOP Instance UID (0008,0018)")
+        incoming.check_structure()
+        report = read_report(incoming.path)
+        if report.sop_class_uid != self._origin.sop_class_uid:
+            raise WrongSopClass("the data set is of another SOP class than the request")
+        if report.sop_instance_uid != self._origin.sop_instance_uid:
+            raise WrongSopInstance("the data set has another SOP Instance UID than the request")
+        return report
 
     def _quarantine(self, incoming: IncomingObject, reason: str) -> None:
         size, share = incoming.size_bytes, self._intake.quarantine

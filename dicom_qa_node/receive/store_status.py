@@ -10,6 +10,7 @@ from pynetdicom.events import Event
 from dicom_qa_node.dicom_io.element_scanner import BrokenDataSet
 from dicom_qa_node.domain.errors import Permanent
 from dicom_qa_node.domain.uids import InvalidUid
+from dicom_qa_node.dose.report_reader import NoDoseReport, UnreadableReport
 from dicom_qa_node.spool.disk_space import SpoolFull
 
 __all__ = ["Answer", "Status", "WrongSopClass", "WrongSopInstance", "answer_for", "handle_echo"]
@@ -60,6 +61,8 @@ _BY_TYPE: tuple[tuple[type[Exception], Status], ...] = (
     (WrongSopClass, Status.DATA_SET_DOES_NOT_MATCH_SOP_CLASS),
     (WrongSopInstance, Status.INVALID_OBJECT_INSTANCE),
     (BrokenDataSet, Status.CANNOT_UNDERSTAND),
+    (NoDoseReport, Status.SOP_CLASS_NOT_SUPPORTED),
+    (UnreadableReport, Status.CANNOT_UNDERSTAND),
 )
 
 

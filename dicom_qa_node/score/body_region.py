@@ -17,6 +17,7 @@ from pydicom.sr.coding import Code
 from scipy import ndimage
 
 from dicom_qa_node.dicom_io import headers as at
+from dicom_qa_node.domain.dose import PHANTOMS_CM
 from dicom_qa_node.domain.results import SeriesKind
 from dicom_qa_node.score.volume import FloatArray, PackedVoxels, Volume
 
@@ -95,7 +96,7 @@ _PATTERNS = tuple(
     (region, re.compile(rf"\b(?:{'|'.join(words.split()).replace('_', ' ?')})\b")) for region, words in _WORDS.items()
 )
 
-_PHANTOMS = ((codes.cid4052.IECHeadDosimetryPhantom, 16), (codes.cid4052.IECBodyDosimetryPhantom, 32))
+_PHANTOMS = tuple((Code(value, "DCM", "CTDI phantom"), size) for value, size in PHANTOMS_CM.items())
 
 _PER_YEAR = {"D": 365.25, "W": 52.18, "M": 12.0, "Y": 1.0}
 _AGE = re.compile(r"(\d{1,4}(?:\.\d+)?) ?([DWMY]?)")

@@ -159,7 +159,7 @@ def score_series(
     result = _combined(found, stacks, (*found.findings, *pair_findings, *skipped, *unread, *blank), scorer)
     lead = _leading(stacks)
     pair_uid = _pair_uid(candidates, lead.kind)
-    result = replace(result, pair_series_uid=pair_uid, timings_ms=clock.timings())
+    result = replace(result, pair_series_uid=pair_uid, timings_ms=clock.timings(), dose=found.dose)
     return ScoredSeries(result, lead.pictures, lead.key_slices)
 
 

@@ -7,16 +7,18 @@ memory one phase at a time; `assemble` does both for small series.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
 from dicom_qa_node.dicom_io import headers as at
+from dicom_qa_node.domain.dose import DoseHeader
 from dicom_qa_node.domain.errors import Permanent
 from dicom_qa_node.domain.results import Finding, SeriesKind, Severity
 from dicom_qa_node.score.blank_slices import blank_reason
 from dicom_qa_node.score.decoder_pool import DecoderPool
+from dicom_qa_node.score.dose_headers import DoseHeaders
 from dicom_qa_node.score.multiframe import frame_headers
 from dicom_qa_node.score.physics.hu_scale import check_hu_scale
 from dicom_qa_node.score.reformats import without_projections
@@ -41,6 +43,7 @@ class HeaderScan:
     stacks: tuple[Stack, ...]
     left_out: tuple[LeftOut, ...]
     identity: ImageIdentity
+    dose: DoseHeader = field(default_factory=DoseHeader)
 
     @property
     def findings(self) -> tuple[Finding, ...]:
@@ -101,19 +104,21 @@ class _Headers:
         self.slices: list[SliceHeader] = []
         self.left_out: list[LeftOut] = []
         self.identities: list[ImageIdentity] = []
+        self.dose = DoseHeaders()
 
     @property
     def series_instance_uid(self) -> str:
         return next((item.series_instance_uid for item in self.slices), "")
 
     def add(self, path: Path) -> None:
-        for found in _contents(path, self.identities):
+        for found in _contents(path, self.identities, self.dose):
             (self.slices if isinstance(found, SliceHeader) else self.left_out).append(found)  # type: ignore[arg-type]
 
     def extend(self, other: _Headers) -> None:
         self.slices += other.slices
         self.left_out += other.left_out
         self.identities += other.identities
+        self.dose.extend(other.dose)
 
     def survey(self) -> HeaderScan:
         if not self.slices:
@@ -127,7 +132,8 @@ class _Headers:
         if not stacks:
             raise Permanent(_why_nothing([*self.left_out, *projections]))
         left_out = (*self.left_out, *others, *projections)
-        return HeaderScan(series[0], slices[0].kind.modality, tuple(stacks), left_out, identity)
+        dose = self.dose.summary(item.acquired for stack in stacks for item in stack.slices)
+        return HeaderScan(series[0], slices[0].kind.modality, tuple(stacks), left_out, identity, dose)
 
 
 def build_volume(stack: Stack, decoders: DecoderPool, *, pack_above: int = PACK_ABOVE_VOXELS) -> Volume:
@@ -162,13 +168,14 @@ def build_volumes(paths: Sequence[Path], decoders: DecoderPool | None = None) ->
         return [build_volume(stack, pool) for stack in found.stacks]
 
 
-def _contents(path: Path, identities: list[ImageIdentity]) -> Iterator[SliceHeader | LeftOut]:
+def _contents(path: Path, identities: list[ImageIdentity], dose: DoseHeaders) -> Iterator[SliceHeader | LeftOut]:
     try:
         ds, offset = open_header(path)
     except UnreadableHeader as error:
         yield LeftOut(path.name, "object with a broken header", str(error), broken=True)
         return
     identities.append(identity_of(ds))
+    dose.add(ds)
     if "PerFrameFunctionalGroupsSequence" in ds or (at.integer(ds, "NumberOfFrames") or 1) > 1:
         yield from frame_headers(ds, path, offset)
     else:

@@ -24,7 +24,7 @@ from pydicom.datadict import dictionary_has_tag, dictionary_VR
 from pydicom.valuerep import EXPLICIT_VR_LENGTH_32
 
 from dicom_qa_node.dicom_io.durable import sync_folder, write_new_file
-from dicom_qa_node.dicom_io.element_scanner import BrokenDataSet, UnknownVr
+from dicom_qa_node.dicom_io.element_scanner import BrokenDataSet, UnknownVr, encoding_of, scan
 from dicom_qa_node.dicom_io.instance_header import InstanceHeader, read_instance_header
 from dicom_qa_node.dicom_io.part10 import Checksum, Origin, checksum_offset, compose, open_envelope
 from dicom_qa_node.domain.clock import utc_now
@@ -183,6 +183,22 @@ class IncomingObject:
             return self._duplicate_of(apart, checksum)
         raise Transient("two different contents share one name in the conflicts folder")
 
+    def keep_dose_report(self) -> StoredFile:
+        """Make a dose report durable; on return it may be acknowledged. Each content under its UID is kept.
+
+        Raises
+        ------
+        SpoolFull
+            The disk is full; nothing was kept.
+        """
+        checksum = self._checksum()
+        stored = self._layout.dose_report(self._origin.sop_instance_uid, checksum.sha256)
+        if self._publish(stored):
+            return StoredFile(Outcome.NEW, self._layout.relative(stored), checksum)
+        if _same_content(stored, checksum):
+            return self._healed(stored, checksum)
+        raise Transient("two different dose reports share one name in the spool")
+
     def _duplicate_of(self, stored: Path, checksum: Checksum) -> StoredFile:
         self.discard()
         # The first writer may not have synced its name yet, and this answer promises durability too.
@@ -200,6 +216,24 @@ class IncomingObject:
             log_event(_LOGGER, logging.WARNING, "stored_file_healed", path=self._layout.relative(stored))
             return StoredFile(Outcome.DUPLICATE, self._layout.relative(stored), seal)
         return self._duplicate_of(stored, seal)
+
+    def check_structure(self) -> None:
+        """Walk over the elements of a data set without pixel data.
+
+        Raises
+        ------
+        BrokenDataSet
+            It cannot be walked in its transfer syntax.
+        """
+        if not self._size:
+            raise BrokenDataSet("the data set is empty")
+        with mmap.mmap(self._descriptor, 0, access=mmap.ACCESS_READ) as data:
+            scan(data, self._data_start, encoding_of(self._origin.transfer_syntax_uid), ())
+
+    @property
+    def path(self) -> Path:
+        """The file while it is being received."""
+        return self._part
 
     @property
     def size_bytes(self) -> int:

@@ -4,6 +4,7 @@
 
     instances/3f/<key>.dcm             what was acknowledged with Success
     conflicts/<key>-<content>.dcm      other bytes under a SOP Instance UID that is already stored
+    dose_reports/<key>-<content>.dcm   dose reports, one file for each content
     quarantine/<id>.dcm + <id>.json    what was refused, with the reason
     incoming/<id>.part                 being received; locked by its receiver while that lives
     reports/, pictures/                written by later stages; see `result_archive` and `rendered_images`
@@ -53,11 +54,13 @@ class SpoolLayout:
         self.instances = root / "instances"
         self.conflicts = root / "conflicts"
         self.quarantine = root / "quarantine"
+        self.dose_reports = root / "dose_reports"
         self.incoming = root / "incoming"
 
     def create(self) -> None:
         """Create the folders that receiving needs; only the owner may read them."""
-        for folder in (self.root, self.instances, self.conflicts, self.quarantine, self.incoming, *self.shards()):
+        own = (self.instances, self.conflicts, self.dose_reports, self.quarantine, self.incoming)
+        for folder in (self.root, *own, *self.shards()):
             make_private(folder)
         sync_folder(self.instances)
         sync_folder(self.root)
@@ -74,6 +77,14 @@ class SpoolLayout:
     def conflict(self, sop_instance_uid: str, sha256: str) -> Path:
         """Return the path of other bytes under the UID of a stored instance; one path per content."""
         return self.conflicts / f"{uid_key(sop_instance_uid)}-{sha256[:16]}.dcm"
+
+    def dose_report(self, sop_instance_uid: str, sha256: str) -> Path:
+        """Return the path of a dose report; one path per content, for a UID may come again with more events."""
+        return self.dose_reports / f"{uid_key(sop_instance_uid)}-{sha256[:16]}.dcm"
+
+    def dose_reports_of(self, sop_instance_uid: str) -> list[Path]:
+        """Return the files of a dose report, one for each content that came under its UID."""
+        return sorted(self.dose_reports.glob(f"{uid_key(sop_instance_uid)}-*.dcm"))
 
     def new_part(self) -> Path:
         """Return an unused path for an object that is being received."""

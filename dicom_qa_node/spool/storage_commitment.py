@@ -75,8 +75,10 @@ def failure_reason(layout: SpoolLayout, sop_class_uid: str, sop_instance_uid: st
     """Return why an instance cannot be committed, None if its bytes are durable under that class."""
     if not is_uid(sop_instance_uid):
         return int(CommitStatus.NO_SUCH_OBJECT_INSTANCE)
+    # A dose report has one file for each content that came under its UID.
+    path = next(iter(layout.dose_reports_of(sop_instance_uid)), layout.instance(sop_instance_uid))
     try:
-        with layout.instance(sop_instance_uid).open("rb") as file:
+        with path.open("rb") as file:
             envelope = open_envelope(file.read(_ENVELOPE_BYTES))
     except FileNotFoundError:
         return int(CommitStatus.NO_SUCH_OBJECT_INSTANCE)

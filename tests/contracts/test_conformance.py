@@ -15,6 +15,7 @@ from dicom_qa_node.config import Receive
 from dicom_qa_node.deliver.targets import dicom
 from dicom_qa_node.dicom_io import part10, tls
 from dicom_qa_node.domain.codes import PRIVATE_SCHEME, Code
+from dicom_qa_node.dose.report_reader import DOSE_REPORT_CLASSES
 from dicom_qa_node.index import attributes
 from dicom_qa_node.index.attributes import LEVELS, UNIQUE_KEYS
 from dicom_qa_node.query import sop_classes as query_status
@@ -91,7 +92,12 @@ def further_contexts() -> str:
         if context.abstract_syntax in contexts.STORAGE_CLASSES:
             continue
         syntaxes = ", ".join(UID(str(syntax)).name for syntax in context.transfer_syntax)
-        only = " (C-GET, the node sends)" if str(context.abstract_syntax) in map(str, REPORT_CLASSES) else ""
+        marks = [
+            word
+            for classes, word in ((DOSE_REPORT_CLASSES, "dose reports"), (REPORT_CLASSES, "C-GET, the node sends"))
+            if str(context.abstract_syntax) in map(str, classes)
+        ]
+        only = f" ({'; '.join(marks)})" if marks else ""
         rows.append((UID(str(context.abstract_syntax)).name + only, syntaxes))
     return table(("Name", "Transfer syntaxes"), rows)
 

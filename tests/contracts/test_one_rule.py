@@ -17,7 +17,7 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 #: What a rule looks like where it is written, and the modules or packages (below the package) that may hold it.
 ONE_PLACE = {
     "codes of tracers": (r'"(35321007|C-B1031|126500|129502002)"', ("phantom/",)),
-    "the 16 and 32 cm phantoms": (r'"11369[01]"', ("phantom/",)),
+    "the 16 and 32 cm phantoms": (r'"11369[01]"', ("phantom/", "domain/dose.py")),
     "parsing of VR DA, TM and DT": (r"valuerep import .*\b(DA|TM|DT)\b", ("report/",)),
     "the oldest child": (r"ADULT_YEARS = ", ("score/body_region.py",)),
     "the names of head scans": (

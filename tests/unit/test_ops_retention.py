@@ -12,18 +12,22 @@ import sqlalchemy as sa
 
 from dicom_qa_node.config import Complete, Config
 from dicom_qa_node.db import tables as t
+from dicom_qa_node.db.dose_tables import dose_events
 from dicom_qa_node.db.engine import Database
 from dicom_qa_node.dicom_io.part10 import Origin
 from dicom_qa_node.domain.delivery import ReportRef
+from dicom_qa_node.domain.dose import StoredDoseReport
 from dicom_qa_node.domain.results import Grade, ModelRef, SeriesKind, SeriesResult
 from dicom_qa_node.domain.series import Quarantined, SeriesHeader, StoredInstance
 from dicom_qa_node.domain.states import SeriesState
+from dicom_qa_node.dose.report_reader import dose_report_of
 from dicom_qa_node.flow.completion import sweep
 from dicom_qa_node.flow.jobs import Jobs
 from dicom_qa_node.flow.outbox import Outbox
 from dicom_qa_node.flow.registry import Registry
 from dicom_qa_node.flow.retention_candidates import Retention
-from dicom_qa_node.ops.retention import clear_quarantine, clear_rendered_images, make_room, retain
+from dicom_qa_node.ops.retention import clear_dose_reports, clear_quarantine, clear_rendered_images, make_room, retain
+from dicom_qa_node.phantom.dose_reports import MadeEvent, dose_report
 from dicom_qa_node.quality_log.entries import QualityLog
 from dicom_qa_node.quality_log.reviews import Reviews
 from dicom_qa_node.receive.reconcile import reconcile
@@ -411,3 +415,30 @@ def test_more_refused_objects_than_one_batch_leave(database, layout, monkeypatch
     config = Config.model_validate({"spool_dir": layout.root})
     assert clear_quarantine(config, database, T0 + dt.timedelta(days=31)) == 10
     assert in_quarantine(layout) == set()
+
+
+def test_dose_reports_leave_after_the_images_of_their_study(database, node_config):
+    layout = SpoolLayout(node_config.spool_dir)
+    layout.create()
+    made = [dose_report_of(dose_report(study, [MadeEvent("1.2.9.1")])) for study in ("1.2", "1.7")]
+    items = []
+    for number, item in enumerate(made):
+        path = layout.dose_reports / f"{number}.dcm"
+        path.write_bytes(b"report")
+        items.append(StoredDoseReport(layout.relative(path), "a" * 64, 6, T0, "CT1", item))
+    report(database, ["pacs"])
+    Registry(database).record(items)
+    later = T0 + dt.timedelta(days=node_config.spool.keep_delivered_days + 1)
+    assert clear_dose_reports(node_config, database, T0) == 0
+    # Images of study 1.2 are here still, none of study 1.7 has come.
+    assert clear_dose_reports(node_config, database, later) == 1
+    assert [path.name for path in layout.dose_reports.iterdir()] == ["0.dcm"]
+    assert Retention(database).forget(["a/1.dcm"]) == 1
+    assert clear_dose_reports(node_config, database, later) == 1
+    with database.read() as connection:
+        assert connection.execute(sa.select(sa.func.count()).select_from(dose_events)).scalar_one() == 2
+    # What comes again gets a time of its own.
+    Registry(database).record(items[:1])
+    (layout.dose_reports / "0.dcm").write_bytes(b"report")
+    assert clear_dose_reports(node_config, database, later) == 1
+    assert list(layout.dose_reports.iterdir()) == []
