@@ -178,7 +178,7 @@ def _inside(ds: Dataset, depth: int = 0, left: list[int] | None = None) -> Itera
 
 
 def _require_ct_report(ds: Dataset, root: Sequence[tuple[Dataset, int]], acquisitions: Sequence[Dataset]) -> None:
-    """Refuse what is no dose report of CT; the SOP class alone decides neither way."""
+    """Refuse other documents than dose reports of CT; the SOP class alone decides neither way."""
     sop_class = at.word(ds, "SOPClassUID")
     if sop_class not in DOSE_REPORT_CLASSES:
         raise NoDoseReport("the object is not of an SOP class of dose reports")
