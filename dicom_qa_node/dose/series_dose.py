@@ -50,7 +50,7 @@ def dose_of(connection: sa.Connection, series_instance_uids: Sequence[str]) -> d
 
 
 def dose_of_series(database: Database, series_instance_uid: str) -> SeriesDose | None:
-    """Return the dose of one series, None where it is no CT series or has not been scored."""
+    """Return the dose of one series, None for other modalities and before scoring."""
     with database.read() as connection:
         return dose_of(connection, [series_instance_uid]).get(series_instance_uid)
 
