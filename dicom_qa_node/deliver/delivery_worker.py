@@ -93,7 +93,7 @@ class TargetWorker:
         clock: Callable[[], dt.datetime] = utc_now,
         convert: Convert | None = None,
     ) -> None:
-        self._convert = convert
+        self._convert, self._news = convert, outbox.news()
         self._name, self._target, self._outbox = name, target, outbox
         self._settings, self._spool_dir, self._stop, self._clock = settings, spool_dir, stop, clock
         self._lock = threading.Lock()
@@ -138,16 +138,17 @@ class TargetWorker:
         return True
 
     def _run(self) -> None:
-        wait_s = 0.0
-        while not self._stop.wait(wait_s):
+        while not self._stop.is_set():
             try:
-                wait_s = 0.0 if self.step() else _LOOK_S
+                if not self.step():
+                    self._news.wait(self._stop)
             except NodeError as error:
-                wait_s = _PAUSE_S
+                self._stop.wait(_PAUSE_S)
                 self._told.log(logging.WARNING, "delivery_postponed", target=self._name, reason=str(error))
             except Exception:
-                wait_s = _PAUSE_S
+                self._stop.wait(_PAUSE_S)
                 _LOGGER.exception("delivery_failed")
+        self._news.close()
 
     def _hold(self, delivery: Delivery | None) -> None:
         with self._lock:

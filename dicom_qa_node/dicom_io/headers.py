@@ -7,6 +7,7 @@ import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import Any
 
 from pydicom import Dataset, config
@@ -14,6 +15,7 @@ from pydicom.datadict import dictionary_has_tag, dictionary_VR
 from pydicom.dataelem import RawDataElement
 from pydicom.errors import BytesLengthException
 from pydicom.sequence import Sequence as DicomSequence
+from pydicom.tag import BaseTag, Tag
 
 from dicom_qa_node.dicom_io.date_times import local_moment, parse_date, parse_time, utc_offset
 from dicom_qa_node.dicom_io.element_scanner import HeaderTooCostly, check_items
@@ -64,16 +66,24 @@ def tolerant() -> Iterator[None]:
 def raw(ds: Dataset, keyword: Any) -> Any:
     """Return a value as pydicom gives it, None where it is absent, empty or cannot be converted."""
     try:
-        _check_cost(ds, keyword)
-        found = ds[keyword]
+        tag = _tag(keyword)
+        if tag not in ds:
+            return None
+        _check_cost(ds, tag)
+        found = ds[tag]
         return None if found.is_empty else found.value
     except (*BROKEN_VALUE, HeaderTooCostly):
         return None
 
 
-def _check_cost(ds: Dataset, keyword: Any) -> None:
+@lru_cache(maxsize=1024)
+def _tag(keyword: Any) -> BaseTag:
+    return Tag(keyword)
+
+
+def _check_cost(ds: Dataset, tag: BaseTag) -> None:
     """Count the elements of a long sequence before pydicom makes an object of each."""
-    item = ds.get_item(keyword)
+    item: object = ds.get_item(tag)
     if isinstance(item, RawDataElement) and len(item.value or b"") > _LONG_BYTES and _is_sequence(item):
         check_items(item.value or b"", implicit_vr=item.is_implicit_VR, big_endian=not item.is_little_endian)
 

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 import sqlalchemy as sa
 
 from dicom_qa_node.db import tables as t
+from dicom_qa_node.db.commit_watch import CommitWatch
 from dicom_qa_node.db.engine import Database
 from dicom_qa_node.db.tables import series_header_of
 from dicom_qa_node.domain.delivery import NOBODY, Delivery, DocumentKind, ReportRef, Sender
@@ -84,6 +85,10 @@ class Outbox:
         self._db = database
         self._lease = dt.timedelta(seconds=lease_s)
         self._clock = clock or database.now
+
+    def news(self) -> CommitWatch:
+        """Return what waits until there may be something to report or to deliver."""
+        return CommitWatch(self._db)
 
     # -- SCORED -> REPORTED ------------------------------------------------------------------------------
 

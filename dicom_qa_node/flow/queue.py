@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import sqlalchemy as sa
 
 from dicom_qa_node.db import tables as t
+from dicom_qa_node.db.commit_watch import CommitWatch
 
 if TYPE_CHECKING:
     from dicom_qa_node.db.engine import Database
@@ -126,19 +127,6 @@ def _due(sites: Sequence[str], now: dt.datetime) -> sa.Select[Any]:
     return query.where(t.jobs.c.site.in_(sites)) if sites else query
 
 
-class _Pause:
-    """The waiter of the embedded database: it looks again soon."""
-
-    def __init__(self, idle_s: float) -> None:
-        self._idle_s = idle_s
-
-    def wait(self, stop: threading.Event) -> None:
-        stop.wait(self._idle_s)
-
-    def close(self) -> None:
-        """Nothing is held."""
-
-
 def queue_of(connection: sa.Connection) -> Queue:
     """Return the queue of this database."""
     if connection.dialect.name == "sqlite":
@@ -152,7 +140,7 @@ def queue_of(connection: sa.Connection) -> Queue:
 def waiter_of(database: Database, sites: Sequence[str], idle_s: float) -> Waiter:
     """Return what waits for jobs of these sites (none: of all); ``idle_s`` is the pause where nothing announces one."""
     if database.is_sqlite:
-        return _Pause(idle_s)
+        return CommitWatch(database, pause_s=idle_s)
     from dicom_qa_node.flow.procrastinate_queue import NewsWaiter
 
     return NewsWaiter(database.engine, sites)

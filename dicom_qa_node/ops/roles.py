@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import signal
@@ -47,10 +48,17 @@ class Reporter:
         Reports what waits and returns how many series that was.
     pause_s
         Wait after a failure; nothing is lost meanwhile, series stay in SCORED.
+    wait
+        Returns when there may be something to report again, or when the event is set.
     """
 
-    def __init__(self, report_pending: Callable[[], int], pause_s: float = _PAUSE_S) -> None:
-        self._report_pending, self._pause_s = report_pending, pause_s
+    def __init__(
+        self,
+        report_pending: Callable[[], int],
+        pause_s: float = _PAUSE_S,
+        wait: Callable[[threading.Event], object] = lambda stop: stop.wait(_LOOK_S),
+    ) -> None:
+        self._report_pending, self._pause_s, self._wait = report_pending, pause_s, wait
         self._stop = threading.Event()
         self._failure = ""
         self._told = RateLimitedLog(_LOGGER)
@@ -70,19 +78,20 @@ class Reporter:
         return f"reports cannot be built: {self._failure}" if self._failure else ""
 
     def _run(self) -> None:
-        wait_s = 0.0
-        while not self._stop.wait(wait_s):
+        while not self._stop.is_set():
             try:
-                wait_s = 0.0 if self._report_pending() else _LOOK_S
+                reported = self._report_pending()
                 self._failure = ""
+                if not reported:
+                    self._wait(self._stop)
             except NodeError as error:
-                wait_s = self._pause_s
                 self._failure = str(error)
                 self._told.log(logging.WARNING, "reporting_postponed", reason=str(error))
+                self._stop.wait(self._pause_s)
             except Exception as error:
-                wait_s = self._pause_s
                 self._failure = type(error).__name__
                 _LOGGER.exception("reporting_failed")
+                self._stop.wait(self._pause_s)
 
 
 #: The roles that write files to the spool.
@@ -200,7 +209,9 @@ def _deliver(context: RoleContext) -> int:
     from dicom_qa_node.report.sop_class_conversion import as_form
 
     config, registry, outbox = context.config, Registry(context.database), Outbox(context.database)
-    reporter = Reporter(lambda: report_pending(outbox, registry, config.spool_dir, config))
+    news = outbox.news()
+    reporter = Reporter(lambda: report_pending(outbox, registry, config.spool_dir, config), wait=news.wait)
+    _keep_for_ever()
     context.heartbeat.detail = reporter.detail
     context.heartbeat.start()
     reporter.start()
@@ -211,7 +222,14 @@ def _deliver(context: RoleContext) -> int:
     finally:
         replies.end()
         reporter.end()
+        news.close()
     return Exit.OK
+
+
+def _keep_for_ever() -> None:
+    """Take what is loaded out of the garbage collection: a full one took 0.2 s out of every seventh report."""
+    gc.collect()
+    gc.freeze()
 
 
 def _web(context: RoleContext) -> int:

@@ -6,15 +6,15 @@ an installed, verified model it scores nothing and waits: the node goes on recei
 
 from __future__ import annotations
 
+import gc
 import importlib
 import logging
+import math
 import re
 import threading
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from types import TracebackType
 
 import psutil
@@ -23,7 +23,7 @@ from dicom_qa_node.config import Config
 from dicom_qa_node.db.engine import Database
 from dicom_qa_node.domain.errors import Misconfigured, NodeError, Permanent, Transient
 from dicom_qa_node.domain.results import SeriesKind
-from dicom_qa_node.domain.series import Job
+from dicom_qa_node.domain.series import Job, StoredInstance
 from dicom_qa_node.flow.jobs import Jobs
 from dicom_qa_node.flow.queue import Waiter
 from dicom_qa_node.flow.registry import Registry
@@ -33,9 +33,9 @@ from dicom_qa_node.score.grading import ScoringModel
 from dicom_qa_node.score.heat_maps import BackgroundHeatMaps, RequestedHeatMaps
 from dicom_qa_node.score.image_files import write_images
 from dicom_qa_node.score.pipeline import Options, ScoredSeries, score_series
-from dicom_qa_node.score.threads import set_max_threads
+from dicom_qa_node.score.threads import max_threads, set_max_threads
 from dicom_qa_node.spool.layout import SpoolLayout
-from dicom_qa_node.spool.verification import verify
+from dicom_qa_node.spool.verification import Verification
 
 __all__ = ["run_worker"]
 
@@ -43,6 +43,7 @@ _LOGGER = logging.getLogger(__name__)
 _IDLE_S = 0.1
 _LOOK_S = 1.0
 _MODEL_RECHECK_S = 15.0
+_HEAT_MAPS_AFTER_S = 1.0
 _DATABASE_PAUSE_S = 2.0
 _MB = 1 << 20
 
@@ -83,6 +84,9 @@ def run_worker(
     scorer = worker.wait_for_model(open_scorer or _open_installed)
     if scorer is None:
         return False
+    # A full collection of what the libraries load takes longer than a step of scoring.
+    gc.collect()
+    gc.freeze()
     with DecoderPool() as decoders:
         return worker.work(scorer, decoders)
 
@@ -118,6 +122,7 @@ class _Worker:
     asked: RequestedHeatMaps | None = None
     limited_log: RateLimitedLog = field(default_factory=lambda: RateLimitedLog(_LOGGER))
     waiter: Waiter | None = None
+    finished_at: float = -math.inf
 
     def wait_for_model(self, open_scorer: OpenScorer) -> ScoringModel | None:
         """Return the network as soon as it can be opened; None if told to stop before."""
@@ -160,6 +165,7 @@ class _Worker:
             self.say(f"scoring {job.series_instance_uid}")
             sound = self._handle(jobs, job, scorer, decoders)
             self.say("idle")
+            self.finished_at = time.monotonic()
             done += 1
             if not sound or done >= self.config.score.recycle_after or self._too_large():
                 log_event(_LOGGER, logging.INFO, "worker_recycled", worker=self.name, series=done)
@@ -178,7 +184,12 @@ class _Worker:
         return job
 
     def _beside(self) -> bool:
-        """Do a little of what waits beside the series; False when nothing does."""
+        """Do a little of what waits beside the series; False when nothing does.
+
+        The report of the series that was just scored comes first: it is built on the same cores.
+        """
+        if time.monotonic() < self.finished_at + _HEAT_MAPS_AFTER_S:
+            return False
         return any(work is not None and work.step() for work in (self.afterwork, self.asked))
 
     def _handle(self, jobs: Jobs, job: Job, scorer: ScoringModel, decoders: DecoderPool) -> bool:
@@ -204,43 +215,47 @@ class _Worker:
         return True
 
     def _score(self, job: Job, scorer: ScoringModel, decoders: DecoderPool, lease: _Lease) -> ScoredSeries:
-        verdict = score_series(
-            self._files(job.series_instance_uid),
-            pair_paths=self._ct_files(job),
-            scorer=scorer,
-            options=Options.of(self.config.score, self.config.findings),
-            decoders=decoders,
-            before_step=lease.check,
-        )
+        own, pair = self._stored([job.series_instance_uid]), self._ct_candidates(job)
+        layout = SpoolLayout(self.config.spool_dir)
+        files = [(layout.absolute(item.path), item.path, item.sha256) for item in (*own, *pair)]
+        with Verification(files, max_threads()) as verification:
+
+            def before_step(name: str) -> None:
+                lease.check(name)
+                if name != "headers":
+                    # Other bytes than those that were acknowledged are never scored.
+                    verification.result()
+
+            try:
+                verdict = score_series(
+                    [layout.absolute(item.path) for item in own],
+                    pair_paths=[layout.absolute(item.path) for item in pair],
+                    scorer=scorer,
+                    options=Options.of(self.config.score, self.config.findings),
+                    decoders=decoders,
+                    before_step=before_step,
+                )
+            except Permanent:
+                # A changed file is the reason for whatever else is wrong with it.
+                verification.result()
+                raise
         # The registry's UIDs, as the receiver checked them, hold even where those of a header cannot be read.
         paired = verdict.result.kind is SeriesKind.PETCT
-        pair = verdict.result.pair_series_uid or job.pair_series_uid if paired else None
-        result = replace(verdict.result, series_instance_uid=job.series_instance_uid, pair_series_uid=pair)
+        pair_uid = verdict.result.pair_series_uid or job.pair_series_uid if paired else None
+        result = replace(verdict.result, series_instance_uid=job.series_instance_uid, pair_series_uid=pair_uid)
         return replace(verdict, result=result)
 
-    def _ct_files(self, job: Job) -> list[Path]:
-        """Return the files of every CT that may go with a PET; which one does is decided by their headers."""
+    def _ct_candidates(self, job: Job) -> list[StoredInstance]:
+        """Return the images of every CT that may go with a PET; which one does is decided by their headers."""
         if job.pair_series_uid is None:
             return []
         candidates = Registry(self.database).ct_candidates(job.series_instance_uid)
-        uids = dict.fromkeys([*candidates, job.pair_series_uid])
-        return [path for uid in uids for path in self._files(uid)]
+        return self._stored(list(dict.fromkeys([*candidates, job.pair_series_uid])))
 
-    def _files(self, series_instance_uid: str) -> list[Path]:
-        """Return the stored files of a series; other bytes under a UID already stored are never scored.
-
-        Raises
-        ------
-        StoredFileChanged
-            One has other bytes than those that were acknowledged.
-        """
-        layout = SpoolLayout(self.config.spool_dir)
-        stored = Registry(self.database).instances(series_instance_uid)
-        kept = [item for item in stored if not item.conflict]
-        for item in kept:
-            with suppress(FileNotFoundError):
-                verify(layout.absolute(item.path), item.path, item.sha256)
-        return [layout.absolute(item.path) for item in kept]
+    def _stored(self, uids: Sequence[str]) -> list[StoredInstance]:
+        """Return the stored images of series; other bytes under a UID already stored are never scored."""
+        registry = Registry(self.database)
+        return [item for uid in uids for item in registry.instances(uid) if not item.conflict]
 
     def _finish(self, jobs: Jobs, job: Job, verdict: ScoredSeries) -> None:
         folder = SpoolLayout(self.config.spool_dir).pictures(job.series_instance_uid, job.version)

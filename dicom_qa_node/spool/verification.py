@@ -9,9 +9,12 @@ import hashlib
 import json
 import logging
 import mmap
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import TracebackType
 
 from dicom_qa_node.dicom_io.element_scanner import BrokenDataSet
 from dicom_qa_node.dicom_io.part10 import checksum_in
@@ -19,7 +22,7 @@ from dicom_qa_node.domain.errors import Permanent
 from dicom_qa_node.log import log_event
 from dicom_qa_node.spool.layout import SpoolLayout
 
-__all__ = ["Scrubber", "StoredFileChanged", "verify"]
+__all__ = ["Scrubber", "StoredFileChanged", "Verification", "verify"]
 
 _LOGGER = logging.getLogger(__name__)
 _MIB = 1 << 20
@@ -67,6 +70,46 @@ def verify(path: Path, name: str, sha256: str | None = None) -> int:
     if (digest, size) != (found.sha256, found.size_bytes) or sha256 not in (None, digest):
         raise StoredFileChanged(f"the stored file {name} has changed since it was written: its SHA-256 differs")
     return size
+
+
+class Verification:
+    """Compares stored files with their checksums in threads, beside other work; a file that is gone is passed over.
+
+    Parameters
+    ----------
+    files
+        Path, name in the spool, and SHA-256 in the registry of each.
+    threads
+        How many are read at the same time; hashing does not hold Python's lock.
+    """
+
+    def __init__(self, files: Iterable[tuple[Path, str, str]], threads: int) -> None:
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="verify")
+        self._checks = [self._pool.submit(_verify_if_there, *file) for file in files]
+
+    def __enter__(self) -> Verification:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._pool.shutdown(cancel_futures=True)
+
+    def result(self) -> None:
+        """Wait for all.
+
+        Raises
+        ------
+        StoredFileChanged
+            One has other bytes than when it was written.
+        """
+        for check in self._checks:
+            check.result()
+
+
+def _verify_if_there(path: Path, name: str, sha256: str) -> None:
+    with suppress(FileNotFoundError):
+        verify(path, name, sha256)
 
 
 @dataclass(slots=True)
