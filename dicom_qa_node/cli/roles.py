@@ -6,10 +6,12 @@ A role command is what the supervisor starts as a child and what a systemd unit 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Annotated
 
 import typer
 
 from dicom_qa_node.cli.context import Invocation, config_of
+from dicom_qa_node.cli.output import AsJson
 
 __all__ = ["register", "run_role"]
 
@@ -20,12 +22,15 @@ _HELP = {
     "web": "Run the web role: health, metrics and the quality log.",
 }
 
+_PANEL = "Single roles (serve runs all)"
+
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this file."""
     app.command("serve")(serve)
     for role, sentence in _HELP.items():
-        app.command(role, help=sentence, rich_help_panel="Single roles (serve runs all)")(_command(role))
+        app.command(role, help=sentence, rich_help_panel=_PANEL)(_command(role))
+    app.command("orthanc", rich_help_panel=_PANEL)(orthanc)
 
 
 def serve(context: typer.Context) -> None:
@@ -34,6 +39,27 @@ def serve(context: typer.Context) -> None:
 
     run: Invocation = context.obj
     raise typer.Exit(run_node(run.config, run.config_path))
+
+
+def orthanc(
+    context: typer.Context,
+    check: Annotated[
+        bool, typer.Option("--check", help="Look at Orthanc once; print what its configuration needs.")
+    ] = False,
+    status: Annotated[
+        bool, typer.Option("--status", help="List the series that are open or given up, with their problems.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Run the bridge to Orthanc: its series go to the node, scores go back onto its series."""
+    from dicom_qa_node.cli import orthanc_bridge
+
+    if check:
+        orthanc_bridge.check(config_of(context), as_json=as_json)
+    elif status:
+        orthanc_bridge.status(config_of(context), as_json=as_json)
+    else:
+        run_role(context, "orthanc")
 
 
 def run_role(context: typer.Context, role: str) -> None:

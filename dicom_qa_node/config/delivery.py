@@ -33,6 +33,7 @@ __all__ = [
     "Target",
     "Traits",
     "decide",
+    "is_loopback",
     "traits_of",
 ]
 
@@ -256,7 +257,7 @@ class DicomwebTarget(Section):
         if self.key is not None and self.certificate is None:
             raise ValueError("certificate is missing: there is a key")
         secret = self.user or self.bearer_token_file is not None or self.certificate is not None
-        if secret and self.url.startswith("http://") and not _is_loopback(urlsplit(self.url).hostname or ""):
+        if secret and self.url.startswith("http://") and not is_loopback(urlsplit(self.url).hostname or ""):
             raise ValueError("credentials need an https:// address (http:// is allowed for this machine only)")
         return self
 
@@ -315,7 +316,8 @@ class Deliver(Section):
         return self
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether a host name or address stands for this machine."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

@@ -18,6 +18,7 @@ from dicom_qa_node.config.alerts import Alerts, Charts
 from dicom_qa_node.config.delivery import KINDS, Deliver, DicomTarget, Report
 from dicom_qa_node.config.dicom_services import Complete, Query, Receive, Spool
 from dicom_qa_node.config.fields import AeTitle, Section
+from dicom_qa_node.config.orthanc import Orthanc
 from dicom_qa_node.config.scoring import Score
 from dicom_qa_node.config.thresholds import FindingRules
 from dicom_qa_node.config.web import Web
@@ -120,11 +121,20 @@ class Config(Section):
     findings: FindingRules = Field(default_factory=FindingRules, description="when a measurement becomes a finding")
     report: Report = Field(default_factory=Report, description="contents of the Structured Report")
     deliver: Deliver = Field(default_factory=Deliver, description="targets and retries")
+    orthanc: Orthanc = Field(default_factory=Orthanc, description="the bridge to an Orthanc server")
     query: Query = Field(default_factory=Query, description="the query/retrieve SCP")
     web: Web = Field(default_factory=Web, description="health, metrics, quality log")
     charts: Charts = Field(default_factory=Charts, description="control charts and drift")
     alerts: Alerts = Field(default_factory=Alerts, description="alerts by e-mail and webhook")
     log: Log = Field(default_factory=Log, description="log output")
+
+    @model_validator(mode="after")
+    def _target_of_orthanc_exists(self) -> Config:
+        names = [target.name for target in self.deliver.targets]
+        if self.orthanc.target and self.orthanc.target not in names:
+            known = ", ".join(names) or "none"
+            raise ValueError(f"orthanc.target: {self.orthanc.target!r} is not in deliver.targets, which has: {known}")
+        return self
 
     @model_validator(mode="after")
     def _committing_targets_may_call(self) -> Config:

@@ -29,6 +29,8 @@ BASIC_KEYS = frozenset(
         "report.institution_name",
         "report.language",
         "deliver.targets",
+        "orthanc.url",
+        "orthanc.modality",
         "query.enabled",
         "web.host",
         "web.port",

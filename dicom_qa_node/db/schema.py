@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dicom_qa_node.db import account_tables, chart_tables, dose_tables, log_tables, review_tables, tables
+from dicom_qa_node.db import account_tables, chart_tables, dose_tables, log_tables, orthanc_tables, review_tables, tables
 
 __all__ = ["PARTS", "metadata"]
 
-PARTS = (tables, account_tables, log_tables, chart_tables, review_tables, dose_tables)
+PARTS = (tables, account_tables, log_tables, chart_tables, review_tables, dose_tables, orthanc_tables)
 metadata = tables.metadata

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    pass
-__all__ = ["DeliveryState", "SeriesState"]
+__all__ = ["BridgeState", "DeliveryState", "SeriesState"]
 
 
 class SeriesState(StrEnum):
@@ -29,3 +26,14 @@ class DeliveryState(StrEnum):
     SENDING = "SENDING"
     DELIVERED = "DELIVERED"
     PARKED = "PARKED"
+
+
+class BridgeState(StrEnum):
+    """Where a series of Orthanc stands for the bridge: sent to the node, reported, its score written back."""
+
+    WAITING = "WAITING"
+    SENDING = "SENDING"
+    SENT = "SENT"
+    REPORTED = "REPORTED"
+    MARKED = "MARKED"
+    FAILED = "FAILED"

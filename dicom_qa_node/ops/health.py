@@ -34,10 +34,9 @@ _QUEUE_OLD_S = 900.0
 _MIB = 1024 * 1024
 _NAMED = 3
 _LONGEST_REASON = 200
-_EXPECTED_ROLES = ("receive", "schedule", "score", "deliver", "web")
 _MEANWHILE = "images are received all the same, kept in the spool, and recorded when the database works again"
 #: Roles whose heartbeat has words only when something fails.
-_SAY_WHAT_FAILS = ("schedule", "deliver")
+_SAY_WHAT_FAILS = ("schedule", "deliver", "orthanc")
 
 
 class Level(StrEnum):
@@ -161,11 +160,15 @@ def assess(snapshot: HealthSnapshot, config: Config, now: dt.datetime) -> Health
     if snapshot.tls_concerns:
         checks.append(Check("tls", Level.DEGRADED, "; ".join(snapshot.tls_concerns)))
     if not snapshot.database_problem:
-        checks += [_role(role, snapshot.heartbeats, now) for role in _EXPECTED_ROLES]
+        checks += [_role(role, snapshot.heartbeats, now) for role in _expected_roles(config)]
         checks += [_queue(snapshot, now), _parked(snapshot), _conflicts(snapshot), _deliveries(snapshot)]
     order = list(Level)
     worst = max((check.level for check in checks), key=order.index)
     return HealthReport(worst, tuple(checks), now, snapshot.series)
+
+
+def _expected_roles(config: Config) -> list[str]:
+    return ["receive", "schedule", "score", "deliver", *(["orthanc"] if config.orthanc.url else []), "web"]
 
 
 def _database(snapshot: HealthSnapshot) -> Check:

@@ -6,6 +6,7 @@ import gc
 import logging
 import os
 import signal
+import socket
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ __all__ = [
     "Exit",
     "Reporter",
     "RoleContext",
+    "roles_of",
     "run_role",
     "stop_on_signals",
 ]
@@ -232,6 +234,23 @@ def _keep_for_ever() -> None:
     gc.freeze()
 
 
+def _orthanc(context: RoleContext) -> int:
+    from dicom_qa_node.deliver.orthanc.bridge import run_bridge
+
+    if not context.config.orthanc.url:
+        raise Misconfigured("there is no Orthanc to follow: set orthanc.url")
+    words = [""]
+    context.heartbeat.detail = lambda: words[0]
+
+    def say(text: str) -> None:
+        words[0] = text
+
+    context.heartbeat.start()
+    holder = f"{context.name}@{socket.gethostname()}:{os.getpid()}"
+    run_bridge(context.config, context.database, context.stop, holder, say)
+    return Exit.OK
+
+
 def _web(context: RoleContext) -> int:
     from dicom_qa_node.ops.web_server import run_web
 
@@ -252,11 +271,20 @@ _BODIES: Mapping[str, Callable[[RoleContext], int]] = {
     "schedule": _schedule,
     "score": _score,
     "deliver": _deliver,
+    "orthanc": _orthanc,
     "web": _web,
     "receive": _receive,
 }
 #: In the order in which they start: nothing is received before the rest is on its way up.
 ROLES = tuple(_BODIES)
+_OPTIONAL = {"orthanc": lambda config: bool(config.orthanc.url)}
+
+
+def roles_of(config: Config) -> tuple[str, ...]:
+    """Return the roles of a whole node: every one, and the bridge to Orthanc where one is configured."""
+    return tuple(role for role in ROLES if role not in _OPTIONAL or _OPTIONAL[role](config))
+
+
 #: In the order in which they stop, with the longest wait in seconds: a receiver lets associations finish, a delivery
 #: worker the report it is sending; a scorer that is still loading its network has nothing to lose.
-STOP_ORDER: Mapping[str, float] = {"receive": 40, "schedule": 20, "score": 5, "deliver": 30, "web": 10}
+STOP_ORDER: Mapping[str, float] = {"receive": 40, "schedule": 20, "score": 5, "deliver": 30, "orthanc": 10, "web": 10}

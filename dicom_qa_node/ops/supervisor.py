@@ -24,7 +24,7 @@ from dicom_qa_node.domain.backoff import backoff_s
 from dicom_qa_node.domain.errors import NodeError
 from dicom_qa_node.log import RateLimitedLog, log_event
 from dicom_qa_node.ops.heartbeat import BEAT_S, HeartbeatSender, SystemdNotifier, environment_for_children, process_name
-from dicom_qa_node.ops.roles import NAME_VARIABLE, PARENT_VARIABLE, ROLES, STOP_ORDER, Exit, stop_on_signals
+from dicom_qa_node.ops.roles import NAME_VARIABLE, PARENT_VARIABLE, STOP_ORDER, Exit, roles_of, stop_on_signals
 from dicom_qa_node.ops.spool_lock import hold_spool
 
 __all__ = ["ChildSpec", "RestartLimits", "SupervisedProcess", "Supervisor", "serve", "specs_of"]
@@ -48,7 +48,7 @@ def specs_of(config: Config, config_path: Path | None) -> list[ChildSpec]:
     options = ["--config", str(config_path.resolve())] if config_path is not None else []
     base = [sys.executable, "-m", "dicom_qa_node", *options]
     specs = []
-    for role in ROLES:
+    for role in roles_of(config):
         count = config.score.workers if role == "score" else 1
         names = [role] if count == 1 else [f"{role}-{number}" for number in range(1, count + 1)]
         specs += [ChildSpec(role, name, [*base, role]) for name in names]

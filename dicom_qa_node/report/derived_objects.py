@@ -39,7 +39,10 @@ Trend = Callable[[], Sequence[float]]
 
 
 def wanted_documents(config: Config, targets: Sequence[str]) -> dict[DocumentKind, list[str]]:
-    """Return which documents to make for those targets that get the report, each with its targets."""
+    """Return which documents to make for those targets that get the report, each with its targets.
+
+    The page that the bridge to Orthanc attaches to a series has no target.
+    """
     wanted: dict[DocumentKind, list[str]] = {}
     for target in config.deliver.targets:
         if target.name in targets:
@@ -48,6 +51,8 @@ def wanted_documents(config: Config, targets: Sequence[str]) -> dict[DocumentKin
             for kind, on in (*asked, (DocumentKind.KEY_OBJECTS, block.key_objects)):
                 if on:
                     wanted.setdefault(kind, []).append(target.name)
+    if config.orthanc.url and config.orthanc.attach_page:
+        wanted.setdefault(DocumentKind.PDF, [])
     return wanted
 
 

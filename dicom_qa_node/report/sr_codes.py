@@ -7,10 +7,25 @@ import hashlib
 from highdicom.coding_schemes import CodingSchemeIdentificationItem
 from highdicom.sr import CodedConcept
 
-from dicom_qa_node.domain.codes import PRIVATE_SCHEME, Code, private_code
+from dicom_qa_node.domain.codes import (
+    COMMENT,
+    IMAGE_SET_QUALITY_RATING,
+    PRIVATE_SCHEME,
+    QUALITY_ASSESSMENT,
+    Code,
+    private_code,
+)
 from dicom_qa_node.domain.results import Grade, QualityDimension, RatedPartKind, SeriesKind, Severity
 
-__all__ = ["coded_concept", "derived_private_code", "private_scheme_item", "unit_code"]
+__all__ = [
+    "COMMENT",
+    "IMAGE_SET_QUALITY_RATING",
+    "QUALITY_ASSESSMENT",
+    "coded_concept",
+    "derived_private_code",
+    "private_scheme_item",
+    "unit_code",
+]
 
 _PRIVATE_SCHEME_VERSION = "1"
 _MEANING_LENGTH = 64
@@ -24,15 +39,11 @@ ARTIFICIAL_INTELLIGENCE = Code("123110", "DCM", "Artificial Intelligence")
 
 IMAGING_MEASUREMENT_REPORT = Code("126000", "DCM", "Imaging Measurement Report")
 IMAGE_QUALITY = Code("111101", "DCM", "Image Quality")
-# "Higher numbers indicate greater quality", on any scale (PS3.16 annex D): the score 0-4 as it is.
-IMAGE_SET_QUALITY_RATING = Code("111694", "DCM", "Image Set Quality Rating")
 # "0 to 100, inclusive, where 0 is worst quality and 100 is best quality" (PS3.16 annex D).
 IMAGE_QUALITY_RATING = Code("111029", "DCM", "Image Quality Rating")
-QUALITY_ASSESSMENT = Code("111050", "DCM", "Quality Assessment")
 QUALITY_FINDING = Code("111052", "DCM", "Quality Finding")
 QUALITY_ISSUE = Code("113010", "DCM", "Quality Issue")
 SOURCE_IMAGE = Code("121322", "DCM", "Source image for image processing operation")
-COMMENT = Code("121106", "DCM", "Comment")
 SEVERITY = Code("246112005", "SCT", "Severity")
 
 IMAGE_LIBRARY = Code("111028", "DCM", "Image Library")

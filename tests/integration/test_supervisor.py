@@ -217,6 +217,8 @@ def test_one_child_per_role_and_worker(node_config, tmp_path):
     assert [spec.process for spec in specs] == ["schedule", "score-1", "score-2", "deliver", "web", "receive"]
     assert list(specs[0].command[1:]) == ["-m", "dicom_qa_node", "--config", f"{tmp_path}/config.yaml", "schedule"]
     assert sorted(STOP_ORDER) == sorted(ROLES)
+    bridged = config.model_copy(update={"orthanc": config.orthanc.model_copy(update={"url": "http://127.0.0.1:8042"})})
+    assert {spec.role for spec in specs_of(bridged, None)} == set(ROLES)
 
 
 def test_a_second_node_on_the_same_spool_is_refused(tmp_path):
