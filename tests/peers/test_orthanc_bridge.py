@@ -218,7 +218,6 @@ def test_a_new_database_of_orthanc_is_noticed(node, poll, tmp_path, refilled):
     poll(lambda: sum(row.received for row in node.registry.list_series()) == 9 * refilled, 20, "every image")
     node.score()
 
-
     def all_there() -> bool:
         written_on = [archive.metadata(series) for series in archive.series_of("CT")]
         return len(archive.series_of("SR")) == refilled and all(SCORED.items() <= found.items() for found in written_on)
