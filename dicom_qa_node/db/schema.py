@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from dicom_qa_node.db import account_tables, chart_tables, dose_tables, log_tables, orthanc_tables, review_tables, tables
+from dicom_qa_node.db import (
+    account_tables,
+    chart_tables,
+    dose_tables,
+    log_tables,
+    orthanc_tables,
+    review_tables,
+    tables,
+)
 
 __all__ = ["PARTS", "metadata"]
 
