@@ -9,7 +9,7 @@ from pathlib import Path
 
 import highdicom as hd
 import pytest
-from pydicom import Dataset, dcmread
+from pydicom import DataElement, Dataset, dcmread
 from pydicom.sr._concepts_dict import concepts
 from pydicom.sr.codedict import codes as standard
 
@@ -18,7 +18,7 @@ from dicom_qa_node.domain.codes import Code
 from dicom_qa_node.domain.delivery import ReportRef
 from dicom_qa_node.domain.errors import Permanent
 from dicom_qa_node.domain.results import Grade, SeriesKind
-from dicom_qa_node.report import sr_codes
+from dicom_qa_node.report import sr_codes, sr_document
 from dicom_qa_node.report.report_builder import build_report
 from dicom_qa_node.report.sr_document import SOP_CLASS_UID, ReportRequest, device_uid, report_series_uid, report_uid
 from tests.report_samples import MODEL, T0, implausible, not_rated, verdict, with_parts, write_multiframe, write_series
@@ -66,6 +66,35 @@ def test_report_belongs_to_the_study_of_the_images(tmp_path):
         "UNVERIFIED",
         "FINAL",
     )
+
+
+def test_the_tree_that_is_hung_in_afterwards_makes_the_document_that_the_library_makes_of_it(tmp_path, monkeypatch):
+    instances = write_series(tmp_path)
+    request = ReportRequest(verdict(instances), 1, T0)
+    content = build_report(request, instances, tmp_path, CONFIG)
+    monkeypatch.setattr(sr_document, "_without_branches", lambda root: root)
+    assert build_report(request, instances, tmp_path, CONFIG) == content
+
+
+def test_every_image_that_is_referred_to_is_among_the_evidence(tmp_path):
+    instances = write_series(tmp_path)
+    report = built(tmp_path, verdict(instances), instances)
+    evidence = {
+        reference.ReferencedSOPInstanceUID
+        for study in report.CurrentRequestedProcedureEvidenceSequence
+        for series in study.ReferencedSeriesSequence
+        for reference in series.ReferencedSOPSequence
+    }
+    referred: set[str] = set()
+
+    def look(_parent: Dataset, element: DataElement) -> None:
+        if element.keyword == "ReferencedSOPInstanceUID":
+            referred.add(element.value)
+
+    for item in report.ContentSequence:
+        item.walk(look)
+    assert referred
+    assert referred <= evidence
 
 
 def test_series_group_holds_rating_interval_assessment_and_model(tmp_path):
