@@ -40,6 +40,7 @@ DEBIAN_PACKAGE = {
     "dciodvfy": "dicom3tools",
     "Orthanc": "orthanc",
     "/usr/share/orthanc/plugins/libOrthancDicomWeb.so": "orthanc-dicomweb",
+    "/usr/share/orthanc/plugins/libOrthancPython.so": "orthanc-python",
     "DicomSRValidator": "pixelmed-apps",
     "systemd-analyze": "systemd",
     "chromium": "chromium",

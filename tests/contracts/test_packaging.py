@@ -113,6 +113,15 @@ def test_installed_wheel_runs_in_an_empty_folder(built, tmp_path):
     assert (empty / "var" / "dicom-qa-node" / "quality.db").stat().st_mode & 0o077 == 0
 
 
+def test_what_is_under_another_licence_is_not_distributed():
+    """The licence of wheel and sdist is one: the plug-in for Orthanc (AGPL) stays in the repository."""
+    assert PROJECT["license"] == "Apache-2.0"
+    assert "prune integrations" in (ROOT / "MANIFEST.in").read_text().splitlines()
+    assert not any("integrations" in name for name in shipped_by_debian())
+    licences = {path.parent.name for path in (ROOT / "integrations").glob("*/LICENSE")}
+    assert licences == {path.name for path in (ROOT / "integrations").iterdir() if path.is_dir()}
+
+
 def shipped_by_debian() -> Iterator[str]:
     for line in (ROOT / "debian" / "dicom-qa-node.install").read_text().splitlines():
         yield line.split()[0]
