@@ -6,6 +6,7 @@ import hashlib
 import random
 import struct
 import warnings
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import write_data_element
+from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian
 
 NAME, PATIENT_ID, ACCESSION, BIRTH_DATE = "Zwirnhuber^Quirina", "PID-83412-X", "ACC-771144", "19310717"
 SECRETS = (*NAME.split("^"), PATIENT_ID, ACCESSION, BIRTH_DATE)
@@ -166,10 +168,25 @@ Mutation = Callable[[list[Element], random.Random], None]
 def mutated(image: Image, kind: str, rng: random.Random) -> bytes:
     """Return the image's data set with damage of one of `KINDS`."""
     if kind == "bytes":
-        return damaged(image.body(), rng, first=0)
-    elements = list(image.elements)
-    STRUCTURED[kind](elements, rng)
-    return b"".join(element.data for element in elements)
+        data = damaged(image.body(), rng, first=0)
+    else:
+        elements = list(image.elements)
+        STRUCTURED[kind](elements, rng)
+        data = b"".join(element.data for element in elements)
+    return _deflated(data, rng) if image.transfer_syntax_uid == DeflatedExplicitVRLittleEndian else data
+
+
+def deflated(image: Image) -> Image:
+    """Return an uncompressed image in Explicit VR as one in the deflated transfer syntax."""
+    assert image.transfer_syntax_uid == ExplicitVRLittleEndian
+    return replace(image, transfer_syntax_uid=str(DeflatedExplicitVRLittleEndian))
+
+
+def _deflated(data: bytes, rng: random.Random) -> bytes:
+    """Compress a data set; every fourth stream is damaged itself."""
+    compressor = zlib.compressobj(6, zlib.DEFLATED, -zlib.MAX_WBITS)
+    stream = compressor.compress(data) + compressor.flush()
+    return damaged(stream, rng, first=0) if rng.random() < 0.25 else stream
 
 
 def _made(tag: int, vr: str, value: bytes, implicit: bool, length: int | None = None) -> Element:
@@ -297,6 +314,26 @@ def _pixels(elements: list[Element], rng: random.Random) -> None:
         elements[at] = _made(item.tag, item.vr, bytes(value), item.implicit, lie)
 
 
+def _costly(elements: list[Element], rng: random.Random) -> None:
+    """Insert what is small to send and dear to read: many empty elements or items, deep nesting, values without end."""
+    implicit, count = elements[0].implicit, int(2 ** rng.uniform(6, 18))
+    item, item_end, end = b"\xfe\xff\x00\xe0", b"\xfe\xff\x0d\xe0" + bytes(4), b"\xfe\xff\xdd\xe0" + bytes(4)
+    empty = _made(0x00091001, "LO", b"", implicit)
+    head = _made(0x00081140, "SQ", b"", implicit, -1).data
+    opened = head + item + b"\xff" * 4
+    made = {
+        "elements": Element(empty.tag, "LO", empty.data * count, implicit),
+        "items": Element(0x00081140, "SQ", head + (item + bytes(4)) * count + end, implicit),
+        "inner elements": Element(0x00081140, "SQ", opened + empty.data * count + item_end + end, implicit),
+        "nested": Element(0x00081140, "SQ", opened * (count // 8) + (item_end + end) * (count // 8), implicit),
+        "terms": _made(0x00080005, "UN", b"\\ISO 2022 IR 87" * count, implicit),
+        "text": _made(0x00081030, "UT", b"A" * count * 8, implicit),
+        "numbers": _made(0x00200037, "UN", b"1\\" * count, implicit),
+        "zeros": _made(0x00091002, "OB", bytes(count * 64), implicit),
+    }
+    _put(elements, rng.choice(list(made.values())))
+
+
 STRUCTURED: dict[str, Mutation] = {
     "number": _number,
     "text": _text,
@@ -310,5 +347,6 @@ STRUCTURED: dict[str, Mutation] = {
     "emptied": _emptied,
     "sequence": _sequence,
     "pixels": _pixels,
+    "costly": _costly,
 }
 KINDS = ("bytes", *STRUCTURED)
