@@ -18,7 +18,7 @@ NO_TITLE = "(none)"
 ASSOCIATE_RQ, ASSOCIATE_AC, ASSOCIATE_RJ = 0x01, 0x02, 0x03
 _FIXED = 74
 _APPLICATION_CONTEXT, _CONTEXT_RQ, _CONTEXT_AC, _USER_INFORMATION = 0x10, 0x20, 0x21, 0x50
-_TRANSFER_SYNTAX = 0x40
+_ABSTRACT_SYNTAX, _TRANSFER_SYNTAX = 0x30, 0x40
 _MAXIMUM_LENGTH, _CLASS_UID, _ASYNCHRONOUS, _ROLE, _VERSION_NAME = 0x51, 0x52, 0x53, 0x54, 0x55
 _EXTENDED, _COMMON_EXTENDED, _IDENTITY_RQ, _IDENTITY_AC = 0x56, 0x57, 0x58, 0x59
 _ONCE = frozenset({_MAXIMUM_LENGTH, _CLASS_UID, _ASYNCHRONOUS, _VERSION_NAME, _IDENTITY_RQ, _IDENTITY_AC})
@@ -94,7 +94,7 @@ def _items(data: bytes, notes: list[str]) -> Iterator[bytes]:
             contexts += 1
             if contexts > _MOST_CONTEXTS:
                 raise MalformedPdu(f"it has more than {_MOST_CONTEXTS} presentation contexts")
-            yield _item(item_type, _context(value))
+            yield _item(item_type, _context(value, proposed=item_type == _CONTEXT_RQ))
         elif item_type not in (_APPLICATION_CONTEXT, _USER_INFORMATION):
             notes.append(f"unknown item of type {item_type:02X}H")
         elif item_type not in seen:
@@ -106,10 +106,18 @@ def _items(data: bytes, notes: list[str]) -> Iterator[bytes]:
         yield _item(_USER_INFORMATION, _user_information(b"", notes))
 
 
-def _context(value: bytes) -> bytes:
-    syntaxes = sum(item_type == _TRANSFER_SYNTAX for item_type, _ in _split(value[4:]))
-    if syntaxes > _MOST_SYNTAXES:
+def _context(value: bytes, *, proposed: bool) -> bytes:
+    """Return a presentation context item; a proposed one needs its syntaxes (PS3.8 table 9-13).
+
+    pynetdicom fails over one without them, and the peer gets no answer.
+    """
+    items = list(_split(value[4:]))
+    transfer = [name for item_type, name in items if item_type == _TRANSFER_SYNTAX]
+    if len(transfer) > _MOST_SYNTAXES:
         raise MalformedPdu(f"a presentation context has more than {_MOST_SYNTAXES} transfer syntaxes")
+    named = any(item_type == _ABSTRACT_SYNTAX and name for item_type, name in items) and any(transfer)
+    if proposed and not named:
+        raise MalformedPdu("a presentation context without a syntax")
     return value
 
 

@@ -144,3 +144,30 @@ def test_no_mutation_raises_anything_else(changes):
     again, notes = tolerated(plain)
     assert again == plain
     assert [note for note in notes if "empty" not in note] == []
+
+
+def abstract_only(number: int) -> bytes:
+    return raw.item(0x20, struct.pack(">BBBB", number, 0, 0, 0) + raw.item(0x30, raw.VERIFICATION.encode()))
+
+
+@pytest.mark.parametrize(
+    "context",
+    [
+        abstract_only(1),
+        raw.context(1, raw.VERIFICATION, []),
+        raw.context(1, raw.VERIFICATION, [""]),
+        raw.context(1, "", ["1.2.840.10008.1.2"]),
+        raw.item(0x20, struct.pack(">BBBB", 1, 0, 0, 0) + raw.item(0x40, b"1.2.840.10008.1.2")),
+        raw.item(0x20, b"\1\0\0\0"),
+    ],
+)
+def test_a_proposed_context_without_its_syntaxes_is_named_with_the_titles(context):
+    with pytest.raises(MalformedPdu, match="a presentation context without a syntax") as found:
+        tolerated(raw.request(contexts=[raw.context(3, raw.CT, [raw.EXPLICIT]), context]))
+    assert found.value.titles == ("RAW", "DICOMQA")
+
+
+def test_an_accepted_context_without_a_transfer_syntax_is_a_refusal_and_stays():
+    refused = raw.item(0x21, struct.pack(">BBBB", 1, 0, 3, 0))
+    answer = raw.request(contexts=[refused], kind=2)
+    assert refused in tolerated(answer)[0]

@@ -5,6 +5,7 @@ import socket
 import struct
 import sys
 import threading
+import tracemalloc
 from collections.abc import Iterator, Mapping
 from types import SimpleNamespace
 from typing import Any
@@ -58,6 +59,7 @@ class Wire:
         self.sent: list[bytes] = []
         self.passed: list[tuple[int, bytes]] = []
         self.longest = longest_pdu
+        self.refused_for_size = 0
         self.receiver = StoreReceiver(self, self.open_sink)
 
     def open_sink(self, request: StoreRequest, transfer_syntax: str) -> Sink:
@@ -76,6 +78,9 @@ class Wire:
 
     def pass_on(self, context_id: int, value: bytes) -> None:
         self.passed.append((context_id, value))
+
+    def too_large(self) -> None:
+        self.refused_for_size += 1
 
     def feed(self, *pdus: bytes) -> None:
         """Send ``pdus`` from a thread, as a peer does, and read as many."""
@@ -182,12 +187,17 @@ def test_a_request_without_a_data_set_is_answered(wire: Wire) -> None:
     assert len(wire.sent) == 1
 
 
-def test_other_messages_go_to_pynetdicom_as_they_came(wire: Wire) -> None:
+def command(field: int) -> bytes:
+    """Return a C-STORE request's command set as one of another kind."""
     request = command_sets.decode(store_rq())
-    request[0x0100] = b"\x30\0"
-    echo = b"".join(struct.pack("<HHL", 0, number, len(value)) + value for number, value in request.items())
+    request[0x0100] = field.to_bytes(2, "little")
+    return b"".join(struct.pack("<HHL", 0, number, len(value)) + value for number, value in request.items())
+
+
+def test_other_messages_go_to_pynetdicom_when_they_are_whole(wire: Wire) -> None:
+    echo = command(0x30)
     wire.feed(pdu(pdv(echo[:10], COMMAND), pdv(echo[10:], LAST_COMMAND)), pdu(pdv(b"ab", DATA), pdv(b"c", LAST_DATA)))
-    assert wire.passed == [(1, b"\3" + echo), (1, b"\0ab"), (1, b"\2c")]
+    assert wire.passed == [(1, b"\3" + echo), (1, b"\2abc")]
     assert not wire.sinks
 
 
@@ -209,14 +219,57 @@ def test_what_the_standard_forbids_ends_the_association(wire: Wire, wrong: bytes
         wire.feed(wrong)
 
 
-def test_a_large_message_that_is_not_c_store_is_refused(wire: Wire) -> None:
-    request = command_sets.decode(store_rq())
-    request[0x0100] = b"\x20\0"
-    find = b"".join(struct.pack("<HHL", 0, number, len(value)) + value for number, value in request.items())
-    wire.feed(pdu(pdv(find, LAST_COMMAND)))
+@pytest.mark.parametrize(
+    ("field", "status"), [(0x20, 0xA700), (0x21, 0xA701), (0x10, 0xA701), (0x0130, 0x0213), (0x0100, 0x0213)]
+)
+def test_a_message_above_its_budget_is_read_past_and_answered_with_a_failure(
+    wire: Wire, field: int, status: int
+) -> None:
+    piece = pdu(pdv(bytes(1 << 20), DATA))
+    wire.feed(pdu(pdv(command(field), LAST_COMMAND)), *[piece] * 10, pdu(pdv(b"ab", LAST_DATA)))
+    assert wire.passed == []
+    answer = command_sets.decode(wire.sent[0][12:])
+    assert answer[0x0100] == (field | 0x8000).to_bytes(2, "little")
+    assert answer[0x0120] == command_sets.decode(command(field))[0x0110]
+    assert answer[0x0900] == status.to_bytes(2, "little")
+    assert answer[0x0902].strip() == b"the data set is larger than 4 MiB"
+    assert answer[0x0002] == CT.encode() + b"\0"
+    assert wire.refused_for_size == 1
+    assert not wire.receiver.in_message
+    wire.feed(pdu(pdv(store_rq(), LAST_COMMAND)), pdu(pdv(b"12", LAST_DATA)))
+    assert wire.sinks[0].ended == "finished"
+
+
+def test_memory_for_a_message_that_is_read_past_stays_small(wire: Wire) -> None:
+    piece = pdu(pdv(bytes(1 << 20), DATA))
+    tracemalloc.start()
+    try:
+        wire.feed(pdu(pdv(command(0x20), LAST_COMMAND)), *[piece] * 3)
+        tracemalloc.reset_peak()
+        wire.feed(*[piece] * 30)
+        # The sender's own copy of what it sends is 30 MiB.
+        assert tracemalloc.get_traced_memory()[1] < 36 << 20
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+    ("field", "pieces_sent"), [(0x20, 65), (0x0130, 65), (0x30, 5), (0x0150, 5)], ids=["find", "action", "echo", "get"]
+)
+def test_a_message_without_end_ends_the_association(wire: Wire, field: int, pieces_sent: int) -> None:
+    """PS3.7 has no failure for the data set of a C-ECHO, and the rest of an endless one cannot be awaited."""
+    piece = pdu(pdv(bytes(1 << 20), DATA))
+    wire.feed(pdu(pdv(command(field), LAST_COMMAND)), *[piece] * (pieces_sent - 2))
     with pytest.raises(ProtocolViolation):
-        for _ in range(40):
-            wire.feed(pdu(pdv(bytes(500_000), DATA)))
+        wire.feed(piece, piece)
+    assert wire.passed == wire.sent == []
+
+
+def test_fragments_without_a_byte_are_counted(wire: Wire) -> None:
+    empty = pdu(*[pdv(b"", DATA)] * 100_000)
+    wire.feed(pdu(pdv(command(0x30), LAST_COMMAND)))
+    with pytest.raises(ProtocolViolation):
+        wire.feed(*[empty] * 8)
 
 
 @pytest.mark.parametrize("length", [3, 6, 10, 100, 300])

@@ -25,7 +25,6 @@ import time
 from typing import Any, cast
 
 from pynetdicom.ae import ApplicationEntity
-from pynetdicom.association import Association
 from pynetdicom.dul import DULServiceProvider
 from pynetdicom.fsm import InvalidEventError
 from pynetdicom.pdu_primitives import P_DATA
@@ -193,7 +192,7 @@ class StreamingProvider(DULServiceProvider):
         try:
             pdu, event = super()._decode_pdu(bytestream)
             # The state machine does this, too, and where it fails there the peer would not be told.
-            _require_syntaxes(pdu.to_primitive())
+            pdu.to_primitive()
             return pdu, event
         except MalformedPdu as error:
             self._association.refused(str(error), titles=error.titles)
@@ -223,16 +222,6 @@ class StreamingProvider(DULServiceProvider):
         return head is not None and head[0] == P_DATA_TF
 
 
-def _require_syntaxes(primitive: Any) -> None:
-    """Raise MalformedPdu if a proposed context lacks its abstract syntax or every transfer syntax (PS3.8 table 9-13).
-
-    pynetdicom negotiates such a context and fails in doing so, without an answer to the peer.
-    """
-    proposed = getattr(primitive, "presentation_context_definition_list", ())
-    if any(not context.abstract_syntax or not context.transfer_syntax for context in proposed):
-        raise MalformedPdu("a presentation context without a syntax")
-
-
 def _words_for(pdu_type: int, length: int) -> str:
     if pdu_type == _TLS_HANDSHAKE:
         return "TLS on the port without TLS"
@@ -244,7 +233,7 @@ def _words_for(pdu_type: int, length: int) -> str:
 class _AssociationLink:
     """What `StoreReceiver` needs, from pynetdicom's objects."""
 
-    def __init__(self, assoc: Association) -> None:
+    def __init__(self, assoc: ReceivedAssociation) -> None:
         self._assoc = assoc
 
     def contexts(self) -> dict[int, tuple[str, str]]:
@@ -266,6 +255,10 @@ class _AssociationLink:
         primitive = P_DATA()
         primitive.presentation_data_value_list.append((context_id, value))
         self._assoc.dimse.receive_primitive(primitive)
+
+    def too_large(self) -> None:
+        """Say so in the log."""
+        self._assoc.refused("the data set of a message was too large", event="message_too_large")
 
 
 class _WorkGate(threading.Event):

@@ -18,24 +18,33 @@ __all__ = [
     "StoreRequest",
     "command_field",
     "decode",
+    "encode",
     "encode_store_response",
     "has_data_set",
     "store_request",
 ]
 
 C_STORE_RQ = 0x0001
-C_STORE_RSP = 0x8001
+C_GET_RQ, C_FIND_RQ, C_MOVE_RQ = 0x0010, 0x0020, 0x0021
+N_EVENT_REPORT_RQ, N_ACTION_RQ = 0x0100, 0x0130
+RESPONSE = 0x8000
+"""The bit of the Command Field that makes a response of a request."""
 NO_DATA_SET = 0x0101
 
+#: Bits of the message control header of a presentation data value (PS3.8 E.2).
+COMMAND, LAST = 0x01, 0x02
+
 _GROUP_LENGTH = 0x0000
-_AFFECTED_SOP_CLASS_UID = 0x0002
-_COMMAND_FIELD = 0x0100
-_MESSAGE_ID = 0x0110
-_MESSAGE_ID_BEING_RESPONDED_TO = 0x0120
-_COMMAND_DATA_SET_TYPE = 0x0800
-_STATUS = 0x0900
-_ERROR_COMMENT = 0x0902
-_AFFECTED_SOP_INSTANCE_UID = 0x1000
+AFFECTED_SOP_CLASS_UID = 0x0002
+REQUESTED_SOP_CLASS_UID = 0x0003
+COMMAND_FIELD = 0x0100
+MESSAGE_ID = 0x0110
+MESSAGE_ID_BEING_RESPONDED_TO = 0x0120
+COMMAND_DATA_SET_TYPE = 0x0800
+STATUS = 0x0900
+ERROR_COMMENT = 0x0902
+AFFECTED_SOP_INSTANCE_UID = 0x1000
+REQUESTED_SOP_INSTANCE_UID = 0x1001
 
 _HEAD = struct.Struct("<HHL")
 
@@ -72,37 +81,41 @@ def decode(command_set: bytes) -> dict[int, bytes]:
 
 def command_field(elements: dict[int, bytes]) -> int:
     """Return the Command Field (0000,0100)."""
-    return _unsigned_short(elements, _COMMAND_FIELD)
+    return _unsigned_short(elements, COMMAND_FIELD)
 
 
 def has_data_set(elements: dict[int, bytes]) -> bool:
     """Return whether a data set follows the command set."""
-    return _unsigned_short(elements, _COMMAND_DATA_SET_TYPE) != NO_DATA_SET
+    return _unsigned_short(elements, COMMAND_DATA_SET_TYPE) != NO_DATA_SET
 
 
 def store_request(elements: dict[int, bytes]) -> StoreRequest:
     """Read a C-STORE-RQ."""
     return StoreRequest(
-        message_id=_unsigned_short(elements, _MESSAGE_ID),
-        sop_class_uid=_uid(elements, _AFFECTED_SOP_CLASS_UID),
-        sop_instance_uid=_uid(elements, _AFFECTED_SOP_INSTANCE_UID),
+        message_id=_unsigned_short(elements, MESSAGE_ID),
+        sop_class_uid=_uid(elements, AFFECTED_SOP_CLASS_UID),
+        sop_instance_uid=_uid(elements, AFFECTED_SOP_INSTANCE_UID),
         has_data_set=has_data_set(elements),
     )
 
 
 def encode_store_response(request: StoreRequest, answer: Answer) -> bytes:
     """Return the C-STORE-RSP to ``request`` as an encoded command set."""
-    body = b"".join(
-        (
-            _echoed(_AFFECTED_SOP_CLASS_UID, request.sop_class_uid),
-            _short(_COMMAND_FIELD, C_STORE_RSP),
-            _short(_MESSAGE_ID_BEING_RESPONDED_TO, request.message_id),
-            _short(_COMMAND_DATA_SET_TYPE, NO_DATA_SET),
-            _short(_STATUS, answer.status),
-            _element(_ERROR_COMMENT, _even(answer.comment, b" ")) if answer.comment else b"",
-            _echoed(_AFFECTED_SOP_INSTANCE_UID, request.sop_instance_uid),
-        )
-    )
+    values = {
+        AFFECTED_SOP_CLASS_UID: _echoed(request.sop_class_uid),
+        COMMAND_FIELD: _short(C_STORE_RQ | RESPONSE),
+        MESSAGE_ID_BEING_RESPONDED_TO: _short(request.message_id),
+        COMMAND_DATA_SET_TYPE: _short(NO_DATA_SET),
+        STATUS: _short(answer.status),
+        ERROR_COMMENT: _even(answer.comment, b" "),
+        AFFECTED_SOP_INSTANCE_UID: _echoed(request.sop_instance_uid),
+    }
+    return encode({number: value for number, value in values.items() if value})
+
+
+def encode(elements: dict[int, bytes]) -> bytes:
+    """Return a command set of these values, in the order of their element numbers."""
+    body = b"".join(_element(number, value) for number, value in elements.items())
     return _element(_GROUP_LENGTH, struct.pack("<L", len(body))) + body
 
 
@@ -117,17 +130,17 @@ def _uid(elements: dict[int, bytes], number: int) -> str:
     return default_text(elements.get(number, b""))
 
 
-def _echoed(number: int, uid: str) -> bytes:
+def _echoed(uid: str) -> bytes:
     """Return an optional UID of the answer; what is not a UID is not sent back."""
-    return _element(number, _even(uid, b"\0")) if is_uid(uid) else b""
+    return _even(uid, b"\0") if is_uid(uid) else b""
 
 
 def _element(number: int, value: bytes) -> bytes:
     return _HEAD.pack(0, number, len(value)) + value
 
 
-def _short(number: int, value: int) -> bytes:
-    return _element(number, value.to_bytes(2, "little"))
+def _short(value: int) -> bytes:
+    return value.to_bytes(2, "little")
 
 
 def _even(text: str, padding: bytes) -> bytes:

@@ -15,7 +15,8 @@ from pynetdicom.association import Association
 from pynetdicom.transport import AssociationSocket
 
 from dicom_qa_node.receive.fastpath import command_sets
-from dicom_qa_node.receive.fastpath.command_sets import StoreRequest
+from dicom_qa_node.receive.fastpath.command_sets import COMMAND, LAST, StoreRequest
+from dicom_qa_node.receive.fastpath.other_messages import OtherMessage
 from dicom_qa_node.receive.store_status import Answer, Status
 
 __all__ = [
@@ -225,9 +226,7 @@ class BufferedSocket(AssociationSocket):
 
 P_DATA_TF = 0x04
 _PDV_HEAD = struct.Struct(">LBB")
-_COMMAND, _LAST = 0x01, 0x02
 _LARGEST_COMMAND_SET = 64 * 1024
-_LARGEST_OTHER_MESSAGE = 4 * 1024 * 1024
 
 
 class ProtocolViolation(Exception):
@@ -266,6 +265,9 @@ class Link(Protocol):
     def pass_on(self, context_id: int, value: bytes) -> None:
         """Give a presentation data value, control header first, to pynetdicom."""
 
+    def too_large(self) -> None:
+        """Note that a message was answered with a failure for its size."""
+
 
 class StoreReceiver:
     """The messages of one association, in the order in which they come."""
@@ -278,13 +280,12 @@ class StoreReceiver:
         self._context_id = 0
         self._request: StoreRequest | None = None
         self._sink: ObjectSink | None = None
-        self._other_data_set = False
-        self._other_bytes = 0
+        self._other: OtherMessage | None = None
 
     @property
     def in_message(self) -> bool:
         """Whether the rest of a message is still to come."""
-        return self._sink is not None or bool(self._command) or self._other_data_set
+        return self._sink is not None or bool(self._command) or self._other is not None
 
     def receive_pdu(self, stream: BufferedSocket) -> None:
         """Read one P-DATA-TF PDU from ``stream``.
@@ -303,19 +304,20 @@ class StoreReceiver:
             remaining -= length + 4
             if payload < 0 or remaining < 0:
                 raise ProtocolViolation("a presentation data value does not fit its PDU")
-            if control & _COMMAND:
-                self._command_fragment(stream, context_id, payload, last=bool(control & _LAST))
+            if control & COMMAND:
+                self._command_fragment(stream, context_id, payload, last=bool(control & LAST))
             else:
-                self._data_fragment(stream, context_id, payload, last=bool(control & _LAST))
+                self._data_fragment(stream, context_id, payload, last=bool(control & LAST))
 
     def abandon(self) -> None:
         """Drop an object whose transfer will not end."""
         if self._sink is not None:
             self._sink.abandon()
             self._sink = self._request = None
+        self._other = None
 
     def _command_fragment(self, stream: BufferedSocket, context_id: int, length: int, *, last: bool) -> None:
-        if self._sink is not None or self._other_data_set:
+        if self._sink is not None or self._other is not None:
             raise ProtocolViolation("a command set inside a data set")
         if len(self._command) + length > _LARGEST_COMMAND_SET:
             raise ProtocolViolation("the command set is too large")
@@ -326,12 +328,12 @@ class StoreReceiver:
         self._command.clear()
         self._context_id = context_id
         elements = command_sets.decode(encoded)
-        if command_sets.command_field(elements) != command_sets.C_STORE_RQ:
-            self._other_bytes = 0
-            self._other_data_set = command_sets.has_data_set(elements)
-            self._link.pass_on(context_id, bytes([_COMMAND | _LAST]) + encoded)
-            return
-        self._begin(context_id, command_sets.store_request(elements))
+        if command_sets.command_field(elements) == command_sets.C_STORE_RQ:
+            self._begin(context_id, command_sets.store_request(elements))
+        elif command_sets.has_data_set(elements):
+            self._other = OtherMessage(encoded, elements)
+        else:
+            self._link.pass_on(context_id, bytes([COMMAND | LAST]) + encoded)
 
     def _begin(self, context_id: int, request: StoreRequest) -> None:
         self._contexts = self._contexts or self._link.contexts()
@@ -361,11 +363,23 @@ class StoreReceiver:
             self._finish()
 
     def _other_fragment(self, stream: BufferedSocket, context_id: int, length: int, *, last: bool) -> None:
-        self._other_bytes += length
-        if not self._other_data_set or self._other_bytes > _LARGEST_OTHER_MESSAGE:
+        if self._other is None or not self._other.accepts(length):
             raise ProtocolViolation("a data set that is not expected, or too large for its message")
-        self._other_data_set = not last
-        self._link.pass_on(context_id, bytes([_LAST if last else 0]) + stream.exactly(length))
+        if not self._other.too_large:
+            self._other.add(stream.exactly(length))
+        while self._other.too_large and length:
+            length -= len(stream.take(length))
+        if last:
+            other, self._other = self._other, None
+            self._end_other(context_id, other)
+
+    def _end_other(self, context_id: int, other: OtherMessage) -> None:
+        if other.too_large:
+            self._link.too_large()
+            self._send(other.refusal())
+            return
+        for fragment in other.fragments():
+            self._link.pass_on(context_id, fragment)
 
     def _finish(self) -> None:
         if self._sink is None or self._request is None:
@@ -380,7 +394,7 @@ class StoreReceiver:
         step = max(1, longest - 6)
         for start in range(0, len(command_set), step):
             piece = command_set[start : start + step]
-            control = _COMMAND | (_LAST if start + step >= len(command_set) else 0)
+            control = COMMAND | (LAST if start + step >= len(command_set) else 0)
             value = _PDV_HEAD.pack(len(piece) + 2, self._context_id, control) + piece
             self._link.send(PDU_HEAD.pack(P_DATA_TF, 0, len(value)) + value)
 
