@@ -1,7 +1,10 @@
 """Closes gaps of pynetdicom 3.0 for all who accept or request associations.
 
-It aborts at what PS3.8 asks to ignore, see `associate_pdus`: importing this module has its decoder look over each PDU
-before. And an association's reactor may take the answer that `send_c_store` waits for.
+``tests/contracts/test_upstream_gaps.py`` fails for each that a newer pynetdicom closes itself.
+
+It aborts at what PS3.8 asks to ignore, and fails over contexts without syntaxes, see `associate_pdus`: importing this
+module has its decoder look over each PDU before. It holds PDUs and messages of any size in memory: `limit_received`.
+And an association's reactor may take the answer that `send_c_store` waits for: `pause_for_certain`.
 
 The caller pauses the reactor by clearing an event, and takes its flag ``_is_paused`` for the proof. The reactor raises
 the flag before it waits and lowers it after: preempted in between, it holds a flag from before the pause, goes on, and
@@ -11,13 +14,21 @@ reads the answer away. The caller then waits for its timeout. It happens where e
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from typing import Any
 
 from pynetdicom.dul import DULServiceProvider
 
 from dicom_qa_node.dicom_io.associate_pdus import tolerated
 
-__all__ = ["pause_for_certain"]
+__all__ = ["MOST_PDU_BYTES", "limit_messages", "limit_received", "pause_for_certain"]
+
+MOST_PDU_BYTES = 1 << 20
+"""The longest PDU that the node takes where it calls; its A-ASSOCIATE requests announce it."""
+_MOST_MESSAGE_BYTES = 4 << 20
+_UNRECOGNIZED_PDU = "Evt19"
+# Fragments without a byte cost something, too.
+_FRAGMENT_HEAD = 6
 
 
 def pause_for_certain(association: Any) -> None:
@@ -51,6 +62,48 @@ class _Checkpoint(threading.Event):
                 self._association._is_paused = True
             if not super().wait(timeout) and timeout is not None:
                 return False
+
+
+def limit_received(association: Any) -> None:
+    """Abort an association that the node has asked for at a PDU or message that is larger than any answer can be.
+
+    To be called when its connection is open (``evt.EVT_CONN_OPEN``), before anything is read. Nothing is read after.
+    """
+    transport = association.dul.socket
+    receive = transport.recv
+    ended = threading.Event()
+
+    def received(count: int) -> bytearray:
+        if count > MOST_PDU_BYTES:
+            association.dul.event_queue.put(_UNRECOGNIZED_PDU)
+            ended.set()
+        return bytearray() if ended.is_set() else receive(count)
+
+    transport.recv = received
+    limit_messages(association, ended.set)
+
+
+def limit_messages(association: Any, on_excess: Callable[[], object] = lambda: None) -> None:
+    """Abort an association at a message above 4 MiB, unless pynetdicom writes its data set to a file."""
+    dimse, held = association.dimse, 0
+    take = dimse.receive_primitive
+
+    def taken(primitive: Any) -> None:
+        nonlocal held
+        if held > _MOST_MESSAGE_BYTES:
+            return
+        take(primitive)
+        message = dimse.message
+        if message is None or message._data_set_path is not None:
+            held = 0
+            return
+        held += sum(len(value) + _FRAGMENT_HEAD for _, value in primitive.presentation_data_value_list)
+        if held > _MOST_MESSAGE_BYTES:
+            dimse.message = None
+            association.dul.event_queue.put(_UNRECOGNIZED_PDU)
+            on_excess()
+
+    dimse.receive_primitive = taken
 
 
 _decode_pdu = DULServiceProvider._decode_pdu

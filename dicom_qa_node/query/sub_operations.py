@@ -21,7 +21,7 @@ from pynetdicom.status import code_to_category
 from dicom_qa_node.config import Destination
 from dicom_qa_node.dicom_io.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from dicom_qa_node.dicom_io.pydicom_patches import dcmread
-from dicom_qa_node.dicom_io.pynetdicom_patches import pause_for_certain
+from dicom_qa_node.dicom_io.pynetdicom_patches import MOST_PDU_BYTES, limit_received, pause_for_certain
 from dicom_qa_node.dicom_io.tls import call_context
 from dicom_qa_node.domain.errors import Misconfigured
 from dicom_qa_node.index.catalogue import HeldInstance
@@ -60,7 +60,8 @@ def associate(destination: Destination, holdings: Holdings, instances: Sequence[
         secure = call_context(destination.tls) if destination.tls.enabled else None
         assoc = ae.associate(
             destination.host, destination.port, contexts_of(instances), destination.ae_title,
-            max_pdu=0, evt_handlers=handlers, tls_args=None if secure is None else (secure, destination.host),
+            max_pdu=MOST_PDU_BYTES, evt_handlers=handlers,
+            tls_args=None if secure is None else (secure, destination.host),
         )  # fmt: skip
     except Misconfigured as error:
         log_event(_LOGGER, logging.ERROR, "move_without_tls", destination=destination.ae_title, reason=str(error))
@@ -139,6 +140,7 @@ def _opened(event: evt.Event, timeout_s: float) -> None:
     """Send at once, and never wait for ever inside a message of the destination."""
     transport = event.assoc.dul.socket
     if transport is not None and transport.socket is not None:
+        limit_received(event.assoc)
         transport.socket.settimeout(timeout_s)
         transport.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 

@@ -6,7 +6,8 @@ holds. Slower than `fastpath`, and an object is written twice. What pynetdicom d
 
 - a request without a usable SOP Instance UID, and a file system without any space left, end the association without
   Success where `fastpath` answers 0117 and A700;
-- malformed PDUs and contexts without a syntax end the association, but not always with an answer or a log line;
+- malformed PDUs end the association, but not always with an answer or a log line;
+- a message above 4 MiB beside C-STORE ends the association, where `fastpath` reads past it and answers with a failure;
 - silence between two PDUs of a message is limited by ``network_timeout_s`` instead of ``dimse_timeout_s``.
 """
 
@@ -25,6 +26,7 @@ from pynetdicom import _config as pynetdicom_config
 from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.events import Event
 
+from dicom_qa_node.dicom_io.pynetdicom_patches import limit_messages
 from dicom_qa_node.receive.fastpath.command_sets import StoreRequest
 from dicom_qa_node.receive.fastpath.pdata import BufferedSocket
 from dicom_qa_node.receive.received_association import ReceivedAssociation, Services
@@ -110,6 +112,7 @@ class FallbackAssociation(ReceivedAssociation):
     """An accepted association that is received by pynetdicom's own upper layer."""
 
     def _open_transport(self, connection: socket.socket) -> BufferedSocket:
+        limit_messages(self)
         return _TimedSocket(self, connection, self.services.settings.dimse_timeout_s)
 
     def _serve_request(self, msg: Any, context_id: int) -> None:

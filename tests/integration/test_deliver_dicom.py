@@ -28,6 +28,7 @@ from dicom_qa_node.domain.delivery import ReportRef
 from dicom_qa_node.domain.errors import Misconfigured
 from dicom_qa_node.report.report_builder import build_report
 from dicom_qa_node.report.sr_document import SOP_CLASS_UID, ReportRequest
+from tests import raw_association as raw
 from tests.report_samples import T0, shipped, verdict, write_series
 
 pytestmark = [
@@ -318,3 +319,63 @@ def test_file_that_ends_early_is_named(tmp_path):
         with pytest.raises(Refused, match="not a DICOM Part 10 file"):
             file_kind(path)
     assert dcmread(BytesIO((tmp_path / write_series(tmp_path, slices=1)[0].path).read_bytes())).Modality == "CT"
+
+
+class _Flood(threading.Thread):
+    """A target that accepts the association and answers a C-STORE with a message, or one PDU, that does not end."""
+
+    def __init__(self, pdu: bytes, times: int, *, association_too: bool = True) -> None:
+        super().__init__(daemon=True)
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._pdu, self._times, self._association = pdu, times, association_too
+        self.port: int = self._listener.getsockname()[1]
+        self.sent = 0
+
+    def run(self) -> None:
+        connection, _ = self._listener.accept()
+        with self._listener, connection:
+            try:
+                raw.answer(connection)
+                if self._association:
+                    accepted = raw.item(0x21, struct.pack(">BBBB", 1, 0, 0, 0) + raw.item(0x40, raw.EXPLICIT.encode()))
+                    connection.sendall(raw.request(kind=2, contexts=[accepted]))
+                    raw.answer(connection)
+                for _ in range(self._times):
+                    connection.sendall(self._pdu)
+                    self.sent += len(self._pdu)
+            except (OSError, EOFError):
+                return
+
+
+def _long_pdu(kind: int) -> bytes:
+    return struct.pack(">BBL", kind, 0, 1 << 30) + bytes(1 << 20)
+
+
+@pytest.mark.parametrize(
+    ("flood", "most_mb"),
+    [
+        (lambda: _Flood(_long_pdu(4) + bytes(200 << 20), 1), 0),
+        (lambda: _Flood(_long_pdu(2) + bytes(200 << 20), 1, association_too=False), 0),
+        (lambda: _Flood(raw.p_data(0, bytes(1 << 19)), 400), 40),
+        (lambda: _Flood(raw.p_data(1, bytes(1 << 19)), 400), 40),
+        (lambda: _Flood(raw.p_data(0, b"") * 50_000, 300), 100),
+    ],
+    ids=["one PDU", "one A-ASSOCIATE-AC", "one data set", "one command set", "fragments without a byte"],
+)
+def test_a_target_that_sends_without_end_is_left_before_it_fills_the_memory(report, flood, most_mb):
+    target = flood()
+    target.start()
+    before = peak_kb()
+    with pytest.raises(Deferred):
+        pacs(target.port).send(shipped(*report))
+    # What the kernel took for a connection that is closed is the peer's matter.
+    assert target.sent <= most_mb << 20
+    # The flood itself is built in this process before.
+    assert (peak_kb() - before) >> 10 < 24
+
+
+def peak_kb() -> int:
+    """Return the most memory of this process since this was called last."""
+    status = Path("/proc/self/status").read_text()
+    Path("/proc/self/clear_refs").write_text("5")
+    return int(status.split("VmHWM:")[1].split()[0])

@@ -25,7 +25,7 @@ from dicom_qa_node import config
 from dicom_qa_node.deliver.targets.base import Answer, Deferred, DeliveryItem, Refused, classes_of
 from dicom_qa_node.dicom_io.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from dicom_qa_node.dicom_io.pydicom_patches import dcmread
-from dicom_qa_node.dicom_io.pynetdicom_patches import pause_for_certain
+from dicom_qa_node.dicom_io.pynetdicom_patches import MOST_PDU_BYTES, limit_received, pause_for_certain
 from dicom_qa_node.dicom_io.tls import CallContext, call_context
 from dicom_qa_node.domain.errors import Misconfigured
 
@@ -317,7 +317,7 @@ def _request(
     try:
         assoc = ae.associate(
             peer.host, peer.port, list(contexts), peer.called_ae, ext_neg=list(roles),
-            max_pdu=0, evt_handlers=handlers, tls_args=None if secure is None else (secure, peer.host),
+            max_pdu=MOST_PDU_BYTES, evt_handlers=handlers, tls_args=None if secure is None else (secure, peer.host),
         )  # fmt: skip
     except OSError as error:
         raise Deferred(f"no connection to {peer}: {error.strerror}") from error
@@ -346,6 +346,7 @@ def _opened(event: evt.Event, connected: list[socket.socket], timeout_s: float) 
     transport = event.assoc.dul.socket
     if transport is not None and transport.socket is not None:
         connected.append(transport.socket)
+        limit_received(event.assoc)
         # A peer that falls silent inside a message must not hold the association for ever.
         transport.socket.settimeout(timeout_s)
         # With Nagle's algorithm a small message may wait 40 ms for the acknowledgement of the one before.
