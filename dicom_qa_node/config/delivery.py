@@ -212,7 +212,7 @@ class DicomTarget(Section):
         False, description="a report counts as delivered only when the target has committed to its storage"
     )
     commitment_wait_s: float = Field(
-        3600, gt=0, le=604800, description="wait for the commitment before the report is sent and asked for again"
+        3600, gt=0, le=604800, description="wait for the commitment before it is asked for again"
     )
     sop_class: ReportForm = Field("auto", description=_FORM)
     route: Route = Field(default_factory=Route, description="which reports this target gets; empty: all")

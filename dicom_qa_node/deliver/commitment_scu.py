@@ -9,7 +9,8 @@ from __future__ import annotations
 import datetime as dt
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from pynetdicom import evt
 from pynetdicom.association import Association
@@ -18,15 +19,19 @@ from pynetdicom.presentation import build_context
 from dicom_qa_node.config import DicomTarget
 from dicom_qa_node.db.engine import Database
 from dicom_qa_node.deliver.targets.base import Answer, Deferred, DeliveryItem, DeliveryTarget, Refused, classes_of
-from dicom_qa_node.deliver.targets.dicom import associate, contexts_for, kinds_of, peer_of, store_one_of
+from dicom_qa_node.deliver.targets.dicom import FileKind, associate, contexts_for, kinds_of, peer_of, store_one_of
 from dicom_qa_node.domain.clock import utc_now
 from dicom_qa_node.domain.delivery import ReportRef
 from dicom_qa_node.domain.uids import derived_uid
 from dicom_qa_node.flow.commitments import CommitRequest, CommitRequests
+from dicom_qa_node.log import log_event
 from dicom_qa_node.spool.storage_commitment import (
     CONTRADICTION,
+    NOT_AN_INFORMATION,
     PUSH_MODEL,
     PUSH_MODEL_INSTANCE,
+    CommitStatus,
+    decode_information,
     reason_given,
     request_of,
 )
@@ -79,7 +84,7 @@ class CommittedPacs:
             raise Deferred("waiting for the storage commitment")
         if last is not None and last.answered_at is not None and last.failure_reason is None:
             return _accepted(last)
-        answered = self._ask(shipment)
+        answered = self._ask(shipment, last)
         if answered is None:
             raise Deferred("sent; waiting for the storage commitment")
         return _accepted(answered)
@@ -88,7 +93,7 @@ class CommittedPacs:
         """Send a C-ECHO; see `DeliveryTarget.check`."""
         return self._target.check()
 
-    def _ask(self, shipment: DeliveryItem) -> CommitRequest | None:
+    def _ask(self, shipment: DeliveryItem, last: CommitRequest | None) -> CommitRequest | None:
         report, kinds = shipment.report, kinds_of(shipment, shipment.classes(self._classes))
         with associate(self._peer, [*contexts_for(kinds), build_context(PUSH_MODEL)]) as assoc:
             offered = [context for context in assoc.accepted_contexts if context.abstract_syntax == PUSH_MODEL]
@@ -96,7 +101,7 @@ class CommittedPacs:
                 raise Refused("the target does not offer storage commitment")
             if not any(context.as_scu for context in offered):
                 raise Refused("the target does not take the role of SCP for storage commitment")
-            form = store_one_of(assoc, shipment, kinds).form or report
+            form = _stored_form(shipment, kinds, last) or store_one_of(assoc, shipment, kinds).form or report
             assoc.bind(evt.EVT_N_EVENT_REPORT, self._on_event_report)
             moment = self._clock().isoformat()
             transaction_uid = derived_uid("commitment", self._name, report.sop_instance_uid, moment)
@@ -139,16 +144,30 @@ class CommittedPacs:
 
     def _on_event_report(self, event: evt.Event) -> tuple[int, None]:
         try:
-            information = event.event_information
+            request: Any = event.request
+            information = decode_information(request.EventInformation, event.context.transfer_syntax)
             transaction_uid = str(information.TransactionUID)
             report_uid = self._requests.instance_of(transaction_uid)
             if report_uid is None:
-                return 0x0115, None
+                return int(CommitStatus.INVALID_ARGUMENT_VALUE), None
             self._requests.answer(transaction_uid, reason_given(information, report_uid))
+        except NOT_AN_INFORMATION as error:
+            log_event(
+                _LOGGER, logging.WARNING, "commitment_not_understood", target=self._name, error=type(error).__name__
+            )
+            return int(CommitStatus.INVALID_ARGUMENT_VALUE), None
         except Exception:
             _LOGGER.exception("commitment_not_kept")
-            return 0x0110, None
-        return 0x0000, None
+            return int(CommitStatus.PROCESSING_FAILURE), None
+        return int(CommitStatus.SUCCESS), None
+
+
+def _stored_form(shipment: DeliveryItem, kinds: Sequence[FileKind], last: CommitRequest | None) -> ReportRef | None:
+    """Return what the archive has taken before a request that it left without an answer: it is not sent again."""
+    if last is None or last.answered_at is not None:
+        return None
+    forms = (shipment.form(str(kind.sop_class)) for kind in kinds)
+    return next((form for form in forms if form.sop_instance_uid == last.sop_instance_uid), None)
 
 
 def require_commitment(target: DeliveryTarget, settings: object, calling_ae: str, database: Database) -> DeliveryTarget:

@@ -11,30 +11,26 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from io import BytesIO
 from typing import Any
 
-from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
-from pydicom.errors import InvalidDicomError
-from pydicom.uid import UID
 from pynetdicom import evt
 from pynetdicom.association import Association
 from pynetdicom.events import Event
 from pynetdicom.presentation import PresentationContext, build_context
 
-from dicom_qa_node.dicom_io.element_scanner import BrokenDataSet, HeaderBudget, check_items
-from dicom_qa_node.dicom_io.file_reader import MessageBudget, decode_message
 from dicom_qa_node.domain.errors import NodeError, Transient
 from dicom_qa_node.flow.commitments import CommitReplies, CommitRequests
 from dicom_qa_node.log import log_event
 from dicom_qa_node.receive.services import Operation
 from dicom_qa_node.spool.layout import SpoolLayout
 from dicom_qa_node.spool.storage_commitment import (
+    NOT_AN_INFORMATION,
     PUSH_MODEL,
     PUSH_MODEL_INSTANCE,
     CommitItem,
     CommitStatus,
+    decode_information,
     failure_reason,
     read_request,
     reason_given,
@@ -46,16 +42,10 @@ __all__ = ["CommitmentService"]
 _LOGGER = logging.getLogger(__name__)
 
 _REQUEST_COMMITMENT = 1
-_REFERENCES = 0x0008
 # A peer that wants the answer on its own association waits longer; one that does not has released it by then.
 _PATIENCE_S = 0.5
 _OWN_ASSOCIATION_AFTER_S = 5.0
 _LOOK_S = 0.02
-
-# Twenty thousand references, which fill a message, are some two megabytes.
-_BUDGET = MessageBudget(plain_bytes=4 << 20, elements=64)
-_ITEMS = HeaderBudget(nested=100_000, depth=4)
-_NOT_A_REQUEST = (AttributeError, ValueError, TypeError, KeyError, InvalidDicomError, BrokenDataSet)
 
 Response = tuple[int, Dataset | None]
 
@@ -66,19 +56,30 @@ class CommitmentService:
     sends_images = False
 
     def __init__(
-        self, layout: SpoolLayout, replies: CommitReplies, requests: CommitRequests, *, committing: bool = True
+        self,
+        layout: SpoolLayout,
+        replies: CommitReplies,
+        requests: CommitRequests,
+        *,
+        committing: bool = True,
+        awaiting: bool = False,
     ) -> None:
-        """``committing`` is False for a node that only takes the answers of archives."""
+        """``committing`` is False for a node that only takes the answers of archives, for which it is ``awaiting``."""
         self._committing = committing
+        self._awaiting = awaiting
         self._layout = layout
         self._replies = replies
         self._requests = requests
 
     def contexts(self) -> list[PresentationContext]:
-        """Return the context of the push model, in which either side may be the one that commits."""
+        """Return the context of the push model, in which either side may be the one that commits.
+
+        Some archives bring their answers without negotiating their role (PS3.7 D.3.3.4): a node that waits for answers
+        lets them in as if they were to ask, and refuses what they ask for.
+        """
         context = build_context(PUSH_MODEL)
         # In pynetdicom's words the requestor's roles.
-        context.scu_role, context.scp_role = self._committing, True
+        context.scu_role, context.scp_role = self._committing or self._awaiting, True
         return [context]
 
     def handlers(self) -> Sequence[tuple[Any, Callable[[Event], Any]]]:
@@ -102,13 +103,15 @@ class CommitmentService:
         if event.action_type != _REQUEST_COMMITMENT:
             return int(CommitStatus.NO_SUCH_ACTION), None
         try:
-            transaction_uid, asked = read_request(_decoded(request.ActionInformation, event.context.transfer_syntax))
+            transaction_uid, asked = read_request(
+                decode_information(request.ActionInformation, event.context.transfer_syntax)
+            )
             items = [CommitItem(*pair, failure_reason(self._layout, *pair)) for pair in asked]
             caller = event.assoc.requestor.ae_title.strip()
             self._replies.add(
                 transaction_uid, caller, event.assoc.requestor.address, items, wait_s=_OWN_ASSOCIATION_AFTER_S
             )
-        except _NOT_A_REQUEST:
+        except NOT_AN_INFORMATION:
             return int(CommitStatus.INVALID_ARGUMENT_VALUE), None
         except NodeError as error:
             log_event(_LOGGER, logging.ERROR, "commitment_not_kept", reason=str(error))
@@ -122,14 +125,14 @@ class CommitmentService:
         """Take an archive's answer (``evt.EVT_N_EVENT_REPORT``) to a request for one report."""
         try:
             request: Any = event.request
-            information = _decoded(request.EventInformation, event.context.transfer_syntax)
+            information = decode_information(request.EventInformation, event.context.transfer_syntax)
             transaction_uid = str(information.TransactionUID)
             report_uid = self._requests.instance_of(transaction_uid)
             if report_uid is None:
                 return int(CommitStatus.INVALID_ARGUMENT_VALUE), None
             reason = reason_given(information, report_uid)
             self._requests.answer(transaction_uid, reason)
-        except _NOT_A_REQUEST:
+        except NOT_AN_INFORMATION:
             return int(CommitStatus.INVALID_ARGUMENT_VALUE), None
         except Transient as error:
             log_event(_LOGGER, logging.ERROR, "commitment_not_kept", reason=str(error))
@@ -155,15 +158,3 @@ class CommitmentService:
                 self._replies.mark_sent(reply, "told on its association")
         except (NodeError, RuntimeError, ValueError, OSError) as error:
             log_event(_LOGGER, logging.INFO, "commitment_waits", calling_ae=caller, error=type(error).__name__)
-
-
-def _decoded(encoded: BytesIO | None, transfer_syntax: UID) -> Dataset:
-    """Decode the information of a request or an answer, whose references are counted first."""
-    information = decode_message(b"" if encoded is None else encoded.getvalue(), transfer_syntax, _BUDGET)
-    for tag in list(information.keys()):
-        item: Any = information.get_item(tag)
-        if isinstance(item, RawDataElement) and item.value and tag.group == _REFERENCES:
-            check_items(
-                item.value, implicit_vr=item.is_implicit_VR, big_endian=not item.is_little_endian, budget=_ITEMS
-            )
-    return information

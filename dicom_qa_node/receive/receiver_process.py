@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 from types import FrameType
 
-from dicom_qa_node.config import Config
+from dicom_qa_node.config import Config, DicomTarget
 from dicom_qa_node.db.engine import Database
 from dicom_qa_node.domain.errors import NodeError
 from dicom_qa_node.flow.commitments import CommitReplies, CommitRequests
@@ -100,8 +100,14 @@ def serve(
 
 
 def _commitment(config: Config, layout: SpoolLayout, database: Database) -> ServiceHandler:
-    committing = config.receive.storage_commitment
-    return CommitmentService(layout, CommitReplies(database), CommitRequests(database), committing=committing)
+    awaiting = any(isinstance(t, DicomTarget) and t.require_commitment for t in config.deliver.targets)
+    return CommitmentService(
+        layout,
+        CommitReplies(database),
+        CommitRequests(database),
+        committing=config.receive.storage_commitment,
+        awaiting=awaiting,
+    )
 
 
 def _catch_up(

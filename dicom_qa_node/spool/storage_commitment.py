@@ -8,21 +8,28 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import IntEnum
+from io import BytesIO
+from typing import Any
 
+from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
+from pydicom.errors import InvalidDicomError
 from pydicom.uid import UID
 
-from dicom_qa_node.dicom_io.element_scanner import BrokenDataSet
+from dicom_qa_node.dicom_io.element_scanner import BrokenDataSet, HeaderBudget, check_items
+from dicom_qa_node.dicom_io.file_reader import MessageBudget, decode_message
 from dicom_qa_node.dicom_io.part10 import open_envelope
 from dicom_qa_node.domain.uids import is_uid
 from dicom_qa_node.spool.layout import SpoolLayout
 
 __all__ = [
     "CONTRADICTION",
+    "NOT_AN_INFORMATION",
     "PUSH_MODEL",
     "PUSH_MODEL_INSTANCE",
     "CommitItem",
     "CommitStatus",
+    "decode_information",
     "failure_reason",
     "read_request",
     "reason_given",
@@ -34,6 +41,13 @@ PUSH_MODEL = UID("1.2.840.10008.1.20.1")
 PUSH_MODEL_INSTANCE = UID("1.2.840.10008.1.20.1.1")
 _ALL_COMMITTED, _FAILURES_EXIST = 1, 2
 _ENVELOPE_BYTES = 4096
+_REFERENCES = 0x0008
+# Twenty thousand references, which fill a message, are some two megabytes.
+_BUDGET = MessageBudget(plain_bytes=4 << 20, elements=64)
+_ITEMS = HeaderBudget(nested=100_000, depth=4)
+
+NOT_AN_INFORMATION = (AttributeError, ValueError, TypeError, KeyError, InvalidDicomError, BrokenDataSet)
+"""What `decode_information`, `read_request` and `reason_given` raise for what a peer should not have sent."""
 
 
 CONTRADICTION = 0xFFFF
@@ -58,6 +72,24 @@ class CommitItem:
     sop_class_uid: str
     sop_instance_uid: str
     failure_reason: int | None = None
+
+
+def decode_information(encoded: BytesIO | None, transfer_syntax: UID) -> Dataset:
+    """Decode the Action or Event Information of a message within a budget of elements and references.
+
+    Raises
+    ------
+    NOT_AN_INFORMATION
+        It cannot be read, or not within the budget.
+    """
+    information = decode_message(b"" if encoded is None else encoded.getvalue(), transfer_syntax, _BUDGET)
+    for tag in list(information.keys()):
+        item: Any = information.get_item(tag)
+        if isinstance(item, RawDataElement) and item.value and tag.group == _REFERENCES:
+            check_items(
+                item.value, implicit_vr=item.is_implicit_VR, big_endian=not item.is_little_endian, budget=_ITEMS
+            )
+    return information
 
 
 def request_of(transaction_uid: str, sop_class_uid: str, sop_instance_uid: str) -> Dataset:

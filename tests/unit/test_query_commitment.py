@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,6 +17,7 @@ from dicom_qa_node.config import Config, DicomTarget
 from dicom_qa_node.db.engine import Database
 from dicom_qa_node.deliver.commitment_results import CommitmentResultSender
 from dicom_qa_node.deliver.commitment_scu import CommittedPacs
+from dicom_qa_node.deliver.delivery_worker import run_delivery_worker
 from dicom_qa_node.deliver.targets import open_target
 from dicom_qa_node.deliver.targets.base import CLASSES, Deferred, DeliveryItem, Refused
 from dicom_qa_node.domain.delivery import ReportRef
@@ -25,7 +27,13 @@ from dicom_qa_node.flow.outbox import Outbox
 from dicom_qa_node.receive.commitment_scp import CommitmentService
 from dicom_qa_node.report.sop_class_conversion import as_form, form_uid
 from dicom_qa_node.spool.layout import SpoolLayout
-from dicom_qa_node.spool.storage_commitment import PUSH_MODEL, PUSH_MODEL_INSTANCE, CommitItem, request_of
+from dicom_qa_node.spool.storage_commitment import (
+    CONTRADICTION,
+    PUSH_MODEL,
+    PUSH_MODEL_INSTANCE,
+    CommitItem,
+    request_of,
+)
 from tests.query_samples import CASES, fill, images_of, keep, serving
 from tests.report_samples import shipped
 
@@ -190,8 +198,12 @@ def test_a_node_that_commits_to_nothing_is_no_provider(config, database):
 class Archive:
     """An archive that takes reports and answers as told, on the same association or not at all."""
 
-    def __init__(self, outcome: int | None = None, *, answer: bool = True, status: int = 0) -> None:
+    def __init__(
+        self, outcome: int | None = None, *, answer: bool = True, status: int = 0, contradicts: bool = False
+    ) -> None:
         self.stored = 0
+        self.contradicts = contradicts
+        self.statuses: list[int] = []
         self.asked: list[Dataset] = []
         self.outcome, self.answer, self.status = outcome, answer, status
 
@@ -206,7 +218,9 @@ class Archive:
         return self.status, None
 
     def _tell(self, assoc: Any, asked: Dataset) -> None:
-        assoc.send_n_event_report(self.report(asked), 1 if self.outcome is None else 2, PUSH_MODEL, PUSH_MODEL_INSTANCE)
+        kind = 1 if self.outcome is None else 2
+        status, _ = assoc.send_n_event_report(self.report(asked), kind, PUSH_MODEL, PUSH_MODEL_INSTANCE)
+        self.statuses.append(status.get("Status"))
 
     def report(self, asked: Dataset) -> Dataset:
         report = Dataset()
@@ -216,6 +230,8 @@ class Archive:
         else:
             report.FailedSOPSequence = asked.ReferencedSOPSequence
             report.FailedSOPSequence[0].FailureReason = self.outcome
+            if self.contradicts:
+                report.ReferencedSOPSequence = request_of("1.2", *_pair(asked)).ReferencedSOPSequence
         return report
 
     @contextmanager
@@ -231,6 +247,11 @@ class Archive:
             yield server.server_address[1]
         finally:
             server.shutdown()
+
+
+def _pair(asked: Dataset) -> tuple[str, str]:
+    (item,) = asked.ReferencedSOPSequence
+    return str(item.ReferencedSOPClassUID), str(item.ReferencedSOPInstanceUID)
 
 
 @pytest.fixture
@@ -320,7 +341,8 @@ def test_too_long_without_an_answer_asks_again(config, database, report):
         later = CommittedPacs(open_target(settings, "N"), settings, "N", requests, lambda: late, patience_s=0.1)
         with pytest.raises(Deferred, match=r"^sent"):
             later.send(shipped(path, report))
-    assert archive.stored == len(archive.asked) == 2
+    # The archive has taken the report: only the question is asked again.
+    assert (archive.stored, len(archive.asked)) == (1, 2)
     assert len({asked.TransactionUID for asked in archive.asked}) == 2
 
 
@@ -346,3 +368,105 @@ def test_an_archive_without_storage_commitment(config, database, report):
     with archive.listening(commits=False) as port, pytest.raises(Refused, match="does not offer"):
         pacs(database, port).send(shipped(config.spool_dir / report.path, report))
     assert archive.stored == 0
+
+
+def test_a_report_that_is_named_as_stored_and_as_failed_is_refused_once_for_all(config, database, report):
+    archive = Archive(0x0110, contradicts=True)
+    shipment = shipped(config.spool_dir / report.path, report)
+    with archive.listening() as port, pytest.raises(Refused, match="both as stored and as failed"):
+        pacs(database, port).send(shipment)
+    assert (archive.stored, len(archive.asked), archive.statuses) == (1, 1, [0])
+    last = CommitRequests(database).latest(report.sop_instance_uid, "pacs")
+    assert last is not None
+    assert last.failure_reason == CONTRADICTION
+
+
+def run_worker(config: Config, database: Database, port: int, until: Callable[[], object], poll: Any) -> None:
+    """Run the delivery worker with its targets until something holds, and an attempt longer."""
+    deliver = {"targets": [target(port).model_dump()], "retry_first_s": 0.05, "retry_max_s": 0.1}
+    config = config.model_copy(update={"deliver": type(config.deliver).model_validate(deliver)})
+    stop = threading.Event()
+    worker = threading.Thread(target=run_delivery_worker, args=(config, database, stop), daemon=True)
+    worker.start()
+    try:
+        poll(until, 30)
+    finally:
+        stop.set()
+        worker.join(30)
+
+
+@pytest.mark.parametrize(
+    ("archive", "listening", "words", "stored"),
+    [
+        (Archive(0x0110, contradicts=True), {}, "both as stored and as failed", 1),
+        (Archive(0x0110), {}, "0x0110 storage commitment refused 3 times", 3),
+        (Archive(), {"commits": False}, "the target does not offer storage commitment", 0),
+    ],
+    ids=["contradiction", "failure again and again", "no service"],
+)
+def test_what_an_archive_does_not_commit_to_is_parked_with_one_line_and_not_sent_for_ever(
+    config, database, report, poll, caplog, archive, listening, words, stored
+):
+    with archive.listening(**listening) as port:
+        rows = lambda: Outbox(database).rows([DeliveryState.PARKED])  # noqa: E731
+        run_worker(config, database, port, rows, poll)
+        (row,) = rows()
+        # Another round of the worker finds nothing to do.
+        before = archive.stored
+        run_worker(config, database, port, lambda: True, poll)
+    assert words in row.last_answer
+    assert archive.stored == before == stored
+    told = [record for record in caplog.records if record.levelno >= logging.ERROR and words in str(record.qa_fields)]
+    assert len(told) == 1, [getattr(record, "qa_fields", record.msg) for record in caplog.records]
+
+
+def roleless_answer(port: int, information: Dataset, kind: int = 1) -> int | None:
+    """Bring an archive's answer on an association in which it has negotiated no role; None where it is not let in."""
+    ae = AE("PACS")
+    ae.add_requested_context(PUSH_MODEL)
+    assoc = ae.associate("127.0.0.1", port)
+    if not assoc.is_established:
+        return None
+    # pynetdicom would refuse to send it itself.
+    for context in assoc.accepted_contexts:
+        context._as_scu = context._as_scp = True
+    status, _ = assoc.send_n_event_report(information, kind, PUSH_MODEL, PUSH_MODEL_INSTANCE)
+    assoc.release()
+    return int(status.Status)
+
+
+def test_an_archive_that_negotiates_no_role_brings_its_answer_all_the_same(config, database, report):
+    archive = Archive(answer=False)
+    shipment = shipped(config.spool_dir / report.path, report)
+    with archive.listening() as port, pytest.raises(Deferred):
+        pacs(database, port, 0.1).send(shipment)
+    waits = service(config, database, committing=False, awaiting=True)
+    with serving(config, database, waits) as port:
+        assert roleless_answer(port, archive.report(archive.asked[0])) == 0
+        # It is let in to answer, and nothing is promised to it.
+        assert Scanner().ask(port, (str(CTImageStorage), "1.2.3")) == 0x0123
+    with archive.listening() as port:
+        assert str(pacs(database, port).send(shipment)) == "0x0000 Success, storage committed"
+    assert archive.stored == 1
+    with serving(config, database, service(config, database, committing=False)) as port:
+        assert roleless_answer(port, archive.report(archive.asked[0])) is None
+
+
+@pytest.mark.parametrize("count", [100, 20_000])
+def test_an_answer_that_is_costly_to_read_is_refused_where_the_node_asks(config, database, report, count):
+    archive = Archive()
+    whole = archive.report
+
+    def swollen(asked: Dataset) -> Dataset:
+        information = whole(asked)
+        for number in range(count):
+            information.add_new((0x0009, 0x1000 + number), "LO", "")
+        return information
+
+    archive.report = swollen
+    with archive.listening() as port, pytest.raises(Deferred, match="waiting for the storage commitment"):
+        pacs(database, port, 5.0).send(shipped(config.spool_dir / report.path, report))
+    assert archive.statuses == [0x0115]
+    last = CommitRequests(database).latest(report.sop_instance_uid, "pacs")
+    assert last is not None
+    assert last.answered_at is None
