@@ -31,7 +31,7 @@ from dicom_qa_node.flow.queue import cancel_jobs, enqueue, lock_series
 from dicom_qa_node.flow.refused_callers import note_refusals
 from dicom_qa_node.flow.state_machine import counts_by_state, transition
 
-__all__ = ["Registry", "SeriesRow", "requeue"]
+__all__ = ["Arrival", "Registry", "SeriesRow", "requeue"]
 
 _ANY = tuple(SeriesState)
 _NOT_COLUMNS = ("series", "remark")
@@ -63,6 +63,16 @@ class SeriesRow:
     calling_ae: str
     site: str
     priority: int
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """An image that came in; ``receiving`` where more of its series may come, and nothing is wrong with it."""
+
+    instance_id: int
+    series_instance_uid: str
+    path: str
+    receiving: bool
 
 
 class Registry:
@@ -125,6 +135,32 @@ class Registry:
             rows = connection.execute(sa.select(t.series).where(t.series.c.state == SeriesState.RECEIVING)).all()
             open_counts = _open_associations(connection)
             return [_progress(connection, row, open_counts) for row in rows]
+
+    def newest_instance(self) -> int:
+        """Return the number of the image that was recorded last, 0 where there is none."""
+        with self._db.read() as connection:
+            return connection.execute(sa.select(sa.func.max(t.instances.c.instance_id))).scalar_one() or 0
+
+    def arrivals(self, after: int, limit: int) -> list[Arrival]:
+        """Return the images that were recorded after the one of a number, in that order, ``limit`` at most."""
+        row = t.instances.c
+        query = (
+            sa.select(row.instance_id, row.series_instance_uid, row.path, row.conflict, t.series.c.state)
+            .join(t.series, t.series.c.series_instance_uid == row.series_instance_uid)
+            .where(row.instance_id > after)
+            .order_by(row.instance_id)
+            .limit(limit)
+        )
+        with self._db.read() as connection:
+            return [
+                Arrival(
+                    item.instance_id,
+                    item.series_instance_uid,
+                    item.path,
+                    item.state == SeriesState.RECEIVING and not item.conflict,
+                )
+                for item in connection.execute(query)
+            ]
 
     def ct_candidates(self, series_instance_uid: str) -> tuple[str, ...]:
         """Return the CT series that have arrived and share study and frame of reference with a PET series."""

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -41,7 +42,7 @@ from dicom_qa_node.score.slice_selection import choose_slices
 from dicom_qa_node.score.stacks import Stack
 from dicom_qa_node.score.threads import max_threads
 from dicom_qa_node.score.volume import Volume
-from dicom_qa_node.score.volume_builder import HeaderScan, build_volume, scan_headers, survey_each
+from dicom_qa_node.score.volume_builder import HeaderScan, ImagesAhead, build_volume, scan_headers, survey_each
 
 __all__ = ["Options", "ScoredSeries", "score_series"]
 
@@ -118,6 +119,7 @@ def score_series(
     scorer: ScoringModel,
     options: Options | None = None,
     decoders: DecoderPool | None = None,
+    ahead: ImagesAhead | None = None,
     before_step: Callable[[str], None] = lambda _: None,
 ) -> ScoredSeries:
     """Judge one series.
@@ -133,6 +135,8 @@ def score_series(
         The opened network.
     decoders
         Reused between series by a worker; None opens and closes its own.
+    ahead
+        What was read of the files before.
     before_step
         Called with the name of each step; what it raises ends the work.
 
@@ -144,17 +148,24 @@ def score_series(
     if decoders is None:
         with DecoderPool() as own:
             return score_series(
-                paths, pair_paths=pair_paths, scorer=scorer, options=options, decoders=own, before_step=before_step
+                paths,
+                pair_paths=pair_paths,
+                scorer=scorer,
+                options=options,
+                decoders=own,
+                ahead=ahead,
+                before_step=before_step,
             )
     clock = _Clock(before_step)
-    chosen = options or Options()
+    chosen, ahead = options or Options(), ahead or ImagesAhead()
+    read = partial(build_volume, decoders=decoders, decoded=ahead.frames)
     with clock.step("headers"):
-        found = scan_headers(paths)
+        found = scan_headers(paths, ahead.headers)
     with clock.step("pair"):
         candidates, pair_findings = _pair_volumes(found, pair_paths, decoders)
     to_score, skipped = _stacks_to_score(found)
     paired = _Paired(candidates, pair_findings)
-    stacks, unread = _each(to_score, lambda stack: _score_stack(stack, paired, scorer, chosen, decoders, clock))
+    stacks, unread = _each(to_score, lambda stack: _score_stack(stack, paired, scorer, chosen, read, clock))
     stacks, blank = _without_score_if_blank(stacks)
     result = _combined(found, stacks, (*found.findings, *pair_findings, *skipped, *unread, *blank), scorer)
     lead = _leading(stacks)
@@ -180,10 +191,15 @@ def _each(stacks: Sequence[Stack], use: Callable[[Stack], _T]) -> tuple[list[_T]
 
 
 def _score_stack(
-    stack: Stack, paired: _Paired, scorer: ScoringModel, options: Options, decoders: DecoderPool, clock: _Clock
+    stack: Stack,
+    paired: _Paired,
+    scorer: ScoringModel,
+    options: Options,
+    read: Callable[[Stack], Volume],
+    clock: _Clock,
 ) -> _StackResult:
     with clock.step("decode"):
-        volume = build_volume(stack, decoders)
+        volume = read(stack)
     with clock.step("pair"):
         pairing = pair(volume, paired.candidates) if volume.kind is SeriesKind.PT else Pairing(None, ())
     kind = volume.kind if pairing.ct is None else SeriesKind.PETCT

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -76,7 +78,11 @@ def read_header(header: SliceHeader) -> Dataset:
 
 
 def read_pixels(
-    slices: Sequence[SliceHeader], decoders: DecoderPool, header: Dataset, pack_above: int = PACK_ABOVE_VOXELS
+    slices: Sequence[SliceHeader],
+    decoders: DecoderPool,
+    header: Dataset,
+    pack_above: int = PACK_ABOVE_VOXELS,
+    decoded: Mapping[Path, StoredArray] = MappingProxyType({}),
 ) -> StackPixels:
     """Decode and rescale slices of one grid.
 
@@ -90,6 +96,8 @@ def read_pixels(
         Attributes of the first slice.
     pack_above
         Number of voxels above which the stored 16-bit values are kept.
+    decoded
+        The stored values of single-frame files that were decoded before.
     """
     unit, scale = _unit(slices[0], header, slices)
     first = slices[0].pixels
@@ -100,9 +108,9 @@ def read_pixels(
     else:
         sink = _FloatSink(shape, slices, scale)
     broken: dict[int, str] = {}
-    in_order(_tasks(slices, decoders, sink.put, broken), decoders.count)
-    decoded = [index for index in range(len(slices)) if index not in broken]
-    kept = [index for index in decoded if index not in sink.blank] or decoded
+    in_order(_tasks(slices, decoders, sink.put, broken, decoded), decoders.count)
+    sound = [index for index in range(len(slices)) if index not in broken]
+    kept = [index for index in sound if index not in sink.blank] or sound
     voxels, valid = sink.result(kept)
     return StackPixels(voxels, valid, kept, broken, unit, scale, sorted(sink.blank))
 
@@ -134,7 +142,11 @@ Decode = Callable[[Codestream], StoredArray]
 
 
 def _tasks(
-    slices: Sequence[SliceHeader], decoders: DecoderPool, put: Put, broken: dict[int, str]
+    slices: Sequence[SliceHeader],
+    decoders: DecoderPool,
+    put: Put,
+    broken: dict[int, str],
+    decoded: Mapping[Path, StoredArray],
 ) -> Iterator[Callable[[], None]]:
     """Yield one task per slice, file by file; a compressed file is taken apart as its turn comes."""
     files: dict[PixelFormat, list[int]] = defaultdict(list)
@@ -143,7 +155,9 @@ def _tasks(
     time = DecodingTime(item.pixels for item in slices)
     decode = partial(time.decode, decoders)
     for pixels, indices in files.items():
-        if pixels.transfer_syntax.is_encapsulated:
+        if pixels.path in decoded:
+            yield partial(put, indices[0], decoded[pixels.path])
+        elif pixels.transfer_syntax.is_encapsulated:
             yield from _compressed(pixels, {slices[index].frame or 0: index for index in indices}, decode, put, broken)
         elif pixels.offset is None:
             yield from _inflated(pixels, {slices[index].frame or 0: index for index in indices}, put, broken)

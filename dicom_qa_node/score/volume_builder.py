@@ -6,9 +6,10 @@ memory one phase at a time; `assemble` does both for small series.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 
@@ -17,7 +18,7 @@ from dicom_qa_node.domain.dose import DoseHeader
 from dicom_qa_node.domain.errors import Permanent
 from dicom_qa_node.domain.results import Finding, SeriesKind, Severity
 from dicom_qa_node.score.blank_slices import blank_reason
-from dicom_qa_node.score.decoder_pool import DecoderPool
+from dicom_qa_node.score.decoder_pool import DecoderPool, StoredArray
 from dicom_qa_node.score.dose_headers import DoseHeaders
 from dicom_qa_node.score.multiframe import frame_headers
 from dicom_qa_node.score.physics.hu_scale import check_hu_scale
@@ -31,7 +32,7 @@ from dicom_qa_node.score.stack_pixels import PACK_ABOVE_VOXELS, StackPixels, mos
 from dicom_qa_node.score.stacks import Stack, split_into_stacks
 from dicom_qa_node.score.volume import Volume
 
-__all__ = ["HeaderScan", "build_volume", "build_volumes", "scan_headers", "survey_each"]
+__all__ = ["HeaderScan", "HeadersFound", "ImagesAhead", "build_volume", "build_volumes", "scan_headers", "survey_each"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,23 +52,25 @@ class HeaderScan:
         return tuple(irr.of_series(self.stacks, self.left_out))
 
 
-def scan_headers(paths: Sequence[Path]) -> HeaderScan:
+def scan_headers(paths: Sequence[Path], known: Mapping[Path, HeadersFound] = MappingProxyType({})) -> HeaderScan:
     """Read the headers of one series and plan its stacks.
 
     Parameters
     ----------
     paths
         Part 10 files of a single series, in any order.
+    known
+        What `HeadersFound.of_file` found in some of them before.
 
     Raises
     ------
     Permanent
         Nothing in it can be scored, or the files are of several series, studies or patients; the text says why.
     """
-    found = _Headers()
+    found = HeadersFound()
     with at.tolerant():
         for path in paths:
-            found.add(path)
+            found.extend(known.get(path) or HeadersFound.of_file(path))
     return found.survey()
 
 
@@ -79,12 +82,11 @@ def survey_each(paths: Sequence[Path]) -> tuple[HeaderScan, ...]:
     Permanent
         No series can be scored; the text says why the first cannot.
     """
-    by_series: dict[str, _Headers] = {}
+    by_series: dict[str, HeadersFound] = {}
     with at.tolerant():
         for path in paths:
-            one = _Headers()
-            one.add(path)
-            by_series.setdefault(one.series_instance_uid, _Headers()).extend(one)
+            one = HeadersFound.of_file(path)
+            by_series.setdefault(one.series_instance_uid, HeadersFound()).extend(one)
     found: list[HeaderScan] = []
     problems: list[Permanent] = []
     for headers in by_series.values():
@@ -97,8 +99,8 @@ def survey_each(paths: Sequence[Path]) -> tuple[HeaderScan, ...]:
     return tuple(found)
 
 
-class _Headers:
-    """Gathers what the files of one series hold."""
+class HeadersFound:
+    """What the headers of files hold: slices, what is none, whose they are, and their dose."""
 
     def __init__(self) -> None:
         self.slices: list[SliceHeader] = []
@@ -108,19 +110,26 @@ class _Headers:
 
     @property
     def series_instance_uid(self) -> str:
+        """The series of the first slice, "" where there is none."""
         return next((item.series_instance_uid for item in self.slices), "")
 
-    def add(self, path: Path) -> None:
-        for found in _contents(path, self.identities, self.dose):
-            (self.slices if isinstance(found, SliceHeader) else self.left_out).append(found)  # type: ignore[arg-type]
+    @classmethod
+    def of_file(cls, path: Path) -> HeadersFound:
+        """Read the header of one file; to be called within `headers.tolerant`."""
+        one = cls()
+        for found in _contents(path, one.identities, one.dose):
+            (one.slices if isinstance(found, SliceHeader) else one.left_out).append(found)  # type: ignore[arg-type]
+        return one
 
-    def extend(self, other: _Headers) -> None:
+    def extend(self, other: HeadersFound) -> None:
+        """Add what other files hold."""
         self.slices += other.slices
         self.left_out += other.left_out
         self.identities += other.identities
         self.dose.extend(other.dose)
 
     def survey(self) -> HeaderScan:
+        """Plan the stacks of what must be one series; see `scan_headers`."""
         if not self.slices:
             raise Permanent(_why_nothing(self.left_out))
         series = sorted({item.series_instance_uid for item in self.slices if item.series_instance_uid}) or [""]
@@ -136,8 +145,32 @@ class _Headers:
         return HeaderScan(series[0], slices[0].kind.modality, tuple(stacks), left_out, identity, dose)
 
 
-def build_volume(stack: Stack, decoders: DecoderPool, *, pack_above: int = PACK_ABOVE_VOXELS) -> Volume:
+@dataclass(slots=True)
+class ImagesAhead:
+    """What was read of one series: the headers of each file, and the decoded picture of a compressed single frame."""
+
+    headers: dict[Path, HeadersFound] = field(default_factory=dict)
+    frames: dict[Path, StoredArray] = field(default_factory=dict)
+
+    @property
+    def frame_bytes(self) -> int:
+        """Memory of the pictures."""
+        return sum(frame.nbytes for frame in self.frames.values())
+
+
+def build_volume(
+    stack: Stack,
+    decoders: DecoderPool,
+    *,
+    pack_above: int = PACK_ABOVE_VOXELS,
+    decoded: Mapping[Path, StoredArray] = MappingProxyType({}),
+) -> Volume:
     """Decode one stack.
+
+    Parameters
+    ----------
+    decoded
+        The stored values of single-frame files that were decoded before.
 
     Raises
     ------
@@ -146,7 +179,7 @@ def build_volume(stack: Stack, decoders: DecoderPool, *, pack_above: int = PACK_
     """
     slices, skipped = _within_memory(stack.slices)
     header = read_header(slices[0])
-    pixels = read_pixels(slices, decoders, header, pack_above)
+    pixels = read_pixels(slices, decoders, header, pack_above, decoded)
     if not pixels.kept:
         first = min(pixels.broken.items())
         raise Permanent(

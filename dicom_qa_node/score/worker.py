@@ -33,6 +33,7 @@ from dicom_qa_node.score.grading import ScoringModel
 from dicom_qa_node.score.heat_maps import BackgroundHeatMaps, RequestedHeatMaps
 from dicom_qa_node.score.image_files import write_images
 from dicom_qa_node.score.pipeline import Options, ScoredSeries, score_series
+from dicom_qa_node.score.read_ahead import ReadAhead
 from dicom_qa_node.score.threads import max_threads, set_max_threads
 from dicom_qa_node.spool.layout import SpoolLayout
 from dicom_qa_node.spool.verification import Verification
@@ -118,6 +119,7 @@ class _Worker:
     stop: threading.Event
     name: str
     say: Callable[[str], None]
+    ahead: ReadAhead | None = None
     afterwork: BackgroundHeatMaps | None = None
     asked: RequestedHeatMaps | None = None
     limited_log: RateLimitedLog = field(default_factory=lambda: RateLimitedLog(_LOGGER))
@@ -147,6 +149,14 @@ class _Worker:
         settings = self.config.score
         jobs = Jobs(self.database, lease_s=settings.lease_s, max_attempts=settings.max_attempts, sites=settings.sites)
         self.waiter = jobs.waiter(_IDLE_S)
+        number = re.match(r"score-(\d+)", self.name)
+        self.ahead = ReadAhead(
+            Registry(self.database),
+            self.config.spool_dir,
+            decoders,
+            (int(number[1]) - 1 if number else 0) % settings.workers,
+            settings.workers,
+        )
         self.afterwork = BackgroundHeatMaps(scorer)
         self.asked = RequestedHeatMaps(self.database, self.config.spool_dir, scorer)
         self.say("idle")
@@ -188,6 +198,8 @@ class _Worker:
 
         The report of the series that was just scored comes first: it is built on the same cores.
         """
+        if self.ahead is not None and self.ahead.step():
+            return True
         if time.monotonic() < self.finished_at + _HEAT_MAPS_AFTER_S:
             return False
         return any(work is not None and work.step() for work in (self.afterwork, self.asked))
@@ -233,6 +245,7 @@ class _Worker:
                     scorer=scorer,
                     options=Options.of(self.config.score, self.config.findings),
                     decoders=decoders,
+                    ahead=self.ahead.take(job.series_instance_uid) if self.ahead else None,
                     before_step=before_step,
                 )
             except Permanent:
