@@ -12,13 +12,19 @@ from dicom_qa_node.charts.strata import Stratum
 from dicom_qa_node.db import chart_tables as s
 from dicom_qa_node.domain.results import Measurement
 
-__all__ = ["OTHER_PROTOCOLS", "ScannerRegistry"]
+__all__ = ["OTHER_PROTOCOLS", "ScannerRegistry", "scanner_key"]
 
 OTHER_PROTOCOLS = "(other protocols)"
 #: A site that writes a new protocol name for each patient must not make a chart for each.
 _PROTOCOLS_PER_SCANNER = 200
 #: Nor one that changes its reconstruction all the time: then only the protocol counts.
 _GROUPS_PER_SCANNER = 1000
+
+
+def scanner_key(manufacturer: str, model: str, station: str, serial: str, institution: str) -> str:
+    """Return what tells devices apart: the serial number, else station and institution."""
+    place = [serial.strip()] if serial.strip() else ["", station.strip(), institution.strip()]
+    return "|".join(part.upper() for part in (manufacturer.strip(), model.strip(), *place))
 
 
 @dataclass(slots=True)
@@ -63,8 +69,7 @@ class ScannerRegistry:
             "serial": row.device_serial_number.strip(),
             "institution": row.institution_name.strip(),
         }
-        place = [facts["serial"]] if facts["serial"] else ["", facts["station"], facts["institution"]]
-        key = "|".join(part.upper() for part in (facts["manufacturer"], facts["model"], *place))
+        key = scanner_key(**facts)
         if key not in self._ids:
             times = {"first_at": row.scored_at, "last_at": row.scored_at}
             insert = s.scanners.insert().values(key=key, name=row.scanner, **facts, **times)

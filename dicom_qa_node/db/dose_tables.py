@@ -112,8 +112,7 @@ reference_levels = sa.Table(
     "reference_levels",
     metadata,
     sa.Column("level_id", sa.Integer, primary_key=True),
-    sa.Column("scanner_id", sa.Integer, sa.ForeignKey("scanners.scanner_id"), nullable=False),
-    sa.Column("stratum", sa.Text, nullable=False),
+    sa.Column("group_id", sa.Integer, sa.ForeignKey("chart_groups.group_id"), nullable=False),
     sa.Column("quantity", sa.Text, nullable=False),
     sa.Column("revision", sa.Integer, nullable=False),
     sa.Column("withdrawn", sa.Boolean, nullable=False),
@@ -121,7 +120,7 @@ reference_levels = sa.Table(
     sa.Column("reason", sa.Text, nullable=False),
     sa.Column("author", sa.Text, nullable=False),
     sa.Column("created_at", UtcDateTime, nullable=False),
-    sa.UniqueConstraint("stratum", "quantity", "revision"),
+    sa.UniqueConstraint("group_id", "quantity", "revision"),
 )
 
 #: Append-only: the latest row of a protocol and quantity counts; the protocol "" stands for every other one.

@@ -11,10 +11,12 @@ from fastapi.responses import FileResponse
 from pydantic import BaseModel, ConfigDict, Field
 
 from dicom_qa_node.accounts.audit import Outcome
+from dicom_qa_node.domain.dose import SeriesDose
 from dicom_qa_node.domain.errors import Permanent
 from dicom_qa_node.domain.results import LogEntry, SeriesResult
 from dicom_qa_node.domain.states import SeriesState
 from dicom_qa_node.domain.uids import is_uid
+from dicom_qa_node.dose.series_dose import dose_of_series
 from dicom_qa_node.flow.outbox import Outbox
 from dicom_qa_node.flow.registry import Registry, SeriesRow
 from dicom_qa_node.quality_log.entries import QualityLog
@@ -80,6 +82,7 @@ class SeriesOut(BaseModel):
     deliveries: list[DeliveryOut]
     history: list[EventOut]
     reviews: list[ReviewOut]
+    dose: SeriesDose | None
 
 
 class NewReview(BaseModel):
@@ -268,4 +271,5 @@ def _out(site: Site, row: SeriesRow, entry: LogEntry | None, account: Account) -
         ],
         history=[EventOut(**event) for event in Registry(site.database).history(uid)],
         reviews=[ReviewOut.model_validate(item) for item in Reviews(site.database).of(uid)],
+        dose=dose_of_series(site.database, uid),
     )  # fmt: skip

@@ -18,6 +18,7 @@ from dicom_qa_node.domain.errors import Permanent
 from dicom_qa_node.domain.results import LogEntry, Severity
 from dicom_qa_node.domain.states import DeliveryState, SeriesState
 from dicom_qa_node.domain.uids import is_uid
+from dicom_qa_node.dose.series_dose import dose_of_series, reports_of_study
 from dicom_qa_node.flow.conflicts import Conflicts
 from dicom_qa_node.flow.outbox import Outbox
 from dicom_qa_node.flow.registry import Registry, SeriesRow
@@ -157,6 +158,8 @@ def _show(request: Request) -> Response:
         "said": request.query_params.get("done", ""),
         "labels": _ACTIONS,
         "plain_unit": plain_unit,
+        "dose": dose_of_series(site.database, uid),
+        "dose_reports": reports_of_study(site.database, row.facts.study_instance_uid),
         "priority": priority_name(row.priority),
     }
     return page(request, "series/series.html", **context, **_verdict(request, entry))

@@ -122,8 +122,7 @@ def _create_levels() -> None:
     op.create_table(
         "reference_levels",
         sa.Column("level_id", sa.Integer, primary_key=True),
-        sa.Column("scanner_id", sa.Integer, sa.ForeignKey("scanners.scanner_id"), nullable=False),
-        sa.Column("stratum", sa.Text, nullable=False),
+        sa.Column("group_id", sa.Integer, sa.ForeignKey("chart_groups.group_id"), nullable=False),
         sa.Column("quantity", sa.Text, nullable=False),
         sa.Column("revision", sa.Integer, nullable=False),
         sa.Column("withdrawn", sa.Boolean, nullable=False),
@@ -131,7 +130,7 @@ def _create_levels() -> None:
         sa.Column("reason", sa.Text, nullable=False),
         sa.Column("author", sa.Text, nullable=False),
         sa.Column("created_at", UtcDateTime, nullable=False),
-        sa.UniqueConstraint("stratum", "quantity", "revision"),
+        sa.UniqueConstraint("group_id", "quantity", "revision"),
     )
     op.create_table(
         "reference_tolerances",
