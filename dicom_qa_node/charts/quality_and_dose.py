@@ -200,9 +200,10 @@ def _points(
         values = unpack([row.measured for row in rows], [None] * len(rows))
         columns = {name: _column(values, numbers.get(name), len(rows)) for name in _QUANTITIES}
         for index, row in enumerate(rows):
-            measured = (columns[name][index] for name in _QUANTITIES)
+            noise, ctdi, ssde, f50, size = (columns[name][index] for name in _QUANTITIES)
+            uid = row.series_instance_uid
             found.append(
-                Point(row.series_instance_uid, scanner_id, names.get(scanner_id, ""), row.acquired_at, *measured)
+                Point(uid, scanner_id, names.get(scanner_id, ""), row.acquired_at, noise, ctdi, ssde, f50, size)
             )
     return _with_reported_dose(connection, sorted(found, key=lambda point: (point.at, point.series_instance_uid)))
 
