@@ -404,7 +404,7 @@ def test_pictures_are_written_whole(tmp_path, ct_images):
     assert sorted(path.name for path in (tmp_path / "out" / "v1").iterdir()) == sorted(path.name for path in written)
     assert written[0].name == SHEET
     with Image.open(written[3]) as third, Image.open(written[0]) as sheet:
-        assert np.array_equal(np.asarray(third), found.pictures[2])
+        assert np.array_equal(np.asarray(third.convert("RGB")), found.pictures[2])
         assert sheet.width == 1680
 
 
