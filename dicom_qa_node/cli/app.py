@@ -14,6 +14,7 @@ from typer.main import get_command
 
 from dicom_qa_node import __version__
 from dicom_qa_node.cli import (
+    backfill,
     config_commands,
     database,
     demo,
@@ -47,6 +48,7 @@ for module in (roles, scoring, quality_log, network, health, auditing, site_setu
 app.add_typer(series.app, name="series")
 app.add_typer(outbox.app, name="outbox")
 app.add_typer(quality_log.app, name="reviews")
+app.add_typer(backfill.app, name="backfill")
 app.add_typer(models.app, name="models")
 app.add_typer(config_commands.app, name="config")
 app.add_typer(database.app, name="db")

@@ -102,6 +102,7 @@ def explain(context: typer.Context, series_uid: SeriesUid, as_json: AsJson = Fal
     """Say which targets a series' latest report goes to, and why not to the others: then, and by the rules of now."""
     from dicom_qa_node.config.delivery import decide, traits_of
     from dicom_qa_node.flow.outbox import Outbox
+    from dicom_qa_node.flow.registry import Registry
     from dicom_qa_node.quality_log.entries import QualityLog
 
     config = config_of(context)
@@ -112,9 +113,12 @@ def explain(context: typer.Context, series_uid: SeriesUid, as_json: AsJson = Fal
             raise NotFound(f"series {series_uid} is not in the quality log")
         sender, report = outbox.sender_of(series_uid), outbox.report(series_uid)
         sent = [row for row in outbox.deliveries_of(series_uid) if row.report == report]
+        withheld = Registry(database).not_delivered(series_uid)
         kept = {} if report is None else outbox.unrouted(report.sop_instance_uid)
     traits = traits_of(entry.facts, entry.result, sender.ae_title, sender.host)
-    now = {item.target: item.why_not for item in decide(config.deliver.targets, config.receive.peers, traits)}
+    now = {
+        item.target: withheld or item.why_not for item in decide(config.deliver.targets, config.receive.peers, traits)
+    }
     then = {row.target: f"{row.state}: {row.last_answer}".removesuffix(": ") for row in sent}
     then |= {target: f"not sent, {reason}" for target, reason in kept.items()}
     rows = [

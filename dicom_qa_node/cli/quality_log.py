@@ -40,6 +40,13 @@ def register(app: typer.Typer) -> None:
     app.command("show")(show)
 
 
+class DatesOf(StrEnum):
+    """What --since and --until of ``log`` are compared with."""
+
+    ACQUIRED = "acquired"
+    SCORED = "scored"
+
+
 class LogFormat(StrEnum):
     """How ``log`` shows or writes the quality log."""
 
@@ -54,6 +61,9 @@ def log(
     context: typer.Context,
     since: Annotated[str | None, typer.Option(help="A date, a time (ISO 8601) or an age: 30m, 24h, 7d, 2w.")] = None,
     until: Annotated[str | None, typer.Option(help="The same; a date counts to its end.")] = None,
+    by: Annotated[
+        DatesOf, typer.Option(help="Compare whole days of the acquisition, or the time of the scoring.")
+    ] = DatesOf.ACQUIRED,
     scanner: Annotated[str | None, typer.Option(help="Station name, or what the log calls the scanner.")] = None,
     protocol: Annotated[str | None, typer.Option(help="Protocol Name of the series.")] = None,
     modality: Annotated[str | None, typer.Option(help="CT or PT.")] = None,
@@ -76,8 +86,7 @@ def log(
 
     wanted = _format_of(wanted, as_json, as_csv)
     chosen = LogQuery(
-        since=None if since is None else parse_since(since),
-        until=None if until is None else parse_until(until),
+        **_times(by, since, until),
         scanner=scanner,
         protocol=protocol,
         modality=None if modality is None else modality.upper(),
@@ -180,6 +189,20 @@ def _row(entry: LogEntry) -> dict[str, Any]:
         "findings": [finding.key for finding in entry.result.findings],
         "state": entry.state,
         "version": entry.version,
+    }
+
+
+def _times(by: DatesOf, since: str | None, until: str | None) -> dict[str, Any]:
+    """Return the fields of a `LogQuery` for --since and --until."""
+    from dicom_qa_node.quality_log.filters import LogOrder
+
+    begin, end = None if since is None else parse_since(since), None if until is None else parse_until(until)
+    if by is DatesOf.SCORED or (begin is None and end is None):
+        return {"since": begin, "until": end}
+    return {
+        "order": LogOrder.ACQUIRED,
+        "acquired_from": None if begin is None else begin.astimezone().date(),
+        "acquired_until": None if end is None else (end - dt.timedelta(microseconds=1)).astimezone().date(),
     }
 
 

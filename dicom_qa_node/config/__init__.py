@@ -8,6 +8,7 @@ at once.
 from __future__ import annotations
 
 from dicom_qa_node.config.alerts import AlertRule, Alerts, Charts, EmailChannel, WebhookChannel
+from dicom_qa_node.config.backfill import Backfill, RetrieveSource
 from dicom_qa_node.config.delivery import (
     Companion,
     Deliver,
@@ -28,6 +29,7 @@ __all__ = [
     "AlertRule",
     "Alerts",
     "AuditSyslog",
+    "Backfill",
     "Charts",
     "ClientTls",
     "Companion",
@@ -49,6 +51,7 @@ __all__ = [
     "Query",
     "Receive",
     "Report",
+    "RetrieveSource",
     "Score",
     "SenderTarget",
     "SeriesSelection",

@@ -15,6 +15,7 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 
 from dicom_qa_node.config.alerts import Alerts, Charts
+from dicom_qa_node.config.backfill import Backfill
 from dicom_qa_node.config.delivery import KINDS, Deliver, DicomTarget, Report
 from dicom_qa_node.config.dicom_services import Complete, Query, Receive, Spool
 from dicom_qa_node.config.fields import AeTitle, Section
@@ -122,6 +123,7 @@ class Config(Section):
     report: Report = Field(default_factory=Report, description="contents of the Structured Report")
     deliver: Deliver = Field(default_factory=Deliver, description="targets and retries")
     orthanc: Orthanc = Field(default_factory=Orthanc, description="the bridge to an Orthanc server")
+    backfill: Backfill = Field(default_factory=Backfill, description="past series from an archive")
     query: Query = Field(default_factory=Query, description="the query/retrieve SCP")
     web: Web = Field(default_factory=Web, description="health, metrics, quality log")
     charts: Charts = Field(default_factory=Charts, description="control charts and drift")

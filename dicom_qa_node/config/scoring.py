@@ -11,7 +11,7 @@ from pydantic import Field, field_validator, model_validator
 from dicom_qa_node.config.fields import SHELL, Section, Site, any_matches, checked_patterns
 from dicom_qa_node.domain.series import SeriesHeader
 
-__all__ = ["LEVELS", "Grades", "PriorityRule", "Score", "priority_name", "priority_of"]
+__all__ = ["BACKFILL_PRIORITY", "LEVELS", "Grades", "PriorityRule", "Score", "priority_name", "priority_of"]
 
 
 class Grades(Section):
@@ -78,7 +78,9 @@ class Score(Section):
     )
 
 
-LEVELS = {"stat": 20, "high": 10, "routine": 0, "low": -10}
+BACKFILL_PRIORITY = -20
+"""The level of past series that a backfill brings in: behind every other."""
+LEVELS = {"stat": 20, "high": 10, "routine": 0, "low": -10, "backfill": BACKFILL_PRIORITY}
 """What the words count in the queue, after those of Requested Procedure Priority (0040,1003)."""
 
 

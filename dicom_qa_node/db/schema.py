@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dicom_qa_node.db import (
     account_tables,
+    backfill_tables,
     chart_tables,
     dose_tables,
     log_tables,
@@ -14,5 +15,5 @@ from dicom_qa_node.db import (
 
 __all__ = ["PARTS", "metadata"]
 
-PARTS = (tables, account_tables, log_tables, chart_tables, review_tables, dose_tables, orthanc_tables)
+PARTS = (tables, account_tables, log_tables, chart_tables, review_tables, dose_tables, orthanc_tables, backfill_tables)
 metadata = tables.metadata

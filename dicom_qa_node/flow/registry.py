@@ -9,6 +9,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from dicom_qa_node.config.scoring import BACKFILL_PRIORITY
 from dicom_qa_node.db import tables as t
 from dicom_qa_node.db.engine import Database, insert_ignore, insert_new_paths
 from dicom_qa_node.db.tables import log_event, series_header_of
@@ -26,6 +27,7 @@ from dicom_qa_node.domain.series import (
 )
 from dicom_qa_node.domain.states import SeriesState
 from dicom_qa_node.dose.records import known_report_paths, record_dose_reports
+from dicom_qa_node.flow.backfill_runs import brought_in, not_delivered
 from dicom_qa_node.flow.petct_pairing import candidates, has_images, scored_alone, settled_pair
 from dicom_qa_node.flow.queue import cancel_jobs, enqueue, lock_series
 from dicom_qa_node.flow.refused_callers import note_refusals
@@ -191,7 +193,9 @@ class Registry:
             row = lock_series(connection, uid)
             if row is None or row.received != progress.received:
                 return False
-            if self._priority_of is not None:
+            if brought_in(connection, uid):
+                values["priority"] = BACKFILL_PRIORITY
+            elif self._priority_of is not None:
                 values["priority"] = self._priority_of(series_header_of(row), row.calling_ae)
             done = transition(
                 connection, uid, [SeriesState.RECEIVING], SeriesState.COMPLETE,
@@ -214,6 +218,10 @@ class Registry:
         ).set_label_style(sa.LABEL_STYLE_TABLENAME_PLUS_COL)
         with self._db.read() as connection:
             return [_instance(row._mapping) for row in connection.execute(query)]
+
+    def not_delivered(self, series_instance_uid: str) -> str:
+        """Return why no report of a series goes to a target, "" where they do."""
+        return not_delivered(self._db, series_instance_uid)
 
     def arrived(self, series_instance_uid: str) -> tuple[int, dt.datetime | None]:
         """Return how many images of a series are in the spool and counted, and when the last of them arrived."""

@@ -202,8 +202,10 @@ def _score(context: RoleContext) -> int:
 
 
 def _deliver(context: RoleContext) -> int:
+    from dicom_qa_node.deliver.backfill_worker import BackfillWorker
     from dicom_qa_node.deliver.commitment_results import CommitmentResultSender
     from dicom_qa_node.deliver.delivery_worker import run_delivery_worker
+    from dicom_qa_node.flow.backfill_runs import BackfillRuns
     from dicom_qa_node.flow.commitments import CommitReplies
     from dicom_qa_node.flow.outbox import Outbox
     from dicom_qa_node.flow.registry import Registry
@@ -219,9 +221,12 @@ def _deliver(context: RoleContext) -> int:
     reporter.start()
     replies = CommitmentResultSender(config, CommitReplies(context.database))
     replies.start()
+    backfill = BackfillWorker(config, BackfillRuns(context.database), context.name, context.database.now)
+    backfill.start()
     try:
         run_delivery_worker(config, context.database, context.stop, convert=partial(as_form, config.spool_dir))
     finally:
+        backfill.end()
         replies.end()
         reporter.end()
         news.close()

@@ -167,6 +167,9 @@ def _score(name: str, meaning: str) -> ExportColumn:
 COLUMNS: tuple[ExportColumn, ...] = (
     ExportColumn("study_date", CellKind.DATE, "Study Date (0008,0020)"),
     _text("study_time", "Study Time (0008,0030), local time of the scanner"),
+    ExportColumn(
+        "acquired_on", CellKind.DATE, "day of the acquisition; where the header has none, that of the scoring"
+    ),
     _patient("accession_number", "Accession Number (0008,0050)"),
     _patient("patient_id", "Patient ID (0010,0020)"),
     _patient("patient_name", "Patient's Name (0010,0010)"),
@@ -202,6 +205,10 @@ COLUMNS: tuple[ExportColumn, ...] = (
     *(item.column for item in _QUALITY),
     _text("other_measurements", "measurements and dimensions without a column: name=value unit, separated by ;"),
     *(item.column for item in _DOSE_AND_SIZE),
+    ExportColumn("rdsr_ctdi_vol_mgy", CellKind.NUMBER, "CTDIvol of the linked event of a dose report", 2),
+    ExportColumn("rdsr_dlp_mgy_cm", CellKind.NUMBER, "DLP of the linked event of a dose report", 1),
+    ExportColumn("ctdi_phantom_cm", CellKind.INTEGER, "diameter of the CTDI phantom, of the report or the images"),
+    _text("rdsr_link", "how the event was found, or why there is none"),
     _text("review", "none, agreed, disagreed or divided"),
     _score("review_score", "latest score that a reviewer gave"),
     _patient("reviewed_by", "reviewers, separated by ;"),

@@ -32,6 +32,7 @@ __all__ = [
     "csv_parts",
     "parquet_parts",
     "require_format",
+    "text_cell",
     "write_export",
     "write_workbook",
 ]
@@ -172,20 +173,13 @@ def write_workbook(columns: Sequence[ExportColumn], rows: Iterable[Row], file: B
 
 
 def _new_sheet(book: Any, columns: Sequence[ExportColumn], title: str) -> Any:
-    from openpyxl.cell import WriteOnlyCell
-    from openpyxl.styles import Font
     from openpyxl.utils import get_column_letter
 
     sheet = book.create_sheet(title)
     sheet.freeze_panes = "A2"
     for number, column in enumerate(columns, start=1):
         sheet.column_dimensions[get_column_letter(number)].width = max(10, min(24, len(column.name) + 2))
-    heading = []
-    for column in columns:
-        cell = WriteOnlyCell(sheet, column.name)
-        cell.font = Font(bold=True)
-        heading.append(cell)
-    sheet.append(heading)
+    sheet.append([text_cell(sheet, column.name, bold=True) for column in columns])
     return sheet
 
 
@@ -207,6 +201,19 @@ def _discard(book: Any) -> None:
             sheet._writer.cleanup()
 
 
+def text_cell(sheet: Any, text: str, *, bold: bool = False) -> Any:
+    """Return a cell of a write-only sheet that holds text, never a formula."""
+    from openpyxl.cell import WriteOnlyCell
+    from openpyxl.styles import Font
+
+    cell = WriteOnlyCell(sheet, "")
+    # Set past the library's guess, which would make a formula of a text that begins with "=".
+    cell._value, cell.data_type = csv_cell(text).translate(_NOT_XML)[:_LONGEST_CELL], "s"
+    if bold:
+        cell.font = Font(bold=True)
+    return cell
+
+
 def _sheet_cells(sheet: Any, columns: Sequence[ExportColumn], row: Row) -> list[Any]:
     return [_sheet_cell(sheet, column, value) for column, value in zip(columns, row, strict=True)]
 
@@ -219,10 +226,7 @@ def _sheet_cell(sheet: Any, column: ExportColumn, value: Cell) -> Any:
     if isinstance(value, dt.date) and value.year < _FIRST_YEAR:
         value = value.isoformat()
     if isinstance(value, str):
-        cell = WriteOnlyCell(sheet, "")
-        # Set past the library's guess, which would make a formula of a text that begins with "=".
-        cell._value, cell.data_type = csv_cell(value).translate(_NOT_XML)[:_LONGEST_CELL], "s"
-        return cell
+        return text_cell(sheet, value)
     if isinstance(value, dt.datetime):
         cell = WriteOnlyCell(sheet, value.astimezone(dt.UTC).replace(tzinfo=None, microsecond=0))
         cell.number_format = "yyyy-mm-dd hh:mm:ss"

@@ -14,7 +14,9 @@ from dicom_qa_node.db import tables as t
 from dicom_qa_node.db.engine import Database
 from dicom_qa_node.db.log_tables import reviews
 from dicom_qa_node.dicom_io.date_times import parse_date, parse_time
+from dicom_qa_node.domain.dose import DoseSource, SeriesDose
 from dicom_qa_node.domain.results import RatedPartKind
+from dicom_qa_node.dose.series_dose import dose_of
 from dicom_qa_node.quality_log.export_columns import DIMENSIONS, MEASURED, ExportColumn, columns_for, rounded
 from dicom_qa_node.quality_log.filters import LogQuery, LogRow
 from dicom_qa_node.quality_log.search import LogSearch
@@ -58,6 +60,7 @@ class _Extra:
     model_sha256: str
     payload: Mapping[str, Any]
     reviews: Sequence[Any]
+    dose: SeriesDose | None
 
 
 def _batches(rows: Iterator[LogRow], limit: int | None) -> Iterator[list[LogRow]]:
@@ -78,12 +81,15 @@ def _extras(connection: sa.Connection, batch: Sequence[LogRow]) -> dict[int, _Ex
     query = sa.select(r.result_id, r.model, r.model_sha256, r.payload)
     found = connection.execute(query.where(r.result_id.in_([row.result_id for row in batch]))).all()
     signed = _reviews(connection, [row for row in batch if row.review])
+    doses = dose_of(connection, [row.facts.series_instance_uid for row in batch if row.facts.modality == "CT"])
     by_id = {row.result_id: row for row in batch}
     extras = {}
     for row in found:
         line = by_id[row.result_id]
         opinions = signed.get((line.facts.series_instance_uid, line.version), ())
-        extras[row.result_id] = _Extra(row.model, row.model_sha256, json.loads(row.payload), opinions)
+        extras[row.result_id] = _Extra(
+            row.model, row.model_sha256, json.loads(row.payload), opinions, doses.get(line.facts.series_instance_uid)
+        )  # fmt: skip
     return extras
 
 
@@ -111,6 +117,7 @@ def _values(row: LogRow, extra: _Extra) -> dict[str, Cell]:
     return {
         "study_date": parse_date(facts.study_date),
         "study_time": _clock(facts.study_time),
+        "acquired_on": row.acquired_on,
         "accession_number": facts.accession_number,
         "patient_id": facts.patient_id,
         "patient_name": facts.patient_name,
@@ -139,6 +146,7 @@ def _values(row: LogRow, extra: _Extra) -> dict[str, Cell]:
         "deviation_sd": _two(row.deviation),
         **measured,
         "other_measurements": "; ".join((*odd_dimensions, *odd_measurements)),
+        **_dose(extra.dose),
         **_review(row, extra.reviews),
         "model": extra.model,
         "model_sha256": extra.model_sha256,
@@ -162,6 +170,18 @@ def _review(row: LogRow, opinions: Sequence[Any]) -> dict[str, Cell]:
         "reviewed_by": "; ".join(dict.fromkeys(item.reviewer for item in opinions)),
         "review_comment": "; ".join(filter(None, words)),
         "reviewed_at_utc": opinions[-1].at.astimezone(dt.UTC) if opinions else None,
+    }
+
+
+def _dose(dose: SeriesDose | None) -> dict[str, Cell]:
+    if dose is None:
+        return {}
+    linked = dose.source is DoseSource.REPORT
+    return {
+        "rdsr_ctdi_vol_mgy": rounded("ctdi_vol", dose.ctdi_vol_mgy) if linked else None,
+        "rdsr_dlp_mgy_cm": rounded("dlp", dose.dlp_mgy_cm) if linked else None,
+        "ctdi_phantom_cm": dose.phantom_cm,
+        "rdsr_link": dose.rule.value if dose.rule is not None else dose.reason,
     }
 
 

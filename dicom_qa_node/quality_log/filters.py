@@ -44,6 +44,7 @@ class LogOrder(StrEnum):
     """What the rows are sorted by; rows without a score, or without enough history, come last."""
 
     TIME = "time"
+    ACQUIRED = "acquired"
     SCORE = "score"
     DEVIATION = "deviation"
 
@@ -54,13 +55,17 @@ class LogQuery:
 
     ``words`` must all be found, each as the beginning of a word of scanner, protocol, description, finding, or, with
     ``patients``, of the patient's name, ID, birth date or accession number; a UID finds its series or study.
-    ``grades`` may hold None for series without a score. ``all_versions`` shows replaced versions too.
+    ``since`` and ``until`` are times of the scoring, until excluded; ``acquired_from`` and ``acquired_until`` are days
+    of the acquisition, both included. ``grades`` may hold None for series without a score. ``all_versions`` shows
+    replaced versions too.
     """
 
     words: str = ""
     patients: bool = False
     since: dt.datetime | None = None
     until: dt.datetime | None = None
+    acquired_from: dt.date | None = None
+    acquired_until: dt.date | None = None
     site: str | None = None
     scanner: str | None = None
     protocol: str | None = None
@@ -121,6 +126,7 @@ class LogRow:
     worst_slice: int
     delivery: DeliveryMark
     review: ReviewMark
+    acquired_on: dt.date | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,6 +223,8 @@ def _rarest(connection: sa.Connection, chosen: LogQuery, masks: Sequence[int]) -
         candidates.append(r.review == int(chosen.review))
     if chosen.since is not None and chosen.order is not LogOrder.TIME:
         candidates.append(r.scored_at >= chosen.since)
+    if chosen.order is not LogOrder.ACQUIRED and (chosen.acquired_from or chosen.acquired_until):
+        candidates.append(sa.and_(*_acquired(chosen, r.acquired_on)))
     most = max(_RARE_ROWS, _newest(connection) // _RARE_PART)
     counted = [(_count(connection, sa.select(sa.literal(1)).where(one), most), one) for one in candidates]
     for mask in masks:
@@ -225,6 +233,11 @@ def _rarest(connection: sa.Connection, chosen: LogQuery, masks: Sequence[int]) -
         counted.append((_count(connection, of_finding, most), r.result_id.in_(of_finding)))
     rare = [pair for pair in counted if pair[0] <= most]
     return min(rare, key=lambda pair: pair[0])[1] if rare else None
+
+
+def _acquired(chosen: LogQuery, day: sa.ColumnElement[Any]) -> list[sa.ColumnElement[bool]]:
+    first = [] if chosen.acquired_from is None else [day >= chosen.acquired_from]
+    return first if chosen.acquired_until is None else [*first, day <= chosen.acquired_until]
 
 
 def _newest(connection: sa.Connection) -> int:
@@ -253,6 +266,9 @@ def _own_conditions(chosen: LogQuery) -> list[sa.ColumnElement[bool]]:
         found.append(r.scored_at >= chosen.since)
     if chosen.until is not None:
         found.append(r.scored_at < chosen.until)
+    # In another order no index is to be looked up for it.
+    day = r.acquired_on if chosen.order is LogOrder.ACQUIRED else sa.func.coalesce(r.acquired_on, sa.null())
+    found += _acquired(chosen, day)
     if not chosen.all_versions:
         found.append(t.plain(r.latest) == 1)
     # Not in the index of the times: read from the rows that are left.

@@ -39,7 +39,12 @@ __all__ = ["MOST_COUNTED", "LogSearch", "lines", "result_ids"]
 
 MOST_COUNTED = 10_000
 _BATCH = 500
-_KEYS = {LogOrder.TIME: "scored_at", LogOrder.SCORE: "score", LogOrder.DEVIATION: "deviation"}
+_KEYS = {
+    LogOrder.TIME: "scored_at",
+    LogOrder.ACQUIRED: "acquired_on",
+    LogOrder.SCORE: "score",
+    LogOrder.DEVIATION: "deviation",
+}
 
 
 class LogSearch:
@@ -205,12 +210,15 @@ def _beyond(
 
 
 def _typed(order: LogOrder, key: float | str | None) -> object:
+    if order is LogOrder.ACQUIRED:
+        return dt.date.fromisoformat(str(key)[:10])
     return dt.datetime.fromisoformat(str(key)) if order is LogOrder.TIME else key
 
 
 def _cursor(chosen: LogQuery, row: LogRow, *, back: bool, count: int | None = None) -> Cursor:
     keys: dict[LogOrder, float | str | None] = {
         LogOrder.TIME: row.scored_at.isoformat(),
+        LogOrder.ACQUIRED: None if row.acquired_on is None else row.acquired_on.isoformat(),
         LogOrder.SCORE: row.score,
         LogOrder.DEVIATION: row.deviation,
     }
@@ -264,6 +272,7 @@ def _line(row: Any, keys: dict[int, str]) -> LogRow:
         latest=bool(row.latest),
         state=SeriesState(row.state),
         scored_at=row.scored_at,
+        acquired_on=row.acquired_on,
         kind=row.kind,
         score=row.score,
         interval=None if row.low is None else (row.low, row.high),

@@ -13,7 +13,7 @@ from pathlib import Path
 from pydicom.errors import InvalidDicomError
 
 from dicom_qa_node.config import Config
-from dicom_qa_node.config.delivery import decide, traits_of
+from dicom_qa_node.config.delivery import Decision, decide, traits_of
 from dicom_qa_node.dicom_io.pydicom_patches import dcmread
 from dicom_qa_node.domain.clock import utc_now
 from dicom_qa_node.domain.delivery import DocumentKind, ReportRef
@@ -70,6 +70,8 @@ def _report_item(item: Unreported, outbox: Outbox, registry: Registry, spool_dir
     report = _report(request, sources, spool_dir, config)
     traits = traits_of(item.facts, item.result, item.sender.ae_title, item.sender.host)
     decisions = decide(config.deliver.targets, config.receive.peers, traits)
+    if withheld := registry.not_delivered(item.facts.series_instance_uid):
+        decisions = [Decision(decision.target, withheld) for decision in decisions]
     chosen = [decision.target for decision in decisions if not decision.why_not]
     unrouted = [(decision.target, decision.why_not) for decision in decisions if decision.why_not]
     documents = _documents(item, request, chosen, sources, outbox, spool_dir, config)

@@ -32,6 +32,7 @@ from dicom_qa_node.web.views import (
     account,
     alerts,
     audit,
+    backfill,
     images,
     log,
     node,
@@ -61,6 +62,7 @@ _VIEWS = (
     alerts,
     users,
     audit,
+    backfill,
 )
 _METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _START_PAGES = ("/log", "/node", "/account")

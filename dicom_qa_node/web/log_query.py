@@ -33,7 +33,7 @@ NO_SCORE = "none"
 PERIODS = {"24h": 1, "7d": 7, "30d": 30, "90d": 90, "1y": 365}
 _MOST_TEXT = 200
 _NAMES = ("site", "scanner", "protocol", "modality", "kind", "body_part", "finding")
-_FIRST_DIRECTION = {LogOrder.TIME: True, LogOrder.SCORE: False, LogOrder.DEVIATION: False}
+_FIRST_DIRECTION = {LogOrder.TIME: True, LogOrder.ACQUIRED: True, LogOrder.SCORE: False, LogOrder.DEVIATION: False}
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class LogRequest:
     @property
     def filtered(self) -> bool:
         """Whether anything but the order narrows the log."""
-        return any(name not in ("sort", "dir") for name in self.words)
+        return any(name not in ("sort", "dir", "by") for name in self.words)
 
     def address(self, **changes: str | None) -> str:
         """Return the query string with these words changed (None: left out), on the first page."""
@@ -93,6 +93,8 @@ def log_request_of(items: list[tuple[str, str]], *, patients: bool, now: dt.date
             values |= _READERS[name](found, now)
         except ValueError as error:
             problems.append(f"{name}: {error}")
+    if values.pop("by", "") == "acquired":
+        values = _by_acquisition(values)
     order = values.get("order", LogOrder.TIME)
     values.setdefault("descending", _FIRST_DIRECTION[order])
     place = next((value for name, value in items if name == "at"), "")
@@ -112,7 +114,9 @@ def read_place(text: str) -> Cursor | None:
         if not isinstance(number, int) or not isinstance(back, bool) or abs(number) >= 1 << 62:
             return None
         known = isinstance(count, int) and 0 <= count <= MOST_COUNTED + 1
-        if isinstance(key, str):
+        if isinstance(key, str) and len(key) == len("2026-01-31"):
+            key = dt.date.fromisoformat(key).isoformat()
+        elif isinstance(key, str):
             key = dt.datetime.fromisoformat(key).astimezone(dt.UTC).isoformat()
         elif key is not None:
             key = float(key)
@@ -169,6 +173,23 @@ def _day(name: str, days: int) -> Callable[[list[str], dt.datetime], dict[str, A
     return read
 
 
+def _by(found: list[str], _now: dt.datetime) -> dict[str, Any]:
+    if found[-1] not in ("scored", "acquired"):
+        raise ValueError("scored or acquired")
+    return {"by": found[-1]}
+
+
+def _by_acquisition(values: dict[str, Any]) -> dict[str, Any]:
+    """Return the values with their times as dates of the acquisition, whole days of the node's own time zone."""
+    since, until = values.pop("since", None), values.pop("until", None)
+    days: dict[str, Any] = {"order": values.get("order", LogOrder.ACQUIRED)}
+    if since is not None:
+        days["acquired_from"] = since.astimezone().date()
+    if until is not None:
+        days["acquired_until"] = (until - dt.timedelta(microseconds=1)).astimezone().date()
+    return values | days
+
+
 def _direction(found: list[str], _now: dt.datetime) -> dict[str, Any]:
     if found[-1] not in ("asc", "desc"):
         raise ValueError("asc or desc")
@@ -181,6 +202,7 @@ _READERS: dict[str, Callable[[list[str], dt.datetime], dict[str, Any]]] = {
     "period": _period,
     "since": _day("since", 0),
     "until": _day("until", 1),
+    "by": _by,
     "grade": _grades,
     "severity": lambda found, _now: {"severity": Severity(found[-1])},
     "delivery": _mark("delivery", DeliveryMark),

@@ -17,6 +17,7 @@ from starlette.testclient import TestClient
 
 from dicom_qa_node.cli.app import run
 from dicom_qa_node.db import tables as t
+from dicom_qa_node.db.log_tables import log_rows
 from dicom_qa_node.domain.accounts import Role
 from dicom_qa_node.domain.errors import Misconfigured
 from dicom_qa_node.domain.results import (
@@ -46,7 +47,8 @@ from tests.web_site import HOST, bearer, open_site
 UNTIL = dt.datetime(2026, 6, 1, tzinfo=dt.UTC)
 FORMATS = tuple(item.value for item in ExportFormat)
 FIRST = (
-    "study_date", "study_time", "accession_number", "patient_id", "patient_name", "patient_birth_date", "protocol",
+    "study_date", "study_time", "acquired_on", "accession_number", "patient_id", "patient_name",
+    "patient_birth_date", "protocol",
     "series_description", "study_description", "body_part", "scanner", "scanner_model", "site", "modality", "kind",
     "score", "score_low", "score_high", "ct_score", "pet_score", "display_score", "ct_noise_score",
     "ct_resolution_score", "ct_contrast_score", "ct_structure_score", "ct_artefact_score", "pet_noise_score",
@@ -55,8 +57,9 @@ FIRST = (
 )  # fmt: skip
 LAST = (
     "tilt_deg", "other_measurements", "ctdi_vol_mgy", "dlp_mgy_cm", "ssde_mgy", "water_equivalent_diameter_mm",
-    "review", "review_score", "reviewed_by", "review_comment", "reviewed_at_utc", "model", "model_sha256", "rated_with",
-    "state", "delivery", "version", "latest", "scored_at_utc", "series_instance_uid", "study_instance_uid",
+    "rdsr_ctdi_vol_mgy", "rdsr_dlp_mgy_cm", "ctdi_phantom_cm", "rdsr_link", "review", "review_score", "reviewed_by",
+    "review_comment", "reviewed_at_utc", "model", "model_sha256", "rated_with", "state", "delivery", "version",
+    "latest", "scored_at_utc", "series_instance_uid", "study_instance_uid",
 )  # fmt: skip
 #: What a spreadsheet runs, or what breaks out of a cell.
 HOSTILE = (
@@ -129,7 +132,13 @@ def test_the_documentation_lists_the_columns():
 @pytest.mark.parametrize("place", ["/log.{kind}?", "/api/v1/log/export?format={kind}&"])
 @pytest.mark.parametrize(
     "asked",
-    ["scanner=CT-A2&sort=score&versions=all", "grade=limited,none&dir=asc", "review=disagreed", "q=thorax+a00000012"],
+    [
+        "scanner=CT-A2&sort=score&versions=all",
+        "by=acquired&since=2026-05-20&until=2026-05-27&scanner=CT-A2",
+        "grade=limited,none&dir=asc",
+        "review=disagreed",
+        "q=thorax+a00000012",
+    ],
 )
 def test_a_file_is_what_the_page_shows(get, kind, place, asked):
     shown = get(f"/api/v1/series?{asked}&limit=1000").json()["items"]
@@ -241,6 +250,50 @@ def test_reviews_stand_in_the_row_they_are_about(site):
     assert (found["review"], found["review_score"], found["reviewed_at_utc"]) == ("disagreed", 1.5, UNTIL)
     assert "kim" in found["reviewed_by"]
     assert "noise =too noisy" in found["review_comment"]
+
+
+def days_of(rows) -> list[str]:
+    return [str(row["acquired_on"])[:10] for row in rows]
+
+
+def test_days_of_the_acquisition_are_whole_and_included(site, get, qa, tmp_path):
+    asked = "by=acquired&since=2026-05-20&until=2026-05-22"
+    _, rows = read("csv", get(f"/log.csv?{asked}").content)
+    assert set(days_of(rows)) == {"2026-05-20", "2026-05-21", "2026-05-22"}
+    assert days_of(rows) == sorted(days_of(rows), reverse=True)
+    every = [str(row["acquired_on"])[:10] for row in read("csv", get("/log.csv").content)[1]]
+    assert len(rows) == sum("2026-05-20" <= day <= "2026-05-22" for day in every)
+    words = ("--since", "2026-05-20", "--until", "2026-05-22")
+    assert read("csv", qa("log", "--csv", "--patients", *words)[1])[1] == rows
+    scored = read("csv", qa("log", "--csv", "--by", "scored", *words)[1])[1]
+    assert {row["scored_at_utc"][:10] for row in scored} <= {"2026-05-19", "2026-05-20", "2026-05-21", "2026-05-22"}
+    assert qa("log", "--by", "received")[0] == 2
+
+
+def test_series_brought_in_later_are_found_by_their_day(site, get):
+    row = next(iter(export_rows(site.database, LogQuery(), patients=False)))
+    uid = row[[column.name for column in columns_for(patients=False)].index("series_instance_uid")]
+    with site.database.write() as connection:
+        same = log_rows.c.series_instance_uid == uid
+        connection.execute(log_rows.update().where(same).values(acquired_on=dt.date(2019, 3, 1)))
+    for more in ("", "&sort=score", "&sort=deviation&scanner="):
+        _, rows = read("csv", get(f"/log.csv?by=acquired&since=2019-01-01&until=2019-12-31{more}").content)
+        assert [item["series_instance_uid"] for item in rows] == [uid]
+    assert uid not in get("/log.csv?by=acquired&since=2026-01-01").text
+
+
+@pytest.mark.parametrize("direction", ["asc", "desc"])
+def test_pages_in_the_order_of_the_acquisition_follow_each_other(get, direction):
+    seen, place = [], ""
+    while True:
+        answer = get(f"/api/v1/series?limit=17&sort=acquired&dir={direction}{place}").json()
+        seen += [item["series_instance_uid"] for item in answer["items"]]
+        if answer["next"] is None:
+            break
+        place = f"&cursor={answer['next']}"
+    _, rows = read("csv", get(f"/log.csv?sort=acquired&dir={direction}").content)
+    assert seen == [row["series_instance_uid"] for row in rows]
+    assert len(set(seen)) == 240
 
 
 def test_times_name_their_zone(get):

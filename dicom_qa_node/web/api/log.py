@@ -31,6 +31,7 @@ def _filter_words(
     period: Annotated[str, Query(max_length=8, description="24h, 7d, 30d, 90d, 1y")] = "",
     since: Word = "",
     until: Word = "",
+    by: Annotated[str, Query(max_length=16, description="what since, until and period mean: scored, acquired")] = "",
     site_name: Annotated[str, Query(alias="site", max_length=200)] = "",
     scanner: Word = "",
     protocol: Word = "",
@@ -45,7 +46,7 @@ def _filter_words(
     score_from: Word = "",
     score_to: Word = "",
     versions: Word = "",
-    sort: Annotated[str, Query(max_length=16, description="time, score, deviation")] = "",
+    sort: Annotated[str, Query(max_length=16, description="time, acquired, score, deviation")] = "",
     dir: Annotated[str, Query(max_length=8, description="asc, desc")] = "",  # noqa: A002 - the address says so
 ) -> None:
     """Declare the words of the log page's address; `_query` reads them."""

@@ -24,7 +24,7 @@ __all__ = ["routes"]
 _ROWS = 50
 _MOST_UNSETTLED = 50
 _MORE = (
-    "site", "kind", "body_part", "severity", "delivery", "since", "until", "score_from", "score_to", "versions",
+    "site", "kind", "body_part", "severity", "delivery", "by", "since", "until", "score_from", "score_to", "versions",
 )  # fmt: skip
 _LABELS = {"q": "the search", "period": "the period", "body_part": "the body part", "versions": "older versions"}
 
