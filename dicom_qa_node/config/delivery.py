@@ -217,6 +217,9 @@ class DicomTarget(Section):
     sop_class: ReportForm = Field("auto", description=_FORM)
     route: Route = Field(default_factory=Route, description="which reports this target gets; empty: all")
     companion: Companion = Field(default_factory=Companion, description="further documents for this target")
+    resend_on_duplicate: bool = Field(
+        False, description="when a scored series comes again unchanged, this target gets its report again"
+    )
 
 
 class DicomwebTarget(Section):
@@ -247,6 +250,9 @@ class DicomwebTarget(Section):
     sop_class: ReportForm = Field("auto", description=_FORM)
     route: Route = Field(default_factory=Route, description="which reports this target gets; empty: all")
     companion: Companion = Field(default_factory=Companion, description="further documents for this target")
+    resend_on_duplicate: bool = Field(
+        False, description="when a scored series comes again unchanged, this target gets its report again"
+    )
 
     @model_validator(mode="after")
     def _credentials(self) -> DicomwebTarget:
@@ -271,6 +277,9 @@ class SenderTarget(Section):
     sop_class: ReportForm = Field("auto", description=_FORM)
     route: Route = Field(default_factory=Route, description="which reports this target gets; empty: all")
     companion: Companion = Field(default_factory=Companion, description="further documents for this target")
+    resend_on_duplicate: bool = Field(
+        False, description="when a scored series comes again unchanged, this target gets its report again"
+    )
 
 
 class FolderTarget(Section):
@@ -284,6 +293,9 @@ class FolderTarget(Section):
     )
     route: Route = Field(default_factory=Route, description="which reports this target gets; empty: all")
     companion: Companion = Field(default_factory=Companion, description="further documents for this target")
+    resend_on_duplicate: bool = Field(
+        False, description="when a scored series comes again unchanged, this target gets its report again"
+    )
 
 
 KINDS: dict[str, type[Section]] = {
@@ -306,6 +318,10 @@ class Deliver(Section):
     lease_s: float = Field(
         120, ge=5, le=3600, description="a delivery worker that is silent for this long loses its delivery"
     )
+
+    def resending(self) -> list[str]:
+        """Return the names of the targets that get a report again when its series comes again."""
+        return [target.name for target in self.targets if target.resend_on_duplicate]
 
     @model_validator(mode="after")
     def _unique_names(self) -> Deliver:

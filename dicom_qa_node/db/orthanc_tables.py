@@ -1,4 +1,4 @@
-"""Tables of the bridge to Orthanc: its place in each server's changes, and the series that it follows."""
+"""Tables of the bridge to Orthanc (its place in a server's changes, its series), and of series that came again."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sqlalchemy as sa
 from dicom_qa_node.db.engine import UtcDateTime
 from dicom_qa_node.db.tables import metadata
 
-__all__ = ["orthanc_series", "orthanc_servers"]
+__all__ = ["orthanc_series", "orthanc_servers", "repeated_series"]
 
 orthanc_servers = sa.Table(
     "orthanc_servers",
@@ -43,4 +43,13 @@ orthanc_series = sa.Table(
     sa.Index("ix_orthanc_series_state", "server", "state", "due_at"),
     sa.Index("ix_orthanc_series_uid", "series_instance_uid", "server"),
     sa.Index("ix_orthanc_series_change", "server", "last_change"),
+)
+
+#: Series whose images came again unchanged, until their reports have been sent again.
+repeated_series = sa.Table(
+    "repeated_series",
+    metadata,
+    sa.Column("series_instance_uid", sa.String(64), primary_key=True),
+    sa.Column("last_at", UtcDateTime, nullable=False),
+    sa.Index("ix_repeated_series_last_at", "last_at"),
 )

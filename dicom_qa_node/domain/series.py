@@ -15,6 +15,7 @@ __all__ = [
     "Quarantined",
     "Receipt",
     "RefusedCaller",
+    "RepeatedInstance",
     "SeriesHeader",
     "SeriesProgress",
     "StoredInstance",
@@ -130,7 +131,23 @@ class RefusedCaller:
     times: int = 1
 
 
-Receipt = StoredInstance | StoredDoseReport | AssociationStart | AssociationEnd | Quarantined | RefusedCaller
+@dataclass(frozen=True, slots=True)
+class RepeatedInstance:
+    """An image of a series came again, the same as the stored one."""
+
+    series_instance_uid: str
+    at: dt.datetime
+
+
+Receipt = (
+    StoredInstance
+    | StoredDoseReport
+    | AssociationStart
+    | AssociationEnd
+    | Quarantined
+    | RefusedCaller
+    | RepeatedInstance
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ from dicom_qa_node.domain.series import (
     Quarantined,
     Receipt,
     RefusedCaller,
+    RepeatedInstance,
     SeriesHeader,
     SeriesProgress,
     StoredInstance,
@@ -31,6 +32,7 @@ from dicom_qa_node.flow.backfill_runs import brought_in, not_delivered
 from dicom_qa_node.flow.petct_pairing import candidates, has_images, scored_alone, settled_pair
 from dicom_qa_node.flow.queue import cancel_jobs, enqueue, lock_series
 from dicom_qa_node.flow.refused_callers import note_refusals
+from dicom_qa_node.flow.repeated_series import note_repeats
 from dicom_qa_node.flow.state_machine import counts_by_state, transition
 
 __all__ = ["Arrival", "Registry", "SeriesRow", "requeue"]
@@ -105,6 +107,7 @@ class Registry:
             for end in by_kind.get(AssociationEnd, []):
                 _close_association(connection, end)
             note_refusals(connection, by_kind.get(RefusedCaller, []), skew)
+            note_repeats(connection, by_kind.get(RepeatedInstance, []), skew)
 
     def end_associations(self, receiver: str | None, at: dt.datetime | None = None) -> int:
         """Close the associations that a dead receiver left open (None: of every receiver); return how many."""

@@ -24,6 +24,7 @@ from dicom_qa_node.flow.clock_jump import clamp_future_due_times
 from dicom_qa_node.flow.completion import ArrivalAges, sweep
 from dicom_qa_node.flow.node_statistics import NodeStatistics, TaskRun
 from dicom_qa_node.flow.registry import Registry
+from dicom_qa_node.flow.repeated_series import resend_reports
 from dicom_qa_node.flow.state_machine import fold_counts
 from dicom_qa_node.log import log_event
 from dicom_qa_node.ops.alert_delivery import AlertDelivery
@@ -79,6 +80,7 @@ def tasks_of(config: Config, database: Database, watch: ClockWatch | None = None
 
     return [
         Task("sweep", config.complete.sweep_s, lambda now: sweep(registry, config.complete, now, ages)),
+        *_resending(config, database),
         Task("disk", 10, disk.look),
         Task("clock", 30, lambda now: recall(config, database, now)),
         Task("associations", 30, close, first_after_s=_RECEIVER_SILENT_S),
@@ -114,6 +116,13 @@ def _watching(config: Config, database: Database) -> list[Task]:
 def _scrubbing(config: Config, layout: SpoolLayout) -> list[Task]:
     scrubber = Scrubber(layout, config.spool.scrub_mb_s)
     return [Task("scrub", _SCRUB_S, lambda _now: scrubber.run(_SCRUB_S))] if config.spool.scrub_mb_s else []
+
+
+def _resending(config: Config, database: Database) -> list[Task]:
+    targets, quiet_s = config.deliver.resending(), config.complete.quiet_s
+    if not targets:
+        return []
+    return [Task("resend", config.complete.sweep_s, lambda now: resend_reports(database, targets, quiet_s, now))]
 
 
 def _audit_tasks(config: Config, database: Database) -> list[Task]:

@@ -78,7 +78,8 @@ def serve(
     recorder = IngestWriter(registry.record, prepare=lambda: registry.end_associations(name))
     recorder.start()
     share = QuarantineShare(layout, config.spool.quarantine_percent, config.spool.resume_free_mb)
-    intake = StoreHandler(SpoolWriter(layout), gauge, recorder.report, quarantine=share)
+    repeats = bool(config.deliver.resending())
+    intake = StoreHandler(SpoolWriter(layout), gauge, recorder.report, quarantine=share, note_repeats=repeats)
     extra_services = [_commitment(config, layout, database), *(opener(config, database) for opener in open_services)]
     services = Services(
         name, config.receive, intake, admission, connection_slots, Refusals(recorder.report), extra_services

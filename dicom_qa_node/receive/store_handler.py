@@ -13,9 +13,10 @@ from dataclasses import dataclass, field
 
 from dicom_qa_node.dicom_io.instance_header import InstanceHeader
 from dicom_qa_node.dicom_io.part10 import Origin
+from dicom_qa_node.domain.clock import utc_now
 from dicom_qa_node.domain.dose import DoseReport, StoredDoseReport
 from dicom_qa_node.domain.errors import NodeError, Permanent
-from dicom_qa_node.domain.series import Receipt, SeriesHeader
+from dicom_qa_node.domain.series import Receipt, RepeatedInstance, SeriesHeader
 from dicom_qa_node.domain.uids import check_uid, is_uid
 from dicom_qa_node.dose.report_reader import DOSE_REPORT_CLASSES, LARGEST_BYTES, UnreadableReport, read_report
 from dicom_qa_node.log import log_event
@@ -61,13 +62,17 @@ class SeriesCache:
 
 @dataclass(frozen=True, slots=True)
 class StoreHandler:
-    """What every received object needs: the spool, the gauge of its disk, where receipts go, quarantine."""
+    """What every received object needs: the spool, the gauge of its disk, where receipts go, quarantine.
+
+    ``note_repeats`` is whether a target wants the report again when a series comes again.
+    """
 
     writer: SpoolWriter
     gauge: DiskGauge
     report: Callable[[Receipt], None]
     series: SeriesCache = field(default_factory=SeriesCache)
     quarantine: QuarantineShare | None = None
+    note_repeats: bool = False
 
     def open(self, request: StoreRequest, transfer_syntax_uid: str, sender: Sender) -> ReceivedObject:
         """Begin one C-STORE; the object answers for everything that goes wrong from here on."""
@@ -144,6 +149,8 @@ class ReceivedObject:
             self._log(logging.WARNING, "stored_with_remark", remark=facts.remark)
         if kept.outcome is Outcome.DUPLICATE:
             self._log(logging.INFO, "duplicate")
+            if self._intake.note_repeats:
+                self._intake.report(RepeatedInstance(facts.series_instance_uid, utc_now()))
             return
         if kept.outcome is Outcome.CONFLICT:
             self._log(logging.WARNING, "conflict", differs=", ".join(sorted(kept.differs)))

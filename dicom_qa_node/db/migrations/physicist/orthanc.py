@@ -42,9 +42,16 @@ def create() -> None:
         sa.Index("ix_orthanc_series_uid", "series_instance_uid", "server"),
         sa.Index("ix_orthanc_series_change", "server", "last_change"),
     )
+    op.create_table(
+        "repeated_series",
+        sa.Column("series_instance_uid", sa.String(64), primary_key=True),
+        sa.Column("last_at", UtcDateTime, nullable=False),
+        sa.Index("ix_repeated_series_last_at", "last_at"),
+    )
 
 
 def drop() -> None:
     """Take back what ``create`` made, in reverse order."""
+    op.drop_table("repeated_series")
     op.drop_table("orthanc_series")
     op.drop_table("orthanc_servers")
