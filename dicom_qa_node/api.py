@@ -145,7 +145,7 @@ def score_series(
     model
         Name of a model, or one from `open_model`, which saves opening it for each series; None for the default.
     config
-        Sections ``score`` and ``findings`` apply; None for the defaults.
+        Sections ``score``, ``findings`` and ``phantoms`` apply; None for the defaults.
 
     Raises
     ------
@@ -156,13 +156,14 @@ def score_series(
     """
     from dicom_qa_node.config import Config as Settings
     from dicom_qa_node.score import pipeline
+    from dicom_qa_node.score.phantom_series import PhantomLane
 
     settings = config or Settings()
     files, paired = _one_series(_listed(paths))
     if ct_paths is not None:
         paired, _ = _one_series(_listed(ct_paths))
     scorer = _scorer_of(model, settings)
-    options = pipeline.Options.of(settings.score, settings.findings)
+    options = pipeline.Options.of(settings.score, settings.findings, PhantomLane(settings.phantoms))
     found = pipeline.score_series(files, pair_paths=paired, scorer=scorer, options=options)
     return ScoreResult(found.result, found.pictures, (*files, *paired))
 

@@ -27,6 +27,7 @@ class AlertSubject(StrEnum):
     GRADE = "grade"
     FINDING = "finding"
     DRIFT = "drift"
+    PHANTOM = "phantom"
     NODE = "node"
 
 

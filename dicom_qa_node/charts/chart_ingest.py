@@ -17,6 +17,7 @@ import sqlalchemy as sa
 from dicom_qa_node.charts.alerts import NewAlert, add_alerts
 from dicom_qa_node.charts.control_charts import distribution
 from dicom_qa_node.charts.counters import Counters
+from dicom_qa_node.charts.phantom_ingest import add_phantom_run, forget_phantom_runs, withdraw_phantom_runs
 from dicom_qa_node.charts.scanner_registry import ScannerRegistry
 from dicom_qa_node.charts.strata import stratum_of
 from dicom_qa_node.db import chart_tables as s
@@ -79,7 +80,7 @@ class ChartIngest:
         with self._db.write() as connection:
             rows = connection.execute(_untaken(limit)).all()
             batch = _Batch(connection, rows, self._zone)
-            new = [batch.add(row) for row in rows]
+            new = [found for row in rows if (found := batch.add(row)) is not None]
             batch.flush()
             add_alerts(connection, judge(new), self._clock())
         return len(rows)
@@ -97,6 +98,7 @@ class ChartIngest:
     def forget(self) -> None:
         """Empty everything that is derived, so that `take_in` makes it again; what people wrote stays."""
         with self._db.write() as connection:
+            forget_phantom_runs(connection)
             for table in (s.weeks, s.stale_weeks, s.points, s.counters):
                 connection.execute(table.delete())
             connection.execute(s.groups.update().values(total=0, judged=False, last_score=None))
@@ -113,10 +115,13 @@ class _Batch:
         self._points: list[dict[str, Any]] = []
         self._stale: set[tuple[int, dt.date]] = set()
 
-    def add(self, row: sa.Row[Any]) -> NewResult:
-        """Take one result in."""
+    def add(self, row: sa.Row[Any]) -> NewResult | None:
+        """Take one result in; None for a QC phantom, which has no place in clinical charts and alerts."""
         result = result_from_json(row.payload)
         scanner = self._fleet.scanner(row)
+        if result.qc_phantom is not None:
+            self._add_phantom(row, result, scanner)
+            return None
         protocol = row.protocol_name or row.body_part_examined
         stratum = stratum_of(row.kind, protocol, result.measurements, result.acquisition)
         source = self._fleet.group(scanner, row.kind, stratum)
@@ -127,6 +132,7 @@ class _Batch:
         counts = row.version == latest
         if counts and row.version > 1:
             self._replace_earlier(row.series_instance_uid, row.version)
+            withdraw_phantom_runs(self._connection, row.series_instance_uid, row.version)
         taken = acquired_at(result.acquisition, _study_time(row), at, self._zone)
         if counts:
             self._fleet.note(group, at, row.score, row.model)
@@ -144,6 +150,17 @@ class _Batch:
         )
         self._counters.count(row, result)
         return _new_result(row, result, scanner, self._fleet.name_of(scanner), stratum.protocol, taken)
+
+    def _add_phantom(self, row: sa.Row[Any], result: SeriesResult, scanner: int) -> None:
+        latest, _ = self._latest[row.series_instance_uid]
+        if row.version == latest and row.version > 1:
+            self._replace_earlier(row.series_instance_uid, row.version)
+        taken = acquired_at(result.acquisition, _study_time(row), row.scored_at, self._zone)
+        local = taken.astimezone(self._zone)
+        add_phantom_run(self._connection, row, result, scanner, local, latest=row.version == latest)
+        nowhere = {"group_id": None, "source_group_id": None, "score": None, "measured": b""}
+        self._points.append({"result_id": row.result_id, "at": row.scored_at, "acquired_at": taken} | nowhere)
+        self._counters.count(row, result)
 
     def flush(self) -> None:
         """Write what was gathered."""

@@ -22,6 +22,7 @@ from dicom_qa_node.cli import (
     models,
     network,
     outbox,
+    phantoms,
     quality_log,
     roles,
     scoring,
@@ -50,6 +51,7 @@ app.add_typer(outbox.app, name="outbox")
 app.add_typer(quality_log.app, name="reviews")
 app.add_typer(backfill.app, name="backfill")
 app.add_typer(models.app, name="models")
+app.add_typer(phantoms.app, name="phantoms")
 app.add_typer(config_commands.app, name="config")
 app.add_typer(database.app, name="db")
 app.add_typer(users.app, name="users")

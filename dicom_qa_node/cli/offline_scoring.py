@@ -17,6 +17,7 @@ from dicom_qa_node.score.ct_inference import open_scorer
 from dicom_qa_node.score.decoder_pool import DecoderPool
 from dicom_qa_node.score.grading import ScoringModel
 from dicom_qa_node.score.image_files import write_images
+from dicom_qa_node.score.phantom_series import PhantomLane
 from dicom_qa_node.score.pipeline import Options, score_series
 from dicom_qa_node.score.series_files import SeriesFiles, find_series
 from dicom_qa_node.score.threads import set_max_threads
@@ -68,7 +69,7 @@ def _score_one(
     series: SeriesFiles, scorer: ScoringModel, decoders: DecoderPool, config: Config, pictures: Path | None
 ) -> dict[str, Any]:
     pair = [path for ct in series.ct_candidates for path in ct.files]
-    options = Options.of(config.score, config.findings)
+    options = Options.of(config.score, config.findings, PhantomLane(config.phantoms))
     try:
         found = score_series(series.files, pair_paths=pair, scorer=scorer, options=options, decoders=decoders)
     except NodeError as error:

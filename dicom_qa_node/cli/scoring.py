@@ -71,6 +71,8 @@ def _row(entry: dict[str, Any]) -> dict[str, Any]:
         return failed | {"grade": "", "why": "", "findings": "", "slices": ""}
     interval = entry["interval"]
     shown = "no score" if entry["score"] is None else f"{entry['score']:.2f} [{interval[0]:.2f}, {interval[1]:.2f}]"
+    if entry["qc_phantom"] is not None:
+        shown = "QC phantom"
     return {
         "series": _name(entry),
         "modality": entry["modality"],

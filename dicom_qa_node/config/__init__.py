@@ -22,6 +22,7 @@ from dicom_qa_node.config.delivery import (
 from dicom_qa_node.config.dicom_services import ClientTls, Complete, Destination, Peer, Query, Receive, ServerTls, Spool
 from dicom_qa_node.config.loader import Config, ConfigProblem, InvalidConfig, Log, load_config, parse_config
 from dicom_qa_node.config.orthanc import Orthanc, SeriesSelection
+from dicom_qa_node.config.phantoms import Phantom, PhantomRule, Phantoms
 from dicom_qa_node.config.scoring import Grades, Score
 from dicom_qa_node.config.web import AuditSyslog, Oidc, Web
 
@@ -48,6 +49,9 @@ __all__ = [
     "Oidc",
     "Orthanc",
     "Peer",
+    "Phantom",
+    "PhantomRule",
+    "Phantoms",
     "Query",
     "Receive",
     "Report",

@@ -61,10 +61,11 @@ class AlertRule(Section):
     """What is worth an alert, and who gets it."""
 
     name: Name = Field(description="name of the rule, as pages and messages show it")
-    about: Literal["grade", "finding", "drift", "node"] = Field(
+    about: Literal["grade", "finding", "drift", "phantom", "node"] = Field(
         "grade",
-        description="grade or finding of a series; drift of a scanner; trouble of the node: a failed check, a full "
-        "disk, a silent scanner, reports that are not delivered",
+        description="grade or finding of a series; drift of a scanner; a QC phantom that is missing, outside a "
+        "tolerance or not analysed; trouble of the node: a failed check, a full disk, a silent scanner, reports "
+        "that are not delivered",
     )
     grades: list[Literal["limited", "non-diagnostic"]] = Field(["non-diagnostic"], description="grades (about: grade)")
     findings: list[str] = Field(["*"], description="patterns of finding keys (about: finding); * stands for anything")
@@ -137,7 +138,8 @@ class Alerts(Section):
     enabled: bool = Field(True, description="whether rules are applied at all")
     rules: list[AlertRule] = Field(
         default_factory=list,
-        description="what is worth an alert; empty: non-diagnostic series, findings of severity error, drift, trouble",
+        description="what is worth an alert; empty: non-diagnostic series, findings of severity error, drift, "
+        "phantoms, trouble",
     )
     email: list[EmailChannel] = Field(default_factory=list, description="channels by e-mail")
     webhook: list[WebhookChannel] = Field(default_factory=list, description="channels by HTTP POST")
@@ -205,5 +207,6 @@ _BUILT_IN = (
     AlertRule(name="non-diagnostic", about="grade"),
     AlertRule(name="error-finding", about="finding", severity="error"),
     AlertRule(name="drift", about="drift"),
+    AlertRule(name="phantom", about="phantom"),
     AlertRule(name="node-trouble", about="node"),
 )

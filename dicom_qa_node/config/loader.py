@@ -20,6 +20,7 @@ from dicom_qa_node.config.delivery import KINDS, Deliver, DicomTarget, Report
 from dicom_qa_node.config.dicom_services import Complete, Query, Receive, Spool
 from dicom_qa_node.config.fields import AeTitle, Section
 from dicom_qa_node.config.orthanc import Orthanc
+from dicom_qa_node.config.phantoms import Phantoms
 from dicom_qa_node.config.scoring import Score
 from dicom_qa_node.config.thresholds import FindingRules
 from dicom_qa_node.config.web import Web
@@ -120,6 +121,7 @@ class Config(Section):
     complete: Complete = Field(default_factory=Complete, description="when a series counts as complete")
     score: Score = Field(default_factory=Score, description="the scoring workers")
     findings: FindingRules = Field(default_factory=FindingRules, description="when a measurement becomes a finding")
+    phantoms: Phantoms = Field(default_factory=Phantoms, description="QC phantoms")
     report: Report = Field(default_factory=Report, description="contents of the Structured Report")
     deliver: Deliver = Field(default_factory=Deliver, description="targets and retries")
     orthanc: Orthanc = Field(default_factory=Orthanc, description="the bridge to an Orthanc server")

@@ -110,6 +110,8 @@ log_rows = sa.Table(
     sa.Column("review", sa.SmallInteger, nullable=False, server_default="0"),
     # The day at the scanner, so that a month of examinations is a range.
     sa.Column("acquired_on", sa.Date),
+    # A code of `phantom_tables.QcMark`; empty for patients.
+    sa.Column("qc", sa.SmallInteger),
     sa.Index("ix_log_rows_scored_at", "scored_at", *_SEARCHED),
     sa.Index("ix_log_rows_score", "score", *_SEARCHED, "scored_at"),
     sa.Index("ix_log_rows_deviation", "deviation", *_SEARCHED, "scored_at", "score"),

@@ -9,11 +9,15 @@ from dicom_qa_node.db import (
     dose_tables,
     log_tables,
     orthanc_tables,
+    phantom_tables,
     review_tables,
     tables,
 )
 
 __all__ = ["PARTS", "metadata"]
 
-PARTS = (tables, account_tables, log_tables, chart_tables, review_tables, dose_tables, orthanc_tables, backfill_tables)
+PARTS = (
+    tables, account_tables, log_tables, chart_tables, review_tables, dose_tables, orthanc_tables, backfill_tables,
+    phantom_tables,
+)  # fmt: skip
 metadata = tables.metadata

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from dicom_qa_node.domain.codes import Code
+from dicom_qa_node.domain.qc_phantoms import QcPhantom, SubjectDecision
 from dicom_qa_node.domain.results import DimensionScore, Finding, Measurement, RatedPart, ScoredSlice, SeriesResult
 
 __all__ = ["failure_values", "result_values"]
@@ -31,12 +32,31 @@ def result_values(result: SeriesResult) -> dict[str, Any]:
         "model": {"name": result.model.name, "version": result.model.version, "sha256": result.model.sha256},
         "instances_used": result.instances_used,
         "timings_ms": dict(result.timings_ms),
+        "qc_phantom": None if result.qc_phantom is None else _qc_phantom(result.qc_phantom),
+        "subject_decision": None if result.subject_decision is None else _decision(result.subject_decision),
     }
 
 
 def failure_values(series_instance_uid: str, modality: str, reason: str) -> dict[str, Any]:
     """Return the entry of a series that could not be scored."""
     return {"series_instance_uid": series_instance_uid, "modality": modality, "error": reason}
+
+
+def _qc_phantom(found: QcPhantom) -> dict[str, Any]:
+    return {
+        "evidence": found.evidence.value,
+        "reason": found.reason,
+        "phantom": found.phantom,
+        "kind": found.kind,
+        "outcome": found.outcome.value,
+        "remark": found.remark,
+    }
+
+
+def _decision(found: SubjectDecision) -> dict[str, Any]:
+    return {
+        "phantom": found.phantom, "author": found.author, "at": found.at.isoformat(), "reason": found.reason
+    }  # fmt: skip
 
 
 def _rated_part(item: RatedPart) -> dict[str, Any]:

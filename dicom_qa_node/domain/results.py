@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 from dicom_qa_node.domain.acquisition_parameters import Acquisition
 from dicom_qa_node.domain.codes import Code
 from dicom_qa_node.domain.dose import DoseHeader
+from dicom_qa_node.domain.qc_phantoms import QcPhantom, SubjectDecision
 from dicom_qa_node.domain.series import SeriesHeader
 from dicom_qa_node.domain.states import DeliveryState, SeriesState
 
@@ -230,6 +231,8 @@ class SeriesResult:
     could be rated: then ``findings`` gives the cause and the measurements stand alone. ``why`` is one sentence: what
     pulled the score down, or why there is none. ``acquisition`` is None in results of before it was kept. ``dose`` is
     what the images of a CT state about their irradiation.
+    ``qc_phantom`` is set for a series of a QC phantom, which is never rated; ``subject_decision`` where a person
+    decided whether it shows one.
     """
 
     __pydantic_config__ = {"alias_generator": _key_in_json, "populate_by_name": True}  # noqa: RUF012
@@ -254,6 +257,8 @@ class SeriesResult:
     why: str = ""
     acquisition: Acquisition | None = None
     dose: DoseHeader = field(default_factory=DoseHeader)
+    qc_phantom: QcPhantom | None = None
+    subject_decision: SubjectDecision | None = None
 
     @property
     def grade_text(self) -> str:

@@ -116,10 +116,13 @@ class Jobs:
             row = lock_series(connection, job.series_instance_uid)
             if row is None or not _end(connection, job, "DONE", ""):
                 return False
-            model = f"{result.model.name} {result.model.version}"
+            by = f"by {result.model.name} {result.model.version}"
+            reason = (
+                f"scored {by}" if result.qc_phantom is None else f"QC phantom, {result.qc_phantom.outcome.value} {by}"
+            )
             moved = transition(
                 connection, job.series_instance_uid, [SeriesState.SCORING], SeriesState.SCORED,
-                version=job.version, reason=f"scored by {model}", actor="score", at=now,
+                version=job.version, reason=reason, actor="score", at=now,
                 values={"pair_series_uid": result.pair_series_uid} if result.pair_series_uid else None,
             )  # fmt: skip
             if not moved:

@@ -17,6 +17,7 @@ from dicom_qa_node.dose.records import record_series_dose
 from dicom_qa_node.flow.jobs import result_row
 from dicom_qa_node.flow.queue import cancel_jobs
 from dicom_qa_node.flow.state_machine import transition
+from dicom_qa_node.quality_control.decisions import restore_decision
 from dicom_qa_node.quality_log.rows import add_log_row
 from dicom_qa_node.spool.result_archive import ResultArchive
 
@@ -123,6 +124,8 @@ def _restore_result(connection: sa.Connection, archive: ResultArchive) -> None:
     number = int(connection.execute(t.results.insert().values(**row).returning(t.results.c.result_id)).scalar_one())
     add_log_row(connection, number, archive.facts, version, result, at)
     record_series_dose(connection, archive.facts, version, result, at)
+    if result.subject_decision is not None:
+        restore_decision(connection, uid, result.subject_decision)
 
 
 def _restore_reports(connection: sa.Connection, archive: ResultArchive) -> None:

@@ -32,6 +32,7 @@ from dicom_qa_node.ops.alert_evaluation import AlertEvaluator, NodeAlerts, updat
 from dicom_qa_node.ops.audit_syslog import SyslogSender
 from dicom_qa_node.ops.health import HealthReport, ModelCheck, assess, gather, time_of
 from dicom_qa_node.ops.heartbeat import HeartbeatSender
+from dicom_qa_node.ops.phantom_alerts import PhantomAlerts
 from dicom_qa_node.ops.retention import clear_dose_reports, clear_quarantine, clear_rendered_images, make_room, retain
 from dicom_qa_node.receive.reconcile import reconcile
 from dicom_qa_node.spool.disk_space import DiskGauge
@@ -109,6 +110,7 @@ def _watching(config: Config, database: Database) -> list[Task]:
     return [
         Task("charts", 5, update_charts(config, database, judge), first_after_s=2),
         Task("troubles", 30, lambda _now: troubles.look(), first_after_s=30),
+        Task("phantoms", 60, PhantomAlerts(config, database, judge).look, first_after_s=20),
         Task("alerts", 5, delivery_worker.send_due, first_after_s=3),
     ]
 

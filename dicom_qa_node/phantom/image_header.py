@@ -62,7 +62,7 @@ def identity_of(seed: int, purpose: str = "ct", start: dt.datetime | None = None
         study_uid=phantom_uid(seed, purpose, "study"),
         frame_of_reference_uid=phantom_uid(seed, purpose, "frame of reference"),
         patient_id=f"PH{seed:06d}",
-        patient_name=f"Phantom^Seed {seed}",
+        patient_name=f"Generated^Seed {seed}",
         birth_date=born.strftime("%Y%m%d"),
         sex=patient.sex,
         age=f"{patient.age_years:03d}Y",

@@ -21,6 +21,7 @@ from dicom_qa_node.db.log_tables import (
     log_found,
     log_rows,
 )
+from dicom_qa_node.domain.qc_phantoms import QcOutcome
 from dicom_qa_node.domain.results import Grade, RatedPartKind, Severity
 from dicom_qa_node.domain.series import SeriesHeader
 from dicom_qa_node.domain.states import SeriesState
@@ -102,7 +103,7 @@ class LogRow:
     """One line of the log page.
 
     ``deviation`` is in robust standard deviations of the scanner's earlier scores; ``worst_slice`` counts from 1, 0
-    without slices.
+    without slices; ``qc`` is the outcome of a QC phantom, None for a patient.
     """
 
     result_id: int
@@ -127,6 +128,7 @@ class LogRow:
     delivery: DeliveryMark
     review: ReviewMark
     acquired_on: dt.date | None = None
+    qc: QcOutcome | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,7 @@ from dicom_qa_node.db.log_tables import (
     log_found,
     log_rows,
 )
+from dicom_qa_node.db.phantom_tables import OUTCOME_CODES
 from dicom_qa_node.dicom_io.date_times import parse_date
 from dicom_qa_node.domain.acquisition_parameters import EARLIEST
 from dicom_qa_node.domain.results import RatedPartKind, SeriesResult
@@ -120,6 +121,7 @@ def log_row(
         "severity": max((SEVERITY_CODES[item.severity] for item in result.findings), default=0),
         "findings": bits.mask(item.key for item in result.findings),
         "worst_slice": _worst_slice(result),
+        "qc": None if result.qc_phantom is None else int(OUTCOME_CODES[result.qc_phantom.outcome]),
     }
 
 

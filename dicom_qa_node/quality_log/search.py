@@ -20,6 +20,7 @@ from dicom_qa_node.db.log_tables import (
     log_findings,
     log_rows,
 )
+from dicom_qa_node.db.phantom_tables import QcMark
 from dicom_qa_node.db.tables import series_header_of
 from dicom_qa_node.domain.results import RatedPartKind
 from dicom_qa_node.domain.states import SeriesState
@@ -287,4 +288,5 @@ def _line(row: Any, keys: dict[int, str]) -> LogRow:
         worst_slice=row.worst_slice,
         delivery=DeliveryMark(row.delivery),
         review=ReviewMark(row.review),
+        qc=QcMark(row.qc or 0).outcome,
     )

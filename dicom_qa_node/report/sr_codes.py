@@ -15,6 +15,7 @@ from dicom_qa_node.domain.codes import (
     Code,
     private_code,
 )
+from dicom_qa_node.domain.qc_phantoms import QcOutcome
 from dicom_qa_node.domain.results import Grade, QualityDimension, RatedPartKind, SeriesKind, Severity
 
 __all__ = [
@@ -86,6 +87,15 @@ RATED_ONLY = private_code("RATED_ONLY", "Rated, does not decide the verdict")
 COUNTED_SCORE = private_code("COUNTED_SCORE", "Score with which the part enters the verdict")
 PREDECESSOR = private_code("PREDECESSOR", "The same document of the version before")
 NOT_RATED = private_code("NOT_RATED", "Not rated: outside the validated domain of the model")
+QC_PHANTOM = private_code("F140", "QC phantom")
+QC_OUTCOME = private_code("QC_OUTCOME", "Outcome of the phantom analysis")
+QC_OUTCOMES = {
+    QcOutcome.PASSED: private_code("QC_PASS", "Within every tolerance"),
+    QcOutcome.OUTSIDE: private_code("QC_OUTSIDE", "Outside a tolerance"),
+    QcOutcome.NOT_JUDGED: private_code("QC_NOT_JUDGED", "Not judged, no tolerance is set"),
+    QcOutcome.NOT_ANALYSED: private_code("QC_NOT_ANALYSED", "Not analysed"),
+}
+"""What the analysis of a QC phantom came to."""
 
 PROCEDURES = {
     SeriesKind.CT: Code("25045-6", "LN", "CT unspecified body region"),

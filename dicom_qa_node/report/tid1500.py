@@ -115,11 +115,14 @@ def _series_group(result: SeriesResult, sources: Sources, manufacturer: str) -> 
     evaluations = []
     if result.grade is not None:
         evaluations.append(_evaluation(sr_codes.QUALITY_ASSESSMENT, sr_codes.GRADES[result.grade]))
-    if result.score is None:
+    if result.qc_phantom is not None:
+        evaluations.append(_evaluation(sr_codes.QUALITY_FINDING, sr_codes.QC_PHANTOM))
+        evaluations.append(_evaluation(sr_codes.QC_OUTCOME, sr_codes.QC_OUTCOMES[result.qc_phantom.outcome]))
+    elif result.score is None:
         evaluations.append(_evaluation(sr_codes.QUALITY_FINDING, sr_codes.NOT_RATED))
     images = _frames(result.slices) or _images_of(list(sources.headers)[:1], sources)
     group = Group(
-        tracking_identifier=_tracking("Image quality of the series", result, "series"),
+        tracking_identifier=_tracking(_title(result), result, "series"),
         finding_type=coded_concept(sr_codes.IMAGE_QUALITY),
         algorithm_id=_network(result, manufacturer, _parameters(result)),
         measurements=list(_ratings(result.score, result.interval)),
@@ -128,6 +131,10 @@ def _series_group(result: SeriesResult, sources: Sources, manufacturer: str) -> 
     )
     _comment(group, filter(None, (result.why, _grade_set(result.grade_text, result.grade_low))))
     return group
+
+
+def _title(result: SeriesResult) -> str:
+    return "Image quality of the series" if result.qc_phantom is None else "QC phantom, without a verdict"
 
 
 def _part_group(result: SeriesResult, part: RatedPart, sources: Sources, manufacturer: str) -> Group:
@@ -224,13 +231,20 @@ def _slice_group(result: SeriesResult, item: ScoredSlice, manufacturer: str) -> 
 
 def _physics_group(result: SeriesResult, manufacturer: str) -> Group:
     measured = [(item, item.value) for item in result.measurements if item.value is not None]
+    phantom = result.qc_phantom
+    of_what = (
+        "Physical measurements of the series" if phantom is None else f"Measurements of the {phantom.title} phantom"
+    )
+    model = result.model
+    name, version = ("dicom-qa-node physics", __version__) if phantom is None else (model.name, model.version)
     group = Group(
-        tracking_identifier=_tracking("Physical measurements of the series", result, "physics"),
+        tracking_identifier=_tracking(of_what, result, "physics"),
         finding_type=coded_concept(sr_codes.IMAGE_QUALITY),
-        algorithm_id=AlgorithmIdentification("dicom-qa-node physics", __version__, manufacturer=manufacturer),
+        algorithm_id=AlgorithmIdentification(name, version, manufacturer=manufacturer),
         measurements=[_physical(item, value) for item, value in measured if math.isfinite(value)],
     )
-    _comment(group, filter(None, map(_remark, result.measurements)))
+    bounds = "usual range" if phantom is None else "tolerance"
+    _comment(group, filter(None, (_remark(item, bounds) for item in result.measurements)))
     return group
 
 
@@ -239,17 +253,17 @@ def _physical(item: results.Measurement, value: float) -> Measurement:
     return _number(code, value, sr_codes.unit_code(item.unit))
 
 
-def _remark(item: results.Measurement) -> str:
+def _remark(item: results.Measurement, bounds: str) -> str:
     # A NUM item without a value (PS3.3 C.18.1) breaks readers, highdicom among them; words do not.
     if item.value is None:
         return f"{item.meaning}: not measured, {item.not_applicable or 'no reason given'}"
     if not math.isfinite(item.value):
         return f"{item.meaning}: the estimator gave no finite value"
-    words = [item.detail, _usual_range(item, item.value)]
+    words = [item.detail, _usual_range(item, item.value, bounds)]
     return f"{item.meaning}: {'; '.join(filter(None, words))}" if any(words) else ""
 
 
-def _usual_range(item: results.Measurement, value: float) -> str:
+def _usual_range(item: results.Measurement, value: float, name: str) -> str:
     bounds = [f"at least {item.low:g}"] if item.low is not None else []
     bounds += [f"at most {item.high:g}"] if item.high is not None else []
     if not bounds:
@@ -259,7 +273,7 @@ def _usual_range(item: results.Measurement, value: float) -> str:
         place = "below"
     if item.high is not None and value > item.high:
         place = "above"
-    return f"{place} the usual range ({', '.join(bounds)} {item.unit or '1'})"
+    return f"{place} the {name} ({', '.join(bounds)} {item.unit or '1'})"
 
 
 def _finding_group(result: SeriesResult, finding: Finding, number: int, sources: Sources) -> Group:
@@ -291,6 +305,8 @@ def _network(result: SeriesResult, manufacturer: str, parameters: Sequence[str])
 
 
 def _parameters(result: SeriesResult) -> list[str]:
+    if result.qc_phantom is not None:
+        return [f"evidence: {result.qc_phantom.evidence.value}", f"images used {result.instances_used}"]
     parameters = [
         f"weights sha256 {result.model.sha256}",
         "Image Set Quality Rating: score from 0 (worst) to 4 (best)",

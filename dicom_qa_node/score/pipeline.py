@@ -31,6 +31,7 @@ from dicom_qa_node.score.display_images import SOFT_TISSUE
 from dicom_qa_node.score.fusion import Pairing, pair
 from dicom_qa_node.score.grading import ScoringModel, SeriesScore, grade_series, model_ref, no_score, outside_domain
 from dicom_qa_node.score.kernel_sharpness import KernelSharpness, sharpness_of_volume
+from dicom_qa_node.score.phantom_series import PhantomLane, analyse_phantom, subject_of
 from dicom_qa_node.score.physics.measurements import PetExamination, examine_pet, measure
 from dicom_qa_node.score.rating import ct_verdict, pet_verdict
 from dicom_qa_node.score.reading_windows import unread_window, windows_of
@@ -64,11 +65,12 @@ class Options:
     slice_rule: Literal["salient", "positional"] = "salient"
     grades: Grades = field(default_factory=Grades)
     rules: FindingRules = field(default_factory=FindingRules)
+    phantoms: PhantomLane = field(default_factory=PhantomLane)
 
     @classmethod
-    def of(cls, settings: Score, rules: FindingRules) -> Options:
+    def of(cls, settings: Score, rules: FindingRules, phantoms: PhantomLane | None = None) -> Options:
         """Take the settings from the configuration."""
-        return cls(settings.slices, settings.slice_rule, settings.grades, rules)
+        return cls(settings.slices, settings.slice_rule, settings.grades, rules, phantoms or PhantomLane())
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,13 +163,18 @@ def score_series(
     read = partial(build_volume, decoders=decoders, decoded=ahead.frames)
     with clock.step("headers"):
         found = scan_headers(paths, ahead.headers)
+        subject = subject_of(found, chosen.phantoms, decoders)
+    if subject.phantom is not None:
+        analysed = analyse_phantom(found, subject, paths, chosen.phantoms, decoders, clock.check)
+        return ScoredSeries(replace(analysed, timings_ms=clock.timings()), _none())
     with clock.step("pair"):
         candidates, pair_findings = _pair_volumes(found, pair_paths, decoders)
     to_score, skipped = _stacks_to_score(found)
     paired = _Paired(candidates, pair_findings)
     stacks, unread = _each(to_score, lambda stack: _score_stack(stack, paired, scorer, chosen, read, clock))
     stacks, blank = _without_score_if_blank(stacks)
-    result = _combined(found, stacks, (*found.findings, *pair_findings, *skipped, *unread, *blank), scorer)
+    about = (*found.findings, *subject.findings, *pair_findings, *skipped, *unread, *blank)
+    result = replace(_combined(found, stacks, about, scorer), subject_decision=chosen.phantoms.decision)
     lead = _leading(stacks)
     pair_uid = _pair_uid(candidates, lead.kind)
     result = replace(result, pair_series_uid=pair_uid, timings_ms=clock.timings(), dose=found.dose)
@@ -396,6 +403,10 @@ class _Clock:
         self._before_step = before_step
         self._start = time.perf_counter()
         self._spent: dict[str, float] = {}
+
+    def check(self, name: str) -> None:
+        """Ask whether the work goes on; what the caller raises ends it."""
+        self._before_step(name)
 
     @contextmanager
     def step(self, name: str) -> Iterator[None]:

@@ -28,10 +28,13 @@ from dicom_qa_node.flow.jobs import Jobs
 from dicom_qa_node.flow.queue import Waiter
 from dicom_qa_node.flow.registry import Registry
 from dicom_qa_node.log import RateLimitedLog, log_event
+from dicom_qa_node.quality_control.decisions import SubjectDecisions
+from dicom_qa_node.quality_control.tolerances import Tolerances
 from dicom_qa_node.score.decoder_pool import DecoderPool
 from dicom_qa_node.score.grading import ScoringModel
 from dicom_qa_node.score.heat_maps import BackgroundHeatMaps, RequestedHeatMaps
 from dicom_qa_node.score.image_files import write_images
+from dicom_qa_node.score.phantom_series import PhantomLane
 from dicom_qa_node.score.pipeline import Options, ScoredSeries, score_series
 from dicom_qa_node.score.read_ahead import ReadAhead
 from dicom_qa_node.score.threads import max_threads, set_max_threads
@@ -243,7 +246,7 @@ class _Worker:
                     [layout.absolute(item.path) for item in own],
                     pair_paths=[layout.absolute(item.path) for item in pair],
                     scorer=scorer,
-                    options=Options.of(self.config.score, self.config.findings),
+                    options=Options.of(self.config.score, self.config.findings, self._phantom_lane(job)),
                     decoders=decoders,
                     ahead=self.ahead.take(job.series_instance_uid) if self.ahead else None,
                     before_step=before_step,
@@ -257,6 +260,15 @@ class _Worker:
         pair_uid = verdict.result.pair_series_uid or job.pair_series_uid if paired else None
         result = replace(verdict.result, series_instance_uid=job.series_instance_uid, pair_series_uid=pair_uid)
         return replace(verdict, result=result)
+
+    def _phantom_lane(self, job: Job) -> PhantomLane:
+        row = Registry(self.database).series(job.series_instance_uid)
+        return PhantomLane(
+            self.config.phantoms,
+            "" if row is None else row.calling_ae,
+            SubjectDecisions(self.database).latest(job.series_instance_uid),
+            Tolerances(self.database).of,
+        )
 
     def _ct_candidates(self, job: Job) -> list[StoredInstance]:
         """Return the images of every CT that may go with a PET; which one does is decided by their headers."""
@@ -285,6 +297,7 @@ class _Worker:
         log_event(
             _LOGGER, logging.INFO, "scored", **_fields(job), kind=result.kind.value, score=result.score,
             grade=None if result.grade is None else result.grade.value, images=result.instances_used,
+            qc=None if result.qc_phantom is None else result.qc_phantom.outcome.value,
             ms=result.timings_ms.get("total"), findings=",".join(item.key for item in result.findings),
         )  # fmt: skip
 

@@ -242,6 +242,7 @@ def fields_of(row: LogRow, *, patients: bool) -> dict[str, Any]:
         "grade_low": None if row.grade_low is None else row.grade_low.value,
         "decided_by": None if row.decided_by is None else row.decided_by.value,
         **{f"{kind.value}_score": score for kind, score in row.part_scores.items()},
+        "qc": None if row.qc is None else row.qc.value,
         "why": row.why,
         "deviation": row.deviation,
         "findings": list(row.findings),

@@ -39,6 +39,7 @@ _NAV = (
     NavItem("/review", "Review", Permission.REVIEW),
     NavItem("/scanners", "Scanners", Permission.VIEW),
     NavItem("/dose", "Quality and dose", Permission.VIEW),
+    NavItem("/phantoms", "Phantoms", Permission.VIEW),
     NavItem("/node", "Node", Permission.VIEW),
     NavItem("/alerts", "Alerts", Permission.VIEW),
     NavItem("/users", "Users", Permission.ADMIN),

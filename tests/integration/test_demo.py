@@ -34,7 +34,7 @@ def test_demo_delivers_every_report_and_orders_the_ct_scores(tmp_path):
     named = re.findall(r"^  (?:picture|report) +(\S+)$", done.stdout, re.MULTILINE)
     assert len(named) == 2 * count()
     assert all(Path(path).is_file() for path in named)
-    assert "Phantom^" not in (tmp_path / "demo" / "node.log").read_text()
+    assert "Generated^" not in (tmp_path / "demo" / "node.log").read_text()
 
 
 def test_demo_takes_free_ports_when_the_standard_ones_are_taken(listening):

@@ -127,6 +127,8 @@ def _draw_verdict(canvas: Canvas, page: Page, words: Words, top: int) -> None:
         left += canvas.text((left, top + 58), words("of_four"), 24, FAINT)
     left += 34
     grade = _grade_words(result.grade, result.grade_low, words)
+    if result.qc_phantom is not None:
+        grade = words.of("finding", "qc_phantom", "QC phantom")
     canvas.chip((left, top + 14), grade, 26, _colour(result.grade, result.grade_low), _WHITE)
     if result.score is not None and result.interval is not None:
         low, high = (words.number(value, 1) for value in result.interval)

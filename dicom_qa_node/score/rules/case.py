@@ -55,6 +55,11 @@ PRIVATE_CODES: Mapping[str, Code] = {
     "pet_not_checked": private_code("F131", "Plausibility of the PET not checked"),
     "pet_not_rated": private_code("F132", "PET not rated"),
     "slices_blank": private_code("F120", "Slices without an image"),
+    "qc_phantom": private_code("F140", "QC phantom"),
+    "phantom_outside": private_code("F141", "Phantom outside a tolerance"),
+    "phantom_not_analysed": private_code("F142", "Phantom not analysed"),
+    "named_like_phantom": private_code("F143", "Named like a phantom, looks like a patient"),
+    "subject_decided": private_code("F144", "A person decided what the series shows"),
 }
 """Codes of findings for which CID 6135 and 6315 hold none, by the key of the finding."""
 

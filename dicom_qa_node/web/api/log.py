@@ -87,6 +87,7 @@ class LogLine(BaseModel):
     ct_score: float | None
     pet_score: float | None
     display_score: float | None
+    qc: str | None = Field(description="outcome of a QC phantom, which has no score; null for a patient")
     why: str = Field(description="one sentence: what pulled the score down, or why there is none")
     deviation: float | None = Field(description="robust standard deviations from the scanner's earlier scores")
     findings: list[str]

@@ -1,0 +1,189 @@
+"""QC phantoms: calendar, runs and charts, their tolerances, and the decision what a series shows."""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import Any
+from urllib.parse import quote
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
+
+from dicom_qa_node.accounts.audit import Outcome
+from dicom_qa_node.domain.errors import Permanent
+from dicom_qa_node.domain.qc_phantoms import PhantomKind, SubjectDecision, Tolerance
+from dicom_qa_node.domain.uids import LARGEST_ID, is_uid
+from dicom_qa_node.flow.registry import Registry
+from dicom_qa_node.flow.subject_decisions import decide_subject
+from dicom_qa_node.quality_control.phantom_quantities import QUANTITIES
+from dicom_qa_node.quality_control.qc_calendar import CalendarDay, QcSchedules, calendar_of
+from dicom_qa_node.quality_control.runs import PhantomRuns
+from dicom_qa_node.quality_control.tolerances import Tolerances, ToleranceSet
+from dicom_qa_node.web.access import Permission, account_of, form_of, guarded, note
+from dicom_qa_node.web.page_rendering import page, redirect
+from dicom_qa_node.web.phantom_charts import tolerance_chart
+from dicom_qa_node.web.series_comparison import plain_unit
+from dicom_qa_node.web.site import Site, site_of
+
+__all__ = ["routes"]
+
+_DAYS = 28
+_ROWS = 50
+
+
+def routes(_site: Site) -> list[BaseRoute]:
+    """Return the routes of this file."""
+    return [
+        Route("/phantoms", guarded(Permission.VIEW, _overview), methods=["GET"]),
+        Route("/phantoms/charts/{scanner_id:int}", guarded(Permission.VIEW, _charts), methods=["GET"]),
+        Route("/phantoms/tolerances", guarded(Permission.VIEW, _tolerances), methods=["GET"]),
+        Route("/phantoms/tolerances", guarded(Permission.ACT, _set_tolerance), methods=["POST"]),
+        Route("/series/{uid}/subject", guarded(Permission.ACT, _decide), methods=["POST"]),
+    ]
+
+
+def _overview(request: Request) -> Response:
+    site, runs = site_of(request), PhantomRuns(site_of(request).database)
+    settings, today = site.config.phantoms, site.clock().astimezone().date()
+    last = min(_day(request.query_params.get("until", "")) or today, today)
+    days = [last - dt.timedelta(days=back) for back in range(_DAYS - 1, -1, -1)]
+    found = runs.between(days[0] - dt.timedelta(days=31), last)
+    since = QcSchedules(site.database).since(settings.analyse, today)
+    calendar: list[tuple[Any, list[CalendarDay]]] = [
+        (item, calendar_of(item, found, days, today, since.get(item.name, today))) for item in settings.analyse
+    ]
+    before = request.query_params.get("before", "")
+    number = min(int(before), LARGEST_ID) if before.isascii() and before.isdecimal() and len(before) < 16 else None
+    latest = runs.latest(_ROWS, number)
+    context: dict[str, Any] = {
+        "calendar": calendar, "days": days, "today": today, "runs": latest, "charts": runs.charts(),
+        "older": latest[-1].result_id if len(latest) == _ROWS else None, "paged": number is not None,
+        "earlier": days[0] - dt.timedelta(days=1), "later": min(last + dt.timedelta(days=_DAYS), today),
+        "titles": {kind.value: kind.label for kind in PhantomKind},
+    }  # fmt: skip
+    return page(request, "phantoms/overview.html", **context)
+
+
+def _charts(request: Request) -> Response:
+    site, phantom = site_of(request), request.query_params.get("phantom", "")[:64]
+    number = min(request.path_params["scanner_id"], LARGEST_ID)
+    runs = PhantomRuns(site.database)
+    chosen = next((item for item in runs.charts() if (item.scanner_id, item.phantom) == (number, phantom)), None)
+    if chosen is None:
+        raise HTTPException(404, "This phantom was not analysed on this scanner.")
+    points = runs.chart(number, phantom)
+    quantities = sorted(
+        points.items(), key=lambda item: list(QUANTITIES).index(item[0]) if item[0] in QUANTITIES else 0
+    )
+    drawn = [(name, found, tolerance_chart(found)) for name, found in quantities]
+    return page(
+        request, "phantoms/charts.html", chosen=chosen, drawn=drawn, title=PhantomKind(chosen.kind).label,
+        definitions={name: item.definition for name, item in QUANTITIES.items()}, plain_unit=plain_unit,
+    )  # fmt: skip
+
+
+def _tolerances(request: Request, status: int = 200, problem: str = "") -> Response:
+    site = site_of(request)
+    kind, scanner = _kind(request.query_params.get("kind", "")), request.query_params.get("scanner", "")[:100].strip()
+    tolerances = Tolerances(site.database, site.clock)
+    own = tolerances.own(kind)
+    held = ToleranceSet.of(kind, scanner, own).by_quantity
+    known = [item for name, item in QUANTITIES.items() if name in held] + _measurable(kind, held)
+    context: dict[str, Any] = {
+        "kind": kind, "kinds": list(PhantomKind), "scanner": scanner, "held": held, "quantities": known,
+        "history": tolerances.history(kind), "names": {name: item.meaning for name, item in QUANTITIES.items()},
+        "problem": problem, "plain_unit": plain_unit, "done": request.query_params.get("done", ""),
+    }  # fmt: skip
+    return page(request, "phantoms/tolerances.html", status, **context)
+
+
+_OF_KIND = {
+    PhantomKind.WATER: ("phantom_noise",),
+    PhantomKind.NEMA_IQ_PET: ("phantom_contrast_", "phantom_variability_", "phantom_lung_error", "phantom_background"),
+    PhantomKind.UNIFORM_PET: ("phantom_activity", "phantom_cov", "phantom_nonuniformity_", "phantom_axial"),
+    PhantomKind.ACR_CT: ("phantom_noise", "phantom_mtf", "phantom_bb_distance"),
+}
+_OF_CATPHANS = ("phantom_noise", "phantom_mtf", "phantom_hu_centre", "phantom_uniformity_index", "phantom_hu_5",
+                "phantom_hu_2", "phantom_slice_thickness")  # fmt: skip
+
+
+def _measurable(kind: PhantomKind, held: Any) -> list[Any]:
+    """Return the other quantities of a phantom, which have no tolerance yet."""
+    starts = _OF_KIND.get(kind, _OF_CATPHANS)
+    return [item for name, item in QUANTITIES.items() if name.startswith(starts) and name not in held]
+
+
+def _set_tolerance(request: Request) -> Response:
+    site, account = site_of(request), account_of(request)
+    kind, quantity, scanner = _kind(_word(request, "kind")), _word(request, "quantity"), _word(request, "scanner")
+    try:
+        wanted = Tolerance(
+            kind, quantity, _bound(request, "low"), _bound(request, "high"), _word(request, "source"),
+            _word(request, "dated"), scanner, account.name, _word(request, "reason"),
+        )  # fmt: skip
+        Tolerances(site.database, site.clock).add(wanted)
+    except Permanent as error:
+        return _tolerances(request, 422, str(error))
+    bounds = f"{_shown(wanted.low)} to {_shown(wanted.high)}"
+    where = f" on {scanner}" if scanner else ""
+    note(
+        request,
+        "tolerance.set",
+        kind="phantom",
+        ident=kind.value,
+        detail=f"{quantity}{where}: {bounds}, {wanted.source}",
+    )
+    return redirect(request, f"/phantoms/tolerances?kind={kind.value}&scanner={quote(scanner)}&done={quantity}")
+
+
+def _decide(request: Request) -> Response:
+    site, uid = site_of(request), request.path_params["uid"]
+    row = Registry(site.database).series(uid) if is_uid(uid) else None
+    shows = _word(request, "shows")
+    if row is None or shows not in ("patient", "phantom"):
+        raise HTTPException(404, "The node has never seen this series.")
+    reason, outcome, said = _word(request, "reason")[:500], Outcome.SUCCESS, "subject"
+    decision = SubjectDecision(shows == "phantom", account_of(request).name, site.clock(), reason)
+    try:
+        if not decide_subject(site.database, uid, decision):
+            outcome, said = Outcome.FAILED, "refused"
+    except Permanent:
+        outcome, said = Outcome.FAILED, "gone" if reason else "refused"
+    note(
+        request, "series.subject", kind="series", ident=uid, outcome=outcome, detail=f"{shows}: {reason}",
+        study_instance_uid=row.facts.study_instance_uid,
+    )  # fmt: skip
+    return redirect(request, f"/series/{uid}?done={said}")
+
+
+def _word(request: Request, name: str) -> str:
+    value: Any = form_of(request).get(name, "")
+    return value.strip() if isinstance(value, str) else ""
+
+
+def _bound(request: Request, name: str) -> float | None:
+    text = _word(request, name).replace(",", ".").replace("−", "-")
+    try:
+        return float(text) if text else None
+    except ValueError:
+        raise Permanent(f"{text!r} is not a number") from None
+
+
+def _shown(bound: float | None) -> str:
+    return "open" if bound is None else f"{bound:g}"
+
+
+def _kind(text: str) -> PhantomKind:
+    try:
+        return PhantomKind(text or PhantomKind.CATPHAN504.value)
+    except ValueError:
+        raise HTTPException(404, "There is no such phantom.") from None
+
+
+def _day(text: str) -> dt.date | None:
+    try:
+        return dt.date.fromisoformat(text) if text else None
+    except ValueError:
+        raise HTTPException(404) from None
