@@ -62,7 +62,8 @@ class _Scan:
     def disc(self, image: FloatArray, centre_mm: tuple[float, float], diameter_mm: float) -> FloatArray:
         """Return the share of each pixel inside a disc, shape of the image."""
         apart = np.hypot(*(axis - middle for axis, middle in zip(self.axes(), centre_mm, strict=True)))
-        return np.clip((diameter_mm / 2 - apart) / min(self.pixel_mm) + 0.5, 0.0, 1.0).astype(np.float32)
+        share = np.clip((diameter_mm / 2 - apart) / min(self.pixel_mm) + 0.5, 0.0, 1.0)
+        return np.asarray(share, np.float32)
 
     def mean(self, image: FloatArray, centre_mm: tuple[float, float], diameter_mm: float) -> float:
         """Return the mean inside a disc, pixels at its edge by their share."""
