@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -35,7 +35,17 @@ from dicom_qa_node.score.slice_headers import PixelFormat, SliceHeader, open_hea
 from dicom_qa_node.score.suv import PetScale, pet_scale
 from dicom_qa_node.score.volume import BoolArray, FloatArray, MappedStorage, PackedMask, PackedVoxels
 
-__all__ = ["MAX_VOXELS", "PACK_ABOVE_VOXELS", "StackPixels", "most_voxels", "read_header", "read_pixels"]
+__all__ = [
+    "MAX_VOXELS",
+    "PACK_ABOVE_VOXELS",
+    "SliceScale",
+    "StackPixels",
+    "most_voxels",
+    "read_header",
+    "read_pixels",
+    "read_slice",
+    "scale_of",
+]
 
 PACK_ABOVE_VOXELS = 200_000_000
 """A series above this many voxels (0.8 GB as float32; 762 slices of 512x512) stays in 16 bits in a temporary file."""
@@ -135,6 +145,40 @@ def _frame_times_ms(slices: Sequence[SliceHeader]) -> list[float]:
         return [float(text) for text in texts if text]
     except ValueError:
         return []
+
+
+@dataclass(frozen=True, slots=True)
+class SliceScale:
+    """How the stored values of a stack become values in ``unit``; ``pet`` is None for a CT."""
+
+    unit: str
+    pet: PetScale | None
+
+
+def scale_of(slices: Sequence[SliceHeader]) -> SliceScale:
+    """Return the scale of a stack; for a PET all its slices count."""
+    return SliceScale(*_unit(slices[0], read_header(slices[0]), slices))
+
+
+def read_slice(slices: Sequence[SliceHeader], index: int, decoders: DecoderPool, scale: SliceScale) -> FloatArray:
+    """Decode and rescale one slice of a stack, shape (rows, columns), as `read_pixels` does all of them.
+
+    Raises
+    ------
+    BrokenPixels
+        It cannot be decoded.
+    """
+    item = slices[index]
+    own = None if scale.pet is None else replace(scale.pet, factors=(scale.pet.factor(index),))
+    sink = _FloatSink((1, item.pixels.rows, item.pixels.columns), [item], own)
+    broken: dict[int, str] = {}
+    for task in _tasks([item], decoders, sink.put, broken):
+        task()
+    if broken:
+        raise BrokenPixels(broken[0])
+    voxels, _ = sink.result([0])
+    values: FloatArray = voxels[0]
+    return values
 
 
 Put = Callable[[int, StoredArray], None]

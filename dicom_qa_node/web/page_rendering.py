@@ -18,6 +18,7 @@ from dicom_qa_node.domain.series import SeriesHeader
 from dicom_qa_node.web.access import Account, Permission, path_of
 from dicom_qa_node.web.auth.cookies import THEME, read_cookie
 from dicom_qa_node.web.auth.csrf import FIELD
+from dicom_qa_node.web.notifications import unread_count
 from dicom_qa_node.web.site import site_of
 from dicom_qa_node.web.templating import static_version
 from dicom_qa_node.web.viewer_links import ViewerLink, viewer_links
@@ -52,8 +53,8 @@ def page(request: Request, template: str, status: int = 200, **context: Any) -> 
 
     Beside ``context`` a template has ``account`` (None if not signed in), ``csrf``, ``nav``, ``here`` (the path without
     the prefix), ``theme``, ``url("/path")`` and ``static("file")`` with the site's prefix, ``may("act")``, ``site``,
-    ``version``, ``now``
-    and ``viewers_of(facts)``. A template for htmx extends nothing; a whole page extends ``base.html``.
+    ``version``, ``now``, ``viewers_of(facts)`` and ``unread_notifications()``. A template for htmx extends nothing; a
+    whole page extends ``base.html``.
     """
     site = site_of(request)
     account: Account | None = getattr(request.state, "account", None)
@@ -72,12 +73,15 @@ def page(request: Request, template: str, status: int = 200, **context: Any) -> 
         patients = account is not None and account.sees_patients
         return viewer_links(site.config.web.viewers, facts, patients=patients)
 
+    def unread_notifications() -> int:
+        return unread_count(site, account) if account is not None else 0
+
     here = request.scope["path"].removeprefix(path_of(request, ""))
     frame = {
         "request": request, "site": site, "account": account, "url": url, "static": static, "may": may,
         "csrf": account.csrf if account else "", "csrf_field": FIELD, "nav": _nav(request, account), "here": here,
         "theme": theme if theme in ("light", "dark") else "", "version": __version__, "now": site.clock(),
-        "viewers_of": viewers_of,
+        "viewers_of": viewers_of, "unread_notifications": unread_notifications,
     }  # fmt: skip
     return HTMLResponse(site.templates.get_template(template).render(frame | context), status)
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from dicom_qa_node.domain.results import LogEntry, Measurement
 
-__all__ = ["Change", "Trend", "compared", "plain_unit", "trends_of"]
+__all__ = ["Change", "Pair", "Trend", "compared", "plain_unit", "side_by_side", "trends_of"]
 
 _ENOUGH = 10
 _SHOWN = 60
@@ -94,6 +94,37 @@ def _trend(item: Measurement, earlier: list[float]) -> Trend:
 
 def _at(ordered: Sequence[float], share: float) -> float:
     return ordered[round(share * (len(ordered) - 1))]
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """A measurement of two series; ``change`` is from the first to the second in percent, None where unknown."""
+
+    name: str
+    meaning: str
+    unit: str
+    first: float | None
+    second: float | None
+    change: float | None
+
+
+def side_by_side(first: Sequence[Measurement], second: Sequence[Measurement]) -> list[Pair]:
+    """Return the measurements that at least one of two series has a value of, in the order of the first."""
+    one, two = ({item.name: item for item in items} for items in (first, second))
+    pairs = []
+    for name in dict.fromkeys([*one, *two]):
+        item, values = one.get(name) or two[name], (_value(one.get(name)), _value(two.get(name)))
+        if values == (None, None):
+            continue
+        before, after = values
+        known = before is not None and after is not None and abs(before) > 1e-9
+        change = 100.0 * (after - before) / abs(before) if known and before is not None and after is not None else None
+        pairs.append(Pair(name, item.meaning, item.unit, before, after, change))
+    return pairs
+
+
+def _value(item: Measurement | None) -> float | None:
+    return None if item is None else item.value
 
 
 _NOTED = 0.1

@@ -20,6 +20,7 @@ from dicom_qa_node.domain.clock import utc_now
 from dicom_qa_node.domain.states import SeriesState
 from dicom_qa_node.web.auth.passwords import Passwords
 from dicom_qa_node.web.middleware import RateLimiter
+from dicom_qa_node.web.original_slices import OriginalSlices
 from dicom_qa_node.web.templating import environment
 
 __all__ = ["Actions", "Health", "HealthCheck", "NodeView", "Site", "site_of"]
@@ -133,6 +134,11 @@ class Site:
         """Return what makes and checks password hashes."""
         web = self.config.web
         return Passwords(web.password_memory_mb, web.password_passes, web.password_min_length)
+
+    @cached_property
+    def original_slices(self) -> OriginalSlices:
+        """Return what reads slices of the images in the spool."""
+        return OriginalSlices()
 
     @cached_property
     def login_rate(self) -> RateLimiter:
