@@ -23,7 +23,7 @@ from dicom_qa_node.ops.health import HealthReport, HealthSnapshot, Level, ModelC
 from dicom_qa_node.ops.heartbeat import HeartbeatSender
 from dicom_qa_node.ops.metrics import NodeCollector, exposition
 from dicom_qa_node.web.app import create_app
-from dicom_qa_node.web.site import Actions, Site
+from dicom_qa_node.web.site import Actions, Explanation, Site
 
 __all__ = ["LiveNode", "run_web"]
 
@@ -105,7 +105,16 @@ def actions_of(config: Config) -> Actions:
         except NodeError as error:
             return False, str(error)
 
-    return Actions(echo=echo)
+    return Actions(echo=echo, explanations=_explanations)
+
+
+def _explanations() -> dict[str, Explanation]:
+    from dicom_qa_node.score.physics.ct_quantities import CT_QUANTITIES
+    from dicom_qa_node.score.physics.geometry_checks import GEOMETRY_QUANTITIES
+    from dicom_qa_node.score.physics.pet_quantities import PET_QUANTITIES
+
+    every = (*CT_QUANTITIES, *PET_QUANTITIES, *GEOMETRY_QUANTITIES)
+    return {quantity.name: Explanation(quantity.formula, quantity.reference) for quantity in every}
 
 
 def _note(site: Site, event: str) -> None:

@@ -18,7 +18,7 @@ from dicom_qa_node.domain.series import SeriesHeader
 from dicom_qa_node.web.access import Account, Permission, path_of
 from dicom_qa_node.web.auth.cookies import THEME, read_cookie
 from dicom_qa_node.web.auth.csrf import FIELD
-from dicom_qa_node.web.notifications import unread_count
+from dicom_qa_node.web.notification_list import unread_count
 from dicom_qa_node.web.site import site_of
 from dicom_qa_node.web.templating import static_version
 from dicom_qa_node.web.viewer_links import ViewerLink, viewer_links

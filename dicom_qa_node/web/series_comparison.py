@@ -26,8 +26,9 @@ class Trend:
     """One measurement with its place among the scanner's earlier ones.
 
     ``percentile`` is the share of earlier values below this one in percent, equal ones by half; None with fewer than
-    ten of them. ``line`` are the points of a strip chart of 160 x 34, oldest first; ``point`` is this series' own;
-    ``band`` is the top and the height of the middle 90 %. ``odd`` says that it lies outside these.
+    ten of them; ``quartiles`` are those of the earlier values. ``line`` are the points of a strip chart of 160 x 34,
+    oldest first; ``point`` is its own; ``band`` is the top and the height of the middle 90 %. ``odd`` says that
+    it lies outside these.
     """
 
     measurement: Measurement
@@ -38,6 +39,7 @@ class Trend:
     line: str
     point: tuple[float, float] | None
     band: tuple[float, float] | None
+    quartiles: tuple[float, float] | None = None
 
 
 def plain_unit(code: str) -> str:
@@ -89,6 +91,7 @@ def _trend(item: Measurement, earlier: list[float]) -> Trend:
         line=" ".join(f"{x},{height}" for x, height in places),
         point=places[-1],
         band=(y(high), round(y(low) - y(high), 1)),
+        quartiles=(_at(ordered, 0.25), _at(ordered, 0.75)),
     )
 
 

@@ -23,7 +23,7 @@ from dicom_qa_node.web.middleware import RateLimiter
 from dicom_qa_node.web.original_slices import OriginalSlices
 from dicom_qa_node.web.templating import environment
 
-__all__ = ["Actions", "Health", "HealthCheck", "NodeView", "Site", "site_of"]
+__all__ = ["Actions", "Explanation", "Health", "HealthCheck", "NodeView", "Site", "site_of"]
 
 #: Where the site stands in the ASGI scope, so that mounted applications find it too.
 SCOPE_KEY = "dicom_qa_node.site"
@@ -83,13 +83,27 @@ def _no_echo(target: str) -> tuple[bool, str]:
 
 
 @dataclass(frozen=True, slots=True)
-class Actions:
-    """What pages may start but other stages do; `ops.web_server` hands them in.
+class Explanation:
+    """How a measurement is made: its formula, and the source of formula and usual range."""
 
-    ``echo(target)`` asks a peer whether it answers and returns that with the peer's words.
+    formula: str
+    reference: str
+
+
+def _no_explanations() -> Mapping[str, Explanation]:
+    return {}
+
+
+@dataclass(frozen=True, slots=True)
+class Actions:
+    """What pages may start or ask but other stages do; `ops.web_server` hands them in.
+
+    ``echo(target)`` asks a peer whether it answers and returns that with the peer's words. ``explanations()`` returns
+    how each measurement is made, by its name.
     """
 
     echo: Callable[[str], tuple[bool, str]] = _no_echo
+    explanations: Callable[[], Mapping[str, Explanation]] = _no_explanations
 
 
 @dataclass(frozen=True)
@@ -134,6 +148,11 @@ class Site:
         """Return what makes and checks password hashes."""
         web = self.config.web
         return Passwords(web.password_memory_mb, web.password_passes, web.password_min_length)
+
+    @cached_property
+    def explanations(self) -> Mapping[str, Explanation]:
+        """Return how each measurement is made, by its name."""
+        return self.actions.explanations()
 
     @cached_property
     def original_slices(self) -> OriginalSlices:

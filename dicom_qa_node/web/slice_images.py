@@ -15,6 +15,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from dicom_qa_node.spool.rendered_images import ImageManifest, RenderedSlice, StoredLayer, heat_name
+from dicom_qa_node.web.body_crop import Box, body_of, crop_of
 
 __all__ = ["LABELS", "Look", "draw", "heat_overlay", "looks_of", "thumbnail"]
 
@@ -76,8 +77,8 @@ def looks_of(item: RenderedSlice, folder: Path) -> tuple[Look, ...]:
     return (*found, Look.FUSED) if ct and pet else tuple(found)
 
 
-def draw(folder: Path, item: RenderedSlice, look: Look) -> bytes:
-    """Return a slice as PNG.
+def draw(folder: Path, item: RenderedSlice, look: Look, box: Box | None = None) -> bytes:
+    """Return a slice as PNG, cropped to ``box`` where one is given.
 
     Raises
     ------
@@ -85,35 +86,51 @@ def draw(folder: Path, item: RenderedSlice, look: Look) -> bytes:
         The layers it needs are not there (any more), or the slice has none of that kind.
     """
     if look is Look.JUDGED:
-        return (folder / item.display).read_bytes()
+        if box is None:
+            return (folder / item.display).read_bytes()
+        with Image.open(folder / item.display) as image:
+            return _png(_cropped(image.convert("RGB"), box))
+    return _png(_cropped(Image.fromarray(_drawn(folder, item, look)), box))
+
+
+def _drawn(folder: Path, item: RenderedSlice, look: Look) -> Grey:
     if look in _WINDOWS:
-        return _png(Image.fromarray(_ct(folder, item, _WINDOWS[look])))
+        return _ct(folder, item, _WINDOWS[look])
     if look is Look.FUSED:
-        return _png(Image.fromarray(_fused(folder, item)))
+        return _fused(folder, item)
     layer = _layer(item, ct=False)
     share = _share(_values(folder, layer), layer.low, layer.high)
-    return _png(Image.fromarray(_hot(share) if look is Look.HOT else _grey(1 - share)))
+    return _hot(share) if look is Look.HOT else _grey(1 - share)
 
 
-def heat_overlay(folder: Path, number: int) -> bytes:
+def _cropped(image: Image.Image, box: Box | None) -> Image.Image:
+    return image if box is None else image.crop((box.left, box.top, box.right, box.bottom))
+
+
+def heat_overlay(folder: Path, item: RenderedSlice, box: Box | None = None) -> bytes:
     """Return a heat map as PNG to lie over its slice: clear where nothing was lost, yellow to red where much was.
+
+    It ends at the body: the patches that made it reach over its edge, but air lowers no score.
 
     Raises
     ------
     FileNotFoundError
         There is none.
     """
-    with Image.open(folder / heat_name(number)) as image:
+    with Image.open(folder / heat_name(item.number)) as image:
         heat = np.asarray(image.convert("L"))
+    body = body_of(folder, item)
+    if body is not None and body.shape == heat.shape:
+        heat = np.where(body, heat, 0)
     colour = np.zeros((*heat.shape, 4), np.uint8)
     colour[..., 0] = 255
     colour[..., 1] = 220 - (heat.astype(np.uint16) * 200 // 255).astype(np.uint8)
     colour[..., 3] = (heat.astype(np.uint16) * 190 // 255).astype(np.uint8)
-    return _png(Image.fromarray(colour))
+    return _png(_cropped(Image.fromarray(colour), box))
 
 
 def thumbnail(folder: Path, manifest: ImageManifest, number: int, size: int = 256) -> bytes:
-    """Return a slice as the network saw it, at most ``size`` pixels wide and high, as PNG.
+    """Return the body in a slice as the network saw it, at most ``size`` pixels wide and high, as PNG.
 
     Raises
     ------
@@ -124,7 +141,7 @@ def thumbnail(folder: Path, manifest: ImageManifest, number: int, size: int = 25
     if shown is None:
         raise FileNotFoundError(f"slice {number}")
     with Image.open(folder / shown.display) as image:
-        small = image.convert("RGB")
+        small = _cropped(image.convert("RGB"), crop_of(folder, shown))
     small.thumbnail((size, size), Image.Resampling.LANCZOS)
     return _png(small)
 

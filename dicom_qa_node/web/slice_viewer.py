@@ -51,5 +51,6 @@ def slices_of(request: Request, entry: LogEntry) -> dict[str, Any]:
         "look": next((item for item in looks if item.value == asked.get("look", "")), looks[0] if looks else None),
         "look_labels": LABELS,
         "judged": Look.JUDGED,
+        "whole": asked.get("field") == "whole",
         "by_number": dict(enumerate(entry.result.slices, start=1)),
     }

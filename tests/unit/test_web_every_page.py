@@ -152,11 +152,22 @@ def test_the_page_of_a_series_says_where_it_came_in_and_how_urgent_it_is(site):
 def test_actions_are_for_administrators(site, role):
     series(site.database)
     client = logged_in(site, role)
-    allowed = {"/logout", "/theme", "/login", "/account/password", "/account/tokens"}
+    allowed = {
+        "/notifications/read",
+        "/log/views",
+        "/log/views/1/remove",
+        "/logout",
+        "/theme",
+        "/login",
+        "/account/password",
+        "/account/tokens",
+    }
     if role is Role.REVIEWER:
         allowed |= {
             f"/series/{UID}/v1/review",
             f"/series/{UID}/v1/heat",
+            f"/review/{UID}/v1",
+            f"/review/{UID}/assign",
             "/alerts/acknowledge",
             "/alerts/1/acknowledge",
         }

@@ -31,17 +31,21 @@
   const zoomMiddle = (factor) => zoomBy(factor, stage.clientWidth / 2, stage.clientHeight / 2);
   const fit = () => { place.zoom = 1; place.x = 0; place.y = 0; draw(); };
 
+  const fieldLink = document.querySelector("[data-field]");
+  const legend = document.querySelector("[data-heat-legend]");
+  const field = () => (fieldLink && fieldLink.hasAttribute("aria-current") ? "field=whole" : "");
   const showHeat = () => {
     const source = slices[at] && slices[at].dataset.heatSrc;
     const on = toggle && toggle.getAttribute("aria-pressed") === "true" && Boolean(source);
-    if (on) heat.src = source;
+    if (on) heat.src = `${source}?${field()}`;
     heat.hidden = !on;
+    if (legend) legend.hidden = !on;
     if (toggle) toggle.disabled = !source;
   };
   const show = () => {
     const item = slices[at];
     if (!item) return;
-    picture.src = `${item.dataset.src}?look=${look}`;
+    picture.src = `${item.dataset.src}?look=${look}${field() ? "&field=whole" : ""}`;
     picture.alt = item.dataset.text;
     slices.forEach((other, number) => {
       if (number === at) other.setAttribute("aria-current", "true");
@@ -58,6 +62,8 @@
     const address = new URL(location.href);
     address.searchParams.set("slice", item.dataset.go);
     address.searchParams.set("look", look);
+    if (field()) address.searchParams.set("field", "whole");
+    else address.searchParams.delete("field");
     history.replaceState(null, "", address);
   };
   const go = (number) => { at = (number + slices.length) % slices.length; show(); };
@@ -68,7 +74,13 @@
     const chosen = event.target.closest("[data-look]");
     const number = link ? slices.findIndex((item) => item.dataset.go === link.dataset.go) : -1;
     if (number >= 0) { event.preventDefault(); go(number); }
-    else if (chosen) { event.preventDefault(); look = chosen.dataset.look; show(); }
+    else if (fieldLink && event.target === fieldLink) {
+      event.preventDefault();
+      if (field()) fieldLink.removeAttribute("aria-current");
+      else fieldLink.setAttribute("aria-current", "true");
+      fit();
+      show();
+    } else if (chosen) { event.preventDefault(); look = chosen.dataset.look; show(); }
   });
   for (const button of document.querySelectorAll("[data-zoom]")) {
     button.addEventListener("click", () => ({ in: () => zoomMiddle(1.5), out: () => zoomMiddle(1 / 1.5), fit })[button.dataset.zoom]());

@@ -12,8 +12,9 @@ from starlette.routing import BaseRoute, Route
 
 from dicom_qa_node.domain.uids import is_uid
 from dicom_qa_node.quality_log.search import LogSearch
-from dicom_qa_node.spool.rendered_images import SHEET, ImageManifest
+from dicom_qa_node.spool.rendered_images import SHEET, ImageManifest, RenderedSlice
 from dicom_qa_node.web.access import Permission, guarded
+from dicom_qa_node.web.body_crop import Box, crop_of
 from dicom_qa_node.web.site import Site, site_of
 from dicom_qa_node.web.slice_images import Look, draw, heat_overlay, thumbnail
 from dicom_qa_node.web.slice_viewer import manifest_of
@@ -76,12 +77,20 @@ def _slice(request: Request) -> Response:
     item = next((item for item in manifest.slices if item.number == number), None)
     if item is None or word not in set(Look):
         raise HTTPException(404)
-    return _png(draw(folder, item, Look(word)))
+    return _png(draw(folder, item, Look(word), _box(request, folder, item)))
+
+
+def _box(request: Request, folder: Path, item: RenderedSlice) -> Box | None:
+    """Return where to crop: to the body, unless the whole image is asked for."""
+    return None if request.query_params.get("field") == "whole" else crop_of(folder, item)
 
 
 def _heat(request: Request) -> Response:
-    folder, _ = _folder(request)
-    return _png(heat_overlay(folder, request.path_params["number"]))
+    folder, manifest = _folder(request)
+    item = next((item for item in manifest.slices if item.number == request.path_params["number"]), None)
+    if item is None:
+        raise HTTPException(404)
+    return _png(heat_overlay(folder, item, _box(request, folder, item)))
 
 
 def _coronal(request: Request) -> Response:

@@ -12,6 +12,7 @@ from starlette.routing import BaseRoute, Route
 
 from dicom_qa_node.quality_log.export_formats import ExportFormat, available_formats
 from dicom_qa_node.quality_log.filters import LogRow
+from dicom_qa_node.quality_log.saved_filters import SavedFilters
 from dicom_qa_node.quality_log.search import LogSearch
 from dicom_qa_node.web.access import Permission, account_of, guarded, note
 from dicom_qa_node.web.log_export import export_response
@@ -44,7 +45,7 @@ _VIEWS = (
     ("Last 24 hours", "period=24h"),
     ("Not diagnostic", "period=30d&grade=limited%2Cnon-diagnostic"),
     ("Outliers", "period=30d&sort=deviation"),
-    ("Review queue", "review=none&sort=deviation"),
+    ("Not reviewed", "review=none&sort=deviation"),
     ("Not delivered", "delivery=parked"),
 )
 
@@ -89,6 +90,11 @@ def _show(request: Request) -> Response:
         labels=_LABELS,
         live=asked.cursor is None and asked.query.order.value == "time" and asked.query.descending,
         formats=[(item.value, _FORMAT_NAMES[item]) for item in available_formats()],
+        saved=[
+            (item, _same(item.query, here))
+            for item in SavedFilters(site_of(request).database).of(account_of(request).account_id)
+        ],
+        problem=request.query_params.get("problem", "")[:200],
         views=[View(label, query, _same(query, here)) for label, query in _VIEWS],
         sees_patients=account_of(request).sees_patients,
     )

@@ -9,7 +9,7 @@ from starlette.routing import BaseRoute, Route
 
 from dicom_qa_node.accounts.notification_reads import NotificationReads
 from dicom_qa_node.web.access import Permission, account_of, form_of, guarded, note
-from dicom_qa_node.web.notifications import SOURCES, mark_all_read, notifications_of
+from dicom_qa_node.web.notification_list import SOURCES, mark_all_read, notifications_of
 from dicom_qa_node.web.page_rendering import page, redirect
 from dicom_qa_node.web.site import Site, site_of
 

@@ -182,6 +182,7 @@ def _verdict(request: Request, entry: LogEntry | None) -> dict[str, Any]:
         "own": own,
         "versions": versions,
         "changes": compared(_results(site, uid, versions)),
+        "explanations": site.explanations,
         "trends": trends_of(entry.result.measurements, [payload for _, _, payload in earlier]),
         "findings": sorted(entry.result.findings, key=lambda item: _ORDER.index(item.severity)),
         "report": report,
