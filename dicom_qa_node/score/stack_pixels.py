@@ -172,7 +172,7 @@ def read_slice(slices: Sequence[SliceHeader], index: int, decoders: DecoderPool,
     own = None if scale.pet is None else replace(scale.pet, factors=(scale.pet.factor(index),))
     sink = _FloatSink((1, item.pixels.rows, item.pixels.columns), [item], own)
     broken: dict[int, str] = {}
-    for task in _tasks([item], decoders, sink.put, broken):
+    for task in _tasks([item], decoders, sink.put, broken, {}):
         task()
     if broken:
         raise BrokenPixels(broken[0])
