@@ -212,14 +212,16 @@ class ReferenceLevelStore:
             rows = connection.execute(query).all()
             levels = _current(connection, sorted({row.shown for row in rows}))
             return ReferenceLevels(
+                facts.protocol_name or facts.body_part_examined,
                 {
                     row.protocol: {
                         quantity: replace(item.level, tolerance_percent=_tolerance(connection, row.name, quantity))
-                        for quantity, item in levels.get(row.shown, {}).items()
+                        for quantity, item in levels[row.shown].items()
                         if item.level is not None
                     }
                     for row in rows
-                }
+                    if row.shown in levels
+                },
             )
 
 

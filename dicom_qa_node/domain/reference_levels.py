@@ -84,10 +84,14 @@ class ReferenceLevel:
 
 @dataclass(frozen=True, slots=True)
 class ReferenceLevels:
-    """The levels of one scanner, by the label of the stratum and the quantity, as they stood when scoring began."""
+    """The levels of one scanner, by the label of the stratum and the quantity, as they stood when scoring began.
 
+    ``protocol`` is the name of the series to be scored, as the charts take it from its headers.
+    """
+
+    protocol: str = ""
     by_stratum: Mapping[str, Mapping[str, ReferenceLevel]] = field(default_factory=dict)
 
-    def of(self, stratum: str, quantity: str) -> ReferenceLevel | None:
-        """Return the level of a quantity in a stratum, None where none was frozen."""
-        return self.by_stratum.get(stratum, {}).get(quantity)
+    def of(self, stratum: str) -> Mapping[str, ReferenceLevel]:
+        """Return the levels of a stratum by quantity, empty where none was frozen."""
+        return self.by_stratum.get(stratum, {})

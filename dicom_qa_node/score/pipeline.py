@@ -7,7 +7,7 @@ ones leads, the others are named with their scores in the findings.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -17,11 +17,13 @@ from typing import Literal, TypeVar
 
 import numpy as np
 
+from dicom_qa_node.charts.strata import stratum_of
 from dicom_qa_node.config import Grades, Score
 from dicom_qa_node.config.thresholds import FindingRules
 from dicom_qa_node.dicom_io import headers as at
 from dicom_qa_node.domain.acquisition_parameters import Acquisition
 from dicom_qa_node.domain.errors import Permanent
+from dicom_qa_node.domain.reference_levels import ReferenceLevel, ReferenceLevels
 from dicom_qa_node.domain.results import Finding, Measurement, SeriesKind, SeriesResult, Severity, grade_label
 from dicom_qa_node.score.acquisition_facts import acquisition_of
 from dicom_qa_node.score.blank_slices import too_many_blank
@@ -44,6 +46,7 @@ from dicom_qa_node.score.stacks import Stack
 from dicom_qa_node.score.threads import max_threads
 from dicom_qa_node.score.volume import Volume
 from dicom_qa_node.score.volume_builder import HeaderScan, ImagesAhead, build_volume, scan_headers, survey_each
+from dicom_qa_node.score.why import with_reference_level
 
 __all__ = ["Options", "ScoredSeries", "score_series"]
 
@@ -66,11 +69,25 @@ class Options:
     grades: Grades = field(default_factory=Grades)
     rules: FindingRules = field(default_factory=FindingRules)
     phantoms: PhantomLane = field(default_factory=PhantomLane)
+    levels: ReferenceLevels = field(default_factory=ReferenceLevels)
 
     @classmethod
-    def of(cls, settings: Score, rules: FindingRules, phantoms: PhantomLane | None = None) -> Options:
-        """Take the settings from the configuration."""
-        return cls(settings.slices, settings.slice_rule, settings.grades, rules, phantoms or PhantomLane())
+    def of(
+        cls,
+        settings: Score,
+        rules: FindingRules,
+        phantoms: PhantomLane | None = None,
+        levels: ReferenceLevels | None = None,
+    ) -> Options:
+        """Take the settings from the configuration; ``levels`` are those that people froze for the scanner."""
+        return cls(
+            settings.slices,
+            settings.slice_rule,
+            settings.grades,
+            rules,
+            phantoms or PhantomLane(),
+            levels or ReferenceLevels(),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,9 +258,12 @@ def _score_stack(
         verdict, measurements = judging.result(), measuring.result()
     with clock.step("findings"):
         reported_keys = {finding.key for finding in (*paired.findings, *pairing.findings, *verdict.findings)}
-        physics = evaluation.evaluate_rules(
-            volume, measurements, pairing.ct, evaluation.thresholds_of(volume, options.rules), reported_keys
-        )
+        acquisition = acquisition_of(volume.header, volume.kind)
+        levels = _levels(volume.kind, measurements, acquisition, options.levels)
+        limits = evaluation.thresholds_of(volume, options.rules)
+        physics = evaluation.evaluate_rules(volume, measurements, pairing.ct, limits, reported_keys, levels)
+        values = {item.name: item.value for item in measurements}
+        verdict = replace(verdict, why=with_reference_level(verdict.why, levels, values))
     return _StackResult(
         stack_name=stack.name,
         kind=kind,
@@ -256,8 +276,17 @@ def _score_stack(
         instances=frozenset(volume.sop_instance_uids),
         key_slices=key_slices,
         blank=len(volume.blank_mm),
-        acquisition=acquisition_of(volume.header, volume.kind),
+        acquisition=acquisition,
     )
+
+
+def _levels(
+    kind: SeriesKind, measurements: Sequence[Measurement], acquisition: Acquisition | None, levels: ReferenceLevels
+) -> Mapping[str, ReferenceLevel]:
+    """Return the reference levels of the stratum that the charts will put a CT stack into."""
+    if kind is not SeriesKind.CT or not levels.by_stratum:
+        return {}
+    return levels.of(stratum_of(kind, levels.protocol, measurements, acquisition).label)
 
 
 def _measured(

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from dicom_qa_node.domain.reference_levels import ReferenceLevel
 from dicom_qa_node.domain.results import QualityDimension, RatedPart, RatedPartKind
 
-__all__ = ["reason_for"]
+__all__ = ["reason_for", "with_reference_level"]
 
 _GOOD = 3.0
 _NAMES = {RatedPartKind.CT: "CT", RatedPartKind.PET: "PET", RatedPartKind.DISPLAY: "display"}
@@ -43,6 +44,28 @@ def reason_for(parts: Sequence[RatedPart], decided_by: RatedPartKind | None, wit
         return f"{_first(name)} decides with {score:.1f}{_by(lead, 'lowest in')}; nothing pulled the score down much."
     helps = _helps(lead)
     return f"Limited by the {_what(lead, name)} ({score:.1f}{_evidence(lead)}); {helps}."
+
+
+def with_reference_level(why: str, levels: Mapping[str, ReferenceLevel], values: Mapping[str, float | None]) -> str:
+    """Return the sentence with a second one: how the noise compares with its reference level, where one holds.
+
+    Parameters
+    ----------
+    levels
+        By quantity.
+    values
+        Measured values by name.
+    """
+    level, noise = levels.get("global_noise_level"), values.get("global_noise_level")
+    size = values.get("water_equivalent_diameter")
+    usual = None if level is None else level.at(size)
+    if level is None or noise is None or usual is None:
+        return why
+    about = f"reference level of this protocol and patient size, {usual:.3g} HU"
+    off = 100.0 * (noise / usual - 1.0)
+    if level.outside(noise, size):
+        return f"{why} The noise, {noise:.3g} HU, is {off:.0f} % above the {about}."
+    return f"{why} The noise, {noise:.3g} HU, agrees with the {about} ({off:+.0f} %)."
 
 
 def _first(name: str) -> str:

@@ -19,6 +19,7 @@ from types import TracebackType
 
 import psutil
 
+from dicom_qa_node.charts.reference_levels import ReferenceLevelStore
 from dicom_qa_node.config import Config
 from dicom_qa_node.db.engine import Database
 from dicom_qa_node.domain.errors import Misconfigured, NodeError, Permanent, Transient
@@ -231,6 +232,7 @@ class _Worker:
 
     def _score(self, job: Job, scorer: ScoringModel, decoders: DecoderPool, lease: _Lease) -> ScoredSeries:
         own, pair = self._stored([job.series_instance_uid]), self._ct_candidates(job)
+        levels = ReferenceLevelStore(self.database).of_scanner(own[0].series) if own else None
         layout = SpoolLayout(self.config.spool_dir)
         files = [(layout.absolute(item.path), item.path, item.sha256) for item in (*own, *pair)]
         with Verification(files, max_threads()) as verification:
@@ -246,7 +248,7 @@ class _Worker:
                     [layout.absolute(item.path) for item in own],
                     pair_paths=[layout.absolute(item.path) for item in pair],
                     scorer=scorer,
-                    options=Options.of(self.config.score, self.config.findings, self._phantom_lane(job)),
+                    options=Options.of(self.config.score, self.config.findings, self._phantom_lane(job), levels),
                     decoders=decoders,
                     ahead=self.ahead.take(job.series_instance_uid) if self.ahead else None,
                     before_step=before_step,

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from pydicom import Dataset
 
 from dicom_qa_node.config.thresholds import Thresholds
 from dicom_qa_node.domain.codes import Code, private_code
+from dicom_qa_node.domain.reference_levels import ReferenceLevel
 from dicom_qa_node.domain.results import Finding, Measurement
 from dicom_qa_node.score.volume import Volume
 
@@ -69,12 +70,13 @@ _CODES_OF_ASSEMBLY: Mapping[str, Code] = {"slices_missing": INCOMPLETE, "images_
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One volume with its measurements (by name) and the limits of its protocol."""
+    """One volume with its measurements (by name), the limits of its protocol, and its reference levels by quantity."""
 
     volume: Volume
     measured: Mapping[str, Measurement]
     paired_ct: Volume | None
     limits: Thresholds
+    levels: Mapping[str, ReferenceLevel] = field(default_factory=dict)
 
     @property
     def header(self) -> Dataset:
@@ -85,6 +87,11 @@ class Case:
         """Return a measured value, None where it does not apply."""
         found = self.measured.get(name)
         return None if found is None else found.value
+
+    def level(self, name: str) -> ReferenceLevel | None:
+        """Return the reference level of a quantity, None where none was frozen or it does not hold for this size."""
+        found = self.levels.get(name)
+        return found if found is not None and found.at(self.value("water_equivalent_diameter")) is not None else None
 
 
 Rule = Callable[[Case], Finding | None]

@@ -35,8 +35,10 @@ def no_body(case: Case) -> Finding | None:
 
 
 def noise_high(case: Case) -> Finding | None:
-    """The global noise level lies above the limit for this slice thickness."""
+    """The global noise level lies above its reference level, or where none holds above the limit for this thickness."""
     noise, sharpness = case.value("global_noise_level"), case.value("kernel_sharpness") or 0.0
+    if noise is not None and case.level("global_noise_level") is not None:
+        return _above_level(case, "global_noise_level", noise, "HU")
     if noise is None or sharpness == 1.0:
         return None
     thickness = max(_thickness(case), 0.3)
@@ -49,6 +51,31 @@ def noise_high(case: Case) -> Finding | None:
     return Finding("noise_high", Severity.WARNING, sentence, evidence, POOR_SNR)
 
 
+_ABOVE = {
+    "global_noise_level": ("noise_high", "The images are noisy", "Check dose, centring and reconstruction."),
+    "ctdi_vol": ("dose_high", "The dose is high", "Check the protocol, the exposure control and centring."),
+    "ssde": ("dose_high", "The dose is high for the size", "Check the protocol, the exposure control and centring."),
+}
+_NAMES = {"global_noise_level": "global noise level", "ctdi_vol": "CTDIvol", "ssde": "SSDE"}
+
+
+def _above_level(case: Case, name: str, value: float, unit: str) -> Finding | None:
+    """Return the finding of a value beyond the tolerance of its reference level and beyond the stated limit."""
+    level, size = case.level(name), case.value("water_equivalent_diameter")
+    if level is None or size is None or not level.outside(value, size):
+        return None
+    key, what, helps = _ABOVE[name]
+    usual = level.at(size) or 0.0
+    sentence = (
+        f"{what}: {value:.3g} {unit}, where {usual:.3g} {unit} are usual for this protocol and patient size. {helps}"
+    )
+    evidence = (
+        f"{_NAMES[name]} {value:.3g} {unit}, {level.words(size, unit)}, tolerance {level.tolerance_percent:g} %, "
+        f"stated limit {level.limit:.3g} {unit}"
+    )
+    return Finding(key, Severity.WARNING, sentence, evidence, POOR_SNR if key == "noise_high" else code_of(key))
+
+
 def _thickness(case: Case) -> float:
     stated = case.value("slice_thickness") or number(case.header, "SliceThickness")
     return stated or case.volume.spacing_mm[0]
@@ -57,7 +84,8 @@ def _thickness(case: Case) -> float:
 def sharp_kernel(case: Case) -> Finding | None:
     """The kernel is sharp, so that the noise limit does not hold."""
     kernel = case.measured.get("kernel_sharpness")
-    if kernel is None or kernel.value != 1.0:
+    # A reference level is of series with this kernel: then the noise is rated.
+    if kernel is None or kernel.value != 1.0 or case.level("global_noise_level") is not None:
         return None
     sentence = f"The sharp kernel {kernel.detail} raises the noise; the noise level is not rated."
     return Finding(
@@ -154,7 +182,15 @@ def hu_scale_off(case: Case) -> Finding | None:
 
 
 def dose_high(case: Case) -> Finding | None:
-    """CTDIvol lies above the limit for head or trunk."""
+    """CTDIvol or SSDE lies above its reference level, or where none holds CTDIvol above the limit for head or trunk."""
+    with_level = [
+        (name, value)
+        for name in ("ctdi_vol", "ssde")
+        if case.level(name) is not None and (value := case.value(name)) is not None
+    ]
+    if with_level:
+        found = (_above_level(case, name, value, "mGy") for name, value in with_level)
+        return next((finding for finding in found if finding is not None), None)
     ctdi = case.value("ctdi_vol")
     head = _dosed_as_head(case)
     limit = case.limits.ctdi_head_mgy if head else case.limits.ctdi_body_mgy

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from dicom_qa_node.config.thresholds import DEFAULTS, FindingRules, Thresholds
 from dicom_qa_node.dicom_io.headers import text
+from dicom_qa_node.domain.reference_levels import ReferenceLevel
 from dicom_qa_node.domain.results import Finding, Measurement, SeriesKind
 from dicom_qa_node.score.rules.acquisition import COMPLETENESS_RULES
 from dicom_qa_node.score.rules.case import Case, Rule
@@ -22,6 +23,7 @@ def evaluate_rules(
     paired_ct: Volume | None = None,
     limits: Thresholds = DEFAULTS,
     reported_keys: Collection[str] = (),
+    levels: Mapping[str, ReferenceLevel] | None = None,
 ) -> tuple[Finding, ...]:
     """Apply the rules of a kind of study to its measurements.
 
@@ -33,8 +35,10 @@ def evaluate_rules(
         The limits of this series' protocol, see `thresholds_of`.
     reported_keys
         Keys of findings that stand elsewhere already; they and those of ``volume.findings`` are not said twice.
+    levels
+        Reference levels of this series' stratum by quantity: they count in place of the limits where they hold.
     """
-    case = Case(volume, {found.name: found for found in measurements}, paired_ct, limits)
+    case = Case(volume, {found.name: found for found in measurements}, paired_ct, limits, levels or {})
     suppressed_keys = {*reported_keys, *(finding.key for finding in volume.findings)}
     found = (rule(case) for rule in rules_for(volume.kind))
     return tuple(finding for finding in found if finding is not None and finding.key not in suppressed_keys)
