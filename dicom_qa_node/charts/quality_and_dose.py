@@ -36,6 +36,7 @@ __all__ = [
     "StratumRow",
     "band_of",
     "dose_constant",
+    "names_of",
     "size_curve",
     "size_groups",
     "values_of",
@@ -137,7 +138,7 @@ class QualityAndDose:
         query = sa.select(s.scanners.c.scanner_id).where(s.scanners.c.scanner_id.in_(with_ct))
         with self._db.read() as connection:
             numbers = list(connection.execute(query).scalars())
-            names = _names(connection)
+            names = names_of(connection)
         return sorted(((number, names[number]) for number in numbers), key=lambda pair: pair[1].casefold())
 
     def strata(self, scanner_id: int | None = None) -> list[StratumRow]:
@@ -193,7 +194,7 @@ def _points(
     if not groups:
         return []
     numbers = {row.name: row.quantity_id for row in connection.execute(_quantity_numbers())}
-    names, found = _names(connection), list[Point]()
+    names, found = names_of(connection), list[Point]()
     share = max(1, limit // len(groups))
     for group_id, scanner_id in groups:
         rows = _latest(connection, group_id, since, until, share)
@@ -251,7 +252,7 @@ def _column(values: dict[int, tuple[Any, Values]], number: int | None, count: in
     return column
 
 
-def _names(connection: sa.Connection) -> dict[int, str]:
+def names_of(connection: sa.Connection) -> dict[int, str]:
     """Return the names under which people know the scanners."""
     given = s.scanner_names.c
     query = sa.select(s.scanners.c.scanner_id, s.scanners.c.name, given.name.label("given")).select_from(

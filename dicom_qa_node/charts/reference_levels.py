@@ -13,7 +13,7 @@ import numpy as np
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
-from dicom_qa_node.charts.quality_and_dose import Point, size_curve, values_of
+from dicom_qa_node.charts.quality_and_dose import Point, names_of, size_curve, values_of
 from dicom_qa_node.charts.scanner_registry import scanner_key
 from dicom_qa_node.db import chart_tables as s
 from dicom_qa_node.db.dose_tables import reference_levels, reference_tolerances
@@ -112,15 +112,15 @@ class ReferenceLevelStore:
 
     def everything(self, limit: int = 1000) -> list[tuple[str, str, FrozenLevel]]:
         """Return the levels that stand with scanner and stratum, by name."""
-        query = sa.select(s.groups.c.group_id, s.groups.c.protocol, s.scanners.c.name).select_from(
-            s.groups.join(s.scanners, s.scanners.c.scanner_id == s.groups.c.scanner_id)
-        )
-        with_level = sa.select(reference_levels.c.group_id).distinct()
+        with_level = s.groups.c.group_id.in_(sa.select(reference_levels.c.group_id).distinct())
+        query = sa.select(s.groups.c.group_id, s.groups.c.protocol, s.groups.c.scanner_id).where(with_level)
         with self._db.read() as connection:
-            names = {row.group_id: row for row in connection.execute(query.where(s.groups.c.group_id.in_(with_level)))}
-            found = _current(connection, list(names)[:limit])
+            groups = {row.group_id: row for row in connection.execute(query.limit(limit))}
+            names, found = names_of(connection), _current(connection, list(groups))
         rows = [
-            (names[number].name, names[number].protocol, level) for number in found for level in found[number].values()
+            (names.get(groups[number].scanner_id, ""), groups[number].protocol, item)
+            for number, own in found.items()
+            for item in own.values()
         ]
         return sorted(rows, key=lambda row: (row[0], row[1], row[2].quantity))
 

@@ -18,6 +18,7 @@ from dicom_qa_node.cli import (
     config_commands,
     database,
     demo,
+    dose,
     health,
     models,
     network,
@@ -50,6 +51,8 @@ app.add_typer(series.app, name="series")
 app.add_typer(outbox.app, name="outbox")
 app.add_typer(quality_log.app, name="reviews")
 app.add_typer(backfill.app, name="backfill")
+app.add_typer(dose.app, name="dose")
+app.add_typer(dose.levels_app, name="levels")
 app.add_typer(models.app, name="models")
 app.add_typer(phantoms.app, name="phantoms")
 app.add_typer(config_commands.app, name="config")

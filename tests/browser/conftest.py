@@ -107,6 +107,11 @@ def browser(playwright: Playwright, chromium_path: str) -> Iterator[Browser]:
 @pytest.fixture(scope="session")
 def logins(browser: Browser, address: str) -> dict[Role, Any]:
     """Return the cookies of one login per role, made through the login page."""
+    return cookies_of(browser, address)
+
+
+def cookies_of(browser: Browser, address: str) -> dict[Role, Any]:
+    """Log in as each role through the login page and return the cookies."""
     kept = {}
     for role, name in NAMES.items():
         context = browser.new_context(base_url=address)

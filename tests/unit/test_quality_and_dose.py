@@ -5,8 +5,10 @@ from __future__ import annotations
 import csv
 import datetime as dt
 import io
+import json
 import math
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,7 @@ from dicom_qa_node.charts.quality_and_dose import (
     size_groups,
 )
 from dicom_qa_node.charts.reference_levels import ReferenceLevelStore, proposed_level
+from dicom_qa_node.cli.app import run
 from dicom_qa_node.db.dose_tables import reference_levels, reference_tolerances
 from dicom_qa_node.domain.accounts import Role
 from dicom_qa_node.domain.errors import Permanent
@@ -33,7 +36,7 @@ from dicom_qa_node.domain.reference_levels import LevelForm
 from dicom_qa_node.web.quality_and_dose_drawing import noise_against_dose, value_against_size
 from dicom_qa_node.web.site import Site
 from tests.realistic_life import live
-from tests.web_site import logged_in, open_site, stranger
+from tests.web_site import bearer, logged_in, open_site, stranger
 
 START = dt.datetime(2026, 9, 1, tzinfo=dt.UTC)
 NOW = dt.datetime(2026, 11, 28, 9, tzinfo=dt.UTC)
@@ -304,3 +307,67 @@ def test_levels_and_tolerances_can_only_be_added_to(site: Site) -> None:
                 connection.execute(change)
     with pytest.raises(Permanent):
         store.freeze(99999, level, limit=9.0, reason="r", author="a")
+
+
+def test_levels_in_the_api_are_those_of_the_page(site: Site) -> None:
+    label, scanner = busiest(site)
+    client = stranger(site, **bearer(site))
+    new = {"scanner_id": scanner, "stratum": label, "quantity": "global_noise_level", "reason": "acceptance"}
+    made = client.post("/api/v1/reference-levels", json=new)
+    assert made.status_code == 201, made.text
+    group = QualityAndDose(site.database).strata(scanner)[0].groups[0][0]
+    standing = ReferenceLevelStore(site.database).current(group)["global_noise_level"].level
+    assert standing is not None
+    assert made.json()["limit"] == standing.limit
+    assert client.get("/api/v1/reference-levels").json() == [made.json()]
+    strata = client.get("/api/v1/dose/strata", params={"scanner_id": scanner}).json()
+    assert strata[0]["label"] == label
+    assert client.post("/api/v1/reference-levels", json=new | {"until": "1990-01-01"}).status_code == 409
+    assert client.post("/api/v1/reference-levels", json=new | {"stratum": "nothing"}).status_code == 404
+    assert client.post("/api/v1/reference-levels", json=new | {"quantity": "snr"}).status_code == 422
+    assert client.post("/api/v1/reference-levels", json=new | {"limit": 0}).status_code == 422
+    old = {name: new[name] for name in ("scanner_id", "stratum", "quantity", "reason")}
+    assert client.post("/api/v1/reference-levels/withdraw", json=old).status_code == 204
+    assert client.post("/api/v1/reference-levels/withdraw", json=old).status_code == 409
+    wanted = {"protocol": "P", "quantity": "ssde", "percent": 12.5, "reason": "r"}
+    assert client.post("/api/v1/reference-levels/tolerances", json=wanted).json()["percent"] == 12.5
+    assert ReferenceLevelStore(site.database).tolerance("P", "ssde") == 12.5
+    viewer = stranger(site, **bearer(site, Role.VIEWER))
+    assert viewer.get("/api/v1/dose/reports").json() == []
+    assert viewer.post("/api/v1/reference-levels", json=new).status_code == 403
+
+
+def test_levels_in_the_commands_are_those_of_the_page(
+    site: Site, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    label, scanner = busiest(site)
+    name = dict(QualityAndDose(site.database).scanners())[scanner]
+    config = tmp_path / "config.yaml"
+    config.write_text(f"database_url: {site.config.database_url}\nspool_dir: {tmp_path}/spool\n")
+
+    def command(*words: str) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", ["dicom-qa-node", "--config", str(config), *words])
+        code = run()
+        return code, capsys.readouterr().out
+
+    own = ("--scanner", name, "--stratum", label, "--quantity", "noise", "--reason", "acceptance")
+    assert command("levels", "freeze", *own, "--limit", "17") == (
+        0, f"froze the size curve of {_count(site, label, scanner)} series as revision 1\n",
+    )  # fmt: skip
+    code, shown = command("levels", "list", "--json")
+    assert code == 0
+    (row,) = json.loads(shown)
+    assert (row["scanner"], row["stratum"], row["limit"], row["revision"]) == (name, label, 17.0, 1)
+    assert command("levels", "tolerance", "15", "--quantity", "noise", "--reason", "r")[0] == 0
+    assert command("levels", "withdraw", *own)[0] == 0
+    assert command("levels", "list")[1] == "no reference levels\n"
+    assert command("levels", "freeze", *own[:3], "nothing", *own[4:])[0] != 0
+    assert command("dose", "reports")[1] == "no dose reports\n"
+    events = [entry.event for entry in site.audit.entries(AuditFilter(), limit=20)]
+    assert {"level.freeze", "level.withdraw", "level.tolerance"} <= set(events)
+
+
+def _count(site: Site, label: str, scanner: int) -> int:
+    chosen = QualityAndDose(site.database).chosen(label, scanner)
+    assert chosen is not None
+    return len(chosen.points)

@@ -17,7 +17,7 @@ from dicom_qa_node import __version__
 from dicom_qa_node.accounts.audit import Outcome
 from dicom_qa_node.domain.errors import NodeError, Transient
 from dicom_qa_node.web.access import SAFE, note
-from dicom_qa_node.web.api import accounts, alerts, log, node, scanners, series
+from dicom_qa_node.web.api import accounts, alerts, dose, log, node, scanners, series
 from dicom_qa_node.web.page_rendering import problem
 from dicom_qa_node.web.site import Site
 
@@ -25,7 +25,7 @@ __all__ = ["Problem", "create_api"]
 
 _LOGGER = logging.getLogger(__name__)
 #: Modules with ``router(site)``; one line each.
-_AREAS = (accounts, log, series, scanners, node, alerts)
+_AREAS = (accounts, log, series, scanners, node, alerts, dose)
 _HELP = """Quality of CT and PET/CT series as this node judges it, and the actions of its pages.
 
 Send `Authorization: Bearer TOKEN`. Lists are paged: `limit` and `cursor`, and `next` in the answer.
