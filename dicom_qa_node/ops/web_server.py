@@ -25,7 +25,7 @@ from dicom_qa_node.ops.metrics import NodeCollector, exposition
 from dicom_qa_node.web.app import create_app
 from dicom_qa_node.web.site import Actions, Explanation, Site
 
-__all__ = ["LiveNode", "run_web"]
+__all__ = ["LiveNode", "measurement_explanations", "run_web"]
 
 _LOGGER = logging.getLogger(__name__)
 _NEEDED_TO_RECEIVE = ("database", "spool", "disk", "role receive")
@@ -105,10 +105,11 @@ def actions_of(config: Config) -> Actions:
         except NodeError as error:
             return False, str(error)
 
-    return Actions(echo=echo, explanations=_explanations)
+    return Actions(echo=echo, explanations=measurement_explanations)
 
 
-def _explanations() -> dict[str, Explanation]:
+def measurement_explanations() -> dict[str, Explanation]:
+    """Return how each measurement of CT, PET and geometry is made, by its name."""
     from dicom_qa_node.score.physics.ct_quantities import CT_QUANTITIES
     from dicom_qa_node.score.physics.geometry_checks import GEOMETRY_QUANTITIES
     from dicom_qa_node.score.physics.pet_quantities import PET_QUANTITIES

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from dicom_qa_node.accounts.notification_reads import NotificationReads
-from dicom_qa_node.charts.alerts import Alert, Alerts
+from dicom_qa_node.charts.alerts import Alert, Alerts, AlertSubject
 from dicom_qa_node.quality_log.review_queue import Assignment, ReviewQueue
 from dicom_qa_node.web.access import Account, Permission
 from dicom_qa_node.web.site import Site
@@ -15,8 +15,8 @@ from dicom_qa_node.web.site import Site
 __all__ = ["SOURCES", "Notification", "NotificationKind", "mark_all_read", "notifications_of", "unread_count"]
 
 _MOST = 100
-#: Troubles of the alerts that are about something that did not come: `ops.alert_evaluation`.
-_MISSING = ("silent scanner", "missing")
+#: How `ops.alert_evaluation` names, behind its rule, the trouble that nothing comes from a scanner any more.
+_SILENT = ": silent scanner"
 
 
 class NotificationKind(StrEnum):
@@ -77,8 +77,9 @@ def _asked(site: Site, account: Account) -> list[Assignment]:
 
 
 def _of_alert(alert: Alert, unread: bool) -> Notification:
-    missing = (alert.trouble or "").startswith(_MISSING)
-    path = "/alerts"
+    missed_check = alert.subject is AlertSubject.PHANTOM and not alert.series_instance_uid
+    missing = missed_check or _SILENT in (alert.trouble or "")
+    path = "/phantoms" if missed_check else "/alerts"
     if alert.series_instance_uid:
         path = f"/series/{alert.series_instance_uid}"
     elif alert.scanner_id:

@@ -22,8 +22,9 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, BrowserContext, Page, Playwright, sync_playwright
 
 from dicom_qa_node.domain.accounts import Role
+from dicom_qa_node.ops.web_server import measurement_explanations
 from dicom_qa_node.web.app import create_app
-from dicom_qa_node.web.site import Site
+from dicom_qa_node.web.site import Actions, Site
 from tests.web_site import NAMES, PASSWORD, open_site
 
 ARGUMENTS = [
@@ -49,7 +50,9 @@ def chromium_path() -> str:
 @pytest.fixture(scope="session")
 def filled_site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     """Return a site with accounts, an audit log, and the realistic log of `tests.realistic_log`."""
-    site = open_site(tmp_path_factory.mktemp("site"), login_per_minute=10_000, api_per_minute=100_000)
+    actions = Actions(explanations=measurement_explanations)
+    folder = tmp_path_factory.mktemp("site")
+    site = open_site(folder, actions=actions, login_per_minute=10_000, api_per_minute=100_000)
     fill = importlib.import_module("tests.realistic_log").fill
     fill(site.database, series=SERIES, seed=1)
     yield site

@@ -93,7 +93,7 @@ def alert(site, number: int, **more) -> int:
 def test_notifications_are_unread_per_account(site):
     admin, viewer = account(site, Role.ADMIN), account(site, Role.VIEWER)
     numbers = [alert(site, n) for n in range(3)]
-    alert(site, 3, trouble="silent scanner 4")
+    alert(site, 3, trouble="node: silent scanner 4")
     assert unread_count(site, admin) == unread_count(site, viewer) == 4
     NotificationReads(site.database).mark(admin.account_id, "alert", numbers[1])
     NotificationReads(site.database).mark(admin.account_id, "alert", numbers[1])
@@ -103,6 +103,11 @@ def test_notifications_are_unread_per_account(site):
     assert (unread_count(site, admin), unread_count(site, viewer)) == (1, 5)
     kinds = [item.kind for item in notifications_of(site, admin)]
     assert kinds.count(NotificationKind.MISSING) == 1
+    Alerts(site.database).add(
+        [NewAlert("q", "rule", AlertSubject.PHANTOM, "Water (water phantom) is missing: due today")]
+    )
+    missed = notifications_of(site, admin)[0]
+    assert (missed.kind, missed.path) == (NotificationKind.MISSING, "/phantoms")
     Alerts(site.database).acknowledge(numbers[0], by="ada")
     assert numbers[0] not in [item.number for item in notifications_of(site, viewer)]
 
