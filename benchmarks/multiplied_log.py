@@ -17,8 +17,9 @@ from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
 
-from dicom_qa_node.charts.baselines import ChartRules, Drifts
+from dicom_qa_node.charts.baselines import ChartRules
 from dicom_qa_node.charts.chart_ingest import ChartIngest
+from dicom_qa_node.charts.drifts import Drifts
 from dicom_qa_node.db.engine import Database
 from dicom_qa_node.domain.series import SeriesHeader
 from dicom_qa_node.quality_log.full_text import patient_words

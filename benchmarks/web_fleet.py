@@ -14,8 +14,9 @@ import statistics
 import time
 from pathlib import Path
 
-from dicom_qa_node.charts.baselines import ChartRules, Drifts
+from dicom_qa_node.charts.baselines import ChartRules
 from dicom_qa_node.charts.chart_ingest import ChartIngest
+from dicom_qa_node.charts.drifts import Drifts
 from dicom_qa_node.charts.scanners import Scanners
 from dicom_qa_node.db.engine import Database
 from dicom_qa_node.domain.accounts import Role

@@ -20,8 +20,9 @@ import math
 import random
 from dataclasses import dataclass
 
-from dicom_qa_node.charts.baselines import ChartRules, Drifts
+from dicom_qa_node.charts.baselines import ChartRules
 from dicom_qa_node.charts.chart_ingest import ChartIngest
+from dicom_qa_node.charts.drifts import Drifts
 from dicom_qa_node.charts.scanners import Scanners
 from dicom_qa_node.charts.service_events import EventKind, ServiceEvents
 from dicom_qa_node.db.engine import Database

@@ -1,207 +1,223 @@
-"""What a chart is judged by: the period a physicist chose, else the first points; and the drift alarms that follow."""
+"""What a chart is judged by: the period a physicist chose, else the first points of the group or after a change."""
 
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import sqlalchemy as sa
 
-from dicom_qa_node.charts.alerts import NewAlert, add_alerts
-from dicom_qa_node.charts.control_charts import Drift, Limits, drift, limits_of
+from dicom_qa_node.charts.chart_scale import SIZE, ChartScale, scale_of
+from dicom_qa_node.charts.control_charts import Limits
+from dicom_qa_node.charts.size_curve import FEWEST
+from dicom_qa_node.config import Charts
 from dicom_qa_node.db import chart_tables as s
 from dicom_qa_node.db.chart_tables import SCORE_ID, Values, unpack
-from dicom_qa_node.db.engine import Database
-from dicom_qa_node.domain.clock import utc_now
 
-__all__ = ["Baseline", "ChartRules", "Drifts", "NewAlarm", "baseline_of", "estimate"]
+__all__ = [
+    "EVERY_QUANTITY",
+    "SCORE",
+    "Baseline",
+    "Baselines",
+    "ChartRules",
+    "Measured",
+    "TooFew",
+    "chart_rules",
+    "measured_of",
+]
 
 SCORE = "score"
-_FEWEST = 20
-_LOOKED_AT = 200
+EVERY_QUANTITY = "*"
+_FEWEST_CHOSEN = 20
+_ROWS = 200
+"""Series that are looked through for an automatic baseline: some have no size, or lack the quantity."""
+_MOST_CHOSEN = 5000
 
 
 @dataclass(frozen=True, slots=True)
 class ChartRules:
-    """How charts are drawn and judged; see section ``charts`` of the configuration."""
+    """How charts are drawn and judged; see section ``charts`` of the configuration.
+
+    ``least_shift`` holds shares of the centre by name of a quantity, see `chart_scale.least_shift`.
+    """
 
     baseline_points: int = 50
     ewma_weight: float = 0.1
-    ewma_width: float = 2.7
+    ewma_width: float = 3.0
     drift_run: int = 8
+    least_shift: Mapping[str, float] = field(default_factory=dict)
+
+
+def chart_rules(charts: Charts) -> ChartRules:
+    """Return the rules of the configuration."""
+    shares = {name: percent / 100 for name, percent in charts.least_shift_percent.items()}
+    return ChartRules(charts.baseline_points, charts.ewma_weight, charts.ewma_width, charts.drift_run, shares)
 
 
 @dataclass(frozen=True, slots=True)
 class Baseline:
-    """The limits of one chart; a period without days is the automatic one, the first points of the group."""
+    """The limits of one chart, and the scale on which they hold.
+
+    A period without days is an automatic one: the first points of the group, or those from ``from_at`` on.
+    """
 
     limits: Limits
+    scale: ChartScale = field(default_factory=ChartScale)
     first_day: dt.date | None = None
     last_day: dt.date | None = None
     reason: str = ""
     author: str = ""
     created_at: dt.datetime | None = None
+    from_at: dt.datetime | None = None
 
     @property
     def automatic(self) -> bool:
-        """Whether nobody chose it."""
+        """Whether nobody chose a period."""
         return self.first_day is None
 
-
-@dataclass(frozen=True, slots=True)
-class NewAlarm:
-    """A drift that began, as the alert rules see it."""
-
-    alarm_id: int
-    scanner_id: int
-    scanner: str
-    kind: str
-    protocol: str
-    group_id: int
-    quantity: str
-    meaning: str
-    direction: str
-    drift: Drift
-
-
-OnDrift = Callable[[Sequence[NewAlarm]], Sequence[NewAlert]]
-
-
-class Drifts:
-    """Raises and ends drift alarms of groups that have new points; runs in the role ``schedule``."""
-
-    def __init__(self, database: Database, rules: ChartRules, clock: Callable[[], dt.datetime] = utc_now) -> None:
-        self._db, self._rules, self._clock = database, rules, clock
-
-    def look(self, judge: OnDrift = lambda _alarms: (), limit: int = 50) -> int:
-        """Judge groups that changed, each in one transaction with its alarms and alerts; return how many."""
-        changed = sa.select(s.groups.c.group_id).where(~s.groups.c.judged).order_by(s.groups.c.group_id)
-        with self._db.read() as connection:
-            found = list(connection.execute(changed.limit(limit)).scalars())
-        for group_id in found:
-            with self._db.write() as connection:
-                begun = self._judge(connection, group_id)
-                add_alerts(connection, judge(begun), self._clock())
-        return len(found)
-
-    def _judge(self, connection: sa.Connection, group_id: int) -> list[NewAlarm]:
-        group = connection.execute(_with_scanner().where(s.groups.c.group_id == group_id)).one()
-        open_alarms = {row.quantity: row for row in connection.execute(_open_alarms(group_id))}
-        begun = []
-        rows = _latest(connection, group_id)
-        for number, (positions, values) in unpack([r.measured for r in rows], [r.score for r in rows]).items():
-            quantity = _quantity(connection, number)
-            if quantity.direction == "context":
-                continue
-            at = [rows[position].at for position in positions]
-            found = self._drift(connection, group_id, quantity, at, values)
-            begun += self._settle(connection, group, quantity, found, at, open_alarms.pop(quantity.name, None))
-        connection.execute(s.groups.update().where(s.groups.c.group_id == group_id).values(judged=True))
-        return begun
-
-    def _drift(
-        self, connection: sa.Connection, group_id: int, quantity: Any, at: list[dt.datetime], values: Values
-    ) -> Drift | None:
-        rules = self._rules
-        baseline = baseline_of(connection, group_id, quantity.quantity_id, quantity.name, rules.baseline_points)
-        if baseline is None:
-            return None
-        # What lies before the baseline that was chosen last is past: a repair has usually come between.
-        skipped = 0 if baseline.first_day is None else sum(time.date() < baseline.first_day for time in at)
-        found = drift(
-            values[skipped:],
-            baseline.limits,
-            weight=rules.ewma_weight,
-            width=rules.ewma_width,
-            run=rules.drift_run,
-        )
-        return None if found is None else Drift(found.first + skipped, found.side, found.shift_sigma)
-
-    def _settle(
-        self, connection: sa.Connection, group: Any, quantity: Any, found: Drift | None, at: list[dt.datetime], old: Any
-    ) -> list[NewAlarm]:
-        if old is not None and (found is None or found.side != old.side):
-            end = s.alarms.update().where(s.alarms.c.alarm_id == old.alarm_id)
-            connection.execute(end.values(ended_at=self._clock()))
-            old = None
-        if found is None or old is not None:
-            return []
-        values = {"side": found.side, "shift_sigma": found.shift_sigma, "began_at": at[found.first]}
-        insert = s.alarms.insert().values(
-            group_id=group.group_id, quantity=quantity.name, raised_at=self._clock(), **values
-        )
-        number = int(connection.execute(insert).inserted_primary_key[0])  # type: ignore[index]
-        names = ("scanner_id", "kind", "protocol", "group_id")
-        about = {name: getattr(group, name) for name in names}
-        words = {"quantity": quantity.name, "meaning": quantity.meaning, "direction": quantity.direction}
-        return [NewAlarm(alarm_id=number, scanner=group.name, **about, **words, drift=found)]
-
-
-def baseline_of(
-    connection: sa.Connection, group_id: int, quantity_id: int, quantity: str, automatic_points: int
-) -> Baseline | None:
-    """Return what a chart is judged by, None while there are too few points to say."""
-    mine = (s.baselines.c.group_id == group_id) & (s.baselines.c.quantity == quantity)
-    query = sa.select(s.baselines).where(mine).order_by(s.baselines.c.baseline_id.desc()).limit(1)
-    row = connection.execute(query).one_or_none()
-    if row is not None and row.first_day is not None:
-        chosen = Limits(row.centre, row.sigma, row.total)
-        return Baseline(chosen, row.first_day, row.last_day, row.reason, row.author, row.created_at)
-    first = (
-        sa.select(s.points.c.measured, s.points.c.score)
-        .where(s.points.c.group_id == group_id)
-        .order_by(s.points.c.at, s.points.c.result_id)
-        .limit(automatic_points)
-    )
-    limits = _limits(connection.execute(first).all(), quantity_id)
-    return None if limits is None else Baseline(limits)
-
-
-def estimate(
-    connection: sa.Connection, group_id: int, quantity_id: int, first_day: dt.date, last_day: dt.date
-) -> Limits | None:
-    """Return the limits that a period gives, both days included; None if it holds too few points."""
-    begin = dt.datetime.combine(first_day, dt.time(), dt.UTC)
-    end = dt.datetime.combine(last_day, dt.time(), dt.UTC) + dt.timedelta(days=1)
-    point = s.points.c
-    inside = (point.group_id == group_id) & (point.at >= begin) & (point.at < end)
-    rows = connection.execute(sa.select(point.measured, point.score).where(inside).order_by(point.at, point.result_id))
-    return _limits(rows.all(), quantity_id)
-
-
-def _limits(rows: Sequence[Any], quantity_id: int) -> Limits | None:
-    _, values = unpack([row.measured for row in rows], [row.score for row in rows]).get(quantity_id, (None, ()))
-    return limits_of(values) if len(values) >= _FEWEST else None
-
-
-def _latest(connection: sa.Connection, group_id: int) -> list[Any]:
-    point = s.points.c
-    query = sa.select(point.at, point.measured, point.score).where(point.group_id == group_id)
-    latest = query.order_by(point.at.desc(), point.result_id.desc()).limit(_LOOKED_AT)
-    return list(reversed(connection.execute(latest).all()))
-
-
-def _with_scanner() -> sa.Select[Any]:
-    join = s.groups.join(s.scanners, s.scanners.c.scanner_id == s.groups.c.scanner_id)
-    return sa.select(s.groups, s.scanners.c.name).select_from(join)
-
-
-def _open_alarms(group_id: int) -> sa.Select[Any]:
-    return sa.select(s.alarms).where((s.alarms.c.group_id == group_id) & s.alarms.c.ended_at.is_(None))
+    @property
+    def begins_at(self) -> dt.datetime | None:
+        """What was acquired before this is past: a repair or a change has come between. None: nothing is."""
+        if self.first_day is None:
+            return self.from_at
+        return dt.datetime.combine(self.first_day, dt.time(), dt.UTC)
 
 
 @dataclass(frozen=True, slots=True)
-class _Score:
+class TooFew:
+    """There is no baseline yet: ``count`` of ``needed`` values, since ``from_at`` where a change was accepted."""
+
+    count: int
+    needed: int
+    from_at: dt.datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """The values of one quantity in some rows, with the patients' sizes in mm (NaN where unknown)."""
+
+    positions: Sequence[int]
+    values: Values
+    sizes_mm: Values
+
+
+def measured_of(rows: Sequence[Any], quantity_id: int, size_id: int | None) -> Measured:
+    """Take one quantity out of rows with ``measured`` and ``score``, in their order."""
+    found = unpack([row.measured for row in rows], [row.score for row in rows])
+    none = np.zeros(0)
+    positions, values = found.get(quantity_id, (np.zeros(0, dtype=np.intp), none))
+    every = np.full(len(rows), np.nan)
+    if size_id is not None and size_id in found:
+        at, sizes = found[size_id]
+        every[at] = sizes
+    return Measured([int(position) for position in positions], values, every[positions])
+
+
+class Baselines:
+    """Reads the baselines of one group; rows are read once for all of its quantities."""
+
+    def __init__(self, connection: sa.Connection, group_id: int, rules: ChartRules) -> None:
+        self._connection, self._group_id, self._rules = connection, group_id, rules
+        self._rows: dict[Any, Sequence[Any]] = {}
+        size = sa.select(s.quantities.c.quantity_id).where(s.quantities.c.name == SIZE)
+        self.size_id = connection.execute(size).scalar_one_or_none()
+        mine = s.baselines.c.group_id == group_id
+        query = sa.select(s.baselines).where(mine).order_by(s.baselines.c.baseline_id)
+        # Later choices replace earlier ones, those for every quantity too.
+        self._choices: dict[str, Any] = {}
+        for row in connection.execute(query):
+            if row.quantity == EVERY_QUANTITY:
+                self._choices.clear()
+            self._choices[row.quantity] = row
+
+    def of(self, quantity_id: int, name: str) -> Baseline | TooFew:
+        """Return what the chart of a quantity is judged by."""
+        choice = self._choices.get(name) or self._choices.get(EVERY_QUANTITY)
+        if choice is not None and choice.first_day is not None:
+            chosen = self.of_period(quantity_id, name, choice.first_day, choice.last_day, choice.created_at)
+            if chosen is not None:
+                limits, scale = chosen
+                days, words = (choice.first_day, choice.last_day), (choice.reason, choice.author, choice.created_at)
+                return Baseline(limits, scale, *days, *words)
+        from_at = None if choice is None else choice.from_at
+        needed = self._rules.baseline_points
+        rows = self._first(from_at, quantity_id)
+        measured = measured_of(rows, quantity_id, self.size_id)
+        # The curve is that of the baseline alone: later series would teach it what is to be noticed.
+        sized = np.flatnonzero(np.isfinite(measured.sizes_mm))[: max(needed, FEWEST)]
+        teaching = sized if sized.size >= FEWEST else np.arange(min(needed, measured.values.size))
+        scale = scale_of(name, measured.values[teaching], measured.sizes_mm[teaching])
+        adjusted = scale.adjusted(measured.values, measured.sizes_mm)
+        usable = np.flatnonzero(np.isfinite(adjusted))[:needed]
+        found = scale.limits(measured.values[usable], measured.sizes_mm[usable])
+        if found is None or usable.size < needed:
+            return TooFew(int(usable.size), needed, from_at)
+        if choice is None:
+            return Baseline(found, scale)
+        return Baseline(found, scale, None, None, choice.reason, choice.author, choice.created_at, from_at)
+
+    def of_period(
+        self, quantity_id: int, name: str, first_day: dt.date, last_day: dt.date, known_at: dt.datetime
+    ) -> tuple[Limits, ChartScale] | None:
+        """Return the limits that a period gives, both days included; None if it holds fewer than 20 values.
+
+        What was scored after ``known_at``, the time of the choice, is not in them: a choice stays what it was.
+        """
+        begin = dt.datetime.combine(first_day, dt.time(), dt.UTC)
+        end = dt.datetime.combine(last_day, dt.time(), dt.UTC) + dt.timedelta(days=1)
+        key = ("period", begin, end, known_at)
+        if key not in self._rows:
+            point = s.points.c
+            inside = (point.group_id == self._group_id) & (point.acquired_at >= begin) & (point.acquired_at < end)
+            query = _columns().where(inside & (point.at <= known_at)).order_by(point.acquired_at, point.result_id)
+            self._rows[key] = self._connection.execute(query.limit(_MOST_CHOSEN)).all()
+        measured = measured_of(self._rows[key], quantity_id, self.size_id)
+        scale = scale_of(name, measured.values, measured.sizes_mm)
+        limits = scale.limits(measured.values, measured.sizes_mm)
+        return None if limits is None or limits.count < _FEWEST_CHOSEN else (limits, scale)
+
+    def _first(self, from_at: dt.datetime | None, quantity_id: int) -> Sequence[Any]:
+        """Return the first rows of the group in the order of their scoring, which later arrivals do not change."""
+        rows = self._begin(from_at)
+        if any(len(row.measured) for row in rows) and not measured_of(rows, quantity_id, None).positions:
+            # Measured only since some later time, such as an update of the node.
+            week = s.weeks.c
+            mine = (week.group_id == self._group_id) & (week.quantity_id == quantity_id)
+            monday = self._connection.execute(sa.select(sa.func.min(week.monday)).where(mine)).scalar_one_or_none()
+            if monday is not None:
+                begin = dt.datetime.combine(monday, dt.time(), dt.UTC)
+                return self._begin(begin if from_at is None else max(begin, from_at))
+        return rows
+
+    def _begin(self, from_at: dt.datetime | None) -> Sequence[Any]:
+        if from_at not in self._rows:
+            point = s.points.c
+            count = max(_ROWS, self._rules.baseline_points)
+            query = _columns().where(point.group_id == self._group_id)
+            if from_at is None:
+                query = query.order_by(point.at, point.result_id).limit(count)
+            else:
+                query = query.where(point.acquired_at >= from_at).order_by(point.acquired_at, point.result_id)
+                query = query.limit(2 * count)
+            found = sorted(self._connection.execute(query).all(), key=lambda row: (row.at, row.result_id))
+            self._rows[from_at] = found[:count]
+        return self._rows[from_at]
+
+
+def _columns() -> sa.Select[Any]:
+    point = s.points.c
+    return sa.select(point.result_id, point.at, point.acquired_at, point.measured, point.score)
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreQuantity:
+    """The score as a quantity; it has no row among them."""
+
     quantity_id: int = SCORE_ID
     name: str = SCORE
-    meaning: str = "quality score"
+    meaning: str = "Quality score"
     unit: str = "1"
     direction: str = "higher is better"
-
-
-def _quantity(connection: sa.Connection, number: int) -> Any:
-    if number == SCORE_ID:
-        return _Score()
-    return connection.execute(sa.select(s.quantities).where(s.quantities.c.quantity_id == number)).one()

@@ -114,11 +114,12 @@ class _Batch:
         self._latest = _latest_versions(connection, {row.series_instance_uid for row in rows})
         self._points: list[dict[str, Any]] = []
         self._stale: set[tuple[int, dt.date]] = set()
+        self._scanners: dict[int, int] = {}
 
     def add(self, row: sa.Row[Any]) -> NewResult | None:
         """Take one result in; None for a QC phantom, which has no place in clinical charts and alerts."""
         result = result_from_json(row.payload)
-        scanner = self._fleet.scanner(row)
+        scanner = self._scanners[row.result_id] = self._fleet.scanner(row)
         if result.qc_phantom is not None:
             self._add_phantom(row, result, scanner)
             return None
@@ -149,7 +150,8 @@ class _Batch:
             }
         )
         self._counters.count(row, result)
-        return _new_result(row, result, scanner, self._fleet.name_of(scanner), stratum.protocol, taken)
+        shown = self._fleet.protocol_shown(stratum.protocol)
+        return _new_result(row, result, scanner, self._fleet.name_of(scanner), shown, taken)
 
     def _add_phantom(self, row: sa.Row[Any], result: SeriesResult, scanner: int) -> None:
         latest, _ = self._latest[row.series_instance_uid]
@@ -167,6 +169,7 @@ class _Batch:
         insert_ignore(self._connection, s.points, self._points)
         _mark_stale(self._connection, self._stale)
         self._fleet.flush()
+        self._fleet.link_facets(self._scanners)
         self._counters.flush()
 
     def _measured(self, result: SeriesResult) -> bytes:

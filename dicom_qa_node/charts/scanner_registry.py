@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
 
+from dicom_qa_node.charts.naming import read_names, target_of
 from dicom_qa_node.charts.strata import Stratum
 from dicom_qa_node.db import chart_tables as s
+from dicom_qa_node.db.log_tables import log_facets, log_rows
 from dicom_qa_node.domain.results import Measurement
 
 __all__ = ["OTHER_PROTOCOLS", "ScannerRegistry", "scanner_key"]
@@ -42,7 +45,6 @@ class ScannerRegistry:
     def __init__(self, connection: sa.Connection) -> None:
         self._connection = connection
         known = connection.execute(sa.select(s.scanners)).all()
-        self._names: dict[int, str] = {row.scanner_id: row.name for row in known}
         self._ids: dict[str, int] = {row.key: row.scanner_id for row in known}
         rows = connection.execute(sa.select(s.groups)).all()
         self._groups: dict[tuple[int, str, str], int] = {
@@ -59,6 +61,7 @@ class ScannerRegistry:
             row.name: row.quantity_id for row in connection.execute(sa.select(s.quantities))
         }
         self._counters: dict[int, _Tally] = {}
+        self._people = read_names(connection)
 
     def scanner(self, row: sa.Row[Any]) -> int:
         """Return the number of the device behind a result: by serial number, else by station and institution."""
@@ -74,7 +77,7 @@ class ScannerRegistry:
             times = {"first_at": row.scored_at, "last_at": row.scored_at}
             insert = s.scanners.insert().values(key=key, name=row.scanner, **facts, **times)
             self._ids[key] = self._number(insert)
-            self._names[self._ids[key]] = row.scanner
+            self._people = read_names(self._connection)
         return self._ids[key]
 
     def group(self, scanner_id: int, kind: str, stratum: Stratum) -> int:
@@ -111,6 +114,16 @@ class ScannerRegistry:
         group_id = self._number(insert)
         self._groups[key], self._scanner_of[group_id], self._network[group_id] = group_id, scanner_id, ""
         self._protocols.setdefault(scanner_id, set()).add(stratum.protocol)
+        row = self._connection.execute(sa.select(s.groups).where(s.groups.c.group_id == group_id)).one()
+        target = target_of(self._connection, self._people, row)
+        if target != group_id:
+            charted = s.groups.update().where(s.groups.c.group_id == group_id).values(charted_as=target)
+            self._connection.execute(charted)
+            self._charted_as[group_id] = target
+            self._scanner_of.setdefault(target, self._people.root(scanner_id))
+            self._network.setdefault(target, "")
+            other = self._connection.execute(sa.select(s.groups).where(s.groups.c.group_id == target)).one()
+            self._groups[(other.scanner_id, other.kind, other.protocol)] = target
 
     def quantity(self, measurement: Measurement) -> int:
         """Return the number of a measured quantity."""
@@ -121,8 +134,30 @@ class ScannerRegistry:
         return self._quantities[name]
 
     def name_of(self, scanner_id: int) -> str:
-        """Return a scanner's name."""
-        return self._names[scanner_id]
+        """Return the name under which a scanner is shown."""
+        return self._people.scanner(scanner_id)
+
+    def protocol_shown(self, written: str) -> str:
+        """Return what a protocol is shown as."""
+        return self._people.protocol(written)
+
+    def link_facets(self, scanners: Mapping[int, int]) -> None:
+        """Note which scanner facets of the log belong to, and what people call it; ``scanners`` by result number."""
+        row, facet = log_rows.c, log_facets.c
+        query = sa.select(row.result_id, facet.facet_id, facet.protocol).join(
+            log_facets, facet.facet_id == row.facet_id
+        )
+        fresh = query.where(row.result_id.in_(list(scanners)) & facet.scanner_id.is_(None))
+        for found in {f.facet_id: f for f in self._connection.execute(fresh)}.values():
+            number = scanners[found.result_id]
+            shown = self._people.protocol(" ".join(found.protocol.split()))
+            values = {
+                "scanner_id": number,
+                "shown_scanner": self._people.scanner(number),
+                "shown_protocol": None if shown == found.protocol else shown,
+            }
+            same = facet.facet_id == found.facet_id
+            self._connection.execute(log_facets.update().where(same).values(**values))
 
     def note(self, group_id: int, at: dt.datetime, score: float | None, network: str) -> None:
         """Count one more point of a group; another network than before leaves an event on the scanner's charts."""

@@ -41,15 +41,31 @@ class Charts(Section):
         0.1, gt=0, le=1, description="lambda of the EWMA; 0.05 to 0.25 are usual (Montgomery, section 9.2)"
     )
     ewma_width: float = Field(
-        2.7, gt=0, le=6, description="L of the EWMA; 2.7 belongs to lambda 0.1 (Montgomery, table 9.11)"
+        3.0,
+        gt=0,
+        le=6,
+        description="L of the EWMA; with 3.0 at most 5 % of charts alarm within 500 unchanged series (docs/alerts.md)",
     )
     drift_run: int = Field(
         8, ge=1, le=100, description="series in a row whose EWMA must lie beyond its limits to make a drift alarm"
+    )
+    least_shift_percent: dict[str, float] = Field(
+        default_factory=dict,
+        description="least shift that makes a drift alarm, in percent of the baseline, by name of a measurement; * for "
+        "all others. Without it 10 for dose, 5 for the rest, 0.1 points for scores (docs/alerts.md)",
     )
     timezone: str = Field(
         "UTC",
         description="time zone of scanners whose images name no offset from UTC (0008,0201), such as Europe/Berlin",
     )
+
+    @field_validator("least_shift_percent")
+    @classmethod
+    def _shares(cls, value: dict[str, float]) -> dict[str, float]:
+        for name, percent in value.items():
+            if not 0 <= percent <= 1000:
+                raise ValueError(f"{name}: {percent:g} is not between 0 and 1000")
+        return value
 
     @field_validator("timezone")
     @classmethod

@@ -52,7 +52,7 @@ scanners = sa.Table(
 
 #: One row per stratum of a scanner (`charts.strata`). ``protocol`` is the label of the chart: the protocol alone where
 #: nothing else is known of its series. ``charted_as`` is the group whose chart shows these series, where a person
-#: merged scanners or mapped protocol names; empty: this one.
+#: merged scanners or mapped protocol names; empty: this one. ``moving`` is set while its points are on their way there.
 groups = sa.Table(
     "chart_groups",
     metadata,
@@ -70,6 +70,7 @@ groups = sa.Table(
     sa.Column("reconstruction", sa.String(16)),
     sa.Column("thickness", sa.String(16)),
     sa.Column("charted_as", sa.Integer),
+    sa.Column("moving", sa.Boolean),
     sa.UniqueConstraint("scanner_id", "kind", "protocol"),
     sa.Index("ix_chart_groups_kind", "kind", "protocol"),
 )
@@ -99,7 +100,7 @@ points = sa.Table(
     sa.Column("source_group_id", sa.Integer),
     sa.Index("ix_chart_points_group_id", "group_id", "at", "result_id"),
     sa.Index("ix_chart_points_acquired_at", "group_id", "acquired_at", "result_id"),
-    sa.Index("ix_chart_points_source_group_id", "source_group_id"),
+    sa.Index("ix_chart_points_source_group_id", "source_group_id", "group_id"),
 )
 
 weeks = sa.Table(

@@ -13,8 +13,10 @@ from fnmatch import fnmatchcase
 from zoneinfo import ZoneInfo
 
 from dicom_qa_node.charts.alerts import Alerts, AlertSubject, NewAlert, Send
-from dicom_qa_node.charts.baselines import ChartRules, Drifts, NewAlarm
+from dicom_qa_node.charts.baselines import chart_rules
 from dicom_qa_node.charts.chart_ingest import ChartIngest, NewResult
+from dicom_qa_node.charts.drifts import Drifts, NewAlarm
+from dicom_qa_node.charts.naming import Naming
 from dicom_qa_node.charts.scanners import Scanners
 from dicom_qa_node.config import AlertRule, Config
 from dicom_qa_node.config import Alerts as AlertSettings
@@ -168,13 +170,16 @@ _FORGOTTEN = dt.timedelta(days=60)
 def update_charts(config: Config, database: Database, judge: AlertEvaluator) -> Callable[[dt.datetime], None]:
     """Return the task that takes new results into the charts and tells of grades, findings and drifts."""
     charts = config.charts
-    rules = ChartRules(charts.baseline_points, charts.ewma_weight, charts.ewma_width, charts.drift_run)
+    rules = chart_rules(charts)
+    naming = Naming(database)
     ingest = ChartIngest(database, zone=ZoneInfo(charts.timezone))
     drifts = Drifts(database, rules)
 
     def run(_now: dt.datetime) -> None:
         # A long backlog (a first start, an imported log) comes in small transactions; the receiver writes in between.
         while ingest.take_in(judge.results, limit=500):
+            pass
+        while naming.move():
             pass
         while ingest.refresh_weeks():
             pass
@@ -212,13 +217,7 @@ def _occasion(item: NewResult) -> str:
 
 
 def _drift_words(alarm: NewAlarm) -> str:
-    better = {("higher is better", 1): "better", ("lower is better", -1): "better"}
-    worse = {("higher is better", -1): "worse", ("lower is better", 1): "worse"}
-    key = (alarm.direction, alarm.drift.side)
-    judgement = better.get(key) or worse.get(key)
-    side = "above" if alarm.drift.side > 0 else "below"
-    words = f"{alarm.meaning}: EWMA {side} its limits, {abs(alarm.drift.shift_sigma):.1f} sigma"
-    return f"{words}{f', {judgement}' if judgement else ''} ({alarm.kind.upper()}, {alarm.protocol})"
+    return f"{alarm.sentence} ({alarm.kind.upper()}, {alarm.protocol})"
 
 
 def _why(item: NewResult) -> str:

@@ -163,6 +163,8 @@ _RARE_ROWS = 50_000
 _RARE_PART = 100
 # The rows of a scanner and protocol lie far apart, and there are enough of them on every stretch of an order.
 _RARE_OF_FACETS = 20_000
+#: Facets that people may have named otherwise.
+_SHOWN = ("scanner", "protocol")
 _FACETS = ("site", "scanner", "protocol", "modality", "kind", "body_part")
 
 
@@ -293,11 +295,17 @@ def _finding_mask(connection: sa.Connection, key: str | None) -> int | None:
 
 
 def _facets(connection: sa.Connection, chosen: LogQuery) -> list[int] | None:
-    wanted = [(log_facets.c[name], getattr(chosen, name)) for name in _FACETS if getattr(chosen, name) is not None]
+    wanted = [(name, getattr(chosen, name)) for name in _FACETS if getattr(chosen, name) is not None]
     if not wanted:
         return None
-    query = sa.select(log_facets.c.facet_id).where(*(column == value for column, value in wanted))
+    query = sa.select(log_facets.c.facet_id).where(*(_is(name, value) for name, value in wanted))
     return list(connection.execute(query).scalars())
+
+
+def _is(name: str, value: str) -> sa.ColumnElement[bool]:
+    """Return the condition that a facet has a value; a name of the headers finds what people call otherwise, too."""
+    written = log_facets.c[name] == value
+    return written | (log_facets.c[f"shown_{name}"] == value) if name in _SHOWN else written
 
 
 def _rows_of(connection: sa.Connection, facets: Sequence[int]) -> int:
@@ -365,9 +373,9 @@ def _names_somebody(connection: sa.Connection, word: str) -> bool:
 def _shared(connection: sa.Connection, word: str) -> tuple[list[int], int]:
     """Return how a word may match without the patient: by these facets, or by the bits of these findings."""
     f = log_facets.c
-    facets = list(
-        connection.execute(sa.select(f.facet_id).where(f.words.contains(f" {word}", autoescape=True))).scalars()
-    )
+    given = sa.func.lower(" " + sa.func.coalesce(f.shown_scanner, "") + " " + sa.func.coalesce(f.shown_protocol, ""))
+    found = f.words.contains(f" {word}", autoescape=True) | given.contains(f" {word}", autoescape=True)
+    facets = list(connection.execute(sa.select(f.facet_id).where(found)).scalars())
     mask = 0
     for row in connection.execute(sa.select(log_findings.c.key, log_findings.c.bit)):
         if row.key != SHARED_KEY and any(part.startswith(word) for part in row.key.split("_")):

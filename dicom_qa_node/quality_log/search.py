@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import sqlalchemy as sa
@@ -141,7 +142,9 @@ class LogSearch:
         """Return what can be filtered by; read from the facets, never from the rows."""
         f = log_facets.c
         with self._db.read() as connection:
-            query = sa.select(f.site, f.scanner, f.protocol, f.modality, f.kind, f.body_part).distinct()
+            scanner = sa.func.coalesce(f.shown_scanner, f.scanner)
+            protocol = sa.func.coalesce(f.shown_protocol, f.protocol)
+            query = sa.select(f.site, scanner, protocol, f.modality, f.kind, f.body_part).distinct()
             found = connection.execute(query).all()
             keys = list(connection.execute(sa.select(log_findings.c.key).order_by(log_findings.c.key)).scalars())
 
@@ -254,7 +257,8 @@ def lines(connection: sa.Connection, result_ids: Sequence[int]) -> list[LogRow]:
     query = (
         sa.select(
             *own, *facts, t.results.c.why, t.series.c.state, log_rows.c.version.label("row_version"),
-            log_facets.c.scanner, log_facets.c.kind,
+            sa.func.coalesce(log_facets.c.shown_scanner, log_facets.c.scanner).label("scanner"),
+            log_facets.c.shown_protocol, log_facets.c.kind,
         )
         .join(t.series, t.series.c.series_instance_uid == log_rows.c.series_instance_uid)
         .join(log_facets, log_facets.c.facet_id == log_rows.c.facet_id)
@@ -265,9 +269,10 @@ def lines(connection: sa.Connection, result_ids: Sequence[int]) -> list[LogRow]:
 
 
 def _line(row: Any, keys: dict[int, str]) -> LogRow:
+    facts = series_header_of(row)
     return LogRow(
         result_id=row.result_id,
-        facts=series_header_of(row),
+        facts=replace(facts, protocol_name=row.shown_protocol) if row.shown_protocol else facts,
         scanner=row.scanner,
         version=row.row_version,
         latest=bool(row.latest),

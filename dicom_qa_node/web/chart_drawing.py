@@ -5,17 +5,29 @@ from __future__ import annotations
 import bisect
 import datetime as dt
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from dicom_qa_node.charts.baselines import ChartRules
-from dicom_qa_node.charts.control_charts import Limits, Rule, Violation, ewma, ewma_limits, violations
+from dicom_qa_node.charts.arrival_order import TimeAxis
+from dicom_qa_node.charts.baselines import chart_rules
+from dicom_qa_node.charts.control_charts import Limits, Rule, Span, Violation
 from dicom_qa_node.charts.scanners import Chart, Group, Point, Scanner, Scanners, Week
 from dicom_qa_node.charts.service_events import ServiceEvent
-from dicom_qa_node.config import Charts
 from dicom_qa_node.domain.uids import LARGEST_ID
 from dicom_qa_node.web.site import Site
 
-__all__ = ["Choice", "Drawn", "Mark", "Picture", "choose", "draw", "picture_of", "rules_of", "spark", "weeks_picture"]
+__all__ = [
+    "Choice",
+    "Drawn",
+    "Mark",
+    "Picture",
+    "choose",
+    "draw",
+    "picture_of",
+    "span_words",
+    "spark",
+    "time_of",
+    "weeks_picture",
+]
 
 WIDTH, HEIGHT = 1000.0, 240.0
 _MARGIN = 12.0
@@ -23,19 +35,36 @@ _MARGIN = 12.0
 
 @dataclass(frozen=True, slots=True)
 class Drawn:
-    """A chart with what it is judged by; the EWMA and its limits are empty while there is no baseline."""
+    """A chart with the points that have a place on it.
+
+    ``smoothed``, ``lower`` and ``upper`` are None for points that are not judged: late arrivals, what was before the
+    baseline, and all while there is none.
+    """
 
     chart: Chart
     limits: Limits | None
-    smoothed: tuple[float, ...]
-    lower: tuple[float, ...]
-    upper: tuple[float, ...]
+    points: tuple[Point, ...]
+    smoothed: tuple[float | None, ...]
+    lower: tuple[float | None, ...]
+    upper: tuple[float | None, ...]
     violations: tuple[Violation, ...]
+    spans: tuple[Span, ...]
 
     @property
     def values(self) -> list[float]:
-        """The values, in order."""
-        return [point.value for point in self.chart.points]
+        """The values on the chart, in order."""
+        return [point.value if point.adjusted is None else point.adjusted for point in self.points]
+
+    @property
+    def left_out(self) -> int:
+        """How many series have no place on the chart, since their patient's size is not known."""
+        return len(self.chart.points) - len(self.points)
+
+    @property
+    def size_mm(self) -> float | None:
+        """The patient size that the values are adjusted to; None where they are as measured."""
+        baseline = self.chart.baseline
+        return None if baseline is None or baseline.scale.curve is None else baseline.scale.curve.centre_mm
 
     def rule_at(self) -> dict[int, Rule]:
         """Return the broken rule by position."""
@@ -43,12 +72,19 @@ class Drawn:
 
     def outside(self) -> list[int]:
         """Return the positions whose EWMA is beyond its limits."""
-        triples = zip(self.smoothed, self.lower, self.upper, strict=True)
-        return [index for index, (value, low, high) in enumerate(triples) if not low <= value <= high]
+        return [
+            index
+            for index, (value, low, high) in enumerate(zip(self.smoothed, self.lower, self.upper, strict=True))
+            if value is not None and low is not None and high is not None and not low <= value <= high
+        ]
 
     def broken(self) -> list[tuple[Point, Violation]]:
         """Return the points that break a rule, the latest first."""
-        return [(self.chart.points[found.index], found) for found in reversed(self.violations)]
+        return [(self.points[found.index], found) for found in reversed(self.violations)]
+
+    def drifts(self) -> list[tuple[Point, Point, Span]]:
+        """Return the drifts with their first and last point, the latest first."""
+        return [(self.points[span.first], self.points[span.last], span) for span in reversed(self.spans)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +98,10 @@ class Mark:
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """Coordinates in a box of 1000 by 240; ``band`` is the outline of a filled area, empty where there is none."""
+    """Coordinates in a box of 1000 by 240; ``band`` is the outline of a filled area, empty where there is none.
+
+    ``spans`` are left and right edge and the words of each drift.
+    """
 
     line: str
     dots: tuple[tuple[float, float, str, str], ...]
@@ -71,56 +110,86 @@ class Picture:
     band: str
     first: str
     last: str
+    spans: tuple[tuple[float, float, str], ...] = ()
 
 
-def rules_of(charts: Charts) -> ChartRules:
-    """Return the rules of the configuration."""
-    return ChartRules(charts.baseline_points, charts.ewma_weight, charts.ewma_width, charts.drift_run)
-
-
-def draw(chart: Chart, rules: ChartRules) -> Drawn:
-    """Judge a chart by its baseline."""
-    values = [point.value for point in chart.points]
-    limits = None if chart.baseline is None else chart.baseline.limits
-    if limits is None or not values:
-        return Drawn(chart, limits, (), (), (), ())
-    lower, upper = ewma_limits(limits, len(values), rules.ewma_weight, rules.ewma_width)
+def draw(chart: Chart) -> Drawn:
+    """Leave out of a judged chart what has no place on it."""
+    kept = [index for index, point in enumerate(chart.points) if point.adjusted is not None]
+    place = {index: position for position, index in enumerate(kept)}
+    judged = chart.judgement
+    empty: list[float | None] = [None] * len(kept)
+    smoothed, lower, upper = list(empty), list(empty), list(empty)
+    triples = zip(judged.judged, judged.smoothed, judged.lower, judged.upper, strict=False)
+    for index, value, low, high in triples:
+        smoothed[place[index]], lower[place[index]], upper[place[index]] = value, low, high
     return Drawn(
         chart,
-        limits,
-        tuple(float(value) for value in ewma(values, limits.centre, rules.ewma_weight)),
-        tuple(float(value) for value in lower),
-        tuple(float(value) for value in upper),
-        tuple(violations(values, limits)),
+        None if chart.baseline is None else chart.baseline.limits,
+        tuple(chart.points[index] for index in kept),
+        tuple(smoothed),
+        tuple(lower),
+        tuple(upper),
+        tuple(replace(found, index=place[found.index]) for found in judged.marks.points),
+        tuple(replace(span, first=place[span.first], last=place[span.last]) for span in judged.marks.spans),
     )
 
 
-def places_of(events: Sequence[ServiceEvent], points: Sequence[Point]) -> list[tuple[float, ServiceEvent]]:
+def time_of(point: Point, axis: TimeAxis) -> dt.datetime:
+    """Return the time of a point on an axis."""
+    return point.acquired_at if axis is TimeAxis.ACQUIRED else point.at
+
+
+def places_of(events: Sequence[ServiceEvent], drawn: Drawn) -> list[tuple[float, ServiceEvent]]:
     """Return where events lie between the points, as positions; those before the first point are left out."""
-    times = [point.at for point in points]
+    times = [time_of(point, drawn.chart.axis) for point in drawn.points]
     found = [(bisect.bisect_left(times, event.at) - 0.5, event) for event in events]
     return [(place, event) for place, event in found if place > -0.5 or (times and event.at >= times[0])]
 
 
 def picture_of(drawn: Drawn, events: Sequence[ServiceEvent], *, smoothed: bool = False) -> Picture | None:
     """Draw the individuals chart, or (``smoothed``) the EWMA chart; None without anything to draw."""
-    values = list(drawn.smoothed) if smoothed else drawn.values
+    every: Sequence[float | None] = drawn.smoothed if smoothed else drawn.values
+    values = {index: value for index, value in enumerate(every) if value is not None}
     if not values:
         return None
-    limits = drawn.limits
-    band_edges = [*drawn.lower, *drawn.upper] if smoothed else [] if limits is None else [limits.lower, limits.upper]
-    across, up = _frame([*values, *band_edges], len(values))
-    bad = dict.fromkeys(drawn.outside(), "beyond its limits") if smoothed else _sentences(drawn)
-    dots = tuple((across(i), up(values[i]), "bad", text) for i, text in bad.items())
+    limits, axis = drawn.limits, drawn.chart.axis
+    edges = [] if limits is None else [limits.lower, limits.upper]
+    if smoothed:
+        edges = [*_known(drawn.lower), *_known(drawn.upper)]
+    across, up = _frame([*values.values(), *edges], len(drawn.points))
+    bad = {} if smoothed else {index: rule.sentence for index, rule in drawn.rule_at().items()}
+    late = {} if smoothed else {i: "arrived late, not judged" for i, point in enumerate(drawn.points) if point.late}
+    dots = tuple(
+        (across(i), up(values[i]), kind, text)
+        for found, kind in ((late, "late"), (bad, "bad"))
+        for i, text in found.items()
+    )
     upright = tuple(
         Mark(across(place), "event", f"{event.at:%Y-%m-%d} {event.kind.value}: {event.text}")
-        for place, event in places_of(events, drawn.chart.points)
+        for place, event in places_of(events, drawn)
     )
-    band = _band(drawn, across, up) if smoothed else ""
-    points = drawn.chart.points
+    points = drawn.points
     return Picture(
-        _path(values, across, up), dots, _lines(limits, up, smoothed), upright, band, _day(points[0]), _day(points[-1])
+        " ".join(f"{across(i):.1f},{up(value):.1f}" for i, value in values.items()),
+        dots,
+        _lines(limits, up, smoothed),
+        upright,
+        _band(drawn, across, up) if smoothed else "",
+        _day(points[0], axis),
+        _day(points[-1], axis),
+        tuple((across(span.first - 0.5), across(span.last + 0.5), span_words(drawn, span)) for span in drawn.spans),
     )
+
+
+def _known(values: Sequence[float | None]) -> list[float]:
+    return [value for value in values if value is not None]
+
+
+def span_words(drawn: Drawn, span: Span) -> str:
+    """Return a drift in words, with its days."""
+    first, last = (_day(drawn.points[i], drawn.chart.axis) for i in (span.first, span.last))
+    return f"drift {'upwards' if span.side > 0 else 'downwards'} from {first} to {last}"
 
 
 def weeks_picture(weeks: Sequence[Week]) -> Picture | None:
@@ -171,8 +240,8 @@ def _path(values: Sequence[float], across: _Scale, up: _Scale) -> str:
 
 
 def _band(drawn: Drawn, across: _Scale, up: _Scale) -> str:
-    low = [f"{across(i):.1f},{up(value):.1f}" for i, value in enumerate(drawn.lower)]
-    high = [f"{across(i):.1f},{up(value):.1f}" for i, value in enumerate(drawn.upper)]
+    low = [f"{across(i):.1f},{up(value):.1f}" for i, value in enumerate(drawn.lower) if value is not None]
+    high = [f"{across(i):.1f},{up(value):.1f}" for i, value in enumerate(drawn.upper) if value is not None]
     return " ".join([*low, *reversed(high)])
 
 
@@ -186,37 +255,53 @@ def _lines(limits: Limits | None, up: _Scale, smoothed: bool) -> tuple[Mark, ...
     return (upper, centre, Mark(up(limits.lower), "limit", f"lower limit {limits.lower:.4g}"))
 
 
-def _sentences(drawn: Drawn) -> dict[int, str]:
-    return {index: rule.sentence for index, rule in drawn.rule_at().items()}
-
-
-def _day(point: Point) -> str:
-    return point.at.astimezone().strftime("%Y-%m-%d")
+def _day(point: Point, axis: TimeAxis) -> str:
+    return time_of(point, axis).astimezone().strftime("%Y-%m-%d")
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """What an address asks for: scanner, group, quantity, how many points."""
+    """What an address asks for: scanner, group, quantity, how many points, ordered by which time."""
 
     scanner: Scanner
     group: Group
     groups: list[Group]
     quantity: str
     points: int
+    axis: TimeAxis = TimeAxis.ACQUIRED
 
     @property
     def query(self) -> str:
         """The same choice as a query."""
-        return f"group={self.group.group_id}&quantity={self.quantity}&points={self.points}"
+        axis = "" if self.axis is TimeAxis.ACQUIRED else f"&by={self.axis.value}"
+        return f"group={self.group.group_id}&quantity={self.quantity}&points={self.points}{axis}"
 
 
-def choose(site: Site, scanner_id: int, group_id: int | None, quantity: str, points: int | None) -> Choice | None:
-    """Find what an address means; None if there is no such scanner or group. Reads the database."""
+def choose(
+    site: Site,
+    scanner_id: int,
+    group_id: int | None,
+    quantity: str | None,
+    points: int | None,
+    axis: TimeAxis = TimeAxis.ACQUIRED,
+) -> Choice | None:
+    """Find what an address means; None if there is no such scanner or group. Reads the database.
+
+    Without a group it is that with a drift, else the busiest; without a quantity what drifts there, else the score,
+    else the first that has values.
+    """
     charts = site.config.charts
-    scanners = Scanners(site.database, rules_of(charts), site.clock)
+    scanners = Scanners(site.database, chart_rules(charts), site.clock)
     scanner = scanners.scanner(min(scanner_id, LARGEST_ID))
     groups = [] if scanner is None else scanners.groups(scanner.scanner_id)
-    group = next((item for item in groups if group_id in (None, item.group_id)), None)
-    if scanner is None or group is None:
+    if scanner is None or not groups:
         return None
-    return Choice(scanner, group, groups, quantity, min(points or charts.points, 5000))
+    drifting: dict[int, str] = {}
+    if group_id is None or quantity is None:
+        drifting = {alarm.group_id: alarm.quantity for alarm in reversed(scanners.alarms(scanner.scanner_id))}
+    first = next((item.group_id for item in groups if item.group_id in drifting), groups[0].group_id)
+    group = next((item for item in groups if item.group_id == (group_id or first)), None)
+    if group is None:
+        return None
+    named = quantity or drifting.get(group.group_id) or scanners.quantity_with_values(group)
+    return Choice(scanner, group, groups, named, min(points or charts.points, 5000), axis)

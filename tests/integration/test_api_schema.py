@@ -18,8 +18,9 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from dicom_qa_node.charts.alerts import Alerts, AlertSubject, NewAlert
-from dicom_qa_node.charts.baselines import ChartRules, Drifts
+from dicom_qa_node.charts.baselines import ChartRules
 from dicom_qa_node.charts.chart_ingest import ChartIngest
+from dicom_qa_node.charts.drifts import Drifts
 from dicom_qa_node.charts.scanners import Scanners
 from dicom_qa_node.domain.accounts import Role
 from dicom_qa_node.flow.outbox import Outbox

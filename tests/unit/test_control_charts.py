@@ -12,9 +12,11 @@ from dicom_qa_node.charts.control_charts import (
     Rule,
     distribution,
     drift,
+    drift_width,
     ewma,
     ewma_limits,
     limits_of,
+    marks_of,
     violations,
 )
 
@@ -76,7 +78,7 @@ def test_ewma_of_montgomery_with_the_exact_variance():
 
 
 def test_drift_is_the_run_at_the_end_of_montgomerys_example():
-    limits = Limits(10.0, 1.0, 20)
+    limits = Limits(10.0, 1.0, 10**9)
     found = drift(MONTGOMERY_EWMA_IN, limits, weight=0.1, width=2.7, run=2)
     assert (found.first, found.side) == (28, 1)
     assert found.shift_sigma == pytest.approx(0.6341, abs=1e-4)
@@ -151,12 +153,40 @@ def test_rules_agree_with_their_definition_counted_one_by_one(values):
     assert [(v.index, v.rule.value, v.side) for v in violations(values, UNIT)] == _slow_rules(values)
 
 
-def test_false_alarms_are_as_rare_as_the_documentation_says():
-    """Average run length in control of the shipped drift rule (lambda 0.1, L 2.7, run 8): above 5,000 series."""
-    values = np.random.default_rng(3).standard_normal(150_000)
-    smoothed = ewma(values, 0.0, 0.1)
-    half = 2.7 * np.sqrt(0.1 / 1.9)
-    outside = np.where(smoothed > half, 1, np.where(smoothed < -half, -1, 0))
-    starts = np.flatnonzero(np.diff(outside) != 0) + 1
-    runs = [len(run) for run in np.split(outside, starts) if run[0] != 0]
-    assert sum(run >= 8 for run in runs) <= values.size / 5000
+def test_the_limits_of_a_drift_widen_with_the_uncertainty_of_the_baseline():
+    widths = [drift_width(300, count, weight=0.1, width=3.0)[-1] for count in (20, 50, 200, 10**9)]
+    assert widths == sorted(widths, reverse=True)
+    assert widths[-1] == pytest.approx(3.0 * np.sqrt(0.1 / 1.9), rel=1e-6)
+    # Student's t with 0.61 x 49 degrees of freedom at the probability of 3 sigma is 3.271 (scipy.stats.t.ppf).
+    assert widths[1] == pytest.approx(3.271 * np.sqrt(0.1 / 1.9 + 1 / 50), rel=0.003)
+
+
+def test_a_drift_is_one_span_and_not_a_mark_for_each_point():
+    generator = np.random.default_rng(3)
+    values = np.concatenate([generator.standard_normal(60), generator.standard_normal(234) + 3.0])
+    marks = marks_of(values, Limits(0.0, 1.0, 50), weight=0.1, width=3.0, run=8)
+    (span,) = marks.spans
+    assert span.side == 1
+    assert 55 <= span.first <= 70
+    assert span.last == 293
+    assert len(marks.points) < 15
+    assert not [found for found in marks.points if span.first <= found.index <= span.last]
+
+
+def test_points_that_go_on_breaking_a_rule_are_marked_once():
+    # 1.2 sigma for twelve points: a drift is not known yet, the rules see four of five, and eight on one side.
+    values = [0.1, -0.1] * 6 + [1.2] * 12
+    marks = marks_of(values, Limits(0.0, 1.0, 50), weight=0.1, width=3.0, run=8)
+    assert [found.index for found in marks.points] == [15]
+    # Each point beyond three sigma counts.
+    assert len(marks_of([0.0, 5.0, -5.0, 5.0], Limits(0.0, 1.0, 50), weight=0.1, width=3.0, run=8).points) == 3
+
+
+def test_limits_of_the_logarithm_are_of_percent():
+    generator = np.random.default_rng(4)
+    limits = limits_of(12.0 * np.exp(generator.normal(0, 0.08, 4000)), log=True)
+    assert limits.centre == pytest.approx(12.0, rel=0.01)
+    assert limits.sigma == pytest.approx(0.08, rel=0.05)
+    assert limits.distance([limits.at(2.0)])[0] == pytest.approx(2.0)
+    assert np.isnan(limits.distance([0.0, -1.0])).all()
+    assert limits.relative_shift(np.log(1.15) / limits.sigma) == pytest.approx(0.15)

@@ -18,11 +18,21 @@ from tests.unit.test_store_scanners import START, add, fold_all
 from tests.web_site import LiveNode, bearer, logged_in, open_site, stranger
 
 PATIENT = ("Doe", "Jane", "PID-1")
-PAGES = ("/scanners", "/scanners/1", "/scanners/1/chart.json", "/scanners/1/chart.csv", "/node", "/node/now", "/alerts")
+PAGES = (
+    "/scanners",
+    "/scanners/names",
+    "/scanners/1",
+    "/scanners/1/chart.json",
+    "/scanners/1/chart.csv",
+    "/node",
+    "/node/now",
+    "/alerts",
+)
 CALLS = (
     "/api/v1/scanners", "/api/v1/scanners/1", "/api/v1/scanners/1/chart", "/api/v1/scanners/1/weeks",
     "/api/v1/scanners/1/fleet", "/api/v1/scanners/1/events", "/api/v1/scanners/alarms", "/api/v1/node",
-    "/api/v1/node/peers", "/api/v1/node/tasks", "/api/v1/node/errors", "/api/v1/node/processes",
+    "/api/v1/scanners/protocol-names", "/api/v1/node/peers", "/api/v1/node/tasks", "/api/v1/node/errors",
+    "/api/v1/node/processes",
     "/api/v1/node/parked-deliveries", "/api/v1/alerts", "/api/v1/alerts/open", "/api/v1/alerts/messages",
 )  # fmt: skip
 
@@ -73,7 +83,7 @@ def test_a_chart_is_the_same_in_page_csv_and_api(site):
     lines = client.get("/scanners/1/chart.csv?quantity=noise").text.strip().splitlines()
     api = client.get("/api/v1/scanners/1/chart?quantity=noise").json()
     assert len(data["values"]) == len(lines) - 1 == len(api["points"]) == 60
-    assert [float(line.split(",")[3]) for line in lines[1:]] == data["values"]
+    assert [float(line.split(",")[5]) for line in lines[1:]] == data["values"]
     assert [point["value"] for point in api["points"]] == data["values"]
     assert [point["ewma"] for point in api["points"]] == data["ewma"]
     assert api["baseline"]["centre"] == data["limits"]["centre"]
@@ -85,6 +95,11 @@ def test_a_chart_is_the_same_in_page_csv_and_api(site):
     [
         ("/scanners/1/baseline", {"first_day": "2026-03-02", "last_day": "2026-03-04"}, Role.REVIEWER),
         ("/scanners/1/events", {"at": "2026-03-02T10:00", "kind": "tube", "text": "x"}, Role.VIEWER),
+        ("/scanners/1/events/1/baseline", {}, Role.VIEWER),
+        ("/scanners/1/accept", {"alarm": "1"}, Role.VIEWER),
+        ("/scanners/names/scanner/1", {"name": "x"}, Role.VIEWER),
+        ("/scanners/names/merge/1", {"into": "1"}, Role.VIEWER),
+        ("/scanners/names/protocol", {"written": "Chest", "shown": "Thorax"}, Role.VIEWER),
         ("/alerts/1/acknowledge", {}, Role.VIEWER),
         ("/alerts/acknowledge", {"up_to": "1"}, Role.VIEWER),
         ("/alerts/channels/mail/test", {}, Role.REVIEWER),
@@ -216,12 +231,57 @@ def test_a_drift_is_called_by_what_drifts(site):
         for name in ("noise", "score"):
             connection.execute(chart_tables.alarms.insert().values(quantity=name, **at))
     text = logged_in(site).get("/scanners/1").text
-    assert 'quantity=noise">Noise</a>' in text
-    assert text.count("<td>Noise</td>") == 1
-    assert "<td>score</td>" in text
+    assert 'quantity=noise">Show Noise</a>' in text
+    assert '<td class="words">Noise</td>' in text
+    assert '<td class="words">score</td>' in text
     assert "chooses a period. Centre" in " ".join(text.split())
     found = logged_in(site).get("/api/v1/scanners/alarms").json()
     assert {item["quantity"]: item["meaning"] for item in found} == {"noise": "Noise", "score": "score"}
+
+
+def test_a_drift_is_accepted_by_one_click(site):
+    at = {"began_at": START, "raised_at": START, "group_id": 1, "side": 1, "shift_sigma": 2.0}
+    with site.database.write() as connection:
+        connection.execute(chart_tables.alarms.insert().values(quantity="noise", sentence="<b>It rose</b>.", **at))
+    client = logged_in(site, Role.REVIEWER)
+    page = client.get("/scanners/1").text
+    assert "&lt;b&gt;It rose&lt;/b&gt;." in page
+    assert client.post("/scanners/1/accept", data={"alarm": "99", "csrf": client.csrf}).status_code == 404
+    assert client.post("/scanners/1/accept", data={"alarm": "1", "csrf": client.csrf}).status_code == 303
+    assert "accepted by rudi" in client.get("/scanners/1?quantity=noise").text
+    assert events_of(site)[0] == "baseline.accept"
+
+
+def test_new_baselines_begin_after_a_service_event(site):
+    client = logged_in(site, Role.REVIEWER)
+    form = {"at": "2026-03-04T12:00", "kind": "tube", "text": "new tube", "csrf": client.csrf}
+    client.post("/scanners/1/events", data=form)
+    assert client.post("/scanners/1/events/1/baseline", data={"csrf": client.csrf}).status_code == 303
+    assert "Too few to tell a drift (" in client.get("/scanners/1").text
+    assert client.post("/scanners/1/events/9/baseline", data={"csrf": client.csrf}).status_code == 404
+    token = stranger(site, **bearer(site, Role.REVIEWER))
+    new = {"from_at": START.isoformat(), "reason": "first day again"}
+    assert token.put("/api/v1/scanners/1/accepted-change", json=new).json() == 1
+    assert token.get("/api/v1/scanners/1/chart").json()["baseline"]["reason"] == "first day again"
+    assert token.put("/api/v1/scanners/9/accepted-change", json=new).status_code == 404
+    assert events_of(site).count("baseline.accept") == 2
+
+
+def test_names_are_given_and_taken_back_in_page_and_api(site):
+    client = logged_in(site, Role.REVIEWER)
+    form = {"name": "<i>Room</i> 3", "csrf": client.csrf}
+    assert client.post("/scanners/names/scanner/1", data=form).status_code == 303
+    assert "&lt;i&gt;Room&lt;/i&gt; 3" in client.get("/scanners").text
+    assert client.post("/scanners/names/scanner/9", data=form).status_code == 422
+    assert client.post("/scanners/names/merge/1", data={"into": "1", "csrf": client.csrf}).status_code == 422
+    assert client.post("/scanners/names/merge/1", data={"into": "x", "csrf": client.csrf}).status_code == 422
+    mapped = {"written": "Chest", "shown": "Thorax", "csrf": client.csrf}
+    assert client.post("/scanners/names/protocol", data=mapped).status_code == 303
+    token = stranger(site, **bearer(site, Role.REVIEWER))
+    assert [item["shown"] for item in token.get("/api/v1/scanners/protocol-names").json()] == ["Thorax"]
+    assert token.put("/api/v1/scanners/protocol-names", json={"written": "Chest", "shown": ""}).json() == []
+    assert token.put("/api/v1/scanners/1/name", json={"name": ""}).json()["name"] == "CT1"
+    assert [events_of(site).count(name) for name in ("scanner.name", "protocol.name")] == [2, 2]
 
 
 def test_every_dead_letter_is_retried_and_nothing_else(site):

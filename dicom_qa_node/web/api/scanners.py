@@ -8,12 +8,15 @@ from typing import Annotated
 from fastapi import APIRouter, HTTPException, Path, Query, Request
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
-from dicom_qa_node.charts.scanners import Alarm, Card, Scanners
+from dicom_qa_node.charts.arrival_order import TimeAxis
+from dicom_qa_node.charts.baselines import chart_rules
+from dicom_qa_node.charts.naming import Naming
+from dicom_qa_node.charts.scanners import Alarm, Card, Light, Scanners
 from dicom_qa_node.charts.service_events import EventKind, ServiceEvent, ServiceEvents
 from dicom_qa_node.domain.uids import LARGEST_ID
 from dicom_qa_node.web.access import note
 from dicom_qa_node.web.api.dependencies import Actor, CurrentSite, Reviewer, Viewer
-from dicom_qa_node.web.chart_drawing import Choice, Drawn, choose, draw, rules_of
+from dicom_qa_node.web.chart_drawing import Choice, Drawn, choose, draw
 from dicom_qa_node.web.site import Site
 
 __all__ = ["router"]
@@ -21,6 +24,7 @@ __all__ = ["router"]
 Number = Annotated[int, Path(ge=1, le=LARGEST_ID)]
 GroupId = Annotated[int | None, Query(ge=1, le=LARGEST_ID, description="protocol group; default: the busiest")]
 QuantityName = Annotated[str, Query(max_length=100, pattern=r"^[A-Za-z0-9_]+$", description="score or a measurement")]
+Axis = Annotated[TimeAxis, Query(description="which time orders the series: of the acquisition, or of the scoring")]
 Points = Annotated[int | None, Query(ge=1, le=5000, description="latest series; default: charts.points")]
 
 
@@ -29,7 +33,7 @@ class _Out(BaseModel):
 
 
 class GroupOut(_Out):
-    """Series of one kind and protocol on one scanner."""
+    """Series of one kind and stratum on one scanner; ``protocol`` is the label of the stratum."""
 
     group_id: int
     kind: str
@@ -37,6 +41,10 @@ class GroupOut(_Out):
     count: int
     last_at: dt.datetime
     last_score: float | None
+    protocol_name: str
+    kernel: str
+    reconstruction: str
+    thickness: str
 
 
 class ScannerOut(BaseModel):
@@ -54,6 +62,10 @@ class ScannerOut(BaseModel):
     count: int
     last_score: float | None
     drift_alarms: int
+    improvements: int
+    light: Light
+    grades: dict[str, int] = Field(description="series of the last 7 days by grade; empty name: without a grade")
+    parts: list[int] = Field(description="scanners that are shown as this one")
     groups: list[GroupOut]
 
 
@@ -67,12 +79,19 @@ class QuantityOut(_Out):
 
 
 class PointOut(BaseModel):
-    """A series on a chart; ``rule`` is the Western Electric rule it breaks (1 to 4)."""
+    """A series on a chart; ``rule`` is the Western Electric rule it breaks (1 to 4).
+
+    ``at`` is when it was scored. ``adjusted`` is ``value`` at the median patient size where the chart takes size out;
+    EWMA and limits belong to it. ``late``: it arrived after later ones were judged, and is not judged itself.
+    """
 
     series_instance_uid: str
     version: int
     at: dt.datetime
+    acquired_at: dt.datetime
     value: float
+    adjusted: float | None
+    late: bool
     ewma: float | None
     ewma_lower: float | None
     ewma_upper: float | None
@@ -80,8 +99,14 @@ class PointOut(BaseModel):
 
 
 class BaselineOut(BaseModel):
-    """What a chart is judged by; without days it is the first series of the group."""
+    """What a chart is judged by; without days the first series of the group, or those after ``from_at``.
 
+    ``sigma`` is relative where ``log``. ``size_mm`` is the patient size that values are adjusted to, null without.
+    """
+
+    log: bool
+    size_mm: float | None
+    from_at: dt.datetime | None
     centre: float
     sigma: float
     lower: float
@@ -94,13 +119,23 @@ class BaselineOut(BaseModel):
     created_at: dt.datetime | None
 
 
+class SpanOut(BaseModel):
+    """A drift on a chart: positions of its first and last point."""
+
+    first: int
+    last: int
+    side: int
+
+
 class ChartOut(BaseModel):
-    """A control chart, the oldest series first."""
+    """A control chart, the oldest series first; ``too_few`` are values and need while there is no baseline."""
 
     group: GroupOut
     quantity: QuantityOut
     quantities: list[QuantityOut]
     baseline: BaselineOut | None
+    too_few: tuple[int, int] | None
+    drifts: list[SpanOut]
     points: list[PointOut]
 
 
@@ -132,9 +167,10 @@ class FleetOut(BaseModel):
 
 
 class AlarmOut(_Out):
-    """A drift; open while ``ended_at`` is null. ``side`` is 1 above, -1 below the baseline.
+    """A drift with its cause; open while ``ended_at`` is null. ``side`` is 1 above, -1 below the baseline.
 
-    ``meaning`` is the quantity in words.
+    ``quantity`` (``meaning`` in words) is what drifted first, ``others`` what drifted with it. An ``improvement`` is a
+    note, no alarm.
     """
 
     alarm_id: int
@@ -148,6 +184,9 @@ class AlarmOut(_Out):
     began_at: dt.datetime
     raised_at: dt.datetime
     ended_at: dt.datetime | None
+    sentence: str
+    others: list[str]
+    improvement: bool
 
 
 class EventOut(_Out):
@@ -185,11 +224,45 @@ class NewBaseline(_In):
     reason: str = Field("", max_length=500)
 
 
+class AcceptedChange(_In):
+    """What changed on a scanner was meant: charts are judged by the first series from a time on.
+
+    With ``group_id`` one group, else every group of the scanner (after a service event).
+    """
+
+    from_at: AwareDatetime
+    group_id: int | None = Field(None, ge=1, le=LARGEST_ID)
+    reason: str = Field(min_length=1, max_length=500)
+
+
+class NewName(_In):
+    """A name for a scanner ("" is the derived one), or the scanner it is shown as (null: itself)."""
+
+    name: str | None = Field(None, max_length=100)
+    part_of: int | None = Field(None, ge=1, le=LARGEST_ID)
+
+
+class ProtocolShown(_In):
+    """A protocol name as scanners write it, and what it is shown as; the same or "" takes it back."""
+
+    written: str = Field(min_length=1, max_length=200)
+    shown: str = Field(max_length=200)
+
+
+class ProtocolNameOut(_Out):
+    """A protocol name that is shown as another."""
+
+    written: str
+    shown: str
+    author: str
+    changed_at: dt.datetime
+
+
 api = APIRouter(prefix="/scanners", tags=["scanners"])
 
 
 def _charts(site: Site) -> Scanners:
-    return Scanners(site.database, rules_of(site.config.charts), site.clock)
+    return Scanners(site.database, chart_rules(site.config.charts), site.clock)
 
 
 def _events(site: Site) -> ServiceEvents:
@@ -203,9 +276,64 @@ def scanners_of_the_node(site: CurrentSite, account: Viewer) -> list[ScannerOut]
 
 
 @api.get("/alarms")
-def drift_alarms(site: CurrentSite, account: Viewer, only_open: bool = True) -> list[AlarmOut]:
-    """Return drift alarms, the latest first, 500 at most."""
-    return [_alarm(alarm) for alarm in _charts(site).alarms(only_open=only_open, limit=500)]
+def drift_alarms(
+    site: CurrentSite, account: Viewer, only_open: bool = True, improvements: bool = False
+) -> list[AlarmOut]:
+    """Return drift alarms by cause, the latest first, 500 at most; with ``improvements`` notes of these, too."""
+    found = _charts(site).alarms(only_open=only_open, notes=improvements, limit=500)
+    return [_alarm(alarm) for alarm in found]
+
+
+@api.get("/protocol-names")
+def protocol_names(site: CurrentSite, account: Viewer) -> list[ProtocolNameOut]:
+    """Return the protocol names that are shown as others."""
+    return [ProtocolNameOut.model_validate(item) for item in Naming(site.database, site.clock).protocols()]
+
+
+@api.put("/protocol-names")
+def map_protocol(request: Request, site: CurrentSite, account: Reviewer, new: ProtocolShown) -> list[ProtocolNameOut]:
+    """Show a protocol under another name in charts, log and exports."""
+    naming = Naming(site.database, site.clock)
+    naming.map_protocol(new.written, new.shown, author=account.name)
+    note(request, "protocol.name", kind="protocol", ident=new.written, detail=f"shown as {new.shown or new.written}")
+    return [ProtocolNameOut.model_validate(item) for item in naming.protocols()]
+
+
+@api.put("/{scanner_id}/name")
+def name_scanner(
+    request: Request, site: CurrentSite, account: Reviewer, scanner_id: Number, new: NewName
+) -> ScannerOut:
+    """Give a scanner a name, or show it as part of another."""
+    _known(_charts(site), scanner_id)
+    naming = Naming(site.database, site.clock)
+    if new.name is not None:
+        shown = naming.name_scanner(scanner_id, new.name, author=account.name)
+        note(request, "scanner.name", kind="scanner", ident=str(scanner_id), detail=f"called {shown}")
+    if "part_of" in new.model_fields_set:
+        naming.merge(scanner_id, new.part_of, author=account.name)
+        detail = "stands for itself" if new.part_of is None else f"shown as scanner {new.part_of}"
+        note(request, "scanner.merge", kind="scanner", ident=str(scanner_id), detail=detail)
+    found = _charts(site).scanner(scanner_id)
+    assert found is not None
+    return scanner(site, account, found.scanner_id)
+
+
+@api.put("/{scanner_id}/accepted-change")
+def accept_change(
+    request: Request, site: CurrentSite, account: Reviewer, scanner_id: Number, new: AcceptedChange
+) -> int:
+    """Begin a new baseline of every quantity at a time; return how many groups."""
+    _known(_charts(site), scanner_id)
+    words = {"reason": new.reason, "author": account.name}
+    if new.group_id is None:
+        count = _charts(site).accept_event(scanner_id, new.from_at, **words)
+    else:
+        choice = _choice(site, scanner_id, new.group_id, "score", None)
+        _charts(site).accept_change(choice.group, new.from_at, **words)
+        count = 1
+    detail = f"{count} groups from {new.from_at.astimezone(dt.UTC):%Y-%m-%d %H:%M} UTC: {new.reason}"
+    note(request, "baseline.accept", kind="scanner", ident=str(scanner_id), detail=detail)
+    return count
 
 
 @api.get("/{scanner_id}")
@@ -220,14 +348,14 @@ def scanner(site: CurrentSite, account: Viewer, scanner_id: Number) -> ScannerOu
 @api.get("/{scanner_id}/chart")
 def chart(
     site: CurrentSite, account: Viewer, scanner_id: Number, group: GroupId = None, quantity: QuantityName = "score",
-    points: Points = None,
+    points: Points = None, by: Axis = TimeAxis.ACQUIRED,
 ) -> ChartOut:  # fmt: skip
     """Return a control chart."""
     choice = _choice(site, scanner_id, group, quantity, points)
-    found = _charts(site).chart(choice.group, quantity, points=choice.points)
+    found = _charts(site).chart(choice.group, quantity, points=choice.points, axis=by)
     if found is None:
         raise HTTPException(404, "there is no such quantity")
-    return _chart(draw(found, rules_of(site.config.charts)))
+    return _chart(draw(found))
 
 
 @api.get("/{scanner_id}/weeks")
@@ -294,7 +422,7 @@ def choose_baseline(
     note(request, "baseline.choose", kind="scanner", ident=str(scanner_id), detail=detail)
     found = _charts(site).chart(choice.group, new.quantity)
     assert found is not None
-    return _chart(draw(found, rules_of(site.config.charts)))
+    return _chart(draw(found))
 
 
 def router(_site: Site) -> APIRouter:
@@ -326,8 +454,16 @@ def _known(scanners: Scanners, scanner_id: int) -> None:
 
 def _scanner(card: Card) -> ScannerOut:
     device = {name: getattr(card.scanner, name) for name in card.scanner.__slots__}
-    groups = [GroupOut.model_validate(group) for group in card.groups]
-    return ScannerOut(**device, count=card.count, last_score=card.last_score, drift_alarms=card.alarms, groups=groups)
+    return ScannerOut(
+        **device,
+        count=card.count,
+        last_score=card.last_score,
+        drift_alarms=card.alarms,
+        improvements=card.notes,
+        light=card.light,
+        grades=dict(card.grades),
+        groups=[GroupOut.model_validate(group) for group in card.groups],
+    )
 
 
 def _alarm(alarm: Alarm) -> AlarmOut:
@@ -340,20 +476,21 @@ def _event(event: ServiceEvent) -> EventOut:
 
 def _chart(drawn: Drawn) -> ChartOut:
     chart, rules = drawn.chart, drawn.rule_at()
-    none: tuple[float | None, ...] = (None,) * len(chart.points)
-    judged = zip(drawn.smoothed or none, drawn.lower or none, drawn.upper or none, strict=True)
+    judged = zip(drawn.points, drawn.smoothed, drawn.lower, drawn.upper, strict=True)
     points = [
         PointOut(
             **{name: getattr(point, name) for name in point.__slots__},
             ewma=smooth, ewma_lower=low, ewma_upper=high, rule=rules[index].value if index in rules else None,
         )
-        for index, (point, (smooth, low, high)) in enumerate(zip(chart.points, judged, strict=True))
+        for index, (point, smooth, low, high) in enumerate(judged)
     ]  # fmt: skip
     return ChartOut(
         group=GroupOut.model_validate(chart.group),
         quantity=QuantityOut.model_validate(chart.quantity),
         quantities=[QuantityOut.model_validate(quantity) for quantity in chart.quantities],
         baseline=_baseline(drawn),
+        too_few=None if chart.too_few is None else (chart.too_few.count, chart.too_few.needed),
+        drifts=[SpanOut(first=span.first, last=span.last, side=span.side) for span in drawn.spans],
         points=points,
     )
 
@@ -363,8 +500,9 @@ def _baseline(drawn: Drawn) -> BaselineOut | None:
     if baseline is None:
         return None
     limits = baseline.limits
-    names = ("first_day", "last_day", "author", "reason", "created_at")
+    names = ("first_day", "last_day", "author", "reason", "created_at", "from_at")
     return BaselineOut(
+        log=limits.log, size_mm=drawn.size_mm,
         centre=limits.centre, sigma=limits.sigma, lower=limits.lower, upper=limits.upper, count=limits.count,
         **{name: getattr(baseline, name) for name in names},
     )  # fmt: skip

@@ -30,6 +30,13 @@
         line([left, y], [left + width, y], name, dash, 1);
       }
     }
+    for (const span of data.spans) {
+      const from = plot.valToPos(span.first - 0.5, "x", true);
+      context.globalAlpha = 0.14;
+      context.fillStyle = colour("bad");
+      context.fillRect(from, top, plot.valToPos(span.last + 0.5, "x", true) - from, height);
+      context.globalAlpha = 1;
+    }
     for (const event of data.events) {
       const x = plot.valToPos(event.place, "x", true);
       line([x, top], [x, top + height], "warn", [2, 3], 2);
@@ -37,10 +44,10 @@
     context.restore();
   };
 
-  const points = (chosen) => (plot, series, first, last) => {
+  const points = (chosen, name) => (plot, series, first, last) => {
     const context = plot.ctx;
     context.save();
-    context.fillStyle = colour("bad");
+    context.fillStyle = colour(name);
     for (const index of chosen) {
       if (index < first || index > last) continue;
       context.beginPath();
@@ -68,17 +75,18 @@
     legend.setAttribute("aria-hidden", "true");
     figure.classList.add("has-drawing");
     figure.prepend(place, legend);
-    const rule = new Map(data.violations.map((found) => [found.index, found.text]));
+    const rule = new Map([...data.late.map((index) => [index, "arrived late, not judged"]),
+      ...data.violations.map((found) => [found.index, found.text])]);
     const axis = { stroke: () => colour("muted"), grid: { stroke: () => colour("line"), width: 1 }, ticks: { stroke: () => colour("line") } };
     const inner = { stroke: () => colour("accent"), width: 1.3, points: { show: true, size: 4, fill: () => colour("accent") } };
     const limit = { stroke: () => colour("bad"), width: 1, dash: [6, 4], points: { show: false } };
     const lines = ewma ? [{}, inner, limit, limit] : [{}, inner];
     const table = ewma ? [values.map((_, i) => i), values, data.lower, data.upper] : [values.map((_, i) => i), values];
-    const marked = ewma ? data.outside : data.violations.map((found) => found.index);
+    const marked = ewma ? [] : data.violations.map((found) => found.index);
     const around = ewma ? [...data.lower, ...data.upper] : data.limits ? [data.limits.lower, data.limits.upper] : [];
     const all = [...values, ...around].filter((value) => value !== null);
     const low = Math.min(...all), high = Math.max(...all), spare = (high - low) * 0.06 || 1;
-    const rest = () => `${data.quantity}: ${values.length} series${marked.length ? `, ${marked.length} marked` : ""}. Drag to zoom, double-click for all, click a point to open its series.`;
+    const rest = () => `${data.quantity}: ${values.length} series${data.spans.length ? `, ${data.spans.map((span) => span.text).join(", ")}` : ""}${marked.length ? `, ${marked.length} marked` : ""}. Drag to zoom, double-click for all, click a point to open its series.`;
     const plot = new uPlot({
       width: figure.clientWidth,
       height: 260,
@@ -92,13 +100,13 @@
       series: lines,
       hooks: {
         drawAxes: [horizontal(data, ewma)],
-        draw: [(u) => points(marked)(u, 1, ...u.series[0].idxs)],
+        draw: [(u) => { points(ewma ? [] : data.late, "muted")(u, 1, ...u.series[0].idxs); points(marked, "bad")(u, 1, ...u.series[0].idxs); }],
         setCursor: [(u) => {
           const i = u.cursor.idx;
           if (i === null || i === undefined || data.times[i] === undefined) { legend.textContent = rest(); return; }
           const when = new Date(data.times[i] * 1000).toLocaleString("sv-SE").slice(0, 16);
           legend.textContent = `${when}  ${data.quantity} ${short(data.values[i])}${data.unit === "1" ? "" : ` ${data.unit}`}`
-            + (data.ewma.length ? `, EWMA ${short(data.ewma[i])}` : "") + (rule.has(i) ? `: ${rule.get(i)}` : "");
+            + (data.ewma[i] !== null ? `, EWMA ${short(data.ewma[i])}` : "") + (rule.has(i) ? `: ${rule.get(i)}` : "");
         }],
       },
     }, table, place);

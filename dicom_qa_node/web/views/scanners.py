@@ -12,6 +12,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
+from dicom_qa_node.charts.arrival_order import TimeAxis
+from dicom_qa_node.charts.baselines import chart_rules
 from dicom_qa_node.charts.scanners import Scanners
 from dicom_qa_node.charts.service_events import EventKind, ServiceEvents
 from dicom_qa_node.domain.errors import Permanent
@@ -24,8 +26,9 @@ from dicom_qa_node.web.chart_drawing import (
     draw,
     picture_of,
     places_of,
-    rules_of,
+    span_words,
     spark,
+    time_of,
     weeks_picture,
 )
 from dicom_qa_node.web.page_rendering import page, redirect
@@ -36,6 +39,10 @@ __all__ = ["routes"]
 _WEEKS = 52
 _ROWS = 50
 _POINTS = (100, 300, 1000)
+_CSV = (
+    "series_instance_uid", "version", "acquired_at", "scored_at", "value", "adjusted", "ewma", "ewma_lower",
+    "ewma_upper", "rule", "drift", "late",
+)  # fmt: skip
 
 
 def routes(_site: Site) -> list[BaseRoute]:
@@ -50,19 +57,21 @@ def routes(_site: Site) -> list[BaseRoute]:
         Route(f"{one}/baseline", guarded(Permission.ACT, _baseline), methods=["POST"]),
         Route(f"{one}/events", guarded(Permission.REVIEW, _add_event), methods=["POST"]),
         Route(event, guarded(Permission.REVIEW, _change_event), methods=["POST"]),
+        Route(f"{event}/baseline", guarded(Permission.REVIEW, _after_event), methods=["POST"]),
+        Route(f"{one}/accept", guarded(Permission.REVIEW, _accept), methods=["POST"]),
     ]
 
 
 def _overview(request: Request) -> Response:
     site = site_of(request)
-    scanners = Scanners(site.database, clock=site.clock)
+    scanners = Scanners(site.database, chart_rules(site.config.charts), site.clock)
     cards = [(card, spark(card.spark)) for card in scanners.overview()]
     return page(request, "scanners/overview.html", cards=cards, behind=scanners.behind())
 
 
 def _scanner(request: Request, status: int = 200, problem: str = "") -> Response:
     site, choice = site_of(request), _choice(request)
-    scanners = Scanners(site.database, rules_of(site.config.charts), site.clock)
+    scanners = Scanners(site.database, chart_rules(site.config.charts), site.clock)
     drawn = _drawn(site, choice)
     quantity = drawn.chart.quantity
     since = site.clock().date() - dt.timedelta(weeks=_WEEKS)
@@ -73,12 +82,13 @@ def _scanner(request: Request, status: int = 200, problem: str = "") -> Response
         "choice": choice, "drawn": drawn, "quantity": quantity, "weeks": weeks,
         "fleet": scanners.fleet(choice.group, quantity.quantity_id),
         "events": current, "history": events.of(choice.scanner.scanner_id, everything=True),
-        "alarms": scanners.alarms(choice.scanner.scanner_id), "kinds": [k for k in EventKind if k != EventKind.NETWORK],
-        "past": scanners.alarms(choice.scanner.scanner_id, only_open=False, limit=20),
+        "alarms": scanners.alarms(choice.scanner.scanner_id, notes=True),
+        "kinds": [kind for kind in EventKind if kind != EventKind.NETWORK],
+        "past": scanners.alarms(choice.scanner.scanner_id, only_open=False, notes=True, limit=20),
         "baselines": scanners.baselines(choice.group.group_id, quantity.name), "problem": problem,
         "individuals": picture_of(drawn, current), "smooth": picture_of(drawn, current, smoothed=True),
         "weekly": weeks_picture(weeks), "rows": _ROWS, "counts": sorted({*_POINTS, choice.points}),
-        "charts": site.config.charts,
+        "charts": site.config.charts, "axes": list(TimeAxis), "span_words": span_words, "time_of": time_of,
     }  # fmt: skip
     return page(request, "scanners/scanner.html", status, **context)
 
@@ -86,20 +96,21 @@ def _scanner(request: Request, status: int = 200, problem: str = "") -> Response
 def _chart_json(request: Request) -> Response:
     site, choice = site_of(request), _choice(request)
     drawn = _drawn(site, choice)
-    points, limits = drawn.chart.points, drawn.limits
+    points, limits, axis = drawn.points, drawn.limits, drawn.chart.axis
     events = ServiceEvents(site.database, site.clock).of(choice.scanner.scanner_id)
     body = {
         "quantity": drawn.chart.quantity.name, "unit": drawn.chart.quantity.unit,
-        "times": [int(point.at.timestamp()) for point in points],
-        "values": [point.value for point in points],
+        "times": [int(time_of(point, axis).timestamp()) for point in points],
+        "values": drawn.values,
+        "late": [index for index, point in enumerate(points) if point.late],
         "series": [point.series_instance_uid for point in points],
         "limits": limits and {"centre": limits.centre, "lower": limits.lower, "upper": limits.upper},
         "ewma": drawn.smoothed, "lower": drawn.lower, "upper": drawn.upper,
         "violations": [{"index": v.index, "rule": v.rule.value, "text": v.rule.sentence} for v in drawn.violations],
-        "outside": drawn.outside(),
+        "spans": [{"first": s.first, "last": s.last, "text": span_words(drawn, s)} for s in drawn.spans],
         "events": [
             {"place": place, "text": f"{event.at:%Y-%m-%d} {event.kind.value}: {event.text}"}
-            for place, event in places_of(events, points)
+            for place, event in places_of(events, drawn)
         ],
     }  # fmt: skip
     return JSONResponse(body)
@@ -109,16 +120,17 @@ def _chart_csv(request: Request) -> Response:
     site, choice = site_of(request), _choice(request)
     drawn, out = _drawn(site, choice), io.StringIO()
     writer = csv.writer(out)
-    head = ("series_instance_uid", "version", "scored_at", "value", "ewma", "ewma_lower", "ewma_upper", "rule")
-    writer.writerow(head)
-    rules, nothing = drawn.rule_at(), ("",) * len(drawn.chart.points)
-    lines = zip(
-        drawn.chart.points, drawn.smoothed or nothing, drawn.lower or nothing, drawn.upper or nothing, strict=True
-    )
+    writer.writerow(_CSV)
+    rules, points = drawn.rule_at(), drawn.points
+    lines = zip(points, drawn.smoothed, drawn.lower, drawn.upper, strict=True)
+    in_drift = {index for span in drawn.spans for index in range(span.first, span.last + 1)}
     for index, (point, *judged) in enumerate(lines):
         rule = rules[index].value if index in rules else ""
-        uid, at = point.series_instance_uid, point.at.isoformat(timespec="seconds")
-        writer.writerow([uid, point.version, at, repr(point.value), *judged, rule])
+        times = (point.acquired_at.isoformat(timespec="seconds"), point.at.isoformat(timespec="seconds"))
+        numbers = [repr(point.value), "" if point.adjusted is None else repr(point.adjusted)]
+        row = [point.series_instance_uid, point.version, *times, *numbers]
+        limits = ["" if value is None else value for value in judged]
+        writer.writerow([*row, *limits, rule, "yes" if index in in_drift else "", "yes" if point.late else ""])
     note(request, "chart.export", kind="scanner", ident=choice.scanner.name, detail=choice.query)
     name = f"scanner-{choice.scanner.scanner_id}-{choice.group.group_id}-{drawn.chart.quantity.name}.csv"
     disposition = {"Content-Disposition": f'attachment; filename="{name}"'}
@@ -127,7 +139,7 @@ def _chart_csv(request: Request) -> Response:
 
 def _baseline(request: Request) -> Response:
     site, choice = site_of(request), _choice(request)
-    scanners = Scanners(site.database, rules_of(site.config.charts), site.clock)
+    scanners = Scanners(site.database, chart_rules(site.config.charts), site.clock)
     account, reason = account_of(request), _word(request, "reason")
     try:
         if _word(request, "automatic"):
@@ -141,6 +153,39 @@ def _baseline(request: Request) -> Response:
         return _scanner(request, 422, str(error))
     detail = f"{choice.group.kind} {choice.group.protocol}, {choice.quantity}: {period}"
     note(request, "baseline.choose", kind="scanner", ident=choice.scanner.name, detail=detail)
+    return redirect(request, f"/scanners/{choice.scanner.scanner_id}?{choice.query}#baseline")
+
+
+def _accept(request: Request) -> Response:
+    """Judge a group by its series from the beginning of a drift on: what changed then was meant."""
+    site, choice = site_of(request), _choice(request)
+    scanners = Scanners(site.database, chart_rules(site.config.charts), site.clock)
+    wanted = _number(_word(request, "alarm"))
+    alarms = scanners.alarms(choice.scanner.scanner_id, notes=True, limit=500)
+    alarm = next((item for item in alarms if item.alarm_id == wanted), None)
+    group = next((item for item in choice.groups if alarm is not None and item.group_id == alarm.group_id), None)
+    if alarm is None or group is None:
+        raise HTTPException(404, "There is no such drift, or it has ended meanwhile.")
+    reason = _word(request, "reason") or f"accepted: {alarm.sentence or alarm.meaning}"
+    scanners.accept_change(group, alarm.began_at, reason=reason, author=account_of(request).name)
+    detail = f"{group.kind} {group.protocol}: from {alarm.began_at:%Y-%m-%d %H:%M} UTC, {reason}"
+    note(request, "baseline.accept", kind="scanner", ident=choice.scanner.name, detail=detail)
+    return redirect(request, f"/scanners/{choice.scanner.scanner_id}?group={group.group_id}#baseline")
+
+
+def _after_event(request: Request) -> Response:
+    """Judge every group of a scanner by its series after a service event."""
+    site, choice = site_of(request), _choice(request)
+    wanted = min(request.path_params["event_id"], LARGEST_ID)
+    events = ServiceEvents(site.database, site.clock).of(choice.scanner.scanner_id)
+    event = next((item for item in events if item.event_id == wanted), None)
+    if event is None:
+        raise HTTPException(404, "There is no such event, or somebody has changed it meanwhile.")
+    scanners = Scanners(site.database, chart_rules(site.config.charts), site.clock)
+    reason = f"{event.kind.value}: {event.text}"
+    count = scanners.accept_event(choice.scanner.scanner_id, event.at, reason=reason, author=account_of(request).name)
+    detail = f"event {event.event_id}, {count} groups from {event.at:%Y-%m-%d %H:%M} UTC"
+    note(request, "baseline.accept", kind="scanner", ident=choice.scanner.name, detail=detail)
     return redirect(request, f"/scanners/{choice.scanner.scanner_id}?{choice.query}#baseline")
 
 
@@ -179,19 +224,20 @@ def _change_event(request: Request) -> Response:
 def _choice(request: Request) -> Choice:
     query = request.query_params
     group, points = _number(query.get("group")), _number(query.get("points"))
-    quantity = query.get("quantity", "score")[:100]
-    found = choose(site_of(request), request.path_params["scanner_id"], group, quantity, points)
+    quantity = query.get("quantity", "")[:100] or None
+    axis = TimeAxis.SCORED if query.get("by") == TimeAxis.SCORED else TimeAxis.ACQUIRED
+    found = choose(site_of(request), request.path_params["scanner_id"], group, quantity, points, axis)
     if found is None:
         raise HTTPException(404, "There is no such scanner or protocol group.")
     return found
 
 
 def _drawn(site: Site, choice: Choice) -> Drawn:
-    rules = rules_of(site.config.charts)
-    chart = Scanners(site.database, rules, site.clock).chart(choice.group, choice.quantity, points=choice.points)
+    scanners = Scanners(site.database, chart_rules(site.config.charts), site.clock)
+    chart = scanners.chart(choice.group, choice.quantity, points=choice.points, axis=choice.axis)
     if chart is None:
         raise HTTPException(404, "There is no such quantity.")
-    return draw(chart, rules)
+    return draw(chart)
 
 
 def _number(text: str | None) -> int | None:

@@ -18,6 +18,7 @@ _COLUMNS: dict[str, tuple[tuple[str, Any], ...]] = {
         ("reconstruction", sa.String(16)),
         ("thickness", sa.String(16)),
         ("charted_as", sa.Integer),
+        ("moving", sa.Boolean),
     ),
     "chart_points": (("acquired_at", UtcDateTime), ("source_group_id", sa.Integer)),
     "chart_baselines": (("from_at", UtcDateTime),),
@@ -27,7 +28,7 @@ _COLUMNS: dict[str, tuple[tuple[str, Any], ...]] = {
 }
 _INDEXES = {
     "ix_chart_points_acquired_at": ("chart_points", ["group_id", "acquired_at", "result_id"]),
-    "ix_chart_points_source_group_id": ("chart_points", ["source_group_id"]),
+    "ix_chart_points_source_group_id": ("chart_points", ["source_group_id", "group_id"]),
     "ix_log_rows_acquired_on": (
         "log_rows",
         [
@@ -44,7 +45,7 @@ def create() -> None:
         for name, kind in added:
             op.add_column(table, sa.Column(name, kind))
     # What was scored before keeps the order it had: the time of the acquisition was not kept.
-    op.execute("UPDATE chart_points SET acquired_at = at")
+    op.execute("UPDATE chart_points SET acquired_at = at, source_group_id = group_id")
     day = "date(scored_at)" if op.get_bind().dialect.name == "sqlite" else "scored_at::date"
     op.execute(f"UPDATE log_rows SET acquired_on = {day}")
     for name, (table, columns) in _INDEXES.items():
