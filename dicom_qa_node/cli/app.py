@@ -21,6 +21,7 @@ from dicom_qa_node.cli import (
     dose,
     health,
     models,
+    monthly_report,
     network,
     outbox,
     phantoms,
@@ -45,7 +46,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-for module in (roles, scoring, quality_log, network, health, auditing, site_setup, demo):
+for module in (roles, scoring, quality_log, network, health, auditing, monthly_report, site_setup, demo):
     module.register(app)
 app.add_typer(series.app, name="series")
 app.add_typer(outbox.app, name="outbox")

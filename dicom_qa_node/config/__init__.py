@@ -21,6 +21,7 @@ from dicom_qa_node.config.delivery import (
 )
 from dicom_qa_node.config.dicom_services import ClientTls, Complete, Destination, Peer, Query, Receive, ServerTls, Spool
 from dicom_qa_node.config.loader import Config, ConfigProblem, InvalidConfig, Log, load_config, parse_config
+from dicom_qa_node.config.monthly_report import MonthlyReport
 from dicom_qa_node.config.orthanc import Orthanc, SeriesSelection
 from dicom_qa_node.config.phantoms import Phantom, PhantomRule, Phantoms
 from dicom_qa_node.config.scoring import Grades, Score
@@ -46,6 +47,7 @@ __all__ = [
     "Grades",
     "InvalidConfig",
     "Log",
+    "MonthlyReport",
     "Oidc",
     "Orthanc",
     "Peer",

@@ -19,6 +19,7 @@ from dicom_qa_node.config.backfill import Backfill
 from dicom_qa_node.config.delivery import KINDS, Deliver, DicomTarget, Report
 from dicom_qa_node.config.dicom_services import Complete, Query, Receive, Spool
 from dicom_qa_node.config.fields import AeTitle, Section
+from dicom_qa_node.config.monthly_report import MonthlyReport
 from dicom_qa_node.config.orthanc import Orthanc
 from dicom_qa_node.config.phantoms import Phantoms
 from dicom_qa_node.config.scoring import Score
@@ -129,6 +130,7 @@ class Config(Section):
     query: Query = Field(default_factory=Query, description="the query/retrieve SCP")
     web: Web = Field(default_factory=Web, description="health, metrics, quality log")
     charts: Charts = Field(default_factory=Charts, description="control charts and drift")
+    monthly_report: MonthlyReport = Field(default_factory=MonthlyReport, description="the report of each month")
     alerts: Alerts = Field(default_factory=Alerts, description="alerts by e-mail and webhook")
     log: Log = Field(default_factory=Log, description="log output")
 
@@ -138,6 +140,14 @@ class Config(Section):
         if self.orthanc.target and self.orthanc.target not in names:
             known = ", ".join(names) or "none"
             raise ValueError(f"orthanc.target: {self.orthanc.target!r} is not in deliver.targets, which has: {known}")
+        return self
+
+    @model_validator(mode="after")
+    def _reports_have_channels(self) -> Config:
+        known = {channel.name for channel in self.alerts.email}
+        for name in self.monthly_report.channels:
+            if name not in known:
+                raise ValueError(f"monthly_report.channels: alerts.email has no channel {name!r}")
         return self
 
     @model_validator(mode="after")

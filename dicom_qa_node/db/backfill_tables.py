@@ -1,4 +1,4 @@
-"""Tables of the backfill: its runs, and every series that a run has found in an archive."""
+"""Tables of the backfill, its runs and every series that a run has found, and of the monthly reports that went out."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sqlalchemy as sa
 from dicom_qa_node.db.engine import UtcDateTime
 from dicom_qa_node.db.tables import metadata
 
-__all__ = ["backfill_runs", "backfill_series"]
+__all__ = ["backfill_runs", "backfill_series", "monthly_reports"]
 
 #: Counted in the transaction that changes a series, so that progress is one row to read.
 backfill_runs = sa.Table(
@@ -55,4 +55,16 @@ backfill_series = sa.Table(
     sa.UniqueConstraint("run_id", "series_instance_uid"),
     sa.Index("ix_backfill_series_state", "run_id", "state", "attempts", "entry_id"),
     sa.Index("ix_backfill_series_series_instance_uid", "series_instance_uid", "state"),
+)
+
+monthly_reports = sa.Table(
+    "monthly_reports",
+    metadata,
+    sa.Column("month", sa.String(7), primary_key=True),
+    sa.Column("scanner", sa.String(200), primary_key=True),
+    sa.Column("destination", sa.String(64), primary_key=True),
+    sa.Column("attempts", sa.Integer, nullable=False),
+    sa.Column("not_before", UtcDateTime, nullable=False),
+    sa.Column("done_at", UtcDateTime),
+    sa.Column("words", sa.Text, nullable=False),
 )

@@ -38,6 +38,7 @@ __all__ = [
     "AlertDelivery",
     "json_body",
     "mail_text",
+    "send_prepared",
     "signature_of",
     "template_values",
 ]
@@ -197,7 +198,11 @@ def send_mail(config: Config, channel: EmailChannel, message: Message, now: dt.d
     Misconfigured
         The password cannot be read, or the certificate is not trusted.
     """
-    mail = _mail(config, channel, message, now)
+    return send_prepared(channel, _mail(config, channel, message, now))
+
+
+def send_prepared(channel: EmailChannel, mail: EmailMessage) -> str:
+    """Send a mail through the server of a channel; return its words. Raises as `send_mail` does."""
     try:
         with _connect(channel) as server:
             if channel.username and channel.password_file is not None:

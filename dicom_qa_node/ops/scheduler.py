@@ -32,6 +32,7 @@ from dicom_qa_node.ops.alert_evaluation import AlertEvaluator, NodeAlerts, updat
 from dicom_qa_node.ops.audit_syslog import SyslogSender
 from dicom_qa_node.ops.health import HealthReport, ModelCheck, assess, gather, time_of
 from dicom_qa_node.ops.heartbeat import HeartbeatSender
+from dicom_qa_node.ops.monthly_reports import MonthlyReports
 from dicom_qa_node.ops.phantom_alerts import PhantomAlerts
 from dicom_qa_node.ops.retention import clear_dose_reports, clear_quarantine, clear_rendered_images, make_room, retain
 from dicom_qa_node.receive.reconcile import reconcile
@@ -96,6 +97,7 @@ def tasks_of(config: Config, database: Database, watch: ClockWatch | None = None
         Task("checkpoint", 600, lambda _now: database.checkpoint()),
         Task("counts", 60, lambda _now: fold_counts(database)),
         *_audit_tasks(config, database),
+        *_monthly_reports(config, database),
     ]
 
 
@@ -125,6 +127,13 @@ def _resending(config: Config, database: Database) -> list[Task]:
     if not targets:
         return []
     return [Task("resend", config.complete.sweep_s, lambda now: resend_reports(database, targets, quiet_s, now))]
+
+
+def _monthly_reports(config: Config, database: Database) -> list[Task]:
+    if not config.monthly_report.scheduled:
+        return []
+    reports = MonthlyReports(config, database)
+    return [Task("monthly report", 900, lambda _now: reports.run(), first_after_s=120)]
 
 
 def _audit_tasks(config: Config, database: Database) -> list[Task]:

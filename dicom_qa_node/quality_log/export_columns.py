@@ -183,6 +183,7 @@ COLUMNS: tuple[ExportColumn, ...] = (
     _text("site", "Institution Name (0008,0080)"),
     _text("modality", "Modality (0008,0060)"),
     _text("kind", "what was scored: ct, pt or petct"),
+    _text("qc_outcome", "outcome of a QC phantom, which has no score; empty for a patient"),
     _score("score", "score of the series"),
     _score("score_low", "lower end of its interval"),
     _score("score_high", "upper end of its interval"),

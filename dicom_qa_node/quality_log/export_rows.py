@@ -131,6 +131,7 @@ def _values(row: LogRow, extra: _Extra) -> dict[str, Cell]:
         "site": facts.institution_name,
         "modality": facts.modality,
         "kind": row.kind,
+        "qc_outcome": None if row.qc is None else row.qc.value,
         "score": _two(row.score),
         "score_low": _two(low),
         "score_high": _two(high),

@@ -37,6 +37,7 @@ from dicom_qa_node.web.views import (
     device_names,
     images,
     log,
+    monthly_reports,
     node,
     notifications,
     phantoms,
@@ -73,6 +74,7 @@ _VIEWS = (
     users,
     audit,
     backfill,
+    monthly_reports,
 )
 _METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _START_PAGES = ("/log", "/node", "/account")

@@ -41,6 +41,7 @@ _NAV = (
     NavItem("/scanners", "Scanners", Permission.VIEW),
     NavItem("/dose", "Quality and dose", Permission.VIEW),
     NavItem("/phantoms", "Phantoms", Permission.VIEW),
+    NavItem("/reports", "Reports", Permission.VIEW),
     NavItem("/node", "Node", Permission.VIEW),
     NavItem("/alerts", "Alerts", Permission.VIEW),
     NavItem("/users", "Users", Permission.ADMIN),

@@ -33,6 +33,8 @@ def commands() -> list[str]:
     for name, command in root.commands.items():
         inner = getattr(command, "commands", None)
         found += [f"{name} {leaf}" for leaf in inner] if inner else [name]
+        if inner and getattr(command, "invoke_without_command", False):
+            found.append(name)
     return found
 
 

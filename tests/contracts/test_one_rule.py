@@ -66,7 +66,8 @@ ALLOWED = {"deliver/targets/base.py"}
 #: The same file name in two packages, where both are what their package calls it.
 SAME_NAME = {
     "__init__", "accounts", "alerts", "app", "audit", "backfill", "charts", "ct", "delivery", "dose", "health",
-    "log", "net", "node", "orthanc", "outbox", "pet", "phantoms", "quality_and_dose", "quality_log",
+    "log", "monthly_report", "monthly_reports", "net", "node", "orthanc", "outbox", "pet", "phantoms",
+    "quality_and_dose", "quality_log",
     "reference_levels", "registry", "review_queue", "reviews", "roles", "scanners", "scoring", "series",
     "site_setup", "users",
 }  # fmt: skip

@@ -50,7 +50,7 @@ FIRST = (
     "study_date", "study_time", "acquired_on", "accession_number", "patient_id", "patient_name",
     "patient_birth_date", "protocol",
     "series_description", "study_description", "body_part", "scanner", "scanner_model", "site", "modality", "kind",
-    "score", "score_low", "score_high", "ct_score", "pet_score", "display_score", "ct_noise_score",
+    "qc_outcome", "score", "score_low", "score_high", "ct_score", "pet_score", "display_score", "ct_noise_score",
     "ct_resolution_score", "ct_contrast_score", "ct_structure_score", "ct_artefact_score", "pet_noise_score",
     "pet_resolution_score", "pet_plausibility_score", "decided_by", "limiting_dimension", "grade", "grade_low", "why",
     "findings", "severity", "deviation_sd", "global_noise_level_hu",

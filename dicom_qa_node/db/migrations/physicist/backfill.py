@@ -1,4 +1,4 @@
-"""Tables and columns of runs of the backfill."""
+"""Tables of runs of the backfill, and of the monthly reports that went out."""
 
 from __future__ import annotations
 
@@ -56,8 +56,20 @@ def create() -> None:
         sa.Index("ix_backfill_series_series_instance_uid", "series_instance_uid", "state"),
     )
 
+    op.create_table(
+        "monthly_reports",
+        sa.Column("month", sa.String(7), primary_key=True),
+        sa.Column("scanner", sa.String(200), primary_key=True),
+        sa.Column("destination", sa.String(64), primary_key=True),
+        sa.Column("attempts", sa.Integer, nullable=False),
+        sa.Column("not_before", UtcDateTime, nullable=False),
+        sa.Column("done_at", UtcDateTime),
+        sa.Column("words", sa.Text, nullable=False),
+    )
+
 
 def drop() -> None:
     """Take back what ``create`` made, in reverse order."""
+    op.drop_table("monthly_reports")
     op.drop_table("backfill_series")
     op.drop_table("backfill_runs")
