@@ -100,6 +100,7 @@ dose_series = sa.Table(
     sa.Column("water_equivalent_diameter_mm", sa.Float),
     sa.Column("acquired_from", sa.String(32), nullable=False),
     sa.Column("acquired_until", sa.String(32), nullable=False),
+    sa.Column("head", sa.Boolean, nullable=False),
     sa.Column("event_id", sa.Integer, sa.ForeignKey("dose_events.event_id")),
     sa.Column("rule", sa.String(32), nullable=False, server_default=""),
     sa.Column("reason", sa.Text, nullable=False, server_default=""),

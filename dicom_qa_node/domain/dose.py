@@ -124,6 +124,8 @@ class DoseHeader:
         Diameter of the CTDI phantom that the images state.
     acquired_from, acquired_until
         First and last acquisition time of the images, local time of the scanner in ISO 8601; "" where unknown.
+    head
+        Whether the images show a head, by which SSDE is computed; noted only where they state no CTDIvol.
     """
 
     event_uids: tuple[str, ...] = ()
@@ -131,6 +133,7 @@ class DoseHeader:
     phantom_cm: int | None = None
     acquired_from: str = ""
     acquired_until: str = ""
+    head: bool = False
 
 
 class LinkRule(StrEnum):
@@ -158,7 +161,8 @@ class SeriesDose:
     ctdi_vol_mgy, dlp_mgy_cm, phantom_cm
         Of the linked irradiation event, else of the image headers; ``source`` says which.
     ssde_mgy, water_equivalent_diameter_mm
-        Measured by the node in the images.
+        Measured by the node in the images; where these state no CTDIvol, the SSDE is that of the linked event's CTDIvol
+        at the measured diameter.
     event_uid
         Irradiation Event UID of the linked event, "" where there is none.
     rule

@@ -153,6 +153,7 @@ def _series_row(facts: SeriesHeader, version: int, result: SeriesResult) -> dict
         "water_equivalent_diameter_mm": measured.get("water_equivalent_diameter"),
         "acquired_from": header.acquired_from,
         "acquired_until": header.acquired_until,
+        "head": header.head,
     }
 
 

@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from dicom_qa_node.db import dose_tables as d
 from dicom_qa_node.db.engine import Database
 from dicom_qa_node.domain.dose import DoseSource, LinkRule, SeriesDose
+from dicom_qa_node.dose.size_specific_dose import size_specific_dose
 
 __all__ = ["ReportRow", "dose_of", "dose_of_series", "latest_reports", "reports_of_study"]
 
@@ -86,6 +87,13 @@ def _query() -> sa.Select[Any]:
     ).select_from(joined)
 
 
+def _ssde(row: sa.Row[Any]) -> float | None:
+    """Return the SSDE of the event's CTDIvol at the measured diameter: the images state no CTDIvol of their own."""
+    if row.ctdi_vol_mgy is not None:
+        return None
+    return size_specific_dose(row.event_ctdi, row.water_equivalent_diameter_mm, row.event_phantom, row.head)
+
+
 def _dose(row: sa.Row[Any]) -> SeriesDose:
     linked = row.event_id is not None
     reported = linked and row.event_ctdi is not None
@@ -100,7 +108,7 @@ def _dose(row: sa.Row[Any]) -> SeriesDose:
         event_uid=row.event_uid or "",
         rule=LinkRule(row.rule) if row.rule else None,
         reason=row.reason,
-        ssde_mgy=row.ssde_mgy,
+        ssde_mgy=row.ssde_mgy if row.ssde_mgy is not None or not reported else _ssde(row),
         water_equivalent_diameter_mm=row.water_equivalent_diameter_mm,
         report_protocol=row.event_protocol or "",
         header_ctdi_vol_mgy=row.ctdi_vol_mgy,

@@ -27,6 +27,7 @@ from dicom_qa_node.domain.reference_levels import ReferenceLevel, ReferenceLevel
 from dicom_qa_node.domain.results import Finding, Measurement, SeriesKind, SeriesResult, Severity, grade_label
 from dicom_qa_node.score.acquisition_facts import acquisition_of
 from dicom_qa_node.score.blank_slices import too_many_blank
+from dicom_qa_node.score.body_region import BodyRegion, region_of
 from dicom_qa_node.score.ct_selection import rank_ct_stacks
 from dicom_qa_node.score.decoder_pool import DecoderPool
 from dicom_qa_node.score.display_images import SOFT_TISSUE
@@ -129,6 +130,7 @@ class _StackResult:
     key_slices: KeySlices | None
     blank: int = 0
     acquisition: Acquisition | None = None
+    head: bool = False
 
 
 def score_series(
@@ -194,7 +196,9 @@ def score_series(
     result = replace(_combined(found, stacks, about, scorer), subject_decision=chosen.phantoms.decision)
     lead = _leading(stacks)
     pair_uid = _pair_uid(candidates, lead.kind)
-    result = replace(result, pair_series_uid=pair_uid, timings_ms=clock.timings(), dose=found.dose)
+    result = replace(
+        result, pair_series_uid=pair_uid, timings_ms=clock.timings(), dose=replace(found.dose, head=lead.head)
+    )
     return ScoredSeries(result, lead.pictures, lead.key_slices)
 
 
@@ -277,6 +281,8 @@ def _score_stack(
         key_slices=key_slices,
         blank=len(volume.blank_mm),
         acquisition=acquisition,
+        # Only looked at where a dose report may have to give what the images do not state.
+        head=volume.kind is SeriesKind.CT and values.get("ctdi_vol") is None and region_of(volume) is BodyRegion.HEAD,
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 import itertools
+import threading
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -138,9 +139,15 @@ def add_series(
     version: int = 1,
     patient: str = "P1",
     study: str = STUDY,
+    size: float | None = None,
 ) -> None:
     facts = SeriesHeader(uid, study, "CT", protocol_name=protocol, patient_id=patient)
-    names = (("ctdi_vol", ctdi), ("dlp", None if ctdi is None else ctdi * 30), ("ssde", 9.9))
+    names = (
+        ("ctdi_vol", ctdi),
+        ("dlp", None if ctdi is None else ctdi * 30),
+        ("ssde", None if ctdi is None else 9.9),
+        ("water_equivalent_diameter", size),
+    )
     measured = tuple(Measurement(name, name, value, "mGy") for name, value in names)
     dose = DoseHeader(events, None if ctdi is None else (ctdi, ctdi), 32)
     result = SeriesResult(
@@ -260,7 +267,36 @@ def test_an_event_without_a_dose_leaves_that_of_the_images(database: Database) -
     assert (found.event_uid, found.source, found.ctdi_vol_mgy) == ("1.9.1", DoseSource.HEADER, 8.0)
 
 
+def test_where_the_images_state_no_dose_the_size_specific_one_is_that_of_the_report(database: Database) -> None:
+    add_report(database, stored(MadeEvent("1.9.1", 10.0)))
+    add_series(database, ctdi=None, size=300.0)
+    found = dose(database)
+    assert (found.ctdi_vol_mgy, found.header_ctdi_vol_mgy) == (10.0, None)
+    # AAPM Report 204, 32 cm phantom at 30 cm: 1.23
+    assert found.ssde_mgy == pytest.approx(12.3, abs=0.05)
+
+
 def test_an_older_version_of_a_series_does_not_come_back(database: Database) -> None:
     add_series(database, ctdi=9.0, version=2)
     add_series(database, ctdi=8.0, version=1)
     assert dose(database).header_ctdi_vol_mgy == 9.0
+
+
+def test_a_report_and_a_series_that_are_written_at_once_are_linked(database: Database) -> None:
+    add_series(database, f"{SERIES}.9", study="1.2.4")
+    begun, done = threading.Event(), threading.Event()
+
+    def late_series() -> None:
+        begun.wait(30)
+        add_series(database)
+        done.set()
+
+    other = threading.Thread(target=late_series)
+    other.start()
+    with database.write() as connection:
+        record_dose_reports(connection, [stored(MadeEvent("1.9.1", 8.2))], dt.timedelta())
+        begun.set()
+        # The series waits for this transaction: its study is held.
+        assert not done.wait(0.3)
+    other.join(30)
+    assert dose(database).event_uid == "1.9.1"

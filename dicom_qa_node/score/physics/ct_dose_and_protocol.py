@@ -7,6 +7,7 @@ from pydicom import Dataset
 
 from dicom_qa_node.dicom_io.headers import number, text
 from dicom_qa_node.domain.results import Measurement
+from dicom_qa_node.dose.size_specific_dose import size_factor, size_range_cm
 from dicom_qa_node.score.body_region import BodyRegion, ctdi_phantom_cm, region_of
 from dicom_qa_node.score.convolution_kernels import Sharpness
 from dicom_qa_node.score.kernel_sharpness import KernelSharpness
@@ -58,20 +59,6 @@ def _kernel(kernel: KernelSharpness) -> Measurement:
 
 
 _TOO_TRUNCATED = 0.15
-
-
-def size_factor(diameter_cm: float, phantom_cm: int, head: bool) -> float:
-    """Conversion factor from CTDIvol to the size-specific dose estimate.
-
-    ``a exp(-b Dw)``: AAPM Report 204 (2011) for the 32 cm phantom (a = 3.704369, b = 0.03671937 / cm) and the 16 cm
-    phantom (1.874799, 0.03871313); for heads AAPM Report 293 (2019), 16 cm phantom (1.9852, 0.0486). The fits hold
-    from 8 to 45 cm (heads 11 to 20 cm).
-    """
-    if phantom_cm == 32:
-        a, b = 3.704369, 0.03671937
-    else:
-        a, b = (1.9852, 0.0486) if head else (1.874799, 0.03871313)
-    return float(a * np.exp(-b * diameter_cm))
 
 
 def water_equivalent_diameter_mm(
@@ -154,7 +141,7 @@ def _ssde(volume: Volume, ctdi: float, diameter: Measurement) -> Measurement:
     stated = ctdi_phantom_cm(volume.header)
     phantom = stated or (16 if head else 32)
     diameter_cm = diameter.value / 10.0
-    low, high = (11.0, 20.0) if head and phantom == 16 else (8.0, 45.0)
+    low, high = size_range_cm(phantom, head)
     if not low <= diameter_cm <= high:
         return CT_QUANTITIES.absent(
             "ssde", f"diameter {diameter_cm:.0f} cm lies outside the tables ({low:.0f} to {high:.0f} cm)"
