@@ -18,6 +18,7 @@ from pydicom import FileDataset
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.errors import InvalidDicomError
 from pydicom.filereader import read_dataset, read_preamble
+from pydicom.tag import Tag
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
 
 from dicom_qa_node.dicom_io.deflated import (
@@ -95,7 +96,7 @@ def dcmread(
     InvalidDicomError
         It is not a DICOM file, or costs too much (`ReadingLimit`).
     """
-    tags = None if specific_tags is None else list(specific_tags)
+    tags = None if specific_tags is None else [Tag(tag) for tag in specific_tags]
     limit = budget or FileBudget(MOST_READS, MOST_HEADER_BYTES)
     with _opened(source) as file:
         if is_deflated(file):

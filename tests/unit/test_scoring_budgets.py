@@ -108,6 +108,18 @@ def test_a_deflated_header_is_read_alone(slices, tmp_path, tail):
     assert whole is None or whole.PixelData == slices[0].PixelData
 
 
+@pytest.mark.parametrize(
+    "tags", [["SOPInstanceUID", "SeriesInstanceUID", "Rows"], [0x00080018, 0x0020000E, (0x28, 0x10)]]
+)
+def test_chosen_elements_of_a_deflated_header_are_those_of_a_plain_one(slices, tmp_path, tags):
+    path = tmp_path / "one.dcm"
+    deflated_file(path, slices[0], tail=10)
+    found = bounded_dcmread(path, stop_before_pixels=True, specific_tags=tags)
+    plain = bounded_dcmread(slices[0].filename, stop_before_pixels=True, specific_tags=tags)
+    assert found == plain
+    assert {"SOPInstanceUID", "SeriesInstanceUID", "Rows"} <= set(found.dir())
+
+
 def test_a_deflated_header_without_end_is_refused(slices, tmp_path):
     path = tmp_path / "one.dcm"
     filler = struct.pack("<HH2sH", 0x0029, 0x1001, b"LT", 65528) + b" " * 65528
