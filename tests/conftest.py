@@ -148,7 +148,7 @@ def _own_logging() -> Iterator[None]:
     logging.captureWarnings(False)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def free_port() -> Callable[[], int]:
     """Return a function that picks a free TCP port on loopback; each call gives another one."""
     return _free_port

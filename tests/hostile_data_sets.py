@@ -118,6 +118,10 @@ HOSTILE: dict[str, Hostile] = {
         ExplicitVRLittleEndian,
         lambda uid: _image(uid, struct.pack("<HH2sHL", 9, 0x1001, b"OB", 0, 0xFFFFFFF0)),
     ),
+    "pixel data of 4 GB": (
+        ExplicitVRLittleEndian,
+        lambda uid: head(uid) + struct.pack("<HH2sHL", 0x7FE0, 0x10, b"OW", 0, 0xFFFFFFF0),
+    ),
     "deflated empty elements": (DeflatedExplicitVRLittleEndian, _deflated_empty_elements),
     "deflated elements of 64 KiB": (DeflatedExplicitVRLittleEndian, _deflated_full_elements),
     "deflated elements in an item": (DeflatedExplicitVRLittleEndian, _deflated_nested),

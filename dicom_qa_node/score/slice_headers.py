@@ -35,7 +35,7 @@ _BROKEN_FILE = (
     MemoryError,
 )  # fmt: skip
 
-_MAX_SIDE = 8192
+_MAX_SIDE = 4096
 _MAX_RESCALE = 1e9
 _LOSSY_SYNTAXES = frozenset(
     {
