@@ -25,6 +25,8 @@ __all__ = ["Selection", "metadata", "respond", "select"]
 
 _CHUNK = 256 * 1024
 _PLAIN = (str(ExplicitVRLittleEndian), str(ImplicitVRLittleEndian))
+# Encoding anew holds a data set and its encoding in memory.
+_MOST_ENCODED_BYTES = 256 << 20
 _GONE = "Some of these instances are no longer in the spool."
 
 
@@ -70,12 +72,16 @@ def respond(selection: Selection, wanted: Wanted) -> Response:
     Raises
     ------
     HTTPException
-        406 one of them cannot be had in a transfer syntax that is wanted.
+        406 one of them cannot be had in a transfer syntax that is wanted, or is too large to be encoded anew.
     """
     for instance in selection.instances():
-        if not wanted.takes(instance.transfer_syntax_uid) and not _target(instance, wanted):
-            name = UID(instance.transfer_syntax_uid).name
+        if wanted.takes(instance.transfer_syntax_uid):
+            continue
+        name = UID(instance.transfer_syntax_uid).name
+        if not _target(instance, wanted):
             raise HTTPException(406, f"An instance is stored as {name}; ask for transfer-syntax=* to get it so.")
+        if selection.path_of(instance).stat().st_size > _MOST_ENCODED_BYTES:
+            raise HTTPException(406, f"An instance is too large to be encoded anew; it is stored as {name}.")
     if wanted.multipart:
         boundary = secrets.token_hex(16)
         kind = f'{MULTIPART}; type="{DICOM}"; boundary={boundary}'
