@@ -20,8 +20,10 @@ import sys
 import threading
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -31,6 +33,7 @@ from pydicom.dataset import FileMetaDataset
 from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import write_file_meta_info
 from pydicom.uid import UID
+from pydicom.valuerep import VR
 from pynetdicom import AE, _config
 from pynetdicom.sop_class import Verification
 
@@ -39,9 +42,11 @@ from dicom_qa_node.db.engine import Database
 from dicom_qa_node.domain.states import SeriesState
 from dicom_qa_node.flow.registry import Registry
 from dicom_qa_node.quality_log.entries import QualityLog
+from dicom_qa_node.spool.image_difference import differences
 from tests.conftest import seed_of
 from tests.load.mutations import KINDS, SECRETS, Image, mutated, read_image
-from tests.processes import signal_all
+from tests.load.process_meter import ProcessMeter, Used
+from tests.processes import listens, signal_all
 
 # pynetdicom leaves the socket of an association that ends badly to the garbage collector.
 pytestmark = [
@@ -58,6 +63,8 @@ S = SeriesState
 AT_REST = (S.DELIVERED, S.REPORTED, S.PARKED)
 LONGEST_S = 30.0
 MOST_RECEIVER_MB, MOST_SCORER_MB = 150, 2500
+#: For one image in the receiver, and more with its size.
+MOST_INPUT_MB, MOST_INPUT_CPU_S = 24.0, 5.0
 SENDERS = 2
 PYTHON_WORDS = re.compile(r"\w*(?:Error|Exception)\b|Traceback|\.py\b|object at 0x|<class|unexpected error")
 BAD_EVENTS = (
@@ -75,6 +82,9 @@ class Sent:
     source: str
     kind: str
     status: int
+    body: Callable[[], bytes]
+    sop_class_uid: str
+    transfer_syntax_uid: str
 
 
 @dataclass
@@ -116,23 +126,30 @@ def plans(folder: Path, files: int, rng: random.Random) -> list[Plan]:
 
 def part10(image: Image, body: bytes) -> bytes:
     """Return a file whose meta information is sound, as the C-STORE request made from it must be."""
+    return part10_meta(image.sop_class_uid, image.sop_instance_uid, image.transfer_syntax_uid) + body
+
+
+def part10_meta(sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str) -> bytes:
+    """Return what stands before a data set."""
     meta = FileMetaDataset()
-    meta.MediaStorageSOPClassUID = UID(image.sop_class_uid)
-    meta.MediaStorageSOPInstanceUID = UID(image.sop_instance_uid)
-    meta.TransferSyntaxUID = UID(image.transfer_syntax_uid)
+    meta.MediaStorageSOPClassUID = UID(sop_class_uid)
+    meta.MediaStorageSOPInstanceUID = UID(sop_instance_uid)
+    meta.TransferSyntaxUID = UID(transfer_syntax_uid)
     meta.ImplementationClassUID = UID("2.25.1")
     meta.FileMetaInformationVersion = b"\0\1"
     buffer = DicomBytesIO()
     buffer.write(bytes(128) + b"DICM")
     write_file_meta_info(buffer, meta)
-    return buffer.getvalue() + body
+    return buffer.getvalue()
 
 
 class Senders:
     """Threads that send planned series over one association each, and keep every answer."""
 
-    def __init__(self, port: int, work: Sequence[Plan], folder: Path, seed: int) -> None:
+    def __init__(self, port: int, work: Sequence[Plan], folder: Path, seed: int, receivers: Sequence[int]) -> None:
         self.sent: list[Sent] = []
+        self.used: list[tuple[Used, int]] = []
+        self._meters = [ProcessMeter(pid) for pid in receivers]
         self.broken: list[str] = []
         self.longest_s = 0.0
         self._port, self._folder, self._seed = port, folder, seed
@@ -167,22 +184,35 @@ class Senders:
         if not assoc.is_established:
             raise RuntimeError("no association")
         # Some images come again, with other damage under the same UID.
-        again = [image for index, image in enumerate(plan.images) if index % 40 == 20]
-        for index, image in enumerate([*plan.images, *again]):
+        repeated = [image for index, image in enumerate(plan.images) if index % 40 == 20]
+        for index, image in enumerate([*plan.images, *repeated]):
             # One kind for the whole series with the same choices: what a scanner does wrong it does in every image.
             alike = plan.kind is not None and index < len(plan.images)
             rng = random.Random(f"{self._seed} {plan.name} {'' if alike else index}")
             kind = plan.kind or rng.choice(KINDS)
+            state = rng.getstate()
             body = mutated(image, kind, rng)
             path.write_bytes(part10(image, body))
             begin = time.monotonic()
-            status = assoc.send_c_store(path)
+            with ExitStack() as meters:
+                used = [meters.enter_context(meter.input()) for meter in self._meters]
+                status = assoc.send_c_store(path)
+            self.used += [(item, len(body)) for item in used]
             self.longest_s = max(self.longest_s, time.monotonic() - begin)
             if "Status" not in status:
                 raise RuntimeError(f"image {index} ({kind}) of {image.source} got no answer")
             digest = hashlib.sha256(body).hexdigest()
-            self.sent.append(Sent(image.sop_instance_uid, digest, image.source, kind, int(status.Status)))
+            again = partial(_body_again, image, kind, state)
+            sent = image.sop_instance_uid, digest, image.source, kind, int(status.Status)
+            self.sent.append(Sent(*sent, again, image.sop_class_uid, image.transfer_syntax_uid))
         assoc.release()
+
+
+def _body_again(image: Image, kind: str, state: object) -> bytes:
+    """Return the body that was sent: its damage depends on the state of its random choices alone."""
+    rng = random.Random()
+    rng.setstate(state)  # type: ignore[arg-type]
+    return mutated(image, kind, rng)
 
 
 @dataclass
@@ -290,7 +320,8 @@ def test_damaged_images_cost_no_series_and_no_process(node, shared_data, tmp_pat
     watch = Watch(psutil.Process(node.process.pid), config.receive.port)
     watch.start()
     began = time.monotonic()
-    senders = Senders(config.receive.port, work, tmp_path, seed)
+    receivers = poll(lambda: _receivers(watch.process, config.receive.port), 60, "two receivers")
+    senders = Senders(config.receive.port, work, tmp_path, seed, receivers)
     poll(lambda: node.check() and not senders.busy(), 60 + files * 0.2, "every file answered")
     sent_s = time.monotonic() - began
     database = Database(config.database_url)
@@ -303,10 +334,19 @@ def test_damaged_images_cost_no_series_and_no_process(node, shared_data, tmp_pat
         assert node.process.wait(60) == 0
         _tell(senders, watch, registry, database, sent_s, took_s)
         _check_processes(node.log, senders, watch)
-        _check_kept(registry, config.spool_dir, senders.sent)
+        _check_costs(senders.used)
+        _check_kept(registry, config.spool_dir, senders.sent, tmp_path / "again.dcm")
         _check_series(registry, database, watch, files)
     finally:
         database.close()
+
+
+def _receivers(process: psutil.Process, port: int) -> list[int]:
+    """Return the processes that serve associations, without the one that only looks after them."""
+    roles = [child for child in process.children() if child.cmdline()[-1] == "receive"]
+    masters = [child for role in roles for child in role.children()]
+    found = [child.pid for master in masters for child in master.children() if listens(child, port)]
+    return found if len(found) == 2 else []
 
 
 def _waiting(registry: Registry) -> int:
@@ -357,17 +397,30 @@ def _check_processes(log: Path, senders: Senders, watch: Watch) -> None:
     assert max(watch.echoes) < LONGEST_S
 
 
-def _check_kept(registry: Registry, spool: Path, sent: Sequence[Sent]) -> None:
+def _check_costs(used: Sequence[tuple[Used, int]]) -> None:
+    """Hold each receiver to its bounds for every input, with what the other sender sent it meanwhile."""
+    print(
+        "for one image at most", max(item.grown_mb for item, _ in used), "MB", max(item.cpu_s for item, _ in used), "s"
+    )
+    for item, size in used:
+        mib = size / (1 << 20)
+        assert item.grown_mb < MOST_INPUT_MB + 2 * mib, (item, size)
+        assert item.cpu_s < MOST_INPUT_CPU_S + 2 * mib, (item, size)
+
+
+def _check_kept(registry: Registry, spool: Path, sent: Sequence[Sent], again: Path) -> None:
     """What was answered with Success lies in the spool with its bytes, what was refused in quarantine."""
     stored: dict[tuple[str, str], str] = {}
     for uid in _series(registry):
         stored |= {(item.sop_instance_uid, item.sha256): item.path for item in registry.instances(uid)}
-    kept = [item for item in sent if item.status == 0x0000]
-    # Of two encodings of one image the first is kept (`spool.image_difference`): its UID is there with other bytes.
-    uids = {uid for uid, _ in stored}
-    other_bytes = [item for item in kept if (item.sop_instance_uid, item.sha256) not in stored]
-    assert [item for item in other_bytes if item.sop_instance_uid not in uids] == []
-    assert len(other_bytes) <= len(kept) // 20
+    first = {uid: spool / path for (uid, _), path in stored.items() if path.startswith("instances")}
+    for item in sent:
+        if item.status == 0x0000 and (item.sop_instance_uid, item.sha256) not in stored:
+            # One image in two encodings is kept once, in the first of them, and a value representation is put right.
+            assert item.sop_instance_uid in first, item
+            body = item.body()
+            assert hashlib.sha256(body).hexdigest() == item.sha256, item
+            assert _is_same_image(first[item.sop_instance_uid], item, body, again), item
     assert [path for path in stored.values() if not (spool / path).is_file()] == []
     assert list((spool / "incoming").iterdir()) == []
     held = registry.quarantined(1_000_000)
@@ -376,6 +429,26 @@ def _check_kept(registry: Registry, spool: Path, sent: Sequence[Sent]) -> None:
     )
     for reason in {item.reason for item in held}:
         _check_words(reason)
+
+
+def _is_same_image(kept: Path, item: Sent, body: bytes, again: Path) -> bool:
+    """Return whether a kept file is the image of a body that was sent, or has all but its value representations."""
+    held = kept.read_bytes()
+    if len(held) > len(body) and _differ_in_representations(held[-len(body) :], body):
+        return True
+    meta = part10_meta(item.sop_class_uid, item.sop_instance_uid, item.transfer_syntax_uid)
+    again.write_bytes(meta + body)
+    return not differences(kept, again)
+
+
+def _differ_in_representations(one: bytes, other: bytes) -> bool:
+    """Return whether two data sets differ at most in the two letters of value representations."""
+
+    def is_representation(start: int) -> bool:
+        return one[start : start + 2].decode("latin-1") in VR.__members__
+
+    places = [at for at, (a, b) in enumerate(zip(one, other, strict=True)) if a != b]
+    return all(is_representation(at) or is_representation(at - 1) for at in places)
 
 
 def _check_series(registry: Registry, database: Database, watch: Watch, files: int) -> None:
