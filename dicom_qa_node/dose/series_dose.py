@@ -14,7 +14,7 @@ from dicom_qa_node.db.engine import Database
 from dicom_qa_node.domain.dose import DoseSource, LinkRule, SeriesDose
 from dicom_qa_node.dose.size_specific_dose import size_specific_dose
 
-__all__ = ["ReportRow", "dose_of", "dose_of_series", "latest_reports", "reports_of_study"]
+__all__ = ["ReportRow", "dose_of", "dose_of_series", "doses_of_series", "latest_reports", "reports_of_study"]
 
 _AT_ONCE = 500
 
@@ -48,6 +48,12 @@ def dose_of(connection: sa.Connection, series_instance_uids: Sequence[str]) -> d
         for row in connection.execute(_query().where(own)):
             found[row.series_instance_uid] = _dose(row)
     return found
+
+
+def doses_of_series(database: Database, series_instance_uids: Sequence[str]) -> dict[str, SeriesDose]:
+    """Return what `dose_of` does, by a database."""
+    with database.read() as connection:
+        return dose_of(connection, series_instance_uids)
 
 
 def dose_of_series(database: Database, series_instance_uid: str) -> SeriesDose | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -129,12 +129,9 @@ def test_the_sentence_compares_with_the_level() -> None:
 
 
 @pytest.fixture
-def lived(tmp_path: Path) -> Iterator[Database]:
-    database = Database(f"sqlite:///{tmp_path}/q.db")
-    database.upgrade()
-    live(database, 600, until=NOW)
-    yield database
-    database.close()
+def lived(any_database: Database) -> Database:
+    live(any_database, 400, until=NOW)
+    return any_database
 
 
 def test_a_scanner_has_the_levels_that_were_frozen_for_its_strata(lived: Database) -> None:

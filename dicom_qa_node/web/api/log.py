@@ -9,6 +9,8 @@ from fastapi import APIRouter, Depends, HTTPException, Query, Request
 from fastapi.responses import Response, StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 
+from dicom_qa_node.domain.dose import DoseSource, SeriesDose
+from dicom_qa_node.dose.series_dose import doses_of_series
 from dicom_qa_node.quality_log.export_formats import MEDIA_TYPES, ExportFormat
 from dicom_qa_node.quality_log.filters import LogQuery
 from dicom_qa_node.quality_log.reviews import Reviews, label_lines
@@ -99,6 +101,10 @@ class LogLine(BaseModel):
     latest: bool
     series_instance_uid: str
     study_instance_uid: str
+    ctdi_vol_mgy: float | None = Field(None, description="of the linked event of a dose report, else of the images; CT")
+    dlp_mgy_cm: float | None = Field(None, description="as ctdi_vol_mgy")
+    ssde_mgy: float | None = Field(None, description="size-specific dose estimate, measured; CT")
+    dose_source: DoseSource | None = Field(None, description="where CTDIvol and DLP come from")
 
 
 class ReviewOut(BaseModel):
@@ -141,8 +147,26 @@ def _about_log(made: APIRouter, site: Site) -> None:
         if cursor and place is None:
             raise HTTPException(422, "cursor: not one of this list")
         found = LogSearch(site.database).page(query, place, limit)
-        items = [LogLine(**fields_of(row, patients=account.sees_patients)) for row in found.rows]
+        doses = doses_of_series(site.database, [row.facts.series_instance_uid for row in found.rows])
+        items = [
+            LogLine(
+                **fields_of(row, patients=account.sees_patients),
+                **_dose_fields(doses.get(row.facts.series_instance_uid)),
+            )
+            for row in found.rows
+        ]
         return PageOf(items=items, next=write_place(found.older) if found.older else None)
+
+
+def _dose_fields(dose: SeriesDose | None) -> dict[str, Any]:
+    if dose is None:
+        return {}
+    return {
+        "ctdi_vol_mgy": dose.ctdi_vol_mgy,
+        "dlp_mgy_cm": dose.dlp_mgy_cm,
+        "ssde_mgy": dose.ssde_mgy,
+        "dose_source": dose.source,
+    }
 
 
 def _about_export(made: APIRouter) -> None:
