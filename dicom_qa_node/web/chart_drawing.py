@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bisect
 import datetime as dt
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -23,6 +24,7 @@ __all__ = [
     "choose",
     "draw",
     "picture_of",
+    "round_values",
     "span_words",
     "spark",
     "time_of",
@@ -100,7 +102,8 @@ class Mark:
 class Picture:
     """Coordinates in a box of 1000 by 240; ``band`` is the outline of a filled area, empty where there is none.
 
-    ``spans`` are left and right edge and the words of each drift.
+    ``spans`` are left and right edge and the words of each drift, ``scale`` the round values of the upright axis,
+    ``days`` the first weeks of months along the other.
     """
 
     line: str
@@ -111,6 +114,8 @@ class Picture:
     first: str
     last: str
     spans: tuple[tuple[float, float, str], ...] = ()
+    scale: tuple[Mark, ...] = ()
+    days: tuple[Mark, ...] = ()
 
 
 def draw(chart: Chart) -> Drawn:
@@ -202,11 +207,28 @@ def weeks_picture(weeks: Sequence[Week]) -> Picture | None:
     low = [f"{across(i):.1f},{up(week.spread.q1):.1f}" for i, week in enumerate(weeks)]
     high = [f"{across(i):.1f},{up(week.spread.q3):.1f}" for i, week in enumerate(weeks)]
     dots = tuple((across(i), up(value), "plain", f"{value:.3g}") for i, value in enumerate(medians))
-    lines = (Mark(up(max(edges)), "edge", f"{max(edges):.4g}"), Mark(up(min(edges)), "edge", f"{min(edges):.4g}"))
     band = " ".join([*low, *reversed(high)])
     return Picture(
-        _path(medians, across, up), dots, lines, (), band, weeks[0].monday.isoformat(), weeks[-1].monday.isoformat()
-    )
+        _path(medians, across, up), dots, (), (), band, weeks[0].monday.isoformat(), weeks[-1].monday.isoformat(),
+        scale=tuple(Mark(up(value), "scale", f"{value:.6g}") for value in round_values(min(edges), max(edges))),
+        days=tuple(Mark(across(i), "day", f"{weeks[i].monday:%b %Y}") for i in _months(weeks)),
+    )  # fmt: skip
+
+
+def round_values(low: float, high: float, most: int = 8) -> list[float]:
+    """Return up to ``most`` round values between two others: steps of 1, 2 or 5 times a power of ten."""
+    span = (high - low) or abs(high) or 1.0
+    power = 10.0 ** math.floor(math.log10(span / (most - 1)))
+    step = next(power * factor for factor in (1, 2, 5, 10, 20) if span / (power * factor) <= most - 1)
+    first = math.ceil(low / step - 1e-9)
+    found = [round(number * step, 12) for number in range(first, first + most) if number * step <= high + 1e-9 * span]
+    return found or [low]
+
+
+def _months(weeks: Sequence[Week], most: int = 8) -> list[int]:
+    """Return the first week of each month, or of every second, third ... where there are many."""
+    firsts = [i for i, week in enumerate(weeks) if i == 0 or week.monday.month != weeks[i - 1].monday.month]
+    return firsts[:: -(-len(firsts) // most)]
 
 
 def spark(values: Sequence[tuple[dt.date, float]]) -> str:

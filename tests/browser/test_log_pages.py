@@ -167,7 +167,7 @@ def test_an_administrator_parks_after_a_question(visit, filled_site):
     row = LogSearch(filled_site.database).page(LogQuery()).rows[9]
     page = visit(f"/series/{row.facts.series_instance_uid}")
     page.locator("summary", has_text="Park…").press("Enter")
-    page.get_by_label("Why").fill("wrong table height")
+    page.locator("#reason-park").fill("wrong table height")
     page.get_by_role("button", name="Park now").press("Enter")
     page.wait_for_url(re.compile("done=park"))
     assert page.get_by_text("wrong table height").first.is_visible()

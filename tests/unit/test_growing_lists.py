@@ -21,6 +21,8 @@ from dicom_qa_node.flow.retention_candidates import Retention
 from dicom_qa_node.index.catalogue import Catalogue
 from dicom_qa_node.quality_log.entries import LogFilter, QualityLog
 from dicom_qa_node.quality_log.review_queue import Place, QueueScope, ReviewQueue
+from dicom_qa_node.quality_log.search import LogSearch
+from dicom_qa_node.quality_log.similar_series import SimilarSeries
 from tests.realistic_log import fill
 
 NOW = dt.datetime(2026, 3, 1, 12, 0, tzinfo=dt.UTC)
@@ -115,6 +117,7 @@ ASKED: dict[str, Callable[[Database], object]] = {
     "the end of the review queue": lambda database: ReviewQueue(database).page(
         QueueScope.OPEN, 1, beyond=Place(NOW, 0), back=True, limit=5
     ),
+    "the prior of a patient": lambda database: SimilarSeries(database).prior(LogSearch(database).rows([90])[0]),
     "retention": lambda database: Retention(database).expired(NOW, NOW),
 }
 
