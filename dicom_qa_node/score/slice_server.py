@@ -55,7 +55,7 @@ class SliceServer:
 
     def __init__(self, decoders: DecoderPool) -> None:
         self._decoders = decoders
-        self._series: OrderedDict[tuple[str, ...], _Series] = OrderedDict()
+        self._series: OrderedDict[tuple[int, tuple[str, ...]], _Series] = OrderedDict()
 
     def answer(self, question: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
         """Return the answer to one question: the stacks of ``paths``, or with ``index`` one slice of a stack.
@@ -63,7 +63,7 @@ class SliceServer:
         A series that cannot be read gives ``{"problem": text}``.
         """
         try:
-            series = self._opened(question["paths"])
+            series = self._opened(question["paths"], question["stamp"])
             if "index" not in question:
                 return {
                     "stacks": [self._described(*pair) for pair in zip(series.stacks, series.scales, strict=True)]
@@ -74,8 +74,8 @@ class SliceServer:
         except MemoryError:
             return {"problem": "its images need too much memory"}, b""
 
-    def _opened(self, paths: Sequence[str]) -> _Series:
-        key = tuple(paths)
+    def _opened(self, paths: Sequence[str], stamp: int) -> _Series:
+        key = (stamp, tuple(paths))
         if key in self._series:
             self._series.move_to_end(key)
             return self._series[key]

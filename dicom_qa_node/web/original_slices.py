@@ -13,20 +13,21 @@ import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 from PIL import Image
 
-__all__ = ["Busy", "OriginalSlice", "OriginalSlices", "SliceStack", "Unreadable"]
+__all__ = ["Busy", "OriginalSlice", "OriginalSlices", "SeriesFiles", "SliceStack", "Unreadable"]
 
 _LENGTH = struct.Struct("<I")
 _CHILD = "dicom_qa_node.score.slice_server"
 _OPEN_S, _SLICE_S, _WAIT_S = 30.0, 15.0, 20.0
 _KEPT_BYTES = 64 << 20
 _KEPT_SERIES = 64
-MOST_IMAGES = 6000
+_MOST_IMAGES = 6000
 
 
 class Unreadable(Exception):
@@ -35,6 +36,24 @@ class Unreadable(Exception):
 
 class Busy(Exception):
     """Too many people ask for images at this moment."""
+
+
+@dataclass(frozen=True, slots=True)
+class SeriesFiles:
+    """The files of a series; ``stamp`` changes when one of them is exchanged for a newer image."""
+
+    paths: tuple[str, ...]
+    stamp: int
+
+    @classmethod
+    def of(cls, paths: Sequence[Path]) -> SeriesFiles:
+        """Return those of ``paths`` that are there."""
+        found, latest = [], 0
+        for path in paths:
+            with suppress(FileNotFoundError, NotADirectoryError):
+                latest = max(latest, path.stat().st_mtime_ns)
+                found.append(str(path))
+        return cls(tuple(found), latest)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,11 +101,11 @@ class OriginalSlices:
         self._lock = threading.Lock()
         self._kept_lock = threading.Lock()
         self._child: subprocess.Popen[bytes] | None = None
-        self._stacks: OrderedDict[tuple[str, ...], tuple[SliceStack, ...]] = OrderedDict()
+        self._stacks: OrderedDict[SeriesFiles, tuple[SliceStack, ...]] = OrderedDict()
         self._slices: OrderedDict[tuple[Any, ...], OriginalSlice] = OrderedDict()
         self._bytes = 0
 
-    def stacks(self, paths: Sequence[str]) -> tuple[SliceStack, ...]:
+    def stacks(self, files: SeriesFiles) -> tuple[SliceStack, ...]:
         """Return the stacks of a series.
 
         Raises
@@ -96,22 +115,21 @@ class OriginalSlices:
         Busy
             Others ask at this moment.
         """
-        key = tuple(paths)
         with self._kept_lock:
-            if key in self._stacks:
-                self._stacks.move_to_end(key)
-                return self._stacks[key]
-        if len(paths) > MOST_IMAGES:
-            raise Unreadable(f"it has {len(paths)} images; at most {MOST_IMAGES} are shown here")
-        head, _ = self._ask({"paths": list(paths)}, _OPEN_S)
+            if files in self._stacks:
+                self._stacks.move_to_end(files)
+                return self._stacks[files]
+        if len(files.paths) > _MOST_IMAGES:
+            raise Unreadable(f"it has {len(files.paths)} images; at most {_MOST_IMAGES} are shown here")
+        head, _ = self._ask(asdict(files), _OPEN_S)
         found = tuple(_stack(item) for item in head["stacks"])
         with self._kept_lock:
-            self._stacks[key] = found
+            self._stacks[files] = found
             while len(self._stacks) > _KEPT_SERIES:
                 self._stacks.popitem(last=False)
         return found
 
-    def slice(self, paths: Sequence[str], stack: int, index: int) -> OriginalSlice:
+    def slice(self, files: SeriesFiles, stack: int, index: int) -> OriginalSlice:
         """Return one slice.
 
         Raises
@@ -121,12 +139,12 @@ class OriginalSlices:
         Busy
             Others ask at this moment.
         """
-        key = (hash(tuple(paths)), len(paths), stack, index)
+        key = (files, stack, index)
         with self._kept_lock:
             if key in self._slices:
                 self._slices.move_to_end(key)
                 return self._slices[key]
-        head, pixels = self._ask({"paths": list(paths), "stack": stack, "index": index}, _SLICE_S)
+        head, pixels = self._ask(asdict(files) | {"stack": stack, "index": index}, _SLICE_S)
         made = OriginalSlice(head["rows"], head["columns"], head["scale"], gzip.compress(pixels, 1))
         with self._kept_lock:
             if key not in self._slices:

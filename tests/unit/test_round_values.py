@@ -34,7 +34,7 @@ def test_the_weekly_chart_has_both_axes():
     ]
     picture = weeks_picture(weeks)
     assert picture is not None
-    assert [mark.label for mark in picture.scale] == ["2", "2.2", "2.4", "2.6", "2.8", "3", "3.2", "3.4"]
+    assert [mark.label for mark in picture.scale] == ["2", "2.5", "3", "3.5"]
     assert all(0 <= mark.at <= HEIGHT for mark in picture.scale)
     assert picture.days[0].label == "Jan 2026"
     assert len(picture.days) <= 8

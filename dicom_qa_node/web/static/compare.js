@@ -36,7 +36,7 @@
     if (pane.kept.has(key)) return pane.kept.get(key);
     const asked = (async () => {
       if (stack.pictures) return { picture: stack.pictures[index] };
-      const answer = await fetch(`${stack.at}/${index}`, { redirect: "error" });
+      const answer = await fetch(`${stack.at}/${index}${stack.query}`, { redirect: "error" });
       if (!answer.ok) throw new Error((await answer.json().catch(() => ({}))).detail || `The slice could not be read (${answer.status}).`);
       const head = (name) => Number(answer.headers.get(name));
       return { rows: head("X-Rows"), columns: head("X-Columns"), scale: head("X-Scale"), values: new Int16Array(await answer.arrayBuffer()) };

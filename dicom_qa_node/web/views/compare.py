@@ -20,7 +20,7 @@ from dicom_qa_node.quality_log.search import LogSearch
 from dicom_qa_node.quality_log.similar_series import Similar, SimilarSeries
 from dicom_qa_node.spool.layout import SpoolLayout
 from dicom_qa_node.web.access import Permission, account_of, guarded, note, path_of
-from dicom_qa_node.web.original_slices import Busy, SliceStack, Unreadable
+from dicom_qa_node.web.original_slices import Busy, SeriesFiles, SliceStack, Unreadable
 from dicom_qa_node.web.page_rendering import page, problem
 from dicom_qa_node.web.series_comparison import plain_unit, side_by_side
 from dicom_qa_node.web.site import Site, site_of
@@ -141,7 +141,7 @@ def _answered(view: Callable[[Request], Response]) -> Callable[[Request], Respon
     return answer
 
 
-def _paths(request: Request) -> list[str]:
+def _files(request: Request) -> SeriesFiles:
     """Return the files of a series in the spool.
 
     Raises
@@ -155,20 +155,24 @@ def _paths(request: Request) -> list[str]:
     site = site_of(request)
     layout = SpoolLayout(site.config.spool_dir)
     stored = [item for item in Registry(site.database).instances(uid) if not item.conflict]
-    paths = [str(path) for item in stored if (path := layout.absolute(item.path)).is_file()]
-    if not paths:
+    files = SeriesFiles.of([layout.absolute(item.path) for item in stored])
+    if not files.paths:
         raise FileNotFoundError(uid)
-    return paths
+    return files
 
 
 def _index(request: Request) -> Response:
     uid, site = request.path_params["uid"], site_of(request)
     try:
-        stacks = site.original_slices.stacks(_paths(request))
+        files = _files(request)
+        stacks = site.original_slices.stacks(files)
     except FileNotFoundError:
         return _kept_slices(request)
     base = path_of(request, f"/series/{uid}/images")
-    found = [_described(stack) | {"at": f"{base}/{number}"} for number, stack in enumerate(stacks)]
+    found = [
+        _described(stack) | {"at": f"{base}/{number}", "query": f"?of={files.stamp}"}
+        for number, stack in enumerate(stacks)
+    ]
     return JSONResponse({"source": "spool", "stacks": found})
 
 
@@ -198,7 +202,7 @@ def _kept_slices(request: Request) -> Response:
 
 def _pixels(request: Request) -> Response:
     given = site_of(request).original_slices.slice(
-        _paths(request), request.path_params["stack"], request.path_params["index"]
+        _files(request), request.path_params["stack"], request.path_params["index"]
     )
     headers = {
         "Cache-Control": _KEPT, "Content-Encoding": "gzip", "X-Rows": str(given.rows), "X-Columns": str(given.columns),
@@ -211,14 +215,14 @@ def _drawn(request: Request) -> Response:
     """Answer one slice in a window, for pages without a script: ``at`` is its place in the stack, 0 to 1."""
     words, slices = _view_words(request), site_of(request).original_slices
     try:
-        paths = _paths(request)
+        files = _files(request)
     except FileNotFoundError:
         return _png(_kept_picture(request, float(words["at"])))
-    (stack, *_) = slices.stacks(paths)
+    (stack, *_) = slices.stacks(files)
     window = (stack.low, stack.high)
     if stack.unit == "HU":
         window = _WINDOWS.get(words["window"], window)
-    shown = slices.slice(paths, 0, round(float(words["at"]) * (len(stack.positions) - 1)))
+    shown = slices.slice(files, 0, round(float(words["at"]) * (len(stack.positions) - 1)))
     return _png(shown.png(*window, invert=stack.kind == "pt"))
 
 
