@@ -70,6 +70,16 @@ def test_every_test_that_is_named_exists(document: Path) -> None:
     assert [f"{path}::{function}" for path, function in named if not exists(path, function)] == []
 
 
+@pytest.mark.parametrize("document", [SECURITY, ROOT / "docs" / "conformance.md"], ids=lambda path: path.name)
+def test_every_setting_that_is_named_exists(document: Path) -> None:
+    sections = "receive|spool|query|web|score|deliver|complete|alerts|report"
+    found = set(re.findall(rf"`((?:{sections})\.[a-z_]+(?:\[\])?(?:\.[a-z_]+)*)(?::[^`]*)?`", document.read_text()))
+    known = (ROOT / "docs" / "configuration.md").read_text()
+    files = ("_scp", "_scu", "pdata", "store_handler")
+    assert len(found) > 5
+    assert [key for key in sorted(found) if f"`{key}" not in known and not key.endswith(files)] == []
+
+
 def promises() -> list[str]:
     text = ARCHITECTURE.read_text().split("## Promises")[1].split("\n## ")[0]
     return re.split(r"\n\d+\. ", text)[1:]

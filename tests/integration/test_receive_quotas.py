@@ -259,3 +259,42 @@ def test_a_costly_data_set_is_refused_and_kept_apart_for_little(
     mapped_mb = len(data) / (1 << 20) if not syntax.is_deflated else 0
     assert peak_mb(receiver) < MOST_RECEIVER_MB + mapped_mb
     poll(lambda: len(list(receiver.layout.quarantine.glob("*.json"))) == 1)
+
+
+def commitment_request(data: bytes) -> Iterator[bytes]:
+    """Yield the PDUs of an N-ACTION for storage commitment in context 1."""
+    model = b"1.2.840.10008.1.20.1"
+    elements = {
+        0x0003: model, 0x0100: b"\x30\x01", 0x0110: b"\7\0", 0x0800: b"\1\0", 0x1001: model + b".1", 0x1008: b"\1\0"
+    }  # fmt: skip
+    body = b"".join(struct.pack("<HHL", 0, tag, len(value)) + value for tag, value in elements.items())
+    yield raw.p_data(3, struct.pack("<HHLL", 0, 0, 4, len(body)) + body)
+    step = 1 << 18
+    for start in range(0, len(data), step):
+        yield raw.p_data(2 if start + step >= len(data) else 0, data[start : start + step])
+
+
+@pytest.mark.parametrize("path", ["fastpath", "fallback"])
+def test_a_message_above_its_budget_costs_little_and_is_answered_where_the_node_receives_itself(
+    make_receiver: MakeReceiver, path: str
+) -> None:
+    receiver = make_receiver("" if path == "fastpath" else "unknown-pynetdicom", storage_commitment=True)
+    push_model = raw.context(1, "1.2.840.10008.1.20.1", ["1.2.840.10008.1.2"])
+    with closing(connect(receiver.port)) as connection:
+        connection.settimeout(60)
+        connection.sendall(raw.request(contexts=[push_model]))
+        assert raw.answer(connection)[0] == 2
+        with contextlib.suppress(ConnectionError):
+            for pdu in commitment_request(bytes(30 << 20)):
+                connection.sendall(pdu)
+        if path == "fastpath":
+            assert raw.status_of(raw.answer(connection)[1]) == 0x0213
+            # The association goes on.
+            for pdu in commitment_request(b"\0\0"):
+                connection.sendall(pdu)
+            assert raw.status_of(raw.answer(connection)[1]) == 0x0115
+            assert "event=message_too_large" in receiver.log.read_text()
+        else:
+            with contextlib.suppress(ConnectionError, EOFError):
+                assert raw.answer(connection)[0] == 7
+    assert peak_mb(receiver) < MOST_RECEIVER_MB

@@ -181,3 +181,34 @@ def test_actions_are_for_administrators(site, role):
             answer = client.post(path, data={"csrf": client.csrf})
             assert answer.status_code in (403, 404), (path, answer.status_code)
     assert [event["new_state"] for event in Registry(site.database).history(UID)][-1] == "SCORED"
+
+
+def changes(site) -> list[tuple[str, str]]:
+    """Return method and address of every page and call that changes something."""
+    routes = [route for view in web_app._VIEWS for route in view.routes(site) if isinstance(route, Route)]
+    posts = [route.path for route in routes if "POST" in route.methods and "/setup/" not in route.path]
+    found = [("POST", re.sub(r"{\w+(:\w+)?}", "1", path.replace("{uid}", UID))) for path in posts]
+    calls = stranger(site).get("/api/v1/openapi.json", headers=bearer(site)).json()["paths"]
+    for path, methods in calls.items():
+        filled = "/api/v1" + re.sub(r"{\w+}", "1", re.sub(r"{(uid|series\w*)}", UID, path))
+        found += [(method.upper(), filled) for method in methods if method != "get"]
+    return found
+
+
+def test_nothing_changes_for_nobody_nor_without_the_token_against_forgery(site):
+    """Each change by a stranger, and by an administrator's session whose request another site could have made."""
+    series(site.database)
+    before = Registry(site.database).history(UID)
+    session, nobody = logged_in(site), stranger(site)
+    asked = changes(site)
+    assert len(asked) > 40
+    for method, path in asked:
+        body = {"json": {}} if path.startswith("/api/") else {"data": {}}
+        # The theme is a cookie of the browser's own, and who logs in has no session yet.
+        if path not in ("/login", "/theme"):
+            answer = session.request(method, path, **body)
+            assert answer.status_code in (400, 401, 403, 404, 405, 422), (method, path, answer.status_code)
+        answer = nobody.request(method, path, **body, follow_redirects=False)
+        assert answer.status_code in (303, 400, 401, 403, 404, 405, 422, 429), (method, path, answer.status_code)
+        assert [word for word in WORDS if word in answer.text] == []
+    assert Registry(site.database).history(UID) == before

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import logging
 import socket
@@ -112,3 +113,18 @@ def test_client_that_leaves_is_not_an_error(monkeypatch, caplog):
             assert answer_of(connection).startswith(b"HTTP/1.1 200")
         assert time.monotonic() < deadline
     assert [record for record in caplog.records if record.levelno >= logging.ERROR] == []
+
+
+def test_hundreds_of_begun_requests_keep_nobody_waiting(monkeypatch):
+    with serving(monkeypatch) as address, contextlib.ExitStack() as held:
+        monkeypatch.setattr(middleware, "_FIRST_BYTES_S", 20.0)
+        begun = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1000\r\n\r\na"
+        for _ in range(300):
+            held.enter_context(socket.create_connection(address)).sendall(begun)
+        began = time.monotonic()
+        for _ in range(10):
+            connection = http.client.HTTPConnection(*address, timeout=20)
+            connection.request("GET", "/")
+            assert connection.getresponse().status == 200
+            connection.close()
+        assert time.monotonic() - began < 5
