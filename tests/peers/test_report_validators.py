@@ -19,6 +19,7 @@ from dicom_qa_node.domain.series import StoredInstance
 from dicom_qa_node.report.report_builder import build_report
 from dicom_qa_node.report.sop_class_conversion import as_form
 from dicom_qa_node.report.sr_document import SOP_CLASS_UID, ReportRequest, report_series_uid, report_uid
+from tests.phantom_runs import phantom_result
 from tests.report_samples import (
     MODEL,
     T0,
@@ -83,9 +84,16 @@ def implausible_pet(spool: Path) -> ReportRequest:
     return ReportRequest(implausible(write_series(spool, 6, "PT")), 1, T0)
 
 
+def qc_phantom(spool: Path) -> ReportRequest:
+    images = write_series(spool, 7, "CT", PatientName="QA^Daily")
+    values = {"phantom_hu_centre": 9.0, "phantom_noise": 5.0, "phantom_edge_centre": -1.0}
+    made = phantom_result(images[0].series.series_instance_uid, values, T0.replace(tzinfo=None))
+    return ReportRequest(dataclasses.replace(made, instances_used=len(images)), 1, T0)
+
+
 KINDS: list[Callable[[Path], ReportRequest]] = [
     ct, petct_second_version, pet_alone, not_rated_japanese, multiframe, sparse_header,
-    petct_by_parts, implausible_pet,
+    petct_by_parts, implausible_pet, qc_phantom,
 ]  # fmt: skip
 
 
@@ -129,13 +137,22 @@ def test_dciodvfy_finds_no_error(kind, reports, run_tool):
 def test_dsrdump_renders_it(kind, reports, run_tool):
     done = run_tool("dsrdump", "+Pl", reports[kind], check=True)
     assert '"Imaging Measurement Report"' in done.stdout
-    score = {"not_rated_japanese": None, "petct_by_parts": "1.7", "implausible_pet": "0"}.get(kind, "2.83")
+    score = {"not_rated_japanese": None, "qc_phantom": None, "petct_by_parts": "1.7", "implausible_pet": "0"}.get(
+        kind, "2.83"
+    )
     assert (f'"Image Set Quality Rating")="{score}' in done.stdout) is (score is not None)
     assert done.stdout.count("Measurement Group") >= 3
     assert [line for line in done.stderr.splitlines() if line.startswith(("E:", "F:"))] == []
 
 
-PIXELMED = ("petct_second_version", "not_rated_japanese", "multiframe", "petct_by_parts", "implausible_pet")
+PIXELMED = (
+    "petct_second_version",
+    "not_rated_japanese",
+    "multiframe",
+    "petct_by_parts",
+    "implausible_pet",
+    "qc_phantom",
+)
 
 
 @pytest.mark.parametrize("kind", PIXELMED)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import datetime as dt
 from dataclasses import replace
+from io import BytesIO
 from types import SimpleNamespace
 
 import pytest
 import sqlalchemy as sa
+from pydicom import dcmread
 
 from dicom_qa_node.charts.alerts import Alerts
 from dicom_qa_node.charts.chart_ingest import ChartIngest
@@ -30,7 +32,10 @@ from dicom_qa_node.quality_control.runs import PhantomRuns
 from dicom_qa_node.quality_control.tolerances import Tolerances, ToleranceSet
 from dicom_qa_node.quality_log.filters import LogQuery
 from dicom_qa_node.quality_log.search import LogSearch
+from dicom_qa_node.report.report_builder import build_report
+from dicom_qa_node.report.sr_document import ReportRequest
 from tests.phantom_runs import add_run, phantom_result
+from tests.report_samples import T0, write_series
 from tests.web_site import open_site
 
 MONDAY = dt.date(2026, 11, 2)
@@ -289,3 +294,35 @@ def test_offline_rows_name_a_phantom():
     row = _row(result_values(phantom_result("1.1", GOOD, at(0))))
     assert row["score"] == "QC phantom"
     assert SimpleNamespace(**row).grade == ""
+
+
+def test_the_report_has_no_verdict_but_the_reason_and_the_results(tmp_path):
+    images = write_series(tmp_path, 7, "CT", PatientName="QA^Daily")
+    uid = images[0].series.series_instance_uid
+    result = phantom_result(uid, GOOD | {"phantom_hu_centre": 9.0}, at(0))
+    made = build_report(ReportRequest(result, 1, T0), images, tmp_path, Config())
+    report = dcmread(BytesIO(made))
+    text = " | ".join(words(report))
+    assert "Image Set Quality Rating" not in text
+    assert "RADLEX" not in text
+    assert "QC phantom, without a verdict" in text
+    assert '"qa" in PatientName' in text
+    assert "Outside a tolerance" in text
+    numbers = {item.ConceptNameCodeSequence[0].CodeMeaning: item for item in walk(report) if item.ValueType == "NUM"}
+    value = numbers["CT number of the centre"].MeasuredValueSequence[0]
+    assert (float(value.NumericValue), value.MeasurementUnitsCodeSequence[0].CodeValue) == (9.0, "[hnsf'U]")
+    assert "above the tolerance (at least -5, at most 5 [hnsf'U])" in text
+    assert "usual range" not in text
+
+
+def words(report):
+    for item in walk(report):
+        yield str(item.get("TextValue", ""))
+        for name in ("ConceptNameCodeSequence", "ConceptCodeSequence"):
+            yield from (f"{code.CodeMeaning} {code.CodingSchemeDesignator}" for code in item.get(name, []))
+
+
+def walk(item):
+    for child in item.get("ContentSequence", []):
+        yield child
+        yield from walk(child)
