@@ -8,6 +8,7 @@ import re
 import pytest
 from playwright.sync_api import Page
 
+from dicom_qa_node.charts.alerts import Alerts, AlertSubject, NewAlert
 from dicom_qa_node.domain.accounts import Role
 from dicom_qa_node.quality_log.review_queue import QueueScope, ReviewQueue
 from dicom_qa_node.quality_log.reviews import Reviews
@@ -54,11 +55,30 @@ def test_the_comparison_fits_and_is_accessible(visit, accessible, fits, two_seri
     accessible(page)
 
 
-@pytest.mark.parametrize("path", ["/notifications", "/series/{}/compare?with=median"])
-def test_the_other_pages_are_accessible(visit, accessible, fits, two_series, path):
-    page = visit(path.format(two_series[0]), role=Role.REVIEWER)
+def test_the_median_is_missing_accessibly(visit, accessible, fits, two_series):
+    page = visit(f"/series/{two_series[0]}/compare?with=median", role=Role.REVIEWER)
+    assert page.get_by_text("There is no second series").is_visible()
     fits(page)
     accessible(page)
+
+
+@pytest.mark.parametrize(("width", "theme"), [(390, "dark"), (1280, "light")])
+def test_notifications_are_read_one_by_one(visit, accessible, fits, filled_site, two_series, width, theme):
+    rudi = filled_site.accounts.named(NAMES[Role.REVIEWER])
+    ReviewQueue(filled_site.database).assign(two_series[1], rudi.account_id, by="ada", note="Is the motion too much?")
+    for number in range(2):
+        occasion = f"{width} {theme} {number}"
+        Alerts(filled_site.database).add([NewAlert(occasion, "node", AlertSubject.NODE, f"disk degraded, {occasion}")])
+    page = visit("/notifications", role=Role.REVIEWER, width=width, theme=theme)
+    fits(page)
+    accessible(page)
+    unread = page.locator("tr.unread").count()
+    assert unread == int(page.locator(".bell-count").inner_text()) >= 3
+    page.locator("tr.unread", has_text="motion too much").get_by_role("button").click()
+    poll_until(lambda: page.locator("tr.unread").count() == unread - 1, what="one read")
+    page.get_by_role("button", name="Mark all as read").click()
+    poll_until(lambda: page.locator("tr.unread").count() == 0, what="all read")
+    assert page.locator(".bell-count").count() == 0
 
 
 def test_keys_walk_agree_and_score(visit, filled_site):
