@@ -24,6 +24,7 @@ __all__ = [
     "Baselines",
     "ChartRules",
     "Measured",
+    "MeasuredRows",
     "TooFew",
     "chart_rules",
     "measured_of",
@@ -104,14 +105,21 @@ class Measured:
     sizes_mm: Values
 
 
-def measured_of(rows: Sequence[Any], quantity_id: int, size_id: int | None) -> Measured:
-    """Take one quantity out of rows with ``measured`` and ``score``, in their order."""
-    found = unpack([row.measured for row in rows], [row.score for row in rows])
+class MeasuredRows:
+    """Rows with ``measured`` and ``score``, unpacked once for all of their quantities."""
+
+    def __init__(self, rows: Sequence[Any]) -> None:
+        self.count = len(rows)
+        self.found = unpack([row.measured for row in rows], [row.score for row in rows])
+
+
+def measured_of(rows: MeasuredRows, quantity_id: int, size_id: int | None) -> Measured:
+    """Take one quantity out of rows, in their order."""
     none = np.zeros(0)
-    positions, values = found.get(quantity_id, (np.zeros(0, dtype=np.intp), none))
-    every = np.full(len(rows), np.nan)
-    if size_id is not None and size_id in found:
-        at, sizes = found[size_id]
+    positions, values = rows.found.get(quantity_id, (np.zeros(0, dtype=np.intp), none))
+    every = np.full(rows.count, np.nan)
+    if size_id is not None and size_id in rows.found:
+        at, sizes = rows.found[size_id]
         every[at] = sizes
     return Measured([int(position) for position in positions], values, every[positions])
 
@@ -121,7 +129,7 @@ class Baselines:
 
     def __init__(self, connection: sa.Connection, group_id: int, rules: ChartRules) -> None:
         self._connection, self._group_id, self._rules = connection, group_id, rules
-        self._rows: dict[Any, Sequence[Any]] = {}
+        self._rows: dict[Any, MeasuredRows] = {}
         size = sa.select(s.quantities.c.quantity_id).where(s.quantities.c.name == SIZE)
         self.size_id = connection.execute(size).scalar_one_or_none()
         mine = s.baselines.c.group_id == group_id
@@ -173,16 +181,16 @@ class Baselines:
             point = s.points.c
             inside = (point.group_id == self._group_id) & (point.acquired_at >= begin) & (point.acquired_at < end)
             query = _columns().where(inside & (point.at <= known_at)).order_by(point.acquired_at, point.result_id)
-            self._rows[key] = self._connection.execute(query.limit(_MOST_CHOSEN)).all()
+            self._rows[key] = MeasuredRows(self._connection.execute(query.limit(_MOST_CHOSEN)).all())
         measured = measured_of(self._rows[key], quantity_id, self.size_id)
         scale = scale_of(name, measured.values, measured.sizes_mm)
         limits = scale.limits(measured.values, measured.sizes_mm)
         return None if limits is None or limits.count < _FEWEST_CHOSEN else (limits, scale)
 
-    def _first(self, from_at: dt.datetime | None, quantity_id: int) -> Sequence[Any]:
+    def _first(self, from_at: dt.datetime | None, quantity_id: int) -> MeasuredRows:
         """Return the first rows of the group in the order of their scoring, which later arrivals do not change."""
         rows = self._begin(from_at)
-        if any(len(row.measured) for row in rows) and not measured_of(rows, quantity_id, None).positions:
+        if rows.found and quantity_id not in rows.found:
             # Measured only since some later time, such as an update of the node.
             week = s.weeks.c
             mine = (week.group_id == self._group_id) & (week.quantity_id == quantity_id)
@@ -192,7 +200,7 @@ class Baselines:
                 return self._begin(begin if from_at is None else max(begin, from_at))
         return rows
 
-    def _begin(self, from_at: dt.datetime | None) -> Sequence[Any]:
+    def _begin(self, from_at: dt.datetime | None) -> MeasuredRows:
         if from_at not in self._rows:
             point = s.points.c
             count = max(_ROWS, self._rules.baseline_points)
@@ -203,7 +211,7 @@ class Baselines:
                 query = query.where(point.acquired_at >= from_at).order_by(point.acquired_at, point.result_id)
                 query = query.limit(2 * count)
             found = sorted(self._connection.execute(query).all(), key=lambda row: (row.at, row.result_id))
-            self._rows[from_at] = found[:count]
+            self._rows[from_at] = MeasuredRows(found[:count])
         return self._rows[from_at]
 
 

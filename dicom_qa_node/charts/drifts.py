@@ -15,7 +15,7 @@ import sqlalchemy as sa
 
 from dicom_qa_node.charts.alerts import NewAlert, add_alerts
 from dicom_qa_node.charts.arrival_order import late_arrivals
-from dicom_qa_node.charts.baselines import Baseline, Baselines, ChartRules, ScoreQuantity, measured_of
+from dicom_qa_node.charts.baselines import Baseline, Baselines, ChartRules, MeasuredRows, ScoreQuantity, measured_of
 from dicom_qa_node.charts.chart_scale import DOSE, least_shift
 from dicom_qa_node.charts.control_charts import Drift, Limits
 from dicom_qa_node.charts.judgement import judge
@@ -117,10 +117,10 @@ class Drifts:
         rows = _latest(connection, group_id)
         acquired = [row.acquired_at for row in rows]
         late = late_arrivals(acquired, [row.at for row in rows])
-        baselines = Baselines(connection, group_id, self._rules)
+        opened, baselines = MeasuredRows(rows), Baselines(connection, group_id, self._rules)
         found, seen = [], set()
         for quantity in _quantities(connection):
-            measured = measured_of(rows, quantity.quantity_id, baselines.size_id)
+            measured = measured_of(opened, quantity.quantity_id, baselines.size_id)
             if not measured.positions or (quantity.direction == "context" and quantity.name not in DOSE):
                 continue
             baseline = baselines.of(quantity.quantity_id, quantity.name)

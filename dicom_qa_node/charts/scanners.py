@@ -18,6 +18,7 @@ from dicom_qa_node.charts.baselines import (
     Baselines,
     ChartRules,
     Measured,
+    MeasuredRows,
     TooFew,
     measured_of,
 )
@@ -112,6 +113,12 @@ class Scanners:
         found = [(_scanner(row, names.scanners[row.scanner_id]), names.shown_as.get(row.scanner_id)) for row in rows]
         return sorted(found, key=lambda pair: (pair[0].name.casefold(), pair[0].scanner_id))
 
+    def group(self, group_id: int) -> Group | None:
+        """Return one group that has series, or None."""
+        wanted = (s.groups.c.group_id == group_id) & (s.groups.c.total > 0)
+        with self._db.read() as connection:
+            return next((found[0] for found in _groups(connection, wanted).values()), None)
+
     def groups(self, scanner_id: int) -> list[Group]:
         """Return the protocol groups of a scanner, the busiest first."""
         wanted = (s.groups.c.scanner_id == scanner_id) & (s.groups.c.total > 0)
@@ -134,9 +141,10 @@ class Scanners:
                 return None
             rows = _latest(connection, group.group_id, points, until, axis)
             baselines = Baselines(connection, group.group_id, self._rules)
-            measured = measured_of(rows, chosen.quantity_id, baselines.size_id)
+            opened = MeasuredRows(rows)
+            measured = measured_of(opened, chosen.quantity_id, baselines.size_id)
             known = baselines.of(chosen.quantity_id, chosen.name)
-            here = _quantities(connection, set(_measured_numbers(rows)) | {chosen.quantity_id})
+            here = _quantities(connection, set(opened.found) | {chosen.quantity_id})
         return self._drawn(group, chosen, rows, measured, known, here, axis)
 
     def _drawn(
@@ -175,7 +183,7 @@ class Scanners:
         """Return the score where the latest series of a group have one, else the first quantity that they have."""
         with self._db.read() as connection:
             rows = _latest(connection, group.group_id, _LOOKED_AT, None, TimeAxis.ACQUIRED)
-            numbers = _measured_numbers(rows)
+            numbers = set(MeasuredRows(rows).found)
             names = [item.name for item in _quantities(connection, numbers - {SCORE_ID})[1:]]
         return SCORE if SCORE_ID in numbers or not names else names[0]
 
@@ -411,10 +419,6 @@ def _latest(
     joined = latest.join(t.results, t.results.c.result_id == latest.c.result_id)
     ordered = latest.c.acquired_at if axis is TimeAxis.ACQUIRED else latest.c.at
     return list(connection.execute(sa.select(latest, *names).select_from(joined).order_by(ordered, latest.c.result_id)))
-
-
-def _measured_numbers(rows: Sequence[Any]) -> set[int]:
-    return set(unpack([row.measured for row in rows], [row.score for row in rows]))
 
 
 def _spread(connection: sa.Connection, group_id: int, quantity_id: int, points: int) -> Distribution | None:

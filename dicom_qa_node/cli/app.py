@@ -27,6 +27,7 @@ from dicom_qa_node.cli import (
     phantoms,
     quality_log,
     roles,
+    scanners,
     scoring,
     series,
     site_setup,
@@ -56,6 +57,7 @@ app.add_typer(dose.app, name="dose")
 app.add_typer(dose.levels_app, name="levels")
 app.add_typer(models.app, name="models")
 app.add_typer(phantoms.app, name="phantoms")
+app.add_typer(scanners.app, name="scanners")
 app.add_typer(config_commands.app, name="config")
 app.add_typer(database.app, name="db")
 app.add_typer(users.app, name="users")

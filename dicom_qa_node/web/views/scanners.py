@@ -32,6 +32,7 @@ from dicom_qa_node.web.chart_drawing import (
     weeks_picture,
 )
 from dicom_qa_node.web.page_rendering import page, redirect
+from dicom_qa_node.web.series_comparison import plain_unit
 from dicom_qa_node.web.site import Site, site_of
 
 __all__ = ["routes"]
@@ -88,7 +89,8 @@ def _scanner(request: Request, status: int = 200, problem: str = "") -> Response
         "baselines": scanners.baselines(choice.group.group_id, quantity.name), "problem": problem,
         "individuals": picture_of(drawn, current), "smooth": picture_of(drawn, current, smoothed=True),
         "weekly": weeks_picture(weeks), "rows": _ROWS, "counts": sorted({*_POINTS, choice.points}),
-        "charts": site.config.charts, "axes": list(TimeAxis), "span_words": span_words, "time_of": time_of,
+        "charts": site.config.charts, "unit": plain_unit(quantity.unit), "plain_unit": plain_unit,
+        "axes": list(TimeAxis), "span_words": span_words, "time_of": time_of,
     }  # fmt: skip
     return page(request, "scanners/scanner.html", status, **context)
 
