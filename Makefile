@@ -1,4 +1,4 @@
-# make demo   install and watch the node score generated studies        (ARGS=--once: stop when it is done)
+# make demo   install what a CPU host needs and watch the node score generated studies  (ARGS=--once: stop when done)
 # make test   install what the tests need, check and test               (ARGS="-k spool": pytest arguments)
 # make test-full  the same, with soak, fuzz, packaging and the long kill runs
 PYTHON ?= python3
@@ -21,7 +21,7 @@ help:
 	@echo "  make dist   build wheel and sdist into dist/"
 	@echo "  make deb    build the Debian package into dist/ (needs debhelper)"
 	@echo "  make sbom   list what is installed as CycloneDX, dist/sbom.json"
-	@echo "  make lock   write requirements.lock from what is installed (asks the package index for checksums)"
+	@echo "  make lock   write requirements.lock and requirements-gpu.lock from what is installed (asks the package index for checksums)"
 	@echo "  make audit  look for known weaknesses of the locked packages (asks a service on the network)"
 	@echo "  make clean  remove the virtual environment, caches and the demo's folder"
 
@@ -85,6 +85,7 @@ sbom: $(VENV)/.installed-test
 lock: $(VENV)/.installed-test
 	$(BIN)/pip install --quiet --disable-pip-version-check pip-tools
 	$(BIN)/python .ci/lock > requirements.lock.new && mv requirements.lock.new requirements.lock
+	$(BIN)/python .ci/lock gpu > requirements-gpu.lock.new && mv requirements-gpu.lock.new requirements-gpu.lock
 
 # It sends the names and versions to the advisory database of the Python Package Index, and fails where that is out of reach.
 audit: | $(BIN)/python

@@ -18,8 +18,7 @@ from scipy.stats import spearmanr
 
 from dicom_qa_node.models.card import Figure
 from dicom_qa_node.models.ct_cards import CT_METHODS
-from dicom_qa_node.models.ct_network import WIDTH_KNOTS
-from dicom_qa_node.models.ct_ratings import compose
+from dicom_qa_node.models.ct_ratings import WIDTH_KNOTS, compose
 from training.ct_table import FOLDS, CtTable, read_table
 
 __all__ = ["Held", "conformal_widths", "figures_of", "held_out", "offset_of"]

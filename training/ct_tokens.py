@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dicom_qa_node.models.ct_network import COMPONENTS, TOKEN_CHANNELS
-from dicom_qa_node.models.efficientnet_lite0.net import STAGE_CHANNELS
+from dicom_qa_node.models.efficientnet_lite0 import STAGE_CHANNELS
 from training.feature_cache import read_cache
 
 __all__ = ["fit_projection", "tokens_of"]

@@ -25,9 +25,8 @@ import pydicom
 import torch
 from PIL import Image
 
-from dicom_qa_node.models.efficientnet_lite0 import ENCODER
-from dicom_qa_node.models.efficientnet_lite0.net import open_encoder
-from dicom_qa_node.models.image_features import PictureFeatures, describe
+from dicom_qa_node.models.image_features import PictureEncoder, PictureFeatures, describe
+from dicom_qa_node.models.torch_engine import open_picture_encoder
 from dicom_qa_node.phantom.ct_acquisition import CtQuality
 from dicom_qa_node.phantom.volumes import ct_volume
 from dicom_qa_node.score import display_images
@@ -310,7 +309,7 @@ def _petct_pictures(folder: Path, rows: list[dict[str, str]]) -> Iterator[tuple[
         yield pixels, record | {"score": float(row["score"]), "file": row["file"], "version": "rated"}, False
 
 
-def write_item(item: Item, out: Path, encoder: torch.nn.Module) -> None:
+def write_item(item: Item, out: Path, encoder: PictureEncoder) -> None:
     """Describe one slice and write its file, whole or not at all."""
     found: list[PictureFeatures] = []
     table: list[dict[str, Any]] = []
@@ -351,7 +350,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     arguments.out.mkdir(parents=True, exist_ok=True)
-    encoder = open_encoder(ENCODER)
+    encoder = open_picture_encoder("cpu")
     mine, count = (int(value) for value in arguments.shard.split("/"))
     for index, item in enumerate(items(arguments.data, set(arguments.only))):
         if index % count == mine and not (arguments.out / f"{item.name}.npz").exists():

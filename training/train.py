@@ -28,7 +28,7 @@ from tqdm import tqdm
 import dicom_qa_node
 from dicom_qa_node.models.layers import Outputs
 from dicom_qa_node.models.registry import build_network, card_of
-from dicom_qa_node.score.inference import pick_device
+from dicom_qa_node.models.torch_engine import pick_device
 from training import code, losses, stages
 from training.config import RunConfig, read_config
 from training.dataset import CELL, Batch, Batches

@@ -33,6 +33,7 @@ def check(context: typer.Context, as_json: AsJson = False) -> None:
             raise
         show_json({"file": str(run.config_path), "problems": [problem.model_dump() for problem in error.problems]})
         raise typer.Exit(ExitCode.MISCONFIGURED) from error
+    _check_device(run, config, as_json)
     if as_json:
         show_json({"file": run.config_path, "problems": []})
         return
@@ -72,6 +73,21 @@ def schema(
         show_json(Config.model_json_schema())
     else:
         typer.echo(as_markdown() if markdown else as_yaml(), nl=False)
+
+
+def _check_device(run: Invocation, config: Config, as_json: bool) -> None:
+    """End with an error where this machine has not the device that the configuration names."""
+    from dicom_qa_node.config.loader import ConfigProblem
+    from dicom_qa_node.models.devices import device_problem
+
+    reason = device_problem(config.score.device)
+    if not reason:
+        return
+    if not as_json:
+        raise Misconfigured(reason)
+    found = ConfigProblem(path="score.device", value=config.score.device, message=reason.removeprefix("score.device: "))
+    show_json({"file": str(run.config_path), "problems": [found.model_dump()]})
+    raise typer.Exit(ExitCode.MISCONFIGURED)
 
 
 def _warnings(config: Config) -> list[str]:

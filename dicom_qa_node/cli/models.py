@@ -1,4 +1,5 @@
-"""``models list|verify|tune``: which networks there are, whether their weights are theirs, and a site's own mapping."""
+"""``models list|verify|tune|export-onnx``: which networks there are, whether their weights are theirs, a site's own
+mapping, and the file that the CPU engine runs."""
 
 from __future__ import annotations
 
@@ -101,6 +102,30 @@ def tune(
     )
 
 
+@app.command("export-onnx")
+def export_onnx(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(help="A model whose weights are installed.")],
+    as_json: AsJson = False,
+) -> None:
+    """Write the ONNX file of a model, which a CPU host runs, beside its weights, and name it in the model's card.
+
+    It takes torch and onnxscript (the extra training), a minute or two, and compares the file with torch before it
+    keeps it. A CPU host needs the file and the card; the shipped models have theirs.
+    """
+    import importlib
+
+    from dicom_qa_node.models.devices import torch_installed
+    from dicom_qa_node.models.registry import card_of
+
+    card = card_of(name)
+    if not torch_installed():
+        raise Misconfigured("the export needs torch: pip install 'dicom-qa-node[training]'")
+    ship = importlib.import_module("dicom_qa_node.models.onnx_export").ship
+    described = ship(card, config_of(context).score.models_dir)
+    show_rows("ONNX", [{"name": name, **asdict(described)}], as_json=as_json, empty="")
+
+
 def _reviewed(
     labels: Iterable[Label], card: ModelCard, present: SiteCalibration | None
 ) -> tuple[list[float], list[float], list[str]]:
@@ -145,6 +170,8 @@ def _verified(card: ModelCard, folder: Path | None) -> dict[str, Any]:
 
     try:
         path, verdict = weights.verify(card, folder), "ok"
+        if card.measured is not None and card.measured.onnx is not None:
+            weights.verify_onnx(card, folder)
     except Misconfigured as error:
         path, verdict = None, f"error: {error}"
     return {"name": card.name, "version": card.version, "sha256": card.sha256, "file": path, "verdict": verdict}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ipaddress
 import re
-import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -44,7 +43,7 @@ def init(
     and of the PACS enter on their side.
     """
     from dicom_qa_node.config import parse_config
-    from dicom_qa_node.config.site_setup import peer_sheet, site_yaml
+    from dicom_qa_node.config.site_setup import own_addresses, peer_sheet, site_yaml
 
     if output.exists() and not force:
         raise Permanent(f"{output} exists; choose another file with --output, or replace it with --force")
@@ -59,19 +58,6 @@ def init(
     output.write_text(text, encoding="utf-8")
     say(f"\n{output} is written. Start the node with: dicom-qa-node --config {output} serve\n")
     say(peer_sheet(answers, own_addresses()))
-
-
-def own_addresses() -> list[str]:
-    """Return the addresses of this machine that others can reach, without loopback and link-local ones."""
-    import psutil
-
-    found = [
-        address.address
-        for addresses in psutil.net_if_addrs().values()
-        for address in addresses
-        if address.family == socket.AF_INET
-    ]
-    return [a for a in found if not (ipaddress.ip_address(a).is_loopback or ipaddress.ip_address(a).is_link_local)]
 
 
 def _ask() -> SiteAnswers:

@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterable, Iterator, Sequence
+import socket
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import yaml
 
-__all__ = ["PacsAnswer", "ScannerAnswer", "SiteAnswers", "peer_sheet", "site_yaml"]
+__all__ = [
+    "PacsAnswer",
+    "ScannerAnswer",
+    "SiteAnswers",
+    "own_addresses",
+    "pacs_sheet",
+    "peer_entry",
+    "peer_sheet",
+    "scanner_sheet",
+    "site_yaml",
+    "target_entry",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,10 +83,7 @@ def site_yaml(answers: SiteAnswers) -> str:
             "peers": peers,
         },
         "deliver": {
-            "targets": [
-                {"kind": "dicom", "name": p.name, "host": p.host, "port": p.port, "ae_title": p.ae_title}
-                for p in answers.pacs
-            ]
+            "targets": [_target(item) for item in answers.pacs],
         },
     }
     if answers.institution_name:
@@ -82,25 +91,63 @@ def site_yaml(answers: SiteAnswers) -> str:
     return _HEAD + yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
 
 
+def peer_entry(scanner: ScannerAnswer) -> str:
+    """Return the lines for `receive.peers` that admit one more scanner or workstation."""
+    return yaml.safe_dump([_peer(scanner)], sort_keys=False, allow_unicode=True)
+
+
+def target_entry(pacs: PacsAnswer) -> str:
+    """Return the lines for `deliver.targets` that send the reports to one more PACS."""
+    return yaml.safe_dump([_target(pacs)], sort_keys=False, allow_unicode=True)
+
+
+def own_addresses() -> list[str]:
+    """Return the addresses of this machine that others can reach, without loopback and link-local ones."""
+    import psutil
+
+    found = [
+        address.address
+        for addresses in psutil.net_if_addrs().values()
+        for address in addresses
+        if address.family == socket.AF_INET
+    ]
+    return [a for a in found if not (ipaddress.ip_address(a).is_loopback or ipaddress.ip_address(a).is_link_local)]
+
+
 def peer_sheet(answers: SiteAnswers, addresses: Iterable[str]) -> str:
     """Return what the scanner's and the PACS's administrators enter on their side, as text for a message to them."""
-    return "\n".join(_sheet(answers, ", ".join(addresses) or "the address of this machine")) + "\n"
+    where = tuple(addresses)
+    return "\n".join([scanner_sheet(answers, where), *(pacs_sheet(answers, item, where) for item in answers.pacs)])
 
 
-def _sheet(answers: SiteAnswers, where: str) -> Iterator[str]:
-    node = f"  AE title  {answers.ae_title}\n  address   {where}\n  port      {answers.port}"
+def scanner_sheet(answers: SiteAnswers, addresses: Iterable[str]) -> str:
+    """Return what the administrators of the scanners enter."""
     names = ", ".join(item.ae_title for item in answers.scanners) or "each scanner"
-    yield f"On {names}: add a storage destination (Storage SCP) and send CT and PET series to it.\n{node}"
-    yield "  transfer syntaxes: any; leave storage commitment to the PACS\n"
-    for pacs in answers.pacs:
-        yield (
-            f"On the PACS {pacs.name} ({pacs.ae_title}): allow this node to store reports (Storage SCU), "
-            f"and to be queried if wished.\n{node}"
-        )
-        yield (
-            "  SOP class: Comprehensive 3D SR, 1.2.840.10008.5.1.4.1.1.88.34 "
-            "(Comprehensive SR …88.33 and Enhanced SR …88.22 are tried where it is refused)\n"
-        )
+    return (
+        f"On {names}: add a storage destination (Storage SCP) and send CT and PET series to it.\n"
+        f"{_node(answers, addresses)}\n"
+        "  transfer syntaxes: any; leave storage commitment to the PACS\n"
+    )
+
+
+def pacs_sheet(answers: SiteAnswers, pacs: PacsAnswer, addresses: Iterable[str]) -> str:
+    """Return what the administrator of a PACS enters."""
+    return (
+        f"On the PACS {pacs.name} ({pacs.ae_title}): allow this node to store reports (Storage SCU), "
+        "and to be queried if wished.\n"
+        f"{_node(answers, addresses)}\n"
+        "  SOP class: Comprehensive 3D SR, 1.2.840.10008.5.1.4.1.1.88.34 "
+        "(Comprehensive SR …88.33 and Enhanced SR …88.22 are tried where it is refused)\n"
+    )
+
+
+def _node(answers: SiteAnswers, addresses: Iterable[str]) -> str:
+    where = ", ".join(addresses) or "the address of this machine"
+    return f"  AE title  {answers.ae_title}\n  address   {where}\n  port      {answers.port}"
+
+
+def _target(pacs: PacsAnswer) -> dict[str, Any]:
+    return {"kind": "dicom", "name": pacs.name, "host": pacs.host, "port": pacs.port, "ae_title": pacs.ae_title}
 
 
 def _peer(scanner: ScannerAnswer) -> dict[str, Any]:

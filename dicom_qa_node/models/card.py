@@ -23,6 +23,7 @@ __all__ = [
     "InputPolicy",
     "Measured",
     "ModelCard",
+    "OnnxFile",
     "read_measured",
 ]
 
@@ -164,6 +165,15 @@ class DomainFile:
 
 
 @dataclass(frozen=True)
+class OnnxFile:
+    """The network with its weights as one ONNX file, for the CPU engine; ``opset`` of the default domain."""
+
+    file: str
+    sha256: str
+    opset: int
+
+
+@dataclass(frozen=True)
 class Measured:
     """What an export wrote about its weights file."""
 
@@ -177,6 +187,7 @@ class Measured:
     calibration: Mapping[str, Calibration] = field(default_factory=dict)
     domain: DomainFile | None = None
     coded: DegradationPrior | None = None
+    onnx: OnnxFile | None = None
 
 
 @dataclass(frozen=True)

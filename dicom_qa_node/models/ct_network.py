@@ -16,21 +16,19 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from dicom_qa_node.models.ct_ratings import RATINGS
-from dicom_qa_node.models.image_features import GRID_CHANNELS, STATISTICS
+from dicom_qa_node.models.ct_ratings import RATINGS, WIDTH_KNOTS
+from dicom_qa_node.models.image_features import GRID_CHANNELS, SD_STAGES, STATISTICS
 
 __all__ = ["SCALES", "TOKEN_CHANNELS", "CtModel", "CtNetwork", "GridProjection", "Judged", "build_model"]
 
-_SD_STAGES = 6
 COMPONENTS = (12, 8, 12, 16, 16, 24, 24, 24)
 """Principal components kept of the mean of each stage; of each deviation as many, for the first six."""
 
 SCALES: tuple[tuple[int, ...], ...] = ((0, 1), (2, 3), (4, 5), (6, 7))
 """Stages that make up the four scales: strides 2, 4 to 8, 16 and 32."""
 
-TOKEN_CHANNELS = sum(COMPONENTS) + sum(COMPONENTS[:_SD_STAGES])
+TOKEN_CHANNELS = sum(COMPONENTS) + sum(COMPONENTS[:SD_STAGES])
 TOKEN_LIMIT = 30.0
-WIDTH_KNOTS = 9
 _ADDED = 2.0
 
 
@@ -62,13 +60,13 @@ class GridProjection(nn.Module):
     def channels_of(scale: int) -> list[int]:
         """Return which token channels belong to one of the four `SCALES`."""
         starts, total = [], 0
-        for count in (*COMPONENTS, *COMPONENTS[:_SD_STAGES]):
+        for count in (*COMPONENTS, *COMPONENTS[:SD_STAGES]):
             starts.append((total, total + count))
             total += count
         chosen: list[int] = []
         for stage in SCALES[scale]:
             chosen += range(*starts[stage])
-            if stage < _SD_STAGES:
+            if stage < SD_STAGES:
                 chosen += range(*starts[len(COMPONENTS) + stage])
         return chosen
 

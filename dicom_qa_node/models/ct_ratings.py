@@ -14,12 +14,15 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["DIMENSIONS", "RATINGS", "Composed", "compose", "composite"]
+__all__ = ["DIMENSIONS", "RATINGS", "WIDTH_KNOTS", "Composed", "compose", "composite"]
 
 Array = npt.NDArray[np.float64]
 
 RATINGS = ("noise", "contrast", "structure", "dose", "views", "blur", "denoised")
 DIMENSIONS = ("noise", "contrast", "structure", "artefact")
+WIDTH_KNOTS = 9
+"""Scores 0, 0.5 ... 4 at which a CT model has a half width of its interval."""
+
 ROUTINE_SCORE = 3.7
 ROUTINE_NOISE = 7.0
 LOW_NOISE, HIGH_NOISE = 1.0, 14.0

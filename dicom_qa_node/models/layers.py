@@ -38,6 +38,7 @@ _RISES = tuple(grey * _LEVEL for grey in (6.0, 12.0, 25.0, 45.0, 70.0))
 _FALLS = tuple(grey * _LEVEL for grey in (6.0, 12.0, 25.0))
 _BLOCK = 8
 _CLASSES = 4
+_LEAST_AREA = 1e-3
 _FIXED_CHANNELS = 3 + len(_RISES) + len(_FALLS) + 2 + 3 + 1 + 2
 
 
@@ -215,9 +216,11 @@ def evidence_statistics(maps: Tensor) -> Tensor:
     middle, bright = (1 - dark) * bright, 1 - bright
     parts = []
     for share in (air, dark, middle, bright):
-        area = share.sum((2, 3)) + 1e-3
+        area = share.sum((2, 3)) + _LEAST_AREA
         mean = (maps * share).sum((2, 3)) / area
-        variance = (maps.square() * share).sum((2, 3)) / area - mean.square()
+        # E(x²) - E(x)² with the mean taken off first: of a class that hardly occurs it is a difference of equals.
+        apart = ((maps - mean[:, :, None, None]).square() * share).sum((2, 3)) / area
+        variance = apart + mean.square() * _LEAST_AREA / area
         rate = torch.log((tails * share).sum((2, 3)) / area + 1e-5) * 0.3 + 2
         level = torch.log((luma * share).sum((2, 3)) / area + 1) * 0.5
         parts += [mean, variance.clamp_min(1e-8).sqrt(), rate, level, share.mean((2, 3))]

@@ -1,7 +1,7 @@
-"""Weights files: safetensors only, checked against the card before a single number is used.
+"""Weights files: safetensors, and ONNX for the CPU engine, checked against the card before a single number is used.
 
-`verify` needs no torch; `load` puts the tensors into a network. Every failure is `Misconfigured`: the node goes on
-receiving, and scoring waits until the operator installs the right file.
+`verify` and `verify_onnx` need no torch; `load` puts the tensors into a network. Every failure is `Misconfigured`: the
+node goes on receiving, and scoring waits until the operator installs the right file.
 """
 
 from __future__ import annotations
@@ -16,9 +16,15 @@ from dicom_qa_node.domain.errors import Misconfigured
 from dicom_qa_node.models.card import Measured, ModelCard
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy as np
+    import numpy.typing as npt
     from torch import nn
 
-__all__ = ["load", "verify", "weights_path"]
+    FloatArray = npt.NDArray[np.float32]
+
+__all__ = ["load", "read_arrays", "verify", "verify_onnx", "weights_path"]
 
 _HEADER_LIMIT = 100_000_000
 
@@ -39,6 +45,41 @@ def verify(card: ModelCard, weights_dir: Path | None = None) -> Path:
     """
     measured = _measured(card)
     path = weights_path(card, weights_dir)
+    content = _checked(card, path, measured.sha256)
+    stored = _stored_parameters(content, path)
+    if stored != measured.parameters:
+        raise Misconfigured(f"the weights {path} hold {stored} parameters, the card says {measured.parameters}")
+    return path
+
+
+def verify_onnx(card: ModelCard, weights_dir: Path | None = None) -> Path:
+    """Check the ONNX file of a card and return its path: in ``weights_dir`` if it lies there, else in the package.
+
+    Raises
+    ------
+    Misconfigured
+        The card has none; the file is missing; its SHA-256 is not the card's.
+    """
+    described = _measured(card).onnx
+    if described is None:
+        raise Misconfigured(f"model {card.name} has no ONNX file: dicom-qa-node models export-onnx {card.name}")
+    own = (weights_dir or card.folder) / described.file
+    path = own if own.is_file() else card.folder / described.file
+    _checked(card, path, described.sha256)
+    return path
+
+
+def read_arrays(path: Path, names: Sequence[str]) -> dict[str, FloatArray]:
+    """Read some tensors of a verified safetensors file as float32, without torch."""
+    import numpy as np
+    from safetensors import safe_open
+
+    with safe_open(path, framework="numpy") as stored:
+        return {name: np.asarray(stored.get_tensor(name), np.float32) for name in names}
+
+
+def _checked(card: ModelCard, path: Path, sha256: str) -> bytes:
+    """Return the content of a file whose SHA-256 is the card's."""
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -47,15 +88,11 @@ def verify(card: ModelCard, weights_dir: Path | None = None) -> Path:
             "install the file or choose another model"
         ) from error
     found = hashlib.sha256(content).hexdigest()
-    if found != measured.sha256:
+    if found != sha256:
         raise Misconfigured(
-            f"the weights {path} are not those of the card: SHA-256 {found} instead of {measured.sha256}; "
-            "install the right file"
+            f"the weights {path} are not those of the card: SHA-256 {found} instead of {sha256}; install the right file"
         )
-    stored = _stored_parameters(content, path)
-    if stored != measured.parameters:
-        raise Misconfigured(f"the weights {path} hold {stored} parameters, the card says {measured.parameters}")
-    return path
+    return content
 
 
 def load(network: nn.Module, card: ModelCard, weights_dir: Path | None = None) -> None:

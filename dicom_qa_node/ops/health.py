@@ -23,6 +23,7 @@ from dicom_qa_node.domain.states import DeliveryState, SeriesState
 from dicom_qa_node.flow.conflicts import Conflicts, OpenConflict
 from dicom_qa_node.flow.outbox import Outbox
 from dicom_qa_node.flow.registry import Registry
+from dicom_qa_node.models.devices import device_problem
 from dicom_qa_node.models.registry import card_of
 from dicom_qa_node.models.weights import verify, weights_path
 from dicom_qa_node.spool.disk_space import DiskUsage, disk_usage
@@ -104,7 +105,9 @@ class ModelCheck:
         self._known: tuple[object, str] | None = None
 
     def problem(self) -> str:
-        """Return what is wrong with the model, empty when it is installed and verified."""
+        """Return what is wrong with the model or its device, empty when it is installed and verified."""
+        if missing := device_problem(self._config.score.device):
+            return missing
         try:
             card = card_of(self._config.score.model)
             path = weights_path(card, self._config.score.models_dir)

@@ -105,7 +105,15 @@ def actions_of(config: Config) -> Actions:
         except NodeError as error:
             return False, str(error)
 
-    return Actions(echo=echo, explanations=measurement_explanations)
+    def echo_new(called_ae: str, host: str, port: int) -> tuple[bool, str]:
+        from dicom_qa_node.deliver.echo import echo_peer
+
+        try:
+            return True, str(echo_peer(config.ae_title, called_ae, host, port))
+        except NodeError as error:
+            return False, str(error)
+
+    return Actions(echo=echo, echo_peer=echo_new, explanations=measurement_explanations)
 
 
 def measurement_explanations() -> dict[str, Explanation]:

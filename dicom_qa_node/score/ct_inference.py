@@ -7,29 +7,31 @@ network of `inference`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from dicom_qa_node.domain.errors import Misconfigured
 from dicom_qa_node.domain.results import SeriesKind
-from dicom_qa_node.models import weights
 from dicom_qa_node.models.card import ModelCard
 from dicom_qa_node.models.ct_domain import CtDomain, read_ct_domain
-from dicom_qa_node.models.ct_network import WIDTH_KNOTS, CtModel
-from dicom_qa_node.models.ct_ratings import DIMENSIONS, compose
+from dicom_qa_node.models.ct_ratings import DIMENSIONS, WIDTH_KNOTS, compose
 from dicom_qa_node.models.efficientnet_lite0 import ENCODER
-from dicom_qa_node.models.efficientnet_lite0.net import Encoder, open_encoder
-from dicom_qa_node.models.image_features import PictureFeatures, describe
-from dicom_qa_node.models.registry import build_network, card_of
+from dicom_qa_node.models.engines import CtModelFiles, in_threads, open_ct_heads, open_encoder
+from dicom_qa_node.models.image_features import (
+    PictureEncoder,
+    PictureFeatures,
+    PreparedPicture,
+    finish,
+    prepare,
+)
+from dicom_qa_node.models.registry import card_of
 from dicom_qa_node.models.site_calibration import SiteCalibration, read_site_calibration
 from dicom_qa_node.models.text_prompt import Prompt
-from dicom_qa_node.score.inference import Predictions, Scorer, pick_device
+from dicom_qa_node.score.inference import Predictions, Scorer
 from dicom_qa_node.score.threads import max_threads
 
 __all__ = ["CombinedScorer", "CtPredictions", "CtScorer", "open_scorer"]
@@ -59,23 +61,19 @@ class CtScorer:
 
     def __init__(
         self,
-        model: CtModel,
+        model: CtModelFiles,
         card: ModelCard,
-        encoder: Encoder,
+        encoder: PictureEncoder,
         domain: CtDomain | None,
-        device: torch.device,
         site: SiteCalibration | None = None,
     ) -> None:
         if site is not None:
             card = replace(card, version=site.tuned_version)
         self._site = site
         self.card = card
-        self.device = device
-        self._model = model.eval()
+        self._model = model
         self._encoder = encoder
         self._domain = domain
-        self._workers = max_threads()
-        torch.set_num_threads(1)
 
     @classmethod
     def open(
@@ -89,21 +87,20 @@ class CtScorer:
             Unknown model, or one that does not rate CT by the encoder; weights missing, or not those of the cards.
         """
         card = card_of(name)
-        where = pick_device(device)
-        model = build_network(card)
-        if not isinstance(model, CtModel):
+        if card.kinds != (SeriesKind.CT.value,):
             raise Misconfigured(f"the model {name} is not one of the CT models; choose ct_panel or one ending in _ct")
-        weights.load(model, card, _own_folder(card, weights_dir))
-        encoder = open_encoder(ENCODER, _own_folder(ENCODER, weights_dir))
+        model = open_ct_heads(card, device, _own_folder(card, weights_dir))
+        own = _own_folder(ENCODER, weights_dir)
+        encoder = open_encoder(device, own)
         described = ENCODER.measured.domain if ENCODER.measured else None
-        domain = read_ct_domain(described, _own_folder(ENCODER, weights_dir) or ENCODER.folder) if described else None
+        domain = read_ct_domain(described, own or ENCODER.folder) if described else None
         site = None if site_file is None else read_site_calibration(site_file)
         if site is not None and (site.model, site.version) != (card.name, card.version):
             raise Misconfigured(
                 f"score.site_calibration: {site_file} belongs to {site.model} {site.version}, not to "
                 f"{name} {card.version}; tune again"
             )
-        return cls(model, card, encoder, domain, where, site)
+        return cls(model, card, encoder, domain, site)
 
     def score(self, images: npt.NDArray[Any], kind: str, prompts: Sequence[Prompt] | None = None) -> CtPredictions:
         """Rate CT slices.
@@ -122,26 +119,39 @@ class CtScorer:
         pictures = _as_uint8(np.asarray(images))
         if len(pictures) == 0:
             raise ValueError("there is no picture to score")
-        with ThreadPoolExecutor(self._workers) as pool:
-            found = list(pool.map(self._describe, pictures))
+        found = self._described(pictures)
         statistics = np.stack([np.concatenate([one.pooled, one.evidence, one.bands]) for one in found])
         grid = np.stack([np.concatenate([one.grid_mean, one.grid_sd]) for one in found])
-        codes = [prompt.codes() for prompt in (prompts or [Prompt(modality=kind)] * len(pictures))]
-        with torch.inference_mode():
-            members = self._model(torch.from_numpy(grid), torch.from_numpy(statistics), torch.tensor(codes)).numpy()
+        codes = np.array([prompt.codes() for prompt in (prompts or [Prompt(modality=kind)] * len(pictures))], np.int64)
+        members = self._model.heads.rate(grid, statistics, codes)
         return self._predictions(np.asarray(members, np.float64), statistics)
 
-    def _describe(self, picture: Grey) -> PictureFeatures:
-        colour = np.ptp(picture.reshape(-1, 3).astype(np.int16), axis=1).max() > 0
-        lung = not colour and is_lung_window(picture[..., 0])
-        shown = picture if colour else picture[..., 0]
-        return describe(self._encoder, shown, _LUNG_TISSUE if lung else _TISSUE, lung)
+    def _described(self, pictures: Grey) -> list[PictureFeatures]:
+        """Describe pictures; boxes of one size go through the encoder together, as many as its engine takes."""
+        threads = max_threads()
+        prepared = in_threads(_prepared, list(pictures), threads)
+        by_size: dict[tuple[int, ...], list[int]] = {}
+        for index, one in enumerate(prepared):
+            by_size.setdefault(one.pixels.shape, []).append(index)
+        step = self._encoder.batch
+        batches = [same[i : i + step] for same in by_size.values() for i in range(0, len(same), step)]
+
+        def see(batch: list[int]) -> list[PictureFeatures]:
+            mine = [prepared[index] for index in batch]
+            seen = self._encoder.see(np.stack([one.pixels for one in mine]), np.stack([one.body for one in mine]))
+            return [finish(one, seen, position) for position, one in enumerate(mine)]
+
+        described = in_threads(see, batches, threads if step == 1 else 1)
+        found = dict(
+            zip((i for batch in batches for i in batch), (one for part in described for one in part), strict=True)
+        )
+        return [found[index] for index in range(len(pictures))]
 
     def _predictions(self, members: npt.NDArray[np.float64], statistics: FloatArray) -> CtPredictions:
-        offset = float(self._model.dose_offset)
+        offset = self._model.dose_offset
         composed = compose(members.mean(0), offset)
         alone = np.stack([compose(one, offset).score for one in members])
-        widths = np.interp(composed.score, _KNOTS, self._model.half_widths.numpy())
+        widths = np.interp(composed.score, _KNOTS, self._model.half_widths)
         count = len(composed.score)
         strange = np.zeros(count, np.float32) if self._domain is None else self._domain.strangeness(statistics)
         score, width = composed.score, float(widths.mean())
@@ -200,6 +210,12 @@ def _own_folder(card: ModelCard, weights_dir: Path | None) -> Path | None:
     if weights_dir is None or card.measured is None or not (weights_dir / card.measured.file).is_file():
         return None
     return weights_dir
+
+
+def _prepared(picture: Grey) -> PreparedPicture:
+    colour = np.ptp(picture.reshape(-1, 3).astype(np.int16), axis=1).max() > 0
+    lung = not colour and is_lung_window(picture[..., 0])
+    return prepare(picture if colour else picture[..., 0], _LUNG_TISSUE if lung else _TISSUE, lung)
 
 
 def is_lung_window(grey: Grey) -> bool:

@@ -29,6 +29,7 @@ from dicom_qa_node.flow.jobs import Jobs
 from dicom_qa_node.flow.queue import Waiter
 from dicom_qa_node.flow.registry import Registry
 from dicom_qa_node.log import RateLimitedLog, log_event
+from dicom_qa_node.models.devices import gpus
 from dicom_qa_node.quality_control.decisions import SubjectDecisions
 from dicom_qa_node.quality_control.tolerances import Tolerances
 from dicom_qa_node.score.decoder_pool import DecoderPool
@@ -97,10 +98,10 @@ def run_worker(
 
 
 def _open_installed(config: Config, name: str) -> ScoringModel:
-    """Import torch, for the first time in this process, and open the configured model."""
-    torch = importlib.import_module("torch")
+    """Import the engine, for the first time in this process, and open the configured model."""
     infer = importlib.import_module("dicom_qa_node.score.ct_inference")
-    device = _own_device(config.score.device, name, torch.cuda.device_count())
+    wanted = config.score.device
+    device = _own_device(wanted, name, gpus()) if wanted == "auto" else wanted
     settings = config.score
     scorer: ScoringModel = infer.open_scorer(
         settings.model, settings.ct_model, device, settings.models_dir, settings.site_calibration

@@ -82,6 +82,10 @@ def _no_echo(target: str) -> tuple[bool, str]:
     return False, f"this process cannot call {target}"
 
 
+def _no_echo_peer(called_ae: str, host: str, port: int) -> tuple[bool, str]:
+    return False, f"this process cannot call {called_ae} at {host}:{port}"
+
+
 @dataclass(frozen=True, slots=True)
 class Explanation:
     """How a measurement is made: its formula, and the source of formula and usual range."""
@@ -98,11 +102,13 @@ def _no_explanations() -> Mapping[str, Explanation]:
 class Actions:
     """What pages may start or ask but other stages do; `ops.web_server` hands them in.
 
-    ``echo(target)`` asks a peer whether it answers and returns that with the peer's words. ``explanations()`` returns
-    how each measurement is made, by its name.
+    ``echo(target)`` asks a peer whether it answers and returns that with the peer's words;
+    ``echo_peer(called_ae, host, port)`` asks one that no configuration names yet. ``explanations()`` returns how each
+    measurement is made, by its name.
     """
 
     echo: Callable[[str], tuple[bool, str]] = _no_echo
+    echo_peer: Callable[[str, str, int], tuple[bool, str]] = _no_echo_peer
     explanations: Callable[[], Mapping[str, Explanation]] = _no_explanations
 
 

@@ -174,8 +174,9 @@ DOORS = {
     ),
     "sqlalchemy": ("db/", "flow/", "quality_log/", "charts/", "accounts/", "index/catalogue.py"),
     "starlette": ("web/",),
-    "timm": ("models/", "score/"),
-    "torch": ("models/", "score/"),
+    "onnxruntime": ("models/onnx_engine.py",),
+    "timm": ("models/",),
+    "torch": ("models/",),
     "uvicorn": ("ops/web_server.py",),
     "zxcvbn": ("web/auth/passwords.py",),
 }

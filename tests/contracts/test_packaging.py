@@ -22,6 +22,9 @@ from dicom_qa_node.config import load_config
 
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+LOCKS = ("requirements.lock", "requirements-gpu.lock")
+"""For a CPU host, which is the default of package and container, and for one with a GPU."""
+
 NOT_SHIPPED = {"__pycache__", ".git", ".venv", "build", "dist", "demo", "var"}
 
 
@@ -72,7 +75,7 @@ def test_wheel_holds_every_file_of_the_package_and_no_other_package(built):
     inside = {name for name in names if not name.startswith(info)}
     assert inside == package_files()
     assert {f"{info}licenses/LICENSE", f"{info}licenses/NOTICE"} <= names
-    kinds = {".html", ".js", ".css", ".mako", ".safetensors", ".json", ".yaml", ".typed", ".LICENSE"}
+    kinds = {".html", ".js", ".css", ".mako", ".onnx", ".safetensors", ".json", ".yaml", ".typed", ".LICENSE"}
     assert kinds <= {Path(name).suffix or Path(name).name for name in inside}
 
 
@@ -88,6 +91,7 @@ def test_sdist_can_build_test_and_document(built):
         if path.suffix in {".py", ".md", ".yaml", ".csv", ".service", ".conf", ".postinst"}
     }
     wanted |= {"Makefile", "Containerfile", ".dockerignore", "compose.yaml", "requirements.lock", "CHANGELOG.md"}
+    wanted.add("requirements-gpu.lock")
     wanted |= {".ci/run", ".ci/audit", ".ci/sbom", "debian/control", "debian/rules"}
     assert wanted - names == set()
 
@@ -159,7 +163,7 @@ def test_debian_package(built, debian_package, tmp_path):
     assert (tree / "DEBIAN" / "conffiles").read_text().split() == ["/etc/dicom-qa-node/config.yaml"]
     assert (tree / "etc/dicom-qa-node/config.yaml").stat().st_mode & 0o777 == 0o640
     shared = tree / "usr/share/dicom-qa-node"
-    assert {path.name for path in shared.iterdir()} == {built["wheel"].name, "requirements.lock"}
+    assert {path.name for path in shared.iterdir()} == {built["wheel"].name, *LOCKS}
     for unit in ("dicom-qa-node.service", "dicom-qa-node@.service"):
         assert (tree / "lib/systemd/system" / unit).read_text() == (ROOT / "systemd" / unit).read_text()
     after = (tree / "DEBIAN" / "postinst").read_text()
@@ -205,6 +209,25 @@ def test_container_copies_what_is_there_and_gets_nothing_else():
     assert "*" in ignore
     assert {line[1:] for line in ignore if line.startswith("!")} == set(sources)
     assert set(PROJECT["license-files"]) | {PROJECT["readme"]} <= set(sources)
+
+
+def test_container_is_for_the_cpu_unless_it_is_built_for_a_gpu():
+    found = instructions()
+    assert ("ARG", f"LOCK={LOCKS[0]}") in found
+    assert any(name == "RUN" and '--requirement "$LOCK"' in words for name, words in found)
+    assert set(LOCKS) <= set(copied())
+
+
+def test_debian_package_is_for_the_cpu_unless_the_administrator_asks_for_a_gpu(tmp_path):
+    script = (ROOT / "debian" / "dicom-qa-node.postinst").read_text()
+    chosen = "\n".join(line for line in script.splitlines() if line.lstrip().startswith(("lock=", "if [ -e")))
+    for wanted, lock in ((False, LOCKS[0]), (True, LOCKS[1])):
+        switch = tmp_path / str(wanted)
+        if wanted:
+            switch.touch()
+        assert run("sh", "-c", f'gpu="{switch}"\n{chosen}\necho "$lock"', cwd=tmp_path).strip() == lock
+    assert '--requirement "$share/$lock"' in script
+    assert "\ngpu=/etc/dicom-qa-node/gpu\n" in script
 
 
 @pytest.mark.full

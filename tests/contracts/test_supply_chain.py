@@ -20,21 +20,35 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 PIN = re.compile(r"([a-z0-9-]+)==([A-Za-z0-9.+!]+)((?: --hash=sha256:[0-9a-f]{64})+)")
 
 
-def locked() -> dict[str, Version]:
+#: Each lock with the extras of the node that are part of it.
+LOCKS = {"requirements.lock": ("postgresql",), "requirements-gpu.lock": ("postgresql", "gpu")}
+
+
+def locked(lock: str = "requirements-gpu.lock") -> dict[str, Version]:
     """Return the pins; every line must be one with checksums, and so none names an index."""
-    lines = re.sub(r" *\\\n +", " ", (ROOT / "requirements.lock").read_text()).splitlines()
+    lines = re.sub(r" *\\\n +", " ", (ROOT / lock).read_text()).splitlines()
     found = [PIN.fullmatch(line) for line in lines if not line.startswith("#")]
     assert None not in found
     return {pin[1]: Version(pin[2]) for pin in found if pin is not None}
 
 
-def test_lock_has_a_fitting_version_of_every_dependency():
-    pins = locked()
-    optional = PROJECT["optional-dependencies"]["postgresql"]
+@pytest.mark.parametrize("lock", LOCKS)
+def test_lock_has_a_fitting_version_of_every_dependency(lock):
+    pins = locked(lock)
+    optional = [line for extra in LOCKS[lock] for line in PROJECT["optional-dependencies"][extra]]
     for requirement in map(Requirement, [*PROJECT["dependencies"], *optional]):
         name = canonicalize_name(requirement.name)
         assert name in pins, f"{name} is not locked; run: make lock"
         assert requirement.specifier.contains(pins[name], prereleases=True), f"{name} {pins[name]}; run: make lock"
+
+
+def test_a_cpu_host_installs_no_gpu_packages_and_both_locks_agree():
+    small, large = locked("requirements.lock"), locked("requirements-gpu.lock")
+    assert small.items() <= large.items()
+    heavy = ("cuda", "nvidia", "torch", "timm", "triton", "matplotlib", "huggingface", "onnxscript")
+    assert [name for name in small if name.startswith(heavy)] == []
+    assert {"torch", "torchvision", "timm"} <= large.keys()
+    assert "setuptools" in small, "the container builds the node with what is locked"
 
 
 def test_bill_of_materials_has_every_locked_package_with_version_and_licence(tmp_path):
@@ -76,7 +90,7 @@ def answering(folder: Path, packages: list[dict[str, object]] | None, code: int,
     report = "" if packages is None else json.dumps({"dependencies": packages, "fixes": []})
     program = folder / "pip-audit"
     program.write_text(
-        f"#!{sys.executable}\nimport sys\nassert sys.argv[-1].endswith('/requirements.lock')\n"
+        f"#!{sys.executable}\nimport sys\nassert sys.argv[-1].endswith('/requirements-gpu.lock')\n"
         f"assert '--disable-pip' in sys.argv\nsys.stdout.write({report!r})\nsys.stderr.write({error!r})\n"
         f"sys.exit({code})\n"
     )

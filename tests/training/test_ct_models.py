@@ -18,7 +18,8 @@ from dicom_qa_node.models.ct_domain import fit_ct_domain, pack, read_ct_domain
 from dicom_qa_node.models.ct_network import TOKEN_CHANNELS, GridProjection, build_model
 from dicom_qa_node.models.ct_ratings import DIMENSIONS, compose, composite
 from dicom_qa_node.models.efficientnet_lite0 import ENCODER
-from dicom_qa_node.models.efficientnet_lite0.net import Encoder, open_encoder
+from dicom_qa_node.models.efficientnet_lite0.net import Encoder
+from dicom_qa_node.models.engines import open_encoder
 from dicom_qa_node.models.image_features import GRID_CHANNELS, STATISTICS, describe
 from dicom_qa_node.models.registry import all_cards, build_network
 from training.ct_judge import conformal_widths
@@ -72,7 +73,7 @@ def test_every_ct_model_ships_weights_and_all_stay_small() -> None:
 
 
 def test_features_of_a_picture_have_their_shapes_and_see_its_noise() -> None:
-    encoder = open_encoder(ENCODER)
+    encoder = open_encoder("cpu")
     rng = np.random.default_rng(0)
     clean = np.zeros((256, 256), np.uint8)
     clean[48:208, 48:208] = 120
@@ -89,7 +90,7 @@ def test_features_of_a_picture_have_their_shapes_and_see_its_noise() -> None:
 
 @pytest.mark.parametrize("shape", [(64, 64), (200, 333), (512, 40)])
 def test_features_of_any_size(shape: tuple[int, int]) -> None:
-    found = describe(open_encoder(ENCODER), np.full(shape, 100, np.uint8))
+    found = describe(open_encoder("cpu"), np.full(shape, 100, np.uint8))
     assert np.isfinite(found.pooled).all()
 
 

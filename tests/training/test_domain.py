@@ -102,5 +102,5 @@ def test_generated_scans_lie_inside_and_noise_outside_where_there_is_a_gate(scor
 def test_weights_without_a_domain_call_nothing_strange(scorer: Scorer) -> None:
     assert scorer.card.measured is not None
     bare = replace(scorer.card, measured=replace(scorer.card.measured, domain=None))
-    quiet = Scorer(scorer._network, bare, scorer.device)
+    quiet = Scorer(scorer.network, bare)
     assert quiet.score(np.zeros((1, 256, 256, 3), np.uint8), "ct").ood_distance.tolist() == [0.0]

@@ -9,8 +9,11 @@ import pytest
 import torch
 
 from dicom_qa_node.domain.errors import Misconfigured
+from dicom_qa_node.models import devices
+from dicom_qa_node.models.devices import choose_device, device_problem
 from dicom_qa_node.models.registry import card_of
-from dicom_qa_node.score.inference import Scorer, pick_device
+from dicom_qa_node.models.torch_engine import TorchDisplayNetwork
+from dicom_qa_node.score.inference import Scorer
 
 
 class _Said(NamedTuple):
@@ -39,7 +42,8 @@ class _MeanBrightness(torch.nn.Module):
 
 
 def _scorer(network: _MeanBrightness, workers: int = 1) -> Scorer:
-    return Scorer(network, card_of("ms_iqa_small"), torch.device("cpu"), workers)
+    batch = 7 if workers > 1 else 16
+    return Scorer(TorchDisplayNetwork(network, "cpu", workers, batch), card_of("ms_iqa_small"))
 
 
 def _pictures(count: int, side: int = 512) -> np.ndarray:
@@ -109,8 +113,37 @@ def test_no_pictures_is_an_error() -> None:
 @pytest.mark.parametrize("device", ["gpu0", "cuda:99"])
 def test_an_impossible_device_is_a_configuration_error(device: str) -> None:
     with pytest.raises(Misconfigured, match=r"score\.device"):
-        pick_device(device)
+        choose_device(device)
 
 
 def test_auto_takes_what_there_is() -> None:
-    assert pick_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
+    assert choose_device("auto") == ("cuda:0" if torch.cuda.is_available() else "cpu")
+
+
+@pytest.mark.parametrize(
+    ("wanted", "torch_there", "driver", "seen", "expected"),
+    [
+        ("auto", True, 2, 2, "cuda:0"),
+        ("auto", True, 0, 0, "cpu"),
+        ("auto", False, 2, 2, "cpu"),
+        ("auto", True, 1, 0, "cpu"),
+        ("cpu", True, 2, 2, "cpu"),
+        ("cuda", True, 1, 1, "cuda:0"),
+        ("cuda:1", True, 2, 2, "cuda:1"),
+        ("cuda:2", True, 2, 2, "torch sees 2 GPUs"),
+        ("cuda", False, 1, 1, "needs torch, which is not installed"),
+        ("cuda", True, 0, 0, "no GPU or no driver"),
+    ],
+)
+def test_the_device_is_what_is_asked_for_or_the_reason_why_not(
+    monkeypatch: pytest.MonkeyPatch, wanted: str, torch_there: bool, driver: int, seen: int, expected: str
+) -> None:
+    monkeypatch.setattr(devices, "torch_installed", lambda: torch_there)
+    monkeypatch.setattr(devices, "driver_devices", lambda: driver)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: seen)
+    if expected.startswith(("cpu", "cuda")):
+        assert choose_device(wanted) == expected
+        assert device_problem(wanted) == ""
+    else:
+        with pytest.raises(Misconfigured, match=expected):
+            choose_device(wanted)

@@ -7,14 +7,17 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from typing import ClassVar
 
+import numpy as np
 import pytest
 import torch
 
 from dicom_qa_node.config import Config, Grades
 from dicom_qa_node.db.engine import Database
 from dicom_qa_node.domain.errors import Misconfigured
-from dicom_qa_node.models.registry import card_of
+from dicom_qa_node.models import engines
+from dicom_qa_node.models.engines import open_encoder
 from dicom_qa_node.phantom import ct_series, write
 from dicom_qa_node.score.image_files import write_images
 from dicom_qa_node.score.inference import Scorer
@@ -59,11 +62,30 @@ def test_no_step_takes_more_threads_than_are_allowed(monkeypatch, tmp_path, coun
     assert max(sizes) == count
 
 
-def test_the_network_takes_the_threads_that_are_allowed():
+class _NotedPool(ThreadPoolExecutor):
+    """A pool that notes how many threads it was given."""
+
+    sizes: ClassVar[list[int]] = []
+
+    def __init__(self, max_workers: int) -> None:
+        super().__init__(max_workers)
+        self.sizes.append(max_workers)
+
+
+def test_the_network_takes_the_threads_that_are_allowed(monkeypatch):
     set_max_threads(3)
-    scorer = Scorer(torch.nn.Identity(), card_of("ms_iqa_small"), torch.device("cpu"))
-    assert scorer._workers == 3
-    assert torch.get_num_threads() == 1
+    scorer = Scorer.open("ms_iqa_small", "cpu")
+    monkeypatch.setattr(engines, "ThreadPoolExecutor", noted := _NotedPool)
+    noted.sizes.clear()
+    scorer.score(np.full((8, 512, 512, 3), 90, np.uint8), "ct")
+    assert noted.sizes == [3]
+
+
+def test_onnx_runtime_starts_no_threads_of_its_own():
+    before = threading.active_count(), len(os.listdir("/proc/self/task"))
+    network = open_encoder("cpu")
+    network.see(np.full((1, 256, 256, 3), 90, np.uint8), np.ones((1, 32, 32), np.float32))
+    assert (threading.active_count(), len(os.listdir("/proc/self/task"))) == before
 
 
 def test_a_worker_allows_what_is_configured(node_config: Config):

@@ -6,7 +6,13 @@ from pathlib import Path
 
 from dicom_qa_node.models.card import InputPolicy, ModelCard, read_measured
 
-__all__ = ["CARDS", "ENCODER"]
+__all__ = ["CARDS", "ENCODER", "STAGE_CHANNELS", "STAGE_STRIDES"]
+
+STAGE_CHANNELS = (32, 16, 24, 40, 80, 112, 192, 320)
+"""Channels of the stem and of the seven stages."""
+
+STAGE_STRIDES = (2, 2, 4, 8, 16, 16, 32, 32)
+"""Pixels of the input per pixel of each map."""
 
 _FOLDER = Path(__file__).parent / "weights"
 

@@ -63,9 +63,11 @@ class MedIqaCt(CtNetwork):
     def see(self, tokens: Tensor, statistics: Tensor, prompts: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Return the places' scores, weighted by the places' weights."""
         x = self.channels(self.embed(tokens).flatten(2).transpose(1, 2))
-        codes = torch.zeros(len(x), len(FACTORS), dtype=torch.long) if prompts is None or not self.prompted else prompts
+        codes = (
+            torch.zeros(x.shape[0], len(FACTORS), dtype=torch.long) if prompts is None or not self.prompted else prompts
+        )
         info = torch.stack([table(codes[:, i]) for i, table in enumerate(self.tables)]).sum(0)[:, None, None]
-        x = x.reshape(len(x), _SIDE, _SIDE, -1)
+        x = x.reshape(x.shape[0], _SIDE, _SIDE, -1)
         for block in self.blocks:
             x = _DAMPED * block(x) + x + info
         x = x.flatten(1, 2)
