@@ -10,7 +10,7 @@ import hashlib
 import struct
 import zlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
@@ -91,6 +91,7 @@ class _Code:
 
 
 _NO_CODE = _Code("", "")
+_Content = Mapping[str, Sequence[Dataset]]
 
 
 def read_report(source: Path | BinaryIO) -> DoseReport:
@@ -193,11 +194,11 @@ def _require_ct_report(ds: Dataset, root: Sequence[tuple[Dataset, int]], acquisi
 
 def _event(acquisition: Dataset) -> IrradiationEvent:
     """Return one acquisition; its key is given when all of the report are known."""
-    content = list(_inside(acquisition))
+    content = _by_concept(_inside(acquisition))
     remarks: list[str] = []
 
     def measured(concept: str, name: str, units: dict[str, float], limits: tuple[float, float]) -> float | None:
-        value, remark = _single([_number(item, units, limits) for item in content if _is(item, concept)])
+        value, remark = _single([_number(item, units, limits) for item in content.get(concept, ())])
         if remark:
             remarks.append(f"{name}: {remark}")
         return value
@@ -210,7 +211,7 @@ def _event(acquisition: Dataset) -> IrradiationEvent:
         remarks.append("CTDIvol for two phantoms")
         ctdi = dlp = None
     types = {_TYPES.get(code.value, AcquisitionType.UNKNOWN) for code in _codes(content, _TYPE)}
-    kv = [_number(item, _KV, _KV_RANGE)[0] for item in content if _is(item, _KVP)]
+    kv = [_number(item, _KV, _KV_RANGE)[0] for item in content.get(_KVP, ())]
     return IrradiationEvent(
         key="",
         uid=_event_uid(content),
@@ -225,8 +226,8 @@ def _event(acquisition: Dataset) -> IrradiationEvent:
     )
 
 
-def _event_uid(content: Sequence[Dataset]) -> str:
-    found = {uid for item in content if _is(item, _EVENT_UID) and is_uid(uid := at.word(item, "UID"))}
+def _event_uid(content: _Content) -> str:
+    found = {uid for item in content.get(_EVENT_UID, ()) if is_uid(uid := at.word(item, "UID"))}
     return found.pop() if len(found) == 1 else ""
 
 
@@ -275,14 +276,23 @@ def _is(item: Dataset, value: str) -> bool:
     return concept.value == value and _dcm(concept)
 
 
-def _codes(content: Sequence[Dataset], concept: str) -> Iterator[_Code]:
-    for item in content:
-        if _is(item, concept) and (code := _code(item, "ConceptCodeSequence")) != _NO_CODE:
-            yield code
+def _by_concept(items: Iterable[Dataset]) -> _Content:
+    """Return items by the code value of their concept, those of other schemes than DCM left out."""
+    found: dict[str, list[Dataset]] = {}
+    for item in items:
+        concept = _concept(item)
+        if concept.value and _dcm(concept):
+            found.setdefault(concept.value, []).append(item)
+    return found
 
 
-def _first_text(content: Sequence[Dataset], concept: str) -> str:
-    return next((text for item in content if _is(item, concept) and (text := _short(at.text(item, "TextValue")))), "")
+def _codes(content: _Content, concept: str) -> Iterator[_Code]:
+    codes = (_code(item, "ConceptCodeSequence") for item in content.get(concept, ()))
+    return (code for code in codes if code != _NO_CODE)
+
+
+def _first_text(content: _Content, concept: str) -> str:
+    return next((text for item in content.get(concept, ()) if (text := _short(at.text(item, "TextValue")))), "")
 
 
 def _values(
