@@ -158,5 +158,5 @@ def _value_row(item: Value) -> dict[str, Any]:
 def _measured_row(item: Measurement) -> dict[str, Any]:
     return {
         "quantity": item.meaning, "value": item.value, "unit": item.unit, "low": item.low, "high": item.high,
-        "remark": item.not_applicable or item.detail,
+        "judged": item.not_applicable or item.detail.partition(";")[0],
     }  # fmt: skip

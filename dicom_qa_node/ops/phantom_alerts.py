@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Iterator
 from fnmatch import fnmatchcase
+from zoneinfo import ZoneInfo
 
 from dicom_qa_node.charts.alerts import Alerts, AlertSubject, NewAlert
 from dicom_qa_node.config import AlertRule, Config
@@ -28,12 +29,12 @@ class PhantomAlerts:
         self._settings, self._judge = config.phantoms, judge
         self._rules = [rule for rule in config.alerts.applied() if rule.about == "phantom"]
         self._rules = self._rules if config.alerts.enabled else []
-        self._alerts = Alerts(database)
+        self._alerts, self._zone = Alerts(database), ZoneInfo(config.charts.timezone)
         self._schedules, self._runs = QcSchedules(database), PhantomRuns(database)
 
     def look(self, now: dt.datetime | None = None) -> int:
         """Write the alerts that are new; return how many."""
-        today = (now or utc_now()).astimezone().date()
+        today = (now or utc_now()).astimezone(self._zone).date()
         missed = self._schedules.missed(self._settings.analyse, today)
         failed = [
             run for run in self._runs.between(today - _LOOK_BACK, today) if run.phantom and run.outcome in _FAILED

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import datetime as dt
+import io
 
 import pytest
 
@@ -51,6 +53,16 @@ def test_a_chart_has_points_tolerance_and_values(site):
     assert "CT number of the centre" in text
     assert logged_in(site).get("/phantoms/charts/1?phantom=other").status_code == 404
     assert logged_in(site).get("/phantoms/charts/99999999999999999999?phantom=water").status_code == 404
+
+
+def test_the_values_of_a_chart_are_a_file(site):
+    client = logged_in(site, Role.VIEWER)
+    answer = client.get("/phantoms/charts/1/values.csv?phantom=water")
+    rows = list(csv.DictReader(io.StringIO(answer.text)))
+    centre = [row for row in rows if row["quantity"] == "phantom_hu_centre"]
+    assert [row["value"] for row in centre] == ["0.5", "1.5", "2.5", "9.5"]
+    assert [row["judged"] for row in centre] == ["pass", "pass", "pass", "outside"]
+    assert (centre[0]["low"], centre[0]["unit"], centre[0]["series_instance_uid"]) == ("-5.0", "[hnsf'U]", "1.1")
 
 
 def test_an_administrator_sets_a_tolerance_and_it_is_audited(site):

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import csv
 import datetime as dt
+import io
 from typing import Any
 from urllib.parse import quote
+from zoneinfo import ZoneInfo
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -19,7 +22,7 @@ from dicom_qa_node.flow.registry import Registry
 from dicom_qa_node.flow.subject_decisions import decide_subject
 from dicom_qa_node.quality_control.phantom_quantities import QUANTITIES
 from dicom_qa_node.quality_control.qc_calendar import CalendarDay, QcSchedules, calendar_of
-from dicom_qa_node.quality_control.runs import PhantomRuns
+from dicom_qa_node.quality_control.runs import ChartPoint, PhantomCharts, PhantomRuns
 from dicom_qa_node.quality_control.tolerances import Tolerances, ToleranceSet
 from dicom_qa_node.web.access import Permission, account_of, form_of, guarded, note
 from dicom_qa_node.web.page_rendering import page, redirect
@@ -38,6 +41,7 @@ def routes(_site: Site) -> list[BaseRoute]:
     return [
         Route("/phantoms", guarded(Permission.VIEW, _overview), methods=["GET"]),
         Route("/phantoms/charts/{scanner_id:int}", guarded(Permission.VIEW, _charts), methods=["GET"]),
+        Route("/phantoms/charts/{scanner_id:int}/values.csv", guarded(Permission.VIEW, _values), methods=["GET"]),
         Route("/phantoms/tolerances", guarded(Permission.VIEW, _tolerances), methods=["GET"]),
         Route("/phantoms/tolerances", guarded(Permission.ACT, _set_tolerance), methods=["POST"]),
         Route("/series/{uid}/subject", guarded(Permission.ACT, _decide), methods=["POST"]),
@@ -46,7 +50,7 @@ def routes(_site: Site) -> list[BaseRoute]:
 
 def _overview(request: Request) -> Response:
     site, runs = site_of(request), PhantomRuns(site_of(request).database)
-    settings, today = site.config.phantoms, site.clock().astimezone().date()
+    settings, today = site.config.phantoms, site.clock().astimezone(ZoneInfo(site.config.charts.timezone)).date()
     last = min(_day(request.query_params.get("until", "")) or today, today)
     days = [last - dt.timedelta(days=back) for back in range(_DAYS - 1, -1, -1)]
     found = runs.between(days[0] - dt.timedelta(days=31), last)
@@ -66,14 +70,38 @@ def _overview(request: Request) -> Response:
     return page(request, "phantoms/overview.html", **context)
 
 
-def _charts(request: Request) -> Response:
-    site, phantom = site_of(request), request.query_params.get("phantom", "")[:64]
+def _chosen(request: Request) -> tuple[PhantomCharts, dict[str, list[ChartPoint]]]:
+    """Return the phantom of a scanner that an address names, with its latest points by quantity."""
+    phantom = request.query_params.get("phantom", "")[:64]
     number = min(request.path_params["scanner_id"], LARGEST_ID)
-    runs = PhantomRuns(site.database)
+    runs = PhantomRuns(site_of(request).database)
     chosen = next((item for item in runs.charts() if (item.scanner_id, item.phantom) == (number, phantom)), None)
     if chosen is None:
         raise HTTPException(404, "This phantom was not analysed on this scanner.")
-    points = runs.chart(number, phantom)
+    return chosen, runs.chart(number, phantom)
+
+
+def _values(request: Request) -> Response:
+    chosen, points = _chosen(request)
+    out = io.StringIO()
+    writer = csv.writer(out)
+    writer.writerow(["acquired_at", "series_instance_uid", "quantity", "unit", "value", "low", "high", "judged"])
+    for name, found in points.items():
+        for point in found:
+            value = point.value
+            when = point.at.isoformat(timespec="seconds")
+            judged = value.outcome.value
+            writer.writerow(
+                [when, point.series_instance_uid, name, value.unit, value.value, value.low, value.high, judged]
+            )
+    note(request, "phantom.export", kind="phantom", ident=chosen.phantom, detail=chosen.scanner)
+    name = f"phantom-{chosen.scanner_id}-{chosen.phantom}.csv"
+    headers = {"Content-Disposition": f'attachment; filename="{name}"'}
+    return Response(out.getvalue(), media_type="text/csv; charset=utf-8", headers=headers)
+
+
+def _charts(request: Request) -> Response:
+    chosen, points = _chosen(request)
     quantities = sorted(
         points.items(), key=lambda item: list(QUANTITIES).index(item[0]) if item[0] in QUANTITIES else 0
     )
