@@ -15,7 +15,14 @@ from pydicom.multival import MultiValue
 
 from dicom_qa_node.report.valid_values import Changes, stated_text, valid_element
 
-__all__ = ["COPIED", "READING_ERRORS", "character_set_of_item", "copied_modules", "patient_and_study"]
+__all__ = [
+    "COPIED",
+    "READING_ERRORS",
+    "character_set_of_item",
+    "coded_items",
+    "copied_modules",
+    "patient_and_study",
+]
 
 _PATIENT = (
     "PatientName", "PatientID", "IssuerOfPatientID", "TypeOfPatientID", "IssuerOfPatientIDQualifiersSequence",
@@ -87,6 +94,12 @@ def patient_and_study(header: Dataset) -> Dataset:
         if keyword in header:
             chosen.add(header[keyword])
     return chosen
+
+
+def coded_items(header: Dataset, keyword: str, character_set: Sequence[str]) -> list[Dataset]:
+    """Return the whole items of a code sequence, [] where there is none that can be read."""
+    element = _copied(header, keyword, character_set, Changes()) if keyword in header else None
+    return [] if element is None else list(element.value)
 
 
 def character_set_of_item(item: Dataset, otherwise: Sequence[str]) -> Sequence[str]:
@@ -193,6 +206,7 @@ _MACROS: dict[str, tuple[Macro, int]] = {
     "DeidentificationMethodCodeSequence": (_code, _MANY),
     "PatientSpeciesCodeSequence": (_code, 1),
     "PatientBreedCodeSequence": (_code, _MANY),
+    "AnatomicRegionSequence": (_code, 1),
     "ProcedureCodeSequence": (_code, _MANY),
 }
 

@@ -24,6 +24,7 @@ from dicom_qa_node.report.copied_modules import (
     COPIED,
     READING_ERRORS,
     character_set_of_item,
+    coded_items,
     copied_modules,
     patient_and_study,
 )
@@ -31,7 +32,8 @@ from dicom_qa_node.report.valid_values import Changes, valid_element
 
 __all__ = ["Sources", "patient_and_study", "read_sources", "referenced_uids"]
 
-_IMAGE = ("SeriesNumber", "Modality", "FrameOfReferenceUID", "SeriesDescription")
+_IMAGE = ("SeriesNumber", "Modality", "FrameOfReferenceUID", "SeriesDescription", "BodyPartExamined")
+_REGION = "AnatomicRegionSequence"
 _UIDS = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
 _GEOMETRY = {"PixelSpacing": 2, "SliceThickness": 1, "ImagePositionPatient": 3, "ImageOrientationPatient": 6}
 _FUNCTIONAL_GROUPS = {
@@ -112,7 +114,16 @@ def _patient_first(wanted: Iterable[str], by_uid: Mapping[str, StoredInstance], 
 
 
 def _read_header(path: Path, uid: str) -> Dataset:
-    tags = [*COPIED, *_IMAGE, *_UIDS, *_GEOMETRY, *_SHAPE, "SpecificCharacterSet", "SharedFunctionalGroupsSequence"]
+    tags = [
+        *COPIED,
+        *_IMAGE,
+        _REGION,
+        *_UIDS,
+        *_GEOMETRY,
+        *_SHAPE,
+        "SpecificCharacterSet",
+        "SharedFunctionalGroupsSequence",
+    ]
     try:
         header = dcmread(path, stop_before_pixels=True, specific_tags=tags)
     except (OSError, InvalidDicomError, *READING_ERRORS) as error:
@@ -136,6 +147,8 @@ def _copied(header: Dataset, image: StoredInstance, changes: Changes) -> Dataset
         numbers = _numbers(header, keyword, count)
         if numbers:
             setattr(copy, keyword, numbers)
+    if regions := coded_items(header, _REGION, character_set):
+        copy.AnatomicRegionSequence = regions
     for keyword in _SHAPE:
         size = _value(header, keyword)
         if isinstance(size, int) and size > 0:

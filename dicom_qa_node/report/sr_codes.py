@@ -42,6 +42,8 @@ IMAGING_MEASUREMENT_REPORT = Code("126000", "DCM", "Imaging Measurement Report")
 IMAGE_QUALITY = Code("111101", "DCM", "Image Quality")
 # "0 to 100, inclusive, where 0 is worst quality and 100 is best quality" (PS3.16 annex D).
 IMAGE_QUALITY_RATING = Code("111029", "DCM", "Image Quality Rating")
+CONCLUSION = Code("121077", "DCM", "Conclusion")
+FINDING = Code("121071", "DCM", "Finding")
 QUALITY_FINDING = Code("111052", "DCM", "Quality Finding")
 QUALITY_ISSUE = Code("113010", "DCM", "Quality Issue")
 SOURCE_IMAGE = Code("121322", "DCM", "Source image for image processing operation")

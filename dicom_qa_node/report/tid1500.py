@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from highdicom.sr import (
     AlgorithmIdentification,
     DeviceObserverIdentifyingAttributes,
+    FindingSite,
     LanguageOfContentItemAndDescendants,
     Measurement,
     MeasurementReport,
@@ -39,9 +40,11 @@ from dicom_qa_node.domain.results import (
 from dicom_qa_node.domain.uids import derived_uid
 from dicom_qa_node.report import sr_codes
 from dicom_qa_node.report.image_library import image_library
+from dicom_qa_node.report.procedure_codes import body_region, procedure
 from dicom_qa_node.report.source_headers import Sources
 from dicom_qa_node.report.sr_codes import coded_concept
 from dicom_qa_node.report.valid_values import plain_text
+from dicom_qa_node.report.verdict_text import conclusion, measurement_text
 
 __all__ = ["Observer", "measurement_report"]
 
@@ -68,18 +71,23 @@ class Observer:
 def measurement_report(result: SeriesResult, sources: Sources, observer: Observer) -> MeasurementReport:
     """Return the content tree of a report.
 
-    Groups stand in this order: the series, each part of the verdict (CT, PET, display), each salient slice, the
-    physical measurements, each finding. The sentence that explains the verdict is the first comment.
+    The verdict in words stands before everything else. Groups follow in this order: the series, each part of the
+    verdict (CT, PET, display), each finding, the physical measurements, each salient slice. The sentence that explains
+    the verdict is the first comment of the first group. TID 1500 puts the image library before the groups.
     """
     report = MeasurementReport(
         observation_context=_observation_context(observer),
-        procedure_reported=coded_concept(sr_codes.PROCEDURES[result.kind]),
+        procedure_reported=coded_concept(procedure(sources.main, result.kind)),
         imaging_measurements=list(_groups(result, sources, observer.manufacturer)),
         title=coded_concept(sr_codes.IMAGING_MEASUREMENT_REPORT),
         language_of_content_item_and_descendants=LanguageOfContentItemAndDescendants(coded_concept(sr_codes.ENGLISH)),
     )
     items = report[0].ContentSequence
+    items.insert(len(items) - 1, _text(sr_codes.CONCLUSION, conclusion(result)))
     items.insert(len(items) - 1, image_library(list(sources.headers.values())))
+    # Separate items are shown with their names; a continuous text of numbers means nothing to a reader (PS3.3 C.18.8).
+    for container in (report[0], items[-1], *items[-1].ContentSequence):
+        container.ContinuityOfContent = "SEPARATE"
     return report
 
 
@@ -102,13 +110,13 @@ def _groups(result: SeriesResult, sources: Sources, manufacturer: str) -> Iterat
     yield _series_group(result, sources, manufacturer)
     for part in result.rated_parts:
         yield _part_group(result, part, sources, manufacturer)
+    for number, finding in enumerate(result.findings, 1):
+        yield _finding_group(result, finding, number, sources)
+    if result.measurements:
+        yield _physics_group(result, sources, manufacturer)
     if result.score is not None:
         for item in result.slices:
             yield _slice_group(result, item, manufacturer)
-    if result.measurements:
-        yield _physics_group(result, manufacturer)
-    for number, finding in enumerate(result.findings, 1):
-        yield _finding_group(result, finding, number, sources)
 
 
 def _series_group(result: SeriesResult, sources: Sources, manufacturer: str) -> Group:
@@ -125,12 +133,26 @@ def _series_group(result: SeriesResult, sources: Sources, manufacturer: str) -> 
         tracking_identifier=_tracking(_title(result), result, "series"),
         finding_type=coded_concept(sr_codes.IMAGE_QUALITY),
         algorithm_id=_network(result, manufacturer, _parameters(result)),
+        finding_sites=_sites(sources),
         measurements=list(_ratings(result.score, result.interval)),
         qualitative_evaluations=evaluations,
         source_images=images,
     )
+    _after_finding(group, _text(sr_codes.CONCLUSION, conclusion(result)))
     _comment(group, filter(None, (result.why, _grade_set(result.grade_text, result.grade_low))))
     return group
+
+
+def _sites(sources: Sources) -> list[FindingSite]:
+    region = body_region(sources.main)
+    return [] if region is None else [FindingSite(coded_concept(region))]
+
+
+def _after_finding(group: Group, item: TextContentItem) -> None:
+    """Put an item behind Finding (121071), before algorithm and numbers."""
+    items = group[0].ContentSequence
+    place = next(number for number, found in enumerate(items) if found.name.value == sr_codes.FINDING.value)
+    items.insert(place + 1, item)
 
 
 def _title(result: SeriesResult) -> str:
@@ -229,7 +251,7 @@ def _slice_group(result: SeriesResult, item: ScoredSlice, manufacturer: str) -> 
     return group
 
 
-def _physics_group(result: SeriesResult, manufacturer: str) -> Group:
+def _physics_group(result: SeriesResult, sources: Sources, manufacturer: str) -> Group:
     measured = [(item, item.value) for item in result.measurements if item.value is not None]
     phantom = result.qc_phantom
     of_what = (
@@ -241,39 +263,17 @@ def _physics_group(result: SeriesResult, manufacturer: str) -> Group:
         tracking_identifier=_tracking(of_what, result, "physics"),
         finding_type=coded_concept(sr_codes.IMAGE_QUALITY),
         algorithm_id=AlgorithmIdentification(name, version, manufacturer=manufacturer),
+        finding_sites=_sites(sources),
         measurements=[_physical(item, value) for item, value in measured if math.isfinite(value)],
     )
     bounds = "usual range" if phantom is None else "tolerance"
-    _comment(group, filter(None, (_remark(item, bounds) for item in result.measurements)))
+    _comment(group, filter(None, (measurement_text(item, bounds) for item in result.measurements)))
     return group
 
 
 def _physical(item: results.Measurement, value: float) -> Measurement:
     code = item.code or sr_codes.derived_private_code(item.name, item.meaning)
     return _number(code, value, sr_codes.unit_code(item.unit))
-
-
-def _remark(item: results.Measurement, bounds: str) -> str:
-    # A NUM item without a value (PS3.3 C.18.1) breaks readers, highdicom among them; words do not.
-    if item.value is None:
-        return f"{item.meaning}: not measured, {item.not_applicable or 'no reason given'}"
-    if not math.isfinite(item.value):
-        return f"{item.meaning}: the estimator gave no finite value"
-    words = [item.detail, _usual_range(item, item.value, bounds)]
-    return f"{item.meaning}: {'; '.join(filter(None, words))}" if any(words) else ""
-
-
-def _usual_range(item: results.Measurement, value: float, name: str) -> str:
-    bounds = [f"at least {item.low:g}"] if item.low is not None else []
-    bounds += [f"at most {item.high:g}"] if item.high is not None else []
-    if not bounds:
-        return ""
-    place = "within"
-    if item.low is not None and value < item.low:
-        place = "below"
-    if item.high is not None and value > item.high:
-        place = "above"
-    return f"{place} the {name} ({', '.join(bounds)} {item.unit or '1'})"
 
 
 def _finding_group(result: SeriesResult, finding: Finding, number: int, sources: Sources) -> Group:
@@ -338,12 +338,16 @@ def _tracking(label: str, result: SeriesResult, *parts: str) -> TrackingIdentifi
 
 
 def _comment(group: Group, texts: Iterable[str]) -> None:
+    items = group[0].ContentSequence
     for text in texts:
-        # A sentence may quote a header, and no control character of that may stand in a report.
-        words = plain_text(text, paragraphs=True)
-        group[0].ContentSequence.append(
-            TextContentItem(coded_concept(sr_codes.COMMENT), words, relationship_type=_CONTAINS)
-        )
+        # Before the images, which a reader need not scroll past.
+        place = next((number for number, item in enumerate(items) if item.ValueType == "IMAGE"), len(items))
+        items.insert(place, _text(sr_codes.COMMENT, text))
+
+
+def _text(name: Code, text: str) -> TextContentItem:
+    # A sentence may quote a header, and no control character of that may stand in a report.
+    return TextContentItem(coded_concept(name), plain_text(text, paragraphs=True), relationship_type=_CONTAINS)
 
 
 def _images_of(uids: Iterable[str], sources: Sources) -> list[SourceImageForMeasurementGroup]:

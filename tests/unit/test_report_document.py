@@ -21,6 +21,7 @@ from dicom_qa_node.domain.results import Grade, SeriesKind
 from dicom_qa_node.report import sr_codes, sr_document
 from dicom_qa_node.report.report_builder import build_report
 from dicom_qa_node.report.sr_document import SOP_CLASS_UID, ReportRequest, device_uid, report_series_uid, report_uid
+from dicom_qa_node.report.verdict_text import conclusion
 from tests.report_samples import MODEL, T0, implausible, not_rated, verdict, with_parts, write_multiframe, write_series
 
 CONFIG = Config()
@@ -155,7 +156,7 @@ def test_an_implausible_pet_is_not_rated_and_its_part_says_so(tmp_path):
 def test_each_slice_has_its_rating_weight_and_image(tmp_path):
     instances = write_series(tmp_path)
     result = verdict(instances)
-    of_slices = groups(built(tmp_path, result, instances))[1:8]
+    of_slices = groups(built(tmp_path, result, instances))[-7:]
     for item, group in zip(result.slices, of_slices, strict=True):
         # 111029 is defined from 0 to 100, the node's own score from 0 to 4.
         assert number(group, "111029") == pytest.approx(25 * item.score)
@@ -167,15 +168,15 @@ def test_each_slice_has_its_rating_weight_and_image(tmp_path):
 
 def test_measurements_and_findings_are_told_in_codes_and_words(tmp_path):
     instances = write_series(tmp_path)
-    *_, physics, noise, missing = groups(built(tmp_path, verdict(instances), instances))
+    _, noise, missing, physics, *_ = groups(built(tmp_path, verdict(instances), instances))
     assert number(physics, "NOISE_HU") == 31.25
     (noise_item,) = items(physics, "NOISE_HU")
     assert noise_item.MeasuredValueSequence[0].MeasurementUnitsCodeSequence[0].CodeValue == "[hnsf'U]"
     assert number(physics, "111787") == 12.5
     assert not items(physics, sr_codes.derived_private_code("global_noise_level_liver_hu", "").value)
     assert comments(physics) == [
-        "Global noise level: 9 slices; above the usual range (at least 5, at most 20 [hnsf'U])",
-        "Signal to noise ratio: within the usual range (at least 10 1)",
+        "Global noise level: 31.25 HU, above the usual range (5 to 20 HU); 9 slices",
+        "Signal to noise ratio: 12.5, within the usual range (at least 10)",
         "Noise in the liver: not measured, no liver",
         "A ratio that came out infinite: the estimator gave no finite value",
     ]
@@ -184,6 +185,97 @@ def test_measurements_and_findings_are_told_in_codes_and_words(tmp_path):
     assert comments(noise) == ["The noise is above the usual range.", "31 HU, usual 5–20 HU"]
     assert items(noise, "121112")[0].ReferencedSOPSequence[0].ReferencedSOPInstanceUID == instances[-1].sop_instance_uid
     assert items(missing, "111052")[0].ConceptCodeSequence[0].CodingSchemeDesignator == "99DQAN"
+
+
+def conclusions(node: Dataset) -> list[str]:
+    return [item.TextValue for item in items(node, "121077")]
+
+
+def test_the_verdict_in_words_comes_first_and_explains_itself(tmp_path):
+    pet, ct = write_series(tmp_path, 1, "PT"), write_series(tmp_path, 2, "CT")
+    report = built(tmp_path, with_parts(pet, ct), [*pet, *ct])
+    (words,) = conclusions(report)
+    assert words.startswith(
+        "Limited to non-diagnostic quality: score 1.70 of 4, interval 1.10 to 2.30. Limited by the "
+    )
+    kinds = [item.ConceptNameCodeSequence[0].CodeMeaning for item in report.ContentSequence if item.ValueType != "CODE"]
+    assert kinds[-3:] == ["Conclusion", "Image Library", "Imaging Measurements"]
+    first = groups(report)[0]
+    assert conclusions(first) == [words]
+    names = [item.ConceptNameCodeSequence[0].CodeMeaning for item in first.ContentSequence]
+    assert names[:4] == ["Tracking Identifier", "Tracking Unique Identifier", "Finding", "Conclusion"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, "Diagnostic quality: score 2.83 of 4, interval 2.41 to 3.20."),
+        ({"interval": None, "why": "Good."}, "Diagnostic quality: score 2.83 of 4. Good."),
+        ({"grade": Grade.NON_DIAGNOSTIC, "score": 0.0, "interval": None}, "Non-diagnostic quality: score 0.00 of 4."),
+        ({"grade": None}, "Rated without a grade: score 2.83 of 4, interval 2.41 to 3.20."),
+        ({"grade_low": Grade.DIAGNOSTIC}, "Diagnostic quality: score 2.83 of 4, interval 2.41 to 3.20."),
+    ],
+)  # fmt: skip
+def test_the_conclusion_has_grade_score_and_interval(tmp_path, changes, expected):
+    assert conclusion(verdict(write_series(tmp_path), **changes)) == expected
+
+
+def test_a_series_without_a_score_says_why_instead(tmp_path):
+    instances = write_series(tmp_path)
+    assert conclusion(not_rated(instances)) == "Not rated. The series is a localizer; the model was not made for it."
+    assert conclusion(implausible(instances)).startswith("Not rated. No score: the PET is implausible (flat)")
+
+
+def test_groups_follow_from_the_verdict_to_the_slices_and_show_their_items_by_name(tmp_path):
+    pet, ct = write_series(tmp_path, 1, "PT"), write_series(tmp_path, 2, "CT")
+    report = built(tmp_path, with_parts(pet, ct), [*pet, *ct])
+    labels = [items(group, "112039")[0].TextValue.split(" ")[0] for group in groups(report)]
+    assert labels == ["Image", "PET", "CT", "Display", "Finding", "Finding", "Physical", *["Slice"] * 7]
+    (measurements,) = items(report, "126010")
+    shown = [report, measurements, *measurements.ContentSequence]
+    assert {node.ContinuityOfContent for node in shown} == {"SEPARATE"}
+
+
+def coded(value: str, scheme: str, meaning: str) -> Dataset:
+    item = Dataset()
+    item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = value, scheme, meaning
+    return item
+
+
+NECK, OLD_NECK, LOCAL = (
+    coded("45048000", "SCT", "Neck"),
+    coded("T-D1600", "SRT", "Neck"),
+    coded("CT17", "99RIS", "Thorax"),
+)
+
+
+@pytest.mark.parametrize(
+    ("elements", "procedure", "region"),
+    [
+        ({}, "25045-6", None),
+        ({"BodyPartExamined": "CHEST"}, "25045-6", "816094009"),
+        ({"BodyPartExamined": "CHEST_ABDOMEN"}, "25045-6", "416550000"),
+        ({"BodyPartExamined": "KUCHEN"}, "25045-6", None),
+        ({"BodyPartExamined": "HEAD", "AnatomicRegionSequence": [NECK]}, "25045-6", "45048000"),
+        ({"BodyPartExamined": "HEAD", "AnatomicRegionSequence": [OLD_NECK]}, "25045-6", "69536005"),
+        ({"ProcedureCodeSequence": [coded("24627-2", "LN", "CT Chest")]}, "24627-2", None),
+        ({"ProcedureCodeSequence": [LOCAL, coded("RPID16", "RADLEX", "CT Chest")]}, "RPID16", None),
+        ({"ProcedureCodeSequence": [LOCAL]}, "25045-6", None),
+        ({"ProcedureCodeSequence": [coded("", "LN", "CT Chest")]}, "25045-6", None),
+    ],
+)  # fmt: skip
+def test_procedure_and_body_region_are_coded_from_the_header(tmp_path, elements, procedure, region):
+    instances = write_series(tmp_path, **elements)
+    report = built(tmp_path, verdict(instances), instances)
+    assert code(report, "121058") == [procedure]
+    assert code(groups(report)[0], "363698007") == ([region] if region else [])
+    assert code(groups(report)[3], "363698007") == ([region] if region else [])
+
+
+@pytest.mark.parametrize(("part", "procedure"), [("WHOLEBODY", "44139-4"), ("CHEST", "44136-0")])
+def test_a_pet_of_the_whole_body_is_reported_as_that(tmp_path, part, procedure):
+    pet = write_series(tmp_path, 1, "PT", BodyPartExamined=part)
+    assert code(built(tmp_path, verdict(pet, SeriesKind.PT), pet), "121058") == [procedure]
 
 
 def test_series_outside_the_domain_is_reported_without_a_rating(tmp_path):
@@ -225,7 +317,7 @@ def test_every_referenced_image_is_listed_as_evidence(tmp_path):
 def test_frames_of_a_multiframe_image_are_named(tmp_path):
     instances = write_multiframe(tmp_path)
     report = built(tmp_path, verdict(instances), instances)
-    series, *of_slices = groups(report)[:8]
+    series, *of_slices = groups(report)
     (image,) = items(series, "121112")
     assert image.ReferencedSOPSequence[0].ReferencedFrameNumber == [1, 2, 3, 4, 5, 6, 7]
     (last,) = items(of_slices[-1], "121112")
@@ -310,7 +402,7 @@ def test_text_that_the_images_character_set_cannot_write_turns_the_report_to_utf
     report = built(tmp_path, verdict(instances), instances)
     assert report.SpecificCharacterSet == "ISO_IR 192"
     assert report.PatientName == "Люкceмбypг^Роза"
-    assert comments(groups(report)[-2])[1] == "31 HU, usual 5–20 HU"
+    assert comments(groups(report)[1])[1] == "31 HU, usual 5–20 HU"
 
 
 def test_plain_ascii_needs_no_character_set(tmp_path):

@@ -25,6 +25,7 @@ from dicom_qa_node.domain.results import (
     SeriesResult,
     Severity,
 )
+from dicom_qa_node.domain.units import unit_text
 from dicom_qa_node.report.summary_page.wording import Words
 from dicom_qa_node.spool.rendered_images import ImageManifest, Overview, heat_name
 
@@ -343,7 +344,7 @@ def _draw_measurements(canvas: Canvas, measurements: Sequence[Measurement], word
         y = top + 34 + number * _ROW
         outside = _is_outside(item)
         colour = _SEVERITY_COLOURS[Severity.WARNING] if outside else INK
-        value = f"{words.number(item.value or 0.0)} {_unit(item.unit)}".strip()
+        value = f"{words.number(item.value or 0.0)} {unit_text(item.unit)}".strip()
         canvas.text((left, y), words.of("measurement", item.name, item.meaning), 16, room=246)
         canvas.text((left + 384, y), value, 16, colour, right=True, bold=outside, room=132)
         usual = _usual(item, words)
@@ -374,14 +375,6 @@ def _usual(item: Measurement, words: Words) -> str:
     else:
         text = words("least", low) if low is not None else words("most", high)
     return f"{words('usual')} {text}"
-
-
-_UNITS = {"1": "", "{ratio}": "", "[hnsf'U]": "HU", "/mm": "1/mm", "/cm": "1/cm", "mA.s": "mAs", "mGy.cm": "mGy·cm"}
-
-
-def _unit(ucum: str) -> str:
-    """Return a UCUM unit as people write it."""
-    return _UNITS.get(ucum, ucum.partition("{")[0] or ucum.strip("{}"))
 
 
 def _draw_findings(canvas: Canvas, findings: Sequence[Finding], words: Words, box: Box) -> None:
