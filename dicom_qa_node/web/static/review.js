@@ -15,6 +15,10 @@
   document.querySelector("[data-keys-list]").addEventListener("click", () => dialog.showModal());
 
   const follow = (selector) => { const link = document.querySelector(selector); if (link) location.assign(link.href); };
+  // A key that is pressed twice before the next series is there signs once.
+  let sent = false;
+  for (const form of [agree, own]) form.addEventListener("submit", (event) => { if (sent) event.preventDefault(); sent = true; });
+  window.addEventListener("pageshow", () => { sent = false; });
   const send = (form, button) => form.requestSubmit(form.querySelector(button));
   const choose = (digit) => {
     const radio = own.querySelector(`input[name="score"][value="${digit}"]`);

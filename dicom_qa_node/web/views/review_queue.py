@@ -111,7 +111,8 @@ def _series(request: Request, uid: str) -> dict[str, Any]:
     """Return what the page shows of a series, whether it waits or not."""
     site = site_of(request)
     entry = QualityLog(site.database).entry(uid) if uid else None
-    if entry is None:
+    # A QC phantom is measured, not reviewed.
+    if entry is None or entry.result.qc_phantom is not None:
         return {"entry": None}
     facts = entry.facts
     if account_of(request).sees_patients:
