@@ -24,7 +24,7 @@ __all__ = ["Busy", "OriginalSlice", "OriginalSlices", "SeriesFiles", "SliceStack
 
 _LENGTH = struct.Struct("<I")
 _CHILD = "dicom_qa_node.score.slice_server"
-_OPEN_S, _SLICE_S, _WAIT_S = 30.0, 15.0, 20.0
+_OPEN_S, _SLICE_S, _WAIT_S = 30.0, 15.0, 40.0
 _KEPT_BYTES = 64 << 20
 _KEPT_SERIES = 64
 _MOST_IMAGES = 6000
@@ -93,7 +93,7 @@ class OriginalSlice:
 class OriginalSlices:
     """Asks one child process, started with the first question; several threads may ask.
 
-    Bounded: one question at a time (others wait at most 20 s), half a minute for the headers of a series and 15 s for
+    Bounded: one question at a time (others wait at most 40 s), half a minute for the headers of a series and 15 s for
     a slice, after which the child is killed; 64 MiB of slices are kept.
     """
 

@@ -25,9 +25,19 @@
     slide: part.querySelector("[data-slide]"), text: part.querySelector("[data-text]"), value: part.querySelector("[data-value]"),
     note: part.querySelector("[data-note]"), choice: part.querySelector("[data-stack]"),
   });
+  // The still pictures are for pages without scripts; they need not be read here.
+  for (const still of holder.querySelectorAll("[data-still]")) { still.removeAttribute("src"); still.hidden = true; }
   const panes = [...holder.querySelectorAll("[data-pane]")].map(makePane);
 
   const tell = (pane, words) => { pane.note.textContent = words; pane.note.hidden = !words; };
+
+  // The node reads one slice after the other: where others ask at this moment, ask again.
+  const ask = async (address, headers = {}, again = 4) => {
+    const answer = await fetch(address, { headers, redirect: "error" });
+    if (answer.status !== 503 || !again) return answer;
+    await new Promise((done) => { setTimeout(done, 1000 * Number(answer.headers.get("Retry-After") || 5)); });
+    return ask(address, headers, again - 1);
+  };
 
   // One slice as { rows, columns, scale, values }, or a picture that is already drawn.
   const load = (pane, index) => {
@@ -36,7 +46,7 @@
     if (pane.kept.has(key)) return pane.kept.get(key);
     const asked = (async () => {
       if (stack.pictures) return { picture: stack.pictures[index] };
-      const answer = await fetch(`${stack.at}/${index}${stack.query}`, { redirect: "error" });
+      const answer = await ask(`${stack.at}/${index}${stack.query}`);
       if (!answer.ok) throw new Error((await answer.json().catch(() => ({}))).detail || `The slice could not be read (${answer.status}).`);
       const head = (name) => Number(answer.headers.get(name));
       return { rows: head("X-Rows"), columns: head("X-Columns"), scale: head("X-Scale"), values: new Int16Array(await answer.arrayBuffer()) };
@@ -213,7 +223,7 @@
   const open = async (pane) => {
     tell(pane, "Reading the images …");
     try {
-      const answer = await fetch(pane.part.dataset.images, { headers: { Accept: "application/json" }, redirect: "error" });
+      const answer = await ask(pane.part.dataset.images, { Accept: "application/json" });
       const body = await answer.json();
       if (!answer.ok) throw new Error(body.detail || "The images cannot be shown.");
       pane.stacks = body.stacks;
