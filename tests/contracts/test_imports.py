@@ -128,10 +128,11 @@ def _broad_handlers(path: Path) -> list[int]:
     return [node.lineno for node in broad if _goes_on(node)]
 
 
-#: The three edges (DIMSE, job loop, web) and where they are; reporting and offline scoring are job loops too.
+#: The three edges (DIMSE, job loop, web) and where they are; reporting, offline scoring and the program that runs
+#: pylinac in its own process are job loops too.
 EDGES = (
     "receive/", "query/", "score/", "deliver/", "ops/", "web/", "report/report_builder.py", "report/derived_objects.py",
-    "cli/offline_scoring.py",
+    "cli/offline_scoring.py", "quality_control/pylinac_program.py",
 )  # fmt: skip
 
 
@@ -189,7 +190,7 @@ DOORS = {
         "monthly_report/",
         "accounts/",
         "index/catalogue.py",
-    ),  # fmt: skip
+    ),
     "starlette": ("web/",),
     "onnxruntime": ("models/onnx_engine.py",),
     "timm": ("models/",),
