@@ -6,7 +6,15 @@ import datetime as dt
 from dataclasses import dataclass
 from enum import StrEnum
 
-__all__ = ["PhantomEvidence", "PhantomKind", "QcOutcome", "QcPhantom", "SubjectDecision", "Tolerance"]
+__all__ = [
+    "PhantomEvidence",
+    "PhantomKind",
+    "QcOutcome",
+    "QcPhantom",
+    "SubjectDecision",
+    "Tolerance",
+    "outcome_of_value",
+]
 
 
 class PhantomKind(StrEnum):
@@ -133,7 +141,12 @@ class Tolerance:
 
     def outcome(self, value: float) -> QcOutcome:
         """Judge a value."""
-        if self.low is None and self.high is None:
-            return QcOutcome.NOT_JUDGED
-        inside = (self.low is None or value >= self.low) and (self.high is None or value <= self.high)
-        return QcOutcome.PASSED if inside else QcOutcome.OUTSIDE
+        return outcome_of_value(value, self.low, self.high)
+
+
+def outcome_of_value(value: float, low: float | None, high: float | None) -> QcOutcome:
+    """Judge a value by its bounds, which belong to the tolerance; without any it is not judged."""
+    if low is None and high is None:
+        return QcOutcome.NOT_JUDGED
+    inside = (low is None or value >= low) and (high is None or value <= high)
+    return QcOutcome.PASSED if inside else QcOutcome.OUTSIDE

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from dicom_qa_node.db import chart_tables as s
 from dicom_qa_node.db import phantom_tables as p
 from dicom_qa_node.db.engine import Database
-from dicom_qa_node.domain.qc_phantoms import QcOutcome
+from dicom_qa_node.domain.qc_phantoms import QcOutcome, outcome_of_value
 
 __all__ = ["ChartPoint", "PhantomCharts", "PhantomRuns", "Run", "Value"]
 
@@ -48,10 +48,7 @@ class Value:
     @property
     def outcome(self) -> QcOutcome:
         """The judgement."""
-        if self.low is None and self.high is None:
-            return QcOutcome.NOT_JUDGED
-        below = self.low is not None and self.value < self.low
-        return QcOutcome.OUTSIDE if below or (self.high is not None and self.value > self.high) else QcOutcome.PASSED
+        return outcome_of_value(self.value, self.low, self.high)
 
 
 @dataclass(frozen=True, slots=True)

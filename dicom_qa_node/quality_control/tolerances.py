@@ -14,12 +14,12 @@ from dicom_qa_node.db import phantom_tables as p
 from dicom_qa_node.db.engine import Database
 from dicom_qa_node.domain.clock import utc_now
 from dicom_qa_node.domain.errors import Permanent
-from dicom_qa_node.domain.qc_phantoms import PhantomKind, QcOutcome, Tolerance
+from dicom_qa_node.domain.qc_phantoms import PhantomKind, QcOutcome, Tolerance, outcome_of_value
 from dicom_qa_node.domain.results import Measurement
 from dicom_qa_node.quality_control.phantom_quantities import QUANTITIES
 from dicom_qa_node.quality_control.tolerance_defaults import DEFAULT_TOLERANCES
 
-__all__ = ["ToleranceSet", "Tolerances", "judge", "outcome_of"]
+__all__ = ["ToleranceSet", "Tolerances", "judge", "measured_outcome", "outcome_of"]
 
 _LONGEST = 500
 
@@ -102,17 +102,13 @@ def judge(found: Iterable[Measurement], tolerances: ToleranceSet) -> tuple[Measu
 
 def outcome_of(judged: Iterable[Measurement]) -> QcOutcome:
     """Return what judged measurements come to: one outside is enough."""
-    found = list(judged)
-    if any(_outside(item) for item in found):
-        return QcOutcome.OUTSIDE
-    bounded = any(item.low is not None or item.high is not None for item in found if item.value is not None)
-    return QcOutcome.PASSED if bounded else QcOutcome.NOT_JUDGED
+    found = {measured_outcome(item) for item in judged}
+    return next((one for one in (QcOutcome.OUTSIDE, QcOutcome.PASSED) if one in found), QcOutcome.NOT_JUDGED)
 
 
-def _outside(item: Measurement) -> bool:
-    if item.value is None:
-        return False
-    return (item.low is not None and item.value < item.low) or (item.high is not None and item.value > item.high)
+def measured_outcome(item: Measurement) -> QcOutcome:
+    """Return what one judged measurement comes to; without a value it is not judged."""
+    return QcOutcome.NOT_JUDGED if item.value is None else outcome_of_value(item.value, item.low, item.high)
 
 
 def _judged(item: Measurement, tolerance: Tolerance | None) -> Measurement:

@@ -28,7 +28,7 @@ from dicom_qa_node.quality_control.pet_cylinder import measure_uniform_pet
 from dicom_qa_node.quality_control.pet_image_quality import measure_nema_iq
 from dicom_qa_node.quality_control.pylinac_analysis import analyse_by_pylinac
 from dicom_qa_node.quality_control.pylinac_environment import environment_of
-from dicom_qa_node.quality_control.tolerances import ToleranceSet, judge, outcome_of
+from dicom_qa_node.quality_control.tolerances import ToleranceSet, judge, measured_outcome, outcome_of
 from dicom_qa_node.score.acquisition_facts import acquisition_of
 from dicom_qa_node.score.decoder_pool import DecoderPool
 from dicom_qa_node.score.rules.case import code_of
@@ -219,17 +219,11 @@ def _findings(phantom: QcPhantom, measured: Sequence[Measurement]) -> list[Findi
         sentence = f"The {phantom.title} phantom {phantom.phantom} was not analysed: {phantom.remark}."
         found.append(_finding("phantom_not_analysed", Severity.WARNING, sentence))
     if phantom.outcome is QcOutcome.OUTSIDE:
-        outside = [item for item in measured if _is_outside(item)]
+        outside = [item for item in measured if measured_outcome(item) is QcOutcome.OUTSIDE]
         names = ", ".join(f"{item.meaning} {item.value:.4g}" for item in outside if item.value is not None)
         sentence = f"Of the {phantom.title} phantom {len(outside)} quantities are outside their tolerance."
         found.append(_finding("phantom_outside", Severity.WARNING, sentence, names))
     return found
-
-
-def _is_outside(item: Measurement) -> bool:
-    return item.value is not None and (
-        (item.low is not None and item.value < item.low) or (item.high is not None and item.value > item.high)
-    )
 
 
 def _only_named(named: recognition.NamedLike) -> Finding:

@@ -86,8 +86,10 @@ def test_derived_tables_are_made_again_from_the_results(database):
 
 
 def test_a_phantom_raises_no_alert_of_a_finding_even_of_severity_error(database):
+    lately = database.now().replace(tzinfo=None)
     worst = replace(
-        phantom_result("1.1", GOOD, at(0)), findings=(Finding("streaks", Severity.ERROR, "Streaks cross the phantom."),)
+        phantom_result("1.1", GOOD, lately),
+        findings=(Finding("streaks", Severity.ERROR, "Streaks cross the phantom."),),
     )
     add_run(database, "1.1", worst)
     config = Config()
