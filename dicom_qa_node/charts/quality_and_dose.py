@@ -35,6 +35,7 @@ __all__ = [
     "SizeGroup",
     "StratumRow",
     "band_of",
+    "day_bounds",
     "dose_constant",
     "names_of",
     "size_curve",
@@ -50,6 +51,7 @@ FEWEST_FOR_QUARTILES = 10
 FEWEST_FOR_BAND = 20
 
 _MOST_GROUPS = 60
+_EARLIEST, _LATEST = dt.date(1980, 1, 1), dt.date(2200, 12, 31)
 _BAND_STEP_MM = 10.0
 _BAND_HALF_MM = 15.0
 _QUANTITIES = ("global_noise_level", "ctdi_vol", "ssde", "skin_edge_f50", "water_equivalent_diameter")
@@ -182,6 +184,18 @@ class QualityAndDose:
         fleet = tuple(sorted((*mine, *rest), key=lambda point: (point.at, point.series_instance_uid)))
         total = everywhere.total if scanner_id is None else len(mine)
         return Chosen(replace(everywhere, groups=own, total=total), scanner_id, tuple(mine), fleet)
+
+
+def day_bounds(since: dt.date | None, until: dt.date | None) -> tuple[dt.datetime | None, dt.datetime | None]:
+    """Return the moments between which whole days lie in the node's time zone; the second is not included.
+
+    Days before 1980 and after 2200, at whose ends no clock can be converted, bound as those do.
+    """
+    first, last = (None if day is None else min(max(day, _EARLIEST), _LATEST) for day in (since, until))
+    begin = None if first is None else dt.datetime.combine(first, dt.time()).astimezone(dt.UTC)
+    if last is None:
+        return begin, None
+    return begin, dt.datetime.combine(last + dt.timedelta(days=1), dt.time()).astimezone(dt.UTC)
 
 
 def _points(

@@ -175,14 +175,13 @@ def tolerance(
 def _stratum(
     database: Database, scanner: str, label: str, since: dt.datetime | None, until: dt.datetime | None
 ) -> Chosen:
-    from dicom_qa_node.charts.quality_and_dose import QualityAndDose
+    from dicom_qa_node.charts.quality_and_dose import QualityAndDose, day_bounds
 
     reader = QualityAndDose(database)
     numbers = [number for number, name in reader.scanners() if name == scanner]
     if len(numbers) != 1:
         raise NotFound(f"{len(numbers)} scanners with CT series are called {scanner!r}")
-    first = None if since is None else since.astimezone(dt.UTC)
-    last = None if until is None else (until + dt.timedelta(days=1)).astimezone(dt.UTC)
+    first, last = day_bounds(since and since.date(), until and until.date())
     chosen = reader.chosen(label, numbers[0], since=first, until=last)
     if chosen is None or len(chosen.stratum.groups) != 1:
         known = "; ".join(item.label for item in reader.strata(numbers[0])[:10])

@@ -23,6 +23,7 @@ from dicom_qa_node.charts.quality_and_dose import (
     Point,
     QualityAndDose,
     band_of,
+    day_bounds,
     dose_constant,
     size_curve,
     size_groups,
@@ -130,6 +131,15 @@ def test_a_series_is_outside_only_beyond_tolerance_and_limit() -> None:
     assert level.outside(1000.0, 600) is None
 
 
+@pytest.mark.parametrize("day", [dt.date.min, dt.date(1, 1, 2), dt.date.max, dt.date(2026, 3, 29)])
+def test_whole_days_of_any_year_bound_a_period(day: dt.date) -> None:
+    begin, end = day_bounds(day, day)
+    assert begin is not None
+    assert end is not None
+    assert dt.timedelta(hours=23) <= end - begin <= dt.timedelta(hours=25)
+    assert day_bounds(None, None) == (None, None)
+
+
 def test_plots_hold_every_series_and_stay_inside() -> None:
     points = patients(120)
     for plot in (
@@ -222,7 +232,17 @@ def test_what_is_not_there_is_not_found(site: Site, query: str) -> None:
     assert logged_in(site).get(f"/dose?{query}").status_code == 404
 
 
-@pytest.mark.parametrize("query", ["since=x&until=0000-00-00", "dose=nothing", "since=9999-12-31", "scanner=9999"])
+@pytest.mark.parametrize(
+    "query",
+    [
+        "since=x&until=0000-00-00",
+        "dose=nothing",
+        "since=9999-12-31",
+        "until=0001-01-01",
+        "since=0001-01-01&until=9999-12-31",
+        "scanner=9999",
+    ],
+)
 def test_a_filter_that_selects_nothing_is_a_page(site: Site, query: str) -> None:
     assert logged_in(site).get(f"/dose?{query}").status_code == 200
 

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, HTTPException, Query, Request
 from pydantic import BaseModel, ConfigDict, Field
 
-from dicom_qa_node.charts.quality_and_dose import Chosen, QualityAndDose
+from dicom_qa_node.charts.quality_and_dose import Chosen, QualityAndDose, day_bounds
 from dicom_qa_node.charts.reference_levels import FrozenLevel, ReferenceLevelStore, proposed_level
 from dicom_qa_node.domain.reference_levels import LevelForm
 from dicom_qa_node.domain.uids import LARGEST_ID
@@ -194,10 +194,7 @@ def router(_site: Site) -> APIRouter:
 
 
 def _one_group(site: Site, scanner_id: int, stratum: str, since: dt.date | None, until: dt.date | None) -> Chosen:
-    first = None if since is None else dt.datetime.combine(since, dt.time()).astimezone(dt.UTC)
-    last = None
-    if until is not None and until < dt.date.max:
-        last = dt.datetime.combine(until + dt.timedelta(days=1), dt.time()).astimezone(dt.UTC)
+    first, last = day_bounds(since, until)
     chosen = QualityAndDose(site.database).chosen(stratum, scanner_id, since=first, until=last)
     if chosen is None or len(chosen.stratum.groups) != 1:
         raise HTTPException(404, "there is no such stratum on this scanner")

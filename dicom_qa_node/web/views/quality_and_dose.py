@@ -21,6 +21,7 @@ from dicom_qa_node.charts.quality_and_dose import (
     Point,
     QualityAndDose,
     SizeGroup,
+    day_bounds,
     size_curve,
     size_groups,
 )
@@ -288,11 +289,7 @@ def _filter(request: Request) -> _Filter:
 
 
 def _chosen(reader: QualityAndDose, wanted: _Filter) -> Chosen | None:
-    since = None if wanted.since is None else dt.datetime.combine(wanted.since, dt.time()).astimezone(dt.UTC)
-    until = None
-    if wanted.until is not None and wanted.until < dt.date.max:
-        # The last day counts whole, in the node's time zone.
-        until = dt.datetime.combine(wanted.until + dt.timedelta(days=1), dt.time()).astimezone(dt.UTC)
+    since, until = day_bounds(wanted.since, wanted.until)
     return reader.chosen(wanted.label, wanted.scanner_id, since=since, until=until) if wanted.label else None
 
 
@@ -305,10 +302,9 @@ def _required(reader: QualityAndDose, wanted: _Filter) -> Chosen:
 
 def _day(text: str) -> dt.date | None:
     try:
-        found = dt.date.fromisoformat(text)
+        return dt.date.fromisoformat(text)
     except ValueError:
         return None
-    return found if 1980 <= found.year <= 2200 else None
 
 
 def _word(request: Request, name: str) -> str:
