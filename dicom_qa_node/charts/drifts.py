@@ -19,6 +19,7 @@ from dicom_qa_node.charts.baselines import Baseline, Baselines, ChartRules, Meas
 from dicom_qa_node.charts.chart_scale import DOSE, least_shift
 from dicom_qa_node.charts.control_charts import Drift, Limits
 from dicom_qa_node.charts.judgement import judge
+from dicom_qa_node.charts.naming import read_names
 from dicom_qa_node.db import chart_tables as s
 from dicom_qa_node.db.chart_tables import SCORE_ID
 from dicom_qa_node.db.engine import Database
@@ -57,7 +58,10 @@ class Moved:
 
 @dataclass(frozen=True, slots=True)
 class NewAlarm:
-    """A drift that began, as the alert rules see it: one for each cause, ``quantity`` what drifted first."""
+    """A drift that began, as the alert rules see it: one for each cause, ``quantity`` what drifted first.
+
+    ``protocol`` is the label of the stratum, ``protocol_name`` the protocol that rules name.
+    """
 
     alarm_id: int
     scanner_id: int
@@ -71,6 +75,7 @@ class NewAlarm:
     drift: Drift
     sentence: str = ""
     others: tuple[str, ...] = ()
+    protocol_name: str = ""
 
 
 OnDrift = Callable[[Sequence[NewAlarm]], Sequence[NewAlert]]
@@ -210,12 +215,12 @@ class Drifts:
     def _begun(
         self, connection: sa.Connection, group_id: int, alarm_id: int, moved: Sequence[Moved], *, dose_known: bool
     ) -> NewAlarm:
-        group = connection.execute(_with_scanner().where(s.groups.c.group_id == group_id)).one()
+        group = connection.execute(sa.select(s.groups).where(s.groups.c.group_id == group_id)).one()
         first = moved[0]
         names = ("scanner_id", "kind", "protocol", "group_id")
         return NewAlarm(
             alarm_id=alarm_id,
-            scanner=group.shown or group.name,
+            scanner=read_names(connection).scanner(group.scanner_id),
             **{name: getattr(group, name) for name in names},
             quantity=first.quantity,
             meaning=first.meaning,
@@ -223,6 +228,7 @@ class Drifts:
             drift=first.drift,
             sentence=sentence_of(moved, dose_known=dose_known),
             others=tuple(item.meaning for item in moved[1:]),
+            protocol_name=group.protocol_name or group.protocol,
         )
 
 
@@ -235,12 +241,6 @@ def _latest(connection: sa.Connection, group_id: int) -> list[Any]:
     query = sa.select(point.at, point.acquired_at, point.measured, point.score).where(point.group_id == group_id)
     latest = query.order_by(point.acquired_at.desc(), point.result_id.desc()).limit(_LOOKED_AT)
     return list(reversed(connection.execute(latest).all()))
-
-
-def _with_scanner() -> sa.Select[Any]:
-    join = s.groups.join(s.scanners, s.scanners.c.scanner_id == s.groups.c.scanner_id)
-    join = join.outerjoin(s.scanner_names, s.scanner_names.c.scanner_id == s.groups.c.scanner_id)
-    return sa.select(s.groups, s.scanners.c.name, s.scanner_names.c.name.label("shown")).select_from(join)
 
 
 def _open_alarms(group_id: int) -> sa.Select[Any]:

@@ -15,6 +15,7 @@ import numpy as np
 import sqlalchemy as sa
 from numpy.typing import NDArray
 
+from dicom_qa_node.charts.naming import read_names
 from dicom_qa_node.charts.size_curve import SizeCurve, size_curve_of
 from dicom_qa_node.db import chart_tables as s
 from dicom_qa_node.db import tables as t
@@ -268,11 +269,8 @@ def _column(values: dict[int, tuple[Any, Values]], number: int | None, count: in
 
 def names_of(connection: sa.Connection) -> dict[int, str]:
     """Return the names under which people know the scanners."""
-    given = s.scanner_names.c
-    query = sa.select(s.scanners.c.scanner_id, s.scanners.c.name, given.name.label("given")).select_from(
-        s.scanners.outerjoin(s.scanner_names, given.scanner_id == s.scanners.c.scanner_id)
-    )
-    return {row.scanner_id: row.given or row.name for row in connection.execute(query)}
+    names = read_names(connection)
+    return {number: names.scanner(number) for number in names.scanners}
 
 
 # -- what is usual -------------------------------------------------------------------------------------------

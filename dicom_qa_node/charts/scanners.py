@@ -59,6 +59,8 @@ __all__ = [
 
 _SPARK_WEEKS = 26
 _LOOKED_AT = 20
+#: Groups of a scanner, the busiest, of which the overview asks whether they have a baseline.
+_BUSIEST = 20
 _GRADED = dt.timedelta(days=7)
 _SPREAD = ("p5", "q1", "median", "q3", "p95", "mean")
 
@@ -78,7 +80,6 @@ class Scanners:
 
     def overview(self) -> list[Card]:
         """Return one card per scanner, by name; those that are shown as another have none."""
-        needed = self._rules.baseline_points
         with self._db.read() as connection:
             names = read_names(connection)
             scanners = _scanners(connection, names)
@@ -86,6 +87,7 @@ class Scanners:
             alarms = {row[0]: (row[1], row[2]) for row in connection.execute(_alarm_counts())}
             spark = self._spark(connection, [found[0].group_id for found in groups.values()])
             grades = _grades(connection, names, self._clock() - _GRADED)
+            collected = self._collected(connection, groups)
         return [
             _card(
                 scanner,
@@ -93,7 +95,7 @@ class Scanners:
                 alarms.get(scanner.scanner_id, (0, 0)),
                 spark,
                 grades.get(scanner.scanner_id, {}),
-                needed,
+                collected.get(scanner.scanner_id),
             )
             for scanner in scanners
         ]
@@ -291,6 +293,21 @@ class Scanners:
             query = sa.select(s.baselines).where(mine).order_by(s.baselines.c.baseline_id.desc())
             return list(connection.execute(query).all())
 
+    def _collected(
+        self, connection: sa.Connection, groups: Mapping[int, Sequence[Group]]
+    ) -> dict[int, tuple[int, int]]:
+        """Return values and need of the group that is next to a baseline, of scanners of which no group has one."""
+        needed, choice = self._rules.baseline_points, s.baselines.c
+        query = sa.select(choice.group_id, choice.from_at).where(choice.quantity == EVERY_QUANTITY)
+        rows = connection.execute(query.order_by(choice.baseline_id))
+        since: dict[int, dt.datetime] = {row.group_id: row.from_at for row in rows}
+        found = {}
+        for scanner_id, mine in groups.items():
+            most = max(_count_since(connection, group, since.get(group.group_id), needed) for group in mine[:_BUSIEST])
+            if most < needed:
+                found[scanner_id] = (most, needed)
+        return found
+
     def _spark(self, connection: sa.Connection, groups: Sequence[int]) -> dict[int, list[tuple[dt.date, float]]]:
         since = self._clock().date() - dt.timedelta(weeks=_SPARK_WEEKS)
         week = s.weeks.c
@@ -333,16 +350,24 @@ def _groups(connection: sa.Connection, wanted: sa.ColumnElement[bool]) -> dict[i
     return found
 
 
+def _count_since(connection: sa.Connection, group: Group, since: dt.datetime | None, limit: int) -> int:
+    """Count the series of a group from an accepted change on, up to a limit."""
+    if since is None:
+        return group.count
+    point = s.points.c
+    first = sa.select(point.result_id).where((point.group_id == group.group_id) & (point.acquired_at >= since))
+    return int(connection.execute(sa.select(sa.func.count()).select_from(first.limit(limit).subquery())).scalar_one())
+
+
 def _card(
     scanner: Scanner,
     groups: Sequence[Group],
     alarms: tuple[int, int],
     spark: dict[int, list[tuple[dt.date, float]]],
     grades: Mapping[str, int],
-    needed: int,
+    collected: tuple[int, int] | None,
 ) -> Card:
     latest = max(groups, key=lambda group: group.last_at, default=None)
-    most = max((group.count for group in groups), default=0)
     return Card(
         scanner=scanner,
         groups=tuple(groups),
@@ -352,7 +377,7 @@ def _card(
         spark=tuple(spark.get(groups[0].group_id, ())) if groups else (),
         notes=alarms[1],
         grades=grades,
-        collected=(most, needed) if most < needed else None,
+        collected=collected,
     )
 
 

@@ -52,7 +52,7 @@ class AlertEvaluator:
             self._alert(rule, f"{alarm.alarm_id}", _drift_words(alarm), AlertSubject.DRIFT, scanner=alarm)
             for alarm in begun
             for rule in self._about("drift")
-            if _matches(rule, alarm.scanner, alarm.protocol)
+            if _matches(rule, alarm.scanner, alarm.protocol_name or alarm.protocol)
         ]
 
     def troubles(self, found: Sequence[tuple[str, str]]) -> list[NewAlert]:

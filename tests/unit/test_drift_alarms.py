@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -126,6 +127,10 @@ def test_what_drifts_together_is_one_alarm_named_by_its_cause(database):
     assert (card.alarms, card.light) == (1, Light.DRIFT)
     words = [alert.text for alert in AlertEvaluator(Config()).drifts([begun])]
     assert words == [f"{begun.sentence} (CT, Chest)"]
+    # Rules name the protocol, whatever else is in the stratum.
+    narrow = Config(alerts={"rules": [{"name": "d", "about": "drift", "protocol": "chest"}]})
+    of_stratum = replace(begun, protocol="Chest · soft kernel · 3 mm")
+    assert len(AlertEvaluator(narrow).drifts([of_stratum])) == 1
 
 
 def test_the_protocol_changed_where_the_dose_left_its_baseline_too(database):
@@ -167,6 +172,8 @@ def test_an_accepted_change_begins_a_new_baseline_and_ends_the_alarm(database):
     assert chart.baseline is None
     assert (chart.too_few.needed, chart.too_few.from_at) == (50, alarm.began_at)
     assert 25 <= chart.too_few.count < 50
+    (card,) = scanners.overview()
+    assert (card.light, card.collected) == (Light.TOO_FEW, (chart.too_few.count, 50))
     hospital.scan(60, noise=1.25)
     assert hospital.chart() == []
     chart = scanners.chart(group, "global_noise_level")
