@@ -54,18 +54,19 @@ def main(arguments: Sequence[str]) -> int:
     pictures = np.random.default_rng(1).integers(0, 255, (SLICES, PICTURE_SIDE, PICTURE_SIDE, 3), np.uint8)
     padded = display_images.pad_image(pictures[0], side, SeriesKind.CT)
     crops = SLICES * len(display_images.crop_plan(padded, side, SeriesKind.CT))
-    network = build_network(card_of(options.model)).to(scorer.device).eval()
-    operations = _operations(network, side, scorer.device)
+    device = torch.device(scorer.device)
+    network = build_network(card_of(options.model)).to(device).eval()
+    operations = _operations(network, side, device)
     candidates = list(_candidates(scorer, network, pictures, crops, side))
     spent: dict[str, list[float]] = {item.name: [] for item in candidates}
     for item in candidates:
         item.run()
     for _ in range(options.rounds):
         for item in candidates:
-            spent[item.name].append(_timed(item.run, scorer.device))
-    roofs = {dtype: _roof(dtype, scorer.device) for dtype in {item.dtype for item in candidates}}
+            spent[item.name].append(_timed(item.run, device))
+    roofs = {dtype: _roof(dtype, device) for dtype in {item.dtype for item in candidates}}
     print(
-        f"{options.model} on {_device_name(scorer.device)}: {operations / 1e9:.2f} GFLOP a crop of {side} x {side}, ",
+        f"{options.model} on {_device_name(device)}: {operations / 1e9:.2f} GFLOP a crop of {side} x {side}, ",
         end="",
     )
     print(f"{crops / SLICES:.0f} crops a slice")
@@ -93,7 +94,8 @@ def _row(
 
 def _candidates(scorer: Scorer, network: nn.Module, pictures: np.ndarray, crops: int, side: int) -> Iterator[Candidate]:
     """Yield the node's own way first; those on CUDA try larger batches and bfloat16, those on the CPU threads."""
-    device, cuda = scorer.device, scorer.device.type == "cuda"
+    device = torch.device(scorer.device)
+    cuda = device.type == "cuda"
     plain = torch.bfloat16 if cuda else torch.float32
     yield Candidate("node", crops, plain, lambda: scorer.score(pictures, "ct"))
     batches = (1, 7, 28, 56, 128, 256) if cuda else (1, 4, 14, crops)
