@@ -11,7 +11,7 @@ from dicom_qa_node.domain.accounts import Role
 from tests.web_site import NAMES, PASSWORD
 
 pytestmark = pytest.mark.browser
-PAGES = ["/account", "/users", "/audit", "/nowhere"]
+PAGES = ["/account", "/users", "/audit", "/node/connections/new", "/nowhere"]
 
 
 def test_login_by_keyboard_alone(visit, accessible):
@@ -125,3 +125,17 @@ def test_first_paint_is_light(visit):
         ".reduce((sum, entry) => sum + entry.transferSize, 0)"
     )
     assert 1_000 < sizes < 100_000
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1280])
+def test_entry_of_a_new_pacs_is_shown(width, theme, visit, accessible, fits):
+    page = visit("/node/connections/new", role=Role.ADMIN, width=width, theme=theme)
+    page.get_by_label("What it is").select_option("pacs")
+    page.get_by_label("AE title").fill("PACS2")
+    page.get_by_label("Address", exact=True).fill("pacs.example")
+    page.get_by_label("Name of the target").fill("pacs2")
+    page.get_by_role("button", name="Show the entry").click()
+    expect(page.get_by_label("Entry for deliver.targets")).to_contain_text("ae_title: PACS2")
+    accessible(page)
+    fits(page)
