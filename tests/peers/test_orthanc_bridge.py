@@ -265,6 +265,17 @@ def test_a_modality_that_orthanc_does_not_know_is_asked_for(node, poll, tmp_path
     assert bridge.problem == ""
 
 
+def test_the_lua_script_of_the_how_to_page_sends_stable_series(node, poll, tmp_path, listening):
+    page = (Path(__file__).parents[2] / "docs" / "how-to" / "orthanc.md").read_text(encoding="utf-8")
+    (tmp_path / "route.lua").write_text(page.split("```lua\n")[1].split("```")[0])
+    node.archive.more["LuaScripts"] = [str(tmp_path / "route.lua")]
+    node.archive.start()
+    node.receive()
+    poll(lambda: listening(node.config.receive.port), 40, "the receiver listens")
+    node.archive.add(images(tmp_path) + magnetic_resonance(tmp_path))
+    poll(lambda: [row.received for row in node.registry.list_series()] == [9], 40, "the CT arrives, the MR does not")
+
+
 def magnetic_resonance(folder: Path) -> list[Path]:
     paths = images(folder, 7, modality="CT", slices=2)
     for path in paths:

@@ -395,6 +395,42 @@ def test_a_job_that_orthanc_forgot_is_sent_again_unless_the_node_has_the_images(
     assert "forgot" in found.problem
 
 
+STABLE = {"ChangeType": "StableSeries", "Date": "20260105T090000", "ID": SERIES_ID, "ResourceType": "Series", "Seq": 3}
+
+
+def test_a_series_that_orthanc_cannot_read_now_is_asked_for_again_and_stops_nobody_for_ever(fake, any_database):
+    fake.answers |= {"GET tools/now": b"20260105T080000", "GET changes": {"Changes": [], "Done": True, "Last": 0}}
+    bridge = Bridge(config_of(fake), any_database, "a")
+    bridge.step()
+    fake.answers |= {"GET changes": {"Changes": [STABLE], "Done": True, "Last": 3}, f"GET series/{SERIES_ID}": 500}
+    ledger = OrthancLedger(any_database, "orthanc")
+    for _ in range(4):
+        with pytest.raises(Deferred, match="HTTP 500"):
+            bridge.step()
+        assert ledger.position().last_change == 0
+    bridge.step()
+    assert ledger.position().last_change == 3
+
+
+def test_a_series_whose_answers_do_not_end_lets_the_next_one_pass(fake, any_database):
+    other = SERIES_ID.replace("5e01", "aaaa")
+    fake.answers |= {
+        "GET tools/now": b"20260105T080000",
+        "GET changes": {"Changes": [], "Done": True, "Last": 0},
+        f"GET series/{SERIES_ID}": endless,
+    }
+    bridge = Bridge(config_of(fake, retry_first_s=600.0), any_database, "a")
+    ledger = OrthancLedger(any_database, "orthanc")
+    for name, uid in ((SERIES_ID, "1.2"), (other, "1.3")):
+        ledger.follow(name, uid, BridgeState.REPORTED, images=3, report_uid="1.2.3.4")
+    with pytest.raises(Deferred, match=r"no end|not complete"):
+        bridge.step()
+    bridge.step()
+    # The first one waits; the second one is gone from Orthanc.
+    assert "answer" in ledger.series(SERIES_ID).problem
+    assert ledger.series(other) is None
+
+
 def test_a_series_that_is_deleted_in_orthanc_is_left_alone(fake, any_database):
     fake.answers |= {"GET tools/now": b"20260105T080000", "GET changes": {"Changes": [], "Done": True, "Last": 0}}
     bridge = Bridge(config_of(fake), any_database, "a")

@@ -19,6 +19,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 from dicom_qa_node.config import Config
@@ -49,6 +50,7 @@ __all__ = ["Bridge", "run_bridge"]
 _LOGGER = logging.getLogger(__name__)
 _LEASE_S = 60.0
 _PAGES_AT_ONCE = 5
+_READ_ATTEMPTS = 5
 _JOB_LOOK_S = 1.0
 #: Images are registered in batches: a series that has just been sent may not be listed yet.
 _REGISTERED_S = 30.0
@@ -69,7 +71,7 @@ class Bridge:
         self._ledger = OrthancLedger(database, config.orthanc.name, self._clock)
         self._registry, self._outbox = Registry(database), Outbox(database)
         self._elsewhere: OrderedDict[str, None] = OrderedDict()
-        self._told = RateLimitedLog(_LOGGER)
+        self._unread: dict[int, int] = {}
         self._held_at = -_LEASE_S
         self._problems: dict[str, str] = {}
 
@@ -165,9 +167,12 @@ class Bridge:
             if series is not None:
                 self._stable_series(client, change, series)
         except OrthancError as error:
-            self._told.log(
-                logging.WARNING, "orthanc_series_unread", series=change.resource_id, reason=f"HTTP {error.status}"
-            )
+            self._unread[change.number] = self._unread.get(change.number, 0) + 1
+            if self._unread[change.number] < _READ_ATTEMPTS:
+                raise Deferred(f"HTTP {error.status} for a series that is stable") from error
+            # One series that Orthanc itself cannot read must not keep the others from their turn for ever.
+            log_event(_LOGGER, logging.ERROR, "orthanc_series_unread", series=change.resource_id, status=error.status)
+        self._unread.pop(change.number, None)
 
     def _stable_series(self, client: OrthancClient, change: Change, series: Mapping[str, Any]) -> None:
         uid, images = _uid_of(series), _images_of(series)
@@ -247,7 +252,9 @@ class Bridge:
             if item.state is BridgeState.SENT:
                 return self._await_report(item)
             return self._mark(client, system, item)
-        except Deferred:
+        except Deferred as error:
+            # Whoever comes first next time is another one, should the cause be this series and not the server.
+            self._try_again(item, item.state, str(error))
             raise
         except Permanent as error:
             self._try_again(item, item.state, str(error))
@@ -417,7 +424,9 @@ def run_bridge(
             wait_s = backoff_s(failures, config.orthanc.poll_s, 60.0)
             say(f"internal error ({type(error).__name__}), see the log")
             _LOGGER.exception("orthanc_failed")
-    bridge.let_go()
+    # While the database is away the claim ends by itself.
+    with suppress(NodeError):
+        bridge.let_go()
 
 
 def _job_of(client: OrthancClient, orthanc_id: str) -> Mapping[str, Any] | None:
