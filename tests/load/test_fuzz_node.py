@@ -63,8 +63,8 @@ S = SeriesState
 AT_REST = (S.DELIVERED, S.REPORTED, S.PARKED)
 LONGEST_S = 30.0
 MOST_RECEIVER_MB, MOST_SCORER_MB = 150, 2500
-#: For one image in the receiver, and more with its size.
-MOST_INPUT_MB, MOST_INPUT_CPU_S = 24.0, 5.0
+#: For one image in a receiver, with what it does meanwhile for its rows and the other sender; more with its size.
+MOST_INPUT_MB, MOST_INPUT_CPU_S = 48.0, 5.0
 SENDERS = 2
 PYTHON_WORDS = re.compile(r"\w*(?:Error|Exception)\b|Traceback|\.py\b|object at 0x|<class|unexpected error")
 BAD_EVENTS = (
