@@ -77,6 +77,8 @@ def _copies(images: Sequence[Dataset], number: int, folder: Path) -> list[Path]:
         for keyword in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "FrameOfReferenceUID"):
             setattr(ds, keyword, derived_uid("latency", str(number), str(ds[keyword].value)))
         ds.file_meta.MediaStorageSOPInstanceUID = ds.SOPInstanceUID
+        # The generator names its patients and scanners phantoms: the pixels would be looked at for one.
+        ds.PatientName, ds.ManufacturerModelName = "Doe^Jane", "CT 64"
         ds.save_as(path)
     return sorted(paths)
 
