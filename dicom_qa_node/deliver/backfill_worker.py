@@ -36,7 +36,7 @@ OpenScu = Callable[[BackfillRun], RetrieveScu]
 
 
 class BackfillWorker:
-    """Works on the oldest run that is to go on.
+    """Works on the run that is due first; one that waits lets the others go on.
 
     Parameters
     ----------
@@ -97,11 +97,12 @@ class BackfillWorker:
         if run.searched and not run.waiting and not unscored and self._runs.finish(run):
             log_event(_LOGGER, logging.INFO, "backfill_done", run=run.run_id, scored=run.scored, failed=run.failed)
             return 0.0
-        if waits_s > 0 or not run.waiting:
+        if waits_s > 0:
             return min(max(waits_s, _IDLE_S), _HELD_S)
-        if reason := self._reason_to_wait(unscored):
-            self._runs.hold(run, reason)
-            return _HELD_S
+        reason = self._reason_to_wait(unscored) if run.waiting else ""
+        if reason or not run.waiting:
+            self._runs.hold(run, reason, _HELD_S)
+            return _IDLE_S
         return self._tried(run, self._retrieve)
 
     def _run(self) -> None:

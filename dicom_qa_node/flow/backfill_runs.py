@@ -100,7 +100,7 @@ class BackfillRuns:
     # -- the worker ------------------------------------------------------------------------------------------
 
     def claim(self, holder: str) -> BackfillRun | None:
-        """Take or keep the oldest run that is to go on; None if there is none, or another holder has it.
+        """Take or keep the run that is to go on next; None if there is none, or another holder has it.
 
         Parameters
         ----------
@@ -110,7 +110,8 @@ class BackfillRuns:
         now = self._clock()
         r = backfill_runs.c
         free = r.lease_until.is_(None) | (r.lease_until < now) | (r.lease_token == holder)
-        query = sa.select(backfill_runs).where(r.state == RunState.RUNNING.value, free).order_by(r.run_id).limit(1)
+        query = sa.select(backfill_runs).where(r.state == RunState.RUNNING.value, free)
+        query = query.order_by(r.next_at, r.run_id).limit(1)
         with self._db.read() as connection:
             if connection.execute(query).first() is None:
                 return None
@@ -215,10 +216,10 @@ class BackfillRuns:
         due = self._clock() + dt.timedelta(seconds=wait_s)
         self._update(run, {"words": words[:_LONGEST_WORDS], "attempts": run.attempts + 1, "next_at": due})
 
-    def hold(self, run: BackfillRun, words: str) -> None:
-        """Note what a run waits for that is not a failure."""
-        if run.words != words:
-            self._update(run, {"words": words[:_LONGEST_WORDS]})
+    def hold(self, run: BackfillRun, words: str, wait_s: float) -> None:
+        """Let a run wait for something that is not a failure, "" for the scores of its series."""
+        due = self._clock() + dt.timedelta(seconds=wait_s)
+        self._update(run, {"words": words[:_LONGEST_WORDS], "next_at": due})
 
     def settle(self, run: BackfillRun) -> int:
         """Note which of the series that arrived have their score, or failed; return how many have neither yet."""
