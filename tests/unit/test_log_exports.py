@@ -33,7 +33,7 @@ from dicom_qa_node.quality_log import export_formats
 from dicom_qa_node.quality_log.export_columns import COLUMNS, MEASURED, Access, columns_for, rounded, with_table
 from dicom_qa_node.quality_log.export_formats import ExportFormat, csv_parts, parquet_parts, write_workbook
 from dicom_qa_node.quality_log.export_rows import export_rows
-from dicom_qa_node.quality_log.filters import LogQuery
+from dicom_qa_node.quality_log.filters import LogOrder, LogQuery
 from dicom_qa_node.quality_log.reviews import Reviews
 from dicom_qa_node.score.physics.ct_quantities import CT_QUANTITIES
 from dicom_qa_node.score.physics.geometry_checks import GEOMETRY_QUANTITIES
@@ -280,6 +280,18 @@ def test_series_brought_in_later_are_found_by_their_day(site, get):
         _, rows = read("csv", get(f"/log.csv?by=acquired&since=2019-01-01&until=2019-12-31{more}").content)
         assert [item["series_instance_uid"] for item in rows] == [uid]
     assert uid not in get("/log.csv?by=acquired&since=2026-01-01").text
+
+
+@pytest.mark.parametrize("order", list(LogOrder))
+def test_both_databases_select_days_in_every_order(any_database, order):
+    fill(any_database, 40, seed=3, until=UNTIL, days=8)
+    first, last = dt.date(2026, 5, 26), dt.date(2026, 5, 28)
+    query = LogQuery(order=order, acquired_from=first, acquired_until=last)
+    at = [column.name for column in columns_for(patients=False)].index("acquired_on")
+    days = [row[at] for row in export_rows(any_database, query, patients=False)]
+    everything = [row[at] for row in export_rows(any_database, LogQuery(), patients=False)]
+    assert sorted(days) == sorted(day for day in everything if first <= day <= last)
+    assert len(days) > 5
 
 
 @pytest.mark.parametrize("direction", ["asc", "desc"])

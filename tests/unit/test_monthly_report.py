@@ -139,6 +139,16 @@ def test_one_scanner_is_reported_alone(database):
         gather_month(database, CONFIG, MAY, "CT-Z9", now=NOW)
 
 
+def test_both_databases_give_a_report_and_remember_where_it_went(any_database, tmp_path):
+    fill(any_database, 40, seed=5, until=NOW, days=20)
+    while ChartIngest(any_database).take_in(limit=500):
+        pass
+    figures = gather_month(any_database, CONFIG, MAY, "CT-A2", now=NOW)
+    assert figures.series == sum(row.scanner == "CT-A2" for row in rows_of_may(any_database)) > 0
+    reports = scheduled(any_database, tmp_path, lambda: NOW, folder=tmp_path / "r", each_scanner=True)
+    assert (reports.run() > 1, reports.run()) == (True, 0)
+
+
 def test_what_was_done_stands_beside_what_drifted(database):
     figures = gather_month(database, CONFIG, MAY, now=NOW)
     assert [line.text for line in figures.events] == ["=tube replaced"]
