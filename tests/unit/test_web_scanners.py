@@ -267,6 +267,15 @@ def test_new_baselines_begin_after_a_service_event(site):
     assert events_of(site).count("baseline.accept") == 2
 
 
+@pytest.mark.parametrize("at", ["0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00"])
+def test_a_time_that_utc_cannot_hold_is_refused(site, at):
+    token = stranger(site, **bearer(site, Role.REVIEWER))
+    event = {"at": at, "kind": "tube", "text": "x"}
+    assert token.post("/api/v1/scanners/1/events", json=event).status_code == 422
+    change = {"from_at": at, "reason": "x"}
+    assert token.put("/api/v1/scanners/1/accepted-change", json=change).status_code == 422
+
+
 def test_names_are_given_and_taken_back_in_page_and_api(site):
     client = logged_in(site, Role.REVIEWER)
     form = {"name": "<i>Room</i> 3", "csrf": client.csrf}

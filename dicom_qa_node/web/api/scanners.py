@@ -6,7 +6,7 @@ import datetime as dt
 from typing import Annotated
 
 from fastapi import APIRouter, HTTPException, Path, Query, Request
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 
 from dicom_qa_node.charts.arrival_order import TimeAxis
 from dicom_qa_node.charts.baselines import chart_rules
@@ -26,6 +26,16 @@ GroupId = Annotated[int | None, Query(ge=1, le=LARGEST_ID, description="protocol
 QuantityName = Annotated[str, Query(max_length=100, pattern=r"^[A-Za-z0-9_]+$", description="score or a measurement")]
 Axis = Annotated[TimeAxis, Query(description="which time orders the series: of the acquisition, or of the scoring")]
 Points = Annotated[int | None, Query(ge=1, le=5000, description="latest series; default: charts.points")]
+
+
+def _in_utc(moment: dt.datetime) -> dt.datetime:
+    try:
+        return moment.astimezone(dt.UTC)
+    except OverflowError as error:
+        raise ValueError("lies before the year 1 or after 9999 in UTC") from error
+
+
+Moment = Annotated[AwareDatetime, AfterValidator(_in_utc)]
 
 
 class _Out(BaseModel):
@@ -208,7 +218,7 @@ class _In(BaseModel):
 class NewEvent(_In):
     """An event to mark; with ``supersedes`` it takes the place of another."""
 
-    at: AwareDatetime
+    at: Moment
     kind: EventKind
     text: str = Field(min_length=1, max_length=500)
     supersedes: int | None = Field(None, ge=1, le=LARGEST_ID)
@@ -230,7 +240,7 @@ class AcceptedChange(_In):
     With ``group_id`` one group, else every group of the scanner (after a service event).
     """
 
-    from_at: AwareDatetime
+    from_at: Moment
     group_id: int | None = Field(None, ge=1, le=LARGEST_ID)
     reason: str = Field(min_length=1, max_length=500)
 
