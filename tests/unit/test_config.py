@@ -60,7 +60,8 @@ def test_every_problem_is_named_at_once():
         ("score.grades.diagnostic", "score.grades.diagnostic: expected number, 0 to 4 (found 7)"),
         (
             "deliver.targets[3].port",
-            "deliver.targets[3].port: unknown key; known here: companion, kind, name, path, route, sop_class",
+            "deliver.targets[3].port: unknown key; known here: companion, kind, name, path, "
+            "resend_on_duplicate, route, sop_class",
         ),
         ("deliver.targets[1]", "deliver.targets[1]: expected kind dicom or dicomweb or folder or sender"),
     ],
