@@ -170,6 +170,9 @@ def test_actions_are_for_administrators(site, role):
             f"/review/{UID}/assign",
             "/alerts/acknowledge",
             "/alerts/1/acknowledge",
+            "/scanners/names/scanner/1",
+            "/scanners/names/merge/1",
+            "/scanners/names/protocol",
         }
     for view in web_app._VIEWS:
         for route in view.routes(site):
