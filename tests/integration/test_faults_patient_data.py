@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import datetime as dt
 import http.cookiejar
 import json
 import re
@@ -85,9 +86,17 @@ def another(images: list[Dataset]) -> list[Dataset]:
     return images
 
 
+def of_today(images: list[Dataset]) -> list[Dataset]:
+    for ds in images:
+        for element in [element for element in ds if element.VR == "DA" and element.keyword != "PatientBirthDate"]:
+            element.value = f"{dt.datetime.now(dt.UTC):%Y%m%d}"
+    return images
+
+
 def all_series() -> dict[str, list[Dataset]]:
     def fresh() -> list[Dataset]:
-        return of_patient(another(ct_series(5, slices=8, rows=64, spacing_mm=30)))
+        # Series of long ago give rise to no alerts.
+        return of_today(of_patient(another(ct_series(5, slices=8, rows=64, spacing_mm=30))))
 
     return {
         "whole": fresh(),
