@@ -29,7 +29,7 @@ pytestmark = [
 
 TIMEOUT_S = 3.0
 #: An association, a store and a release may each wait so long, and each side may need a moment more.
-MOST_S = 4 * TIMEOUT_S + 3
+MOST_S = 4 * TIMEOUT_S + 30
 IMPLICIT, BIG_ENDIAN = "1.2.840.10008.1.2", "1.2.840.10008.1.2.2"
 GERMAN = "Ungültig: Patient fehlt, bitte wiederholen, und noch mehr Text als 64 Zeichen".encode("latin-1")
 
