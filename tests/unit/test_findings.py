@@ -208,8 +208,8 @@ def everything():
     return found | judged(lossy, completeness=60.0, missing_slices=1.0, largest_gap=6.0)
 
 
-#: Made by the rating of the PET and by the lane of the phantoms, not by a rule (`score.pet_part`, `score.phantom_series`;
-#: tested in test_pet_part and test_qc_phantoms).
+#: Made by the rating of the PET and by the lane of the phantoms, not by a rule (`score.pet_part`,
+#: `score.phantom_series`; tested in test_pet_part and test_qc_phantoms).
 FROM_ELSEWHERE = (
     "pet_implausible", "pet_not_checked", "pet_not_rated", "qc_phantom", "phantom_outside", "phantom_not_analysed",
     "named_like_phantom", "subject_decided",
