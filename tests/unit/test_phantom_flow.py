@@ -313,7 +313,7 @@ def test_the_report_has_no_verdict_but_the_reason_and_the_results(tmp_path):
     numbers = {item.ConceptNameCodeSequence[0].CodeMeaning: item for item in walk(report) if item.ValueType == "NUM"}
     value = numbers["CT number of the centre"].MeasuredValueSequence[0]
     assert (float(value.NumericValue), value.MeasurementUnitsCodeSequence[0].CodeValue) == (9.0, "[hnsf'U]")
-    assert "above the tolerance (at least -5, at most 5 HU)" in text
+    assert "above the tolerance (-5 to 5 HU)" in text
     assert "usual range" not in text
 
 
