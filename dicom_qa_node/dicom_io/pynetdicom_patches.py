@@ -4,7 +4,8 @@
 
 It aborts at what PS3.8 asks to ignore, and fails over contexts without syntaxes, see `associate_pdus`: importing this
 module has its decoder look over each PDU before. It holds PDUs and messages of any size in memory: `limit_received`.
-And an association's reactor may take the answer that `send_c_store` waits for: `pause_for_certain`.
+Its reactor ends with an error where a user aborts an association that is just closing. And an association's reactor may
+take the answer that `send_c_store` waits for: `pause_for_certain`.
 
 The caller pauses the reactor by clearing an event, and takes its flag ``_is_paused`` for the proof. The reactor raises
 the flag before it waits and lowers it after: preempted in between, it holds a flag from before the pause, goes on, and
@@ -13,11 +14,14 @@ reads the answer away. The caller then waits for its timeout. It happens where e
 
 from __future__ import annotations
 
+import contextlib
+import queue
 import threading
 from collections.abc import Callable
 from typing import Any
 
 from pynetdicom.dul import DULServiceProvider
+from pynetdicom.fsm import TRANSITION_TABLE
 
 from dicom_qa_node.dicom_io.associate_pdus import tolerated
 
@@ -118,3 +122,19 @@ def _decode_tolerantly(self: Any, bytestream: bytearray) -> Any:
 
 
 DULServiceProvider._decode_pdu = _decode_tolerantly  # type: ignore[method-assign]
+
+_process_recv_primitive = DULServiceProvider._process_recv_primitive
+
+
+def _take_primitive(self: Any) -> bool:
+    """Take what the service user wants to send, unless the association has ended in the meantime."""
+    if self.state_machine.current_state == "Sta13":
+        with contextlib.suppress(queue.Empty):
+            self.to_provider_queue.get_nowait()
+        return False
+    return _process_recv_primitive(self)
+
+
+DULServiceProvider._process_recv_primitive = _take_primitive  # type: ignore[method-assign]
+# A request to abort that was noticed twice, because another event stood before it: PS3.8 table 9-10 has no such cell.
+TRANSITION_TABLE.setdefault(("Evt15", "Sta13"), "AA-6")

@@ -45,6 +45,11 @@ GAPS = {
     "an AE title padded with NUL": "found = fails(called=b'DICOMQA'.ljust(16, bytes(1)))",
     "an empty AE title": "found = fails(calling='')",
     "a version with other bits": "found = answer(version=3)[0] != 2",
+    # dicom_io/pynetdicom_patches.py
+    "a request to abort while the connection is closing": """
+        from pynetdicom.fsm import TRANSITION_TABLE
+        found = ("Evt15", "Sta13") not in TRANSITION_TABLE
+    """,
     "a rejection with a reason that PS3.8 does not define": """
         from pynetdicom.pdu import A_ASSOCIATE_RJ
         pdu = A_ASSOCIATE_RJ()
@@ -169,6 +174,8 @@ def test_every_patch_has_a_gap() -> None:
         "pydicom.charset.handled_encodings =": 1,
         "python_encoding.setdefault(": 2,
         "DULServiceProvider._decode_pdu = ": 1,
+        "DULServiceProvider._process_recv_primitive = ": 1,
+        "TRANSITION_TABLE.setdefault(": 1,
         "._reactor_checkpoint = ": 1,
         "transport.recv = ": 1,
         "dimse.receive_primitive = ": 1,
@@ -176,4 +183,4 @@ def test_every_patch_has_a_gap() -> None:
     folder = ROOT / "dicom_qa_node" / "dicom_io"
     text = "".join((folder / name).read_text() for name in ("pydicom_patches.py", "pynetdicom_patches.py"))
     assert {name: text.count(name) for name in replaced} == replaced
-    assert len(re.findall(r"^\w+(?:\.\w+)+ = ", text, re.MULTILINE)) == 2
+    assert len(re.findall(r"^\w+(?:\.\w+)+ = ", text, re.MULTILINE)) == 3

@@ -123,9 +123,6 @@ def send(odd: Odd, report: tuple[Path, ReportRef]) -> tuple[Answer, RawArchive]:
         archive.left.set()
 
 
-# An abort after a release that nobody answered may meet a connection that pynetdicom is just closing: its thread ends
-# with this error, after the answer to the store has been taken.
-@pytest.mark.filterwarnings(r"ignore:[\s\S]*Invalid event 'Evt15':pytest.PytestUnhandledThreadExceptionWarning")
 @pytest.mark.parametrize("name", DELIVERED)
 def test_an_archive_that_has_stored_the_report_has_it(report: tuple[Path, ReportRef], name: str) -> None:
     answer, archive = send(DELIVERED[name], report)

@@ -19,7 +19,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import queue
 import threading
 import time
 from typing import Any, cast
@@ -133,14 +132,6 @@ class StreamingProvider(DULServiceProvider):
             self._idle_timer.restart()
             was_read = True
         return was_read
-
-    def _process_recv_primitive(self) -> bool:
-        """Take what the service user wants to send, unless the association has ended in the meantime."""
-        if self.state_machine.current_state == "Sta13":
-            with contextlib.suppress(queue.Empty):
-                self.to_provider_queue.get_nowait()
-            return False
-        return bool(super()._process_recv_primitive())
 
     def _read_past_and_close(self) -> None:
         """End the connection in state Sta13, in which nothing that the peer says counts (PS3.8 table 9-10).
