@@ -40,7 +40,7 @@ class CommitWatch:
     def wait(self, stop: threading.Event) -> None:
         """Return when something was committed since the last call, when ``stop`` is set, or after a while.
 
-        The first call returns at once. Work has to be looked for after the call, never before it only.
+        The first call returns at once. Look for work after each call: what was committed before it is announced once.
         """
         until = time.monotonic() + self._longest_s
         while not stop.is_set():

@@ -28,7 +28,7 @@ _LOGGER = logging.getLogger(__name__)
 _AT_ONCE = 8
 _MOST_SERIES = 16
 _MOST_FRAME_BYTES = 256 << 20
-_MOST_IMAGES = 20_000
+_MOST_SLICES = 20_000
 
 
 class ReadAhead:
@@ -62,7 +62,7 @@ class ReadAhead:
         with at.tolerant():
             fresh = [(self._of(item.series_instance_uid), self._layout.absolute(item.path)) for item in mine]
             for series, path in fresh:
-                if len(series.headers) < _MOST_IMAGES and path.is_file():
+                if self._has_room() and path.is_file():
                     series.headers[path] = HeadersFound.of_file(path)
                     series.frames.pop(path, None)
         self._decode(fresh)
@@ -108,6 +108,14 @@ class ReadAhead:
                 room -= header.pixels.frame_bytes
                 tasks.append(partial(decode, series, path, header))
         in_order(tasks, self._decoders.count)
+
+    def _has_room(self) -> bool:
+        """Forget the series that waited longest until there is room for headers; whether there is."""
+        while (held := sum(series.slice_count for series in self._series.values())) >= _MOST_SLICES:
+            if len(self._series) <= 1:
+                break
+            self._series.popitem(last=False)
+        return held < _MOST_SLICES
 
     def _room(self, wanted_bytes: int) -> int:
         """Forget the series that waited longest until there is room for pictures, and return how much there is."""

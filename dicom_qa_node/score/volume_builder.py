@@ -153,6 +153,11 @@ class ImagesAhead:
     frames: dict[Path, StoredArray] = field(default_factory=dict)
 
     @property
+    def slice_count(self) -> int:
+        """How many slices the headers describe; an object of many frames counts as many."""
+        return sum(max(len(found.slices), 1) for found in self.headers.values())
+
+    @property
     def frame_bytes(self) -> int:
         """Memory of the pictures."""
         return sum(frame.nbytes for frame in self.frames.values())

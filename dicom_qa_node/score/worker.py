@@ -111,10 +111,16 @@ def _open_installed(config: Config, name: str) -> ScoringModel:
 
 def _own_device(wanted: str, name: str, gpus: int) -> str:
     """Spread the workers of one host over its GPUs by the number in their name."""
-    number = re.match(r"score-(\d+)", name)
+    number = _number(name)
     if wanted != "auto" or gpus < 2 or number is None:
         return wanted
-    return f"cuda:{(int(number[1]) - 1) % gpus}"
+    return f"cuda:{number % gpus}"
+
+
+def _number(name: str) -> int | None:
+    """Return the number of a worker on its host, from 0; None where its name has none."""
+    found = re.match(r"score-(\d+)", name)
+    return None if found is None else int(found[1]) - 1
 
 
 @dataclass(slots=True)
@@ -154,14 +160,8 @@ class _Worker:
         settings = self.config.score
         jobs = Jobs(self.database, lease_s=settings.lease_s, max_attempts=settings.max_attempts, sites=settings.sites)
         self.waiter = jobs.waiter(_IDLE_S)
-        number = re.match(r"score-(\d+)", self.name)
-        self.ahead = ReadAhead(
-            Registry(self.database),
-            self.config.spool_dir,
-            decoders,
-            (int(number[1]) - 1 if number else 0) % settings.workers,
-            settings.workers,
-        )
+        number = (_number(self.name) or 0) % settings.workers
+        self.ahead = ReadAhead(Registry(self.database), self.config.spool_dir, decoders, number, settings.workers)
         self.afterwork = BackgroundHeatMaps(scorer)
         self.asked = RequestedHeatMaps(self.database, self.config.spool_dir, scorer)
         self.say("idle")

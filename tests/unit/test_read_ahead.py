@@ -154,3 +154,21 @@ def test_memory_is_bounded(arriving, monkeypatch):
     read_all(reader)
     assert not reader.take("1.2.3").headers
     assert len(reader.take("1.2.4").frames) == 3
+
+
+def test_headers_are_bounded_over_all_series(arriving, monkeypatch):
+    first, second, reader = arriving.files("a"), arriving.files("b"), arriving.reader()
+    monkeypatch.setattr(read_ahead, "_MOST_SLICES", SLICES + 2)
+    arriving.arrive("1.2.3", first)
+    arriving.arrive("1.2.4", second)
+    read_all(reader)
+    assert not reader.take("1.2.3").headers
+    assert len(reader.take("1.2.4").headers) == SLICES
+
+
+def test_one_long_series_keeps_to_the_bound(arriving, monkeypatch):
+    paths, reader = arriving.files("a"), arriving.reader()
+    monkeypatch.setattr(read_ahead, "_MOST_SLICES", 4)
+    arriving.arrive("1.2.3", paths)
+    read_all(reader)
+    assert len(reader.take("1.2.3").headers) == 4
