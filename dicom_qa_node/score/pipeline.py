@@ -182,6 +182,7 @@ def score_series(
     read = partial(build_volume, decoders=decoders, decoded=ahead.frames)
     with clock.step("headers"):
         found = scan_headers(paths, ahead.headers)
+    with clock.step("subject"):
         subject = subject_of(found, chosen.phantoms, decoders)
     if subject.phantom is not None:
         analysed = analyse_phantom(found, subject, paths, chosen.phantoms, decoders, clock.check)
