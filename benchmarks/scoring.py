@@ -55,6 +55,9 @@ def main(arguments: Sequence[str]) -> int:
     padded = display_images.pad_image(pictures[0], side, SeriesKind.CT)
     crops = SLICES * len(display_images.crop_plan(padded, side, SeriesKind.CT))
     device = torch.device(scorer.device)
+    if device.type == "cpu":
+        # The threads of a candidate share its batches; those of torch would wait for each other.
+        torch.set_num_threads(1)
     network = build_network(card_of(options.model)).to(device).eval()
     operations = _operations(network, side, device)
     candidates = list(_candidates(scorer, network, pictures, crops, side))
