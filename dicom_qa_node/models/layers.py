@@ -20,6 +20,7 @@ __all__ = [
     "Namer",
     "Outputs",
     "Statistics",
+    "dct_basis",
     "evidence_channels",
     "evidence_maps",
     "evidence_statistics",
@@ -109,7 +110,7 @@ def _sort3(a: Tensor, b: Tensor, c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return torch.minimum(low, c), torch.maximum(low, torch.minimum(high, c)), torch.maximum(high, c)
 
 
-def _dct_basis(size: int = _BLOCK) -> Tensor:
+def dct_basis(size: int = _BLOCK) -> Tensor:
     """Orthonormal 2-D DCT-II basis without the constant, shape (size^2 - 1, 1, size, size)."""
     n = torch.arange(size, dtype=torch.float64)
     rows = torch.cos(math.pi * (2 * n[None, :] + 1) * n[:, None] / (2 * size)) * math.sqrt(2.0 / size)
@@ -261,7 +262,7 @@ class EvidenceStem(nn.Module):
 
     def __init__(self, channels: int, learned: int = 32) -> None:
         super().__init__()
-        self.register_buffer("basis", _dct_basis(), persistent=False)
+        self.register_buffer("basis", dct_basis(), persistent=False)
         self.learned = nn.Sequential(
             nn.Conv2d(3, learned // 4, 3, stride=2, padding=1),
             nn.GELU(),

@@ -87,7 +87,7 @@ def make_server(config: Config, listeners: Sequence[Listener], services: Service
     ae = build_ae(config)
     handlers = [handler for service in services.extra_services for handler in service.handlers()]
     association_class: type[ReceivedAssociation]
-    # Imported when used: `fastpath` may not even load with a version of pynetdicom that it is not known to work with.
+    # Imported when used: `fastpath.association` may not even load with a version of pynetdicom that it does not know.
     if uses_own_path(config.receive.own_pdata_path):
         from dicom_qa_node.receive.fastpath.association import StreamingAssociation
 

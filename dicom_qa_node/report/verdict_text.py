@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import math
 
-from dicom_qa_node.domain.results import Grade, Measurement, SeriesResult, Severity
+from dicom_qa_node.domain.results import Measurement, SeriesResult, Severity
 from dicom_qa_node.domain.units import unit_text
 
 __all__ = ["conclusion", "measurement_text"]
 
-_GRADES = {Grade.DIAGNOSTIC: "diagnostic", Grade.LIMITED: "limited", Grade.NON_DIAGNOSTIC: "non-diagnostic"}
 _BEST = 4
 
 
@@ -42,9 +41,8 @@ def measurement_text(item: Measurement, bounds: str) -> str:
 def _grade(result: SeriesResult) -> str:
     if result.grade is None:
         return "Rated without a grade"
-    best = _GRADES[result.grade].capitalize()
-    both = result.grade_low is not None and result.grade_low is not result.grade
-    return f"{best} to {_GRADES[result.grade_low]} quality" if both and result.grade_low else f"{best} quality"
+    best, low = result.grade.value.capitalize(), result.grade_low
+    return f"{best} quality" if low is None or low is result.grade else f"{best} to {low.value} quality"
 
 
 def _why_not(result: SeriesResult) -> str:

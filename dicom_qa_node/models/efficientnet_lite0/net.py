@@ -18,7 +18,7 @@ from torch.nn import functional
 from dicom_qa_node.models import weights
 from dicom_qa_node.models.efficientnet_lite0 import STAGE_STRIDES
 from dicom_qa_node.models.image_features import BLOCK, GRID_CELLS, SD_STAGES
-from dicom_qa_node.models.layers import _dct_basis, evidence_maps, evidence_statistics
+from dicom_qa_node.models.layers import dct_basis, evidence_maps, evidence_statistics
 
 __all__ = ["Encoder", "PooledEncoder", "build", "open_encoder"]
 
@@ -73,7 +73,7 @@ class PooledEncoder(nn.Module):
     def __init__(self, encoder: nn.Module) -> None:
         super().__init__()
         self.encoder = encoder
-        self.register_buffer("basis", _dct_basis(), persistent=False)
+        self.register_buffer("basis", dct_basis(), persistent=False)
 
     def forward(self, pictures: Tensor, body: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Describe pictures.
