@@ -14,7 +14,7 @@ from scipy import ndimage
 
 from dicom_qa_node.domain.errors import Permanent
 from dicom_qa_node.domain.results import Measurement
-from dicom_qa_node.quality_control.outline import CT_THRESHOLD_HU, Planes, SliceOutline, body_in
+from dicom_qa_node.quality_control.outline import CT_THRESHOLD_HU, Planes, SliceOutline, body_in, offsets_mm
 from dicom_qa_node.quality_control.phantom_quantities import measurement
 
 __all__ = ["measure_water"]
@@ -77,27 +77,22 @@ def _slices(
     same = [item for item in round_ones if abs(item[1].diameter_mm - usual) <= _SAME_SIZE_MM]
     quarter = len(same) // 4
     for index, found in same[quarter : len(same) - quarter]:
-        yield _discs(np.asarray(planes[index], np.float32), (*found.centre_mm, found.diameter_mm / 2), pixel_mm)
+        yield _discs(np.asarray(planes[index], np.float32), found, pixel_mm)
 
 
 def _one_material(image: npt.NDArray[np.float32], body: SliceOutline, pixel_mm: tuple[float, float]) -> bool:
     """Whether the inner part of a slice holds one material: nothing of bone, fat, air or inserts."""
-    row, column = body.centre_mm
-    y, x = np.meshgrid(
-        np.arange(image.shape[0]) * pixel_mm[0] - row, np.arange(image.shape[1]) * pixel_mm[1] - column, indexing="ij"
-    )
+    y, x = offsets_mm(image, body.centre_mm, pixel_mm)
     smooth = ndimage.uniform_filter(image, [max(1, round(_BLOCK_MM / size)) for size in pixel_mm])
     inside = smooth[np.hypot(y, x) <= _INNER * body.diameter_mm / 2]
     return bool(inside.size) and float(np.ptp(np.percentile(inside, (0.5, 99.5)))) < _ONE_MATERIAL_HU
 
 
 def _discs(
-    image: npt.NDArray[np.float32], circle: tuple[float, float, float], pixel_mm: tuple[float, float]
+    image: npt.NDArray[np.float32], body: SliceOutline, pixel_mm: tuple[float, float]
 ) -> tuple[float, float, float]:
-    row, column, radius = circle
-    y, x = np.meshgrid(
-        np.arange(image.shape[0]) * pixel_mm[0] - row, np.arange(image.shape[1]) * pixel_mm[1] - column, indexing="ij"
-    )
+    radius = body.diameter_mm / 2
+    y, x = offsets_mm(image, body.centre_mm, pixel_mm)
     from_middle = np.hypot(y, x)
     small = _EDGE_SHARE * radius
     middle = image[from_middle <= small]

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from dicom_qa_node.domain.errors import Permanent
 from dicom_qa_node.domain.results import Measurement
-from dicom_qa_node.quality_control.outline import Planes, SliceOutline, body_in, pet_threshold
+from dicom_qa_node.quality_control.outline import Planes, SliceOutline, body_in, offsets_mm, pet_threshold
 from dicom_qa_node.quality_control.phantom_quantities import measurement
 
 __all__ = ["measure_uniform_pet"]
@@ -49,7 +49,7 @@ def measure_uniform_pet(
     Raises
     ------
     Permanent
-        There is no cylinder in five slices, or it is empty.
+        There is no cylinder in seven slices, or it is empty or not uniform.
     """
     threshold = pet_threshold(planes)
     outlines = [
@@ -84,11 +84,8 @@ def measure_uniform_pet(
 
 def _measure(image: npt.NDArray[np.float32], outline: SliceOutline | None, pixel_mm: tuple[float, float]) -> _Slice:
     assert outline is not None
-    row, column = outline.centre_mm
     radius = _INNER * outline.diameter_mm / 2
-    y, x = np.meshgrid(
-        np.arange(image.shape[0]) * pixel_mm[0] - row, np.arange(image.shape[1]) * pixel_mm[1] - column, indexing="ij"
-    )
+    y, x = offsets_mm(image, outline.centre_mm, pixel_mm)
     inside = image[np.hypot(y, x) <= radius]
     mean = float(inside.mean())
     squares = _squares(image, y, x, radius)

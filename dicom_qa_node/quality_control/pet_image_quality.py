@@ -216,8 +216,8 @@ def _of(diameter: int, what: str, value: float) -> Measurement:
 
 
 def _withheld(diameter: int, what: str) -> Measurement:
-    empty = replace(_of(diameter, what, 0.0), value=None)
-    return replace(empty, not_applicable="the activity of the filling (sphere_to_background) is not configured")
+    why = "the activity of the filling (sphere_to_background) is not configured"
+    return replace(_of(diameter, what, 0.0), value=None, not_applicable=why)
 
 
 def _contrast(diameter: int, ratio: float, filled: float | None) -> Measurement:

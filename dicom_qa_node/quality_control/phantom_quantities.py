@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from dicom_qa_node.domain.results import Measurement
 
-__all__ = ["QUANTITIES", "Quantity", "ct_number", "measurement", "sphere_quantity"]
+__all__ = ["QUANTITIES", "SPHERES_MM", "Quantity", "ct_number", "measurement", "sphere_quantity"]
 
 HU, MM, PER_MM, PERCENT, ONE, SUV = "[hnsf'U]", "mm", "/mm", "%", "1", "g/ml{SUVbw}"
 

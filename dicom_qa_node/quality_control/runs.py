@@ -1,4 +1,4 @@
-"""Reads the runs of QC phantoms: the latest ones, the charts of a quantity, and the days on which one was done."""
+"""Reads the runs of QC phantoms: the latest ones, those of some days, of a series, and the charts of a phantom."""
 
 from __future__ import annotations
 
