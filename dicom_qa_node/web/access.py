@@ -28,7 +28,7 @@ from dicom_qa_node.web.site import Site, site_of
 
 __all__ = [
     "Account", "Permission", "Role", "account_of", "address_of", "authenticate", "form_of", "guarded", "note",
-    "path_of", "permissions_of", "prefix_of",
+    "path_of", "permissions_of", "prefix_of", "word_of",
 ]  # fmt: skip
 
 SAFE = ("GET", "HEAD", "OPTIONS")
@@ -111,6 +111,12 @@ def account_of(request: HTTPConnection) -> Account:
 def form_of(request: Request) -> FormData:
     """Return the form of a POST; only behind `guarded`."""
     return cast(FormData, request.state.form)
+
+
+def word_of(request: Request, name: str) -> str:
+    """Return a text field of the form without the space around it, "" where it is missing."""
+    value = form_of(request).get(name, "")
+    return value.strip() if isinstance(value, str) else ""
 
 
 def address_of(request: HTTPConnection) -> str:

@@ -15,7 +15,7 @@ from dicom_qa_node.config.backfill import source_named, source_names
 from dicom_qa_node.domain.backfill import BackfillRequest, EntryState
 from dicom_qa_node.domain.uids import LARGEST_ID
 from dicom_qa_node.flow.backfill_runs import BackfillRuns
-from dicom_qa_node.web.access import Permission, account_of, form_of, guarded, note
+from dicom_qa_node.web.access import Permission, account_of, guarded, note, word_of
 from dicom_qa_node.web.page_rendering import page, redirect
 from dicom_qa_node.web.site import Site, site_of
 
@@ -75,22 +75,22 @@ def _start(request: Request) -> Response:
 
 def _request_of(request: Request, site: Site) -> BackfillRequest:
     """Read the form; a ValueError has the sentence for the page."""
-    config, source = site.config, _word(request, "source")
+    config, source = site.config, word_of(request, "source")
     if source_named(config.backfill, config.deliver, source) is None:
         raise ValueError("Choose an archive.")
     first, last = _day(request, "since"), _day(request, "until")
     if last < first:
         raise ValueError("The last day lies before the first.")
-    modalities = tuple(word for word in _MODALITIES if _word(request, f"modality_{word}"))
+    modalities = tuple(word for word in _MODALITIES if word_of(request, f"modality_{word}"))
     if not modalities:
         raise ValueError("Choose CT, PET or both.")
     try:
-        rate = float(_word(request, "rate").replace(",", ".") or config.backfill.rate_per_hour)
+        rate = float(word_of(request, "rate").replace(",", ".") or config.backfill.rate_per_hour)
     except ValueError:
         rate = 0.0
     if not 0 < rate <= 3600:
         raise ValueError("The rate lies above 0 and is 3600 series an hour at most.")
-    scanner, deliver = _word(request, "scanner")[:200], bool(_word(request, "deliver"))
+    scanner, deliver = word_of(request, "scanner")[:200], bool(word_of(request, "deliver"))
     return BackfillRequest(source, first, last, modalities, rate, scanner, deliver)
 
 
@@ -106,13 +106,8 @@ def _changes(word: str) -> Callable[[Request], Response]:
     return change
 
 
-def _word(request: Request, name: str) -> str:
-    value = form_of(request).get(name, "")
-    return value.strip() if isinstance(value, str) else ""
-
-
 def _day(request: Request, name: str) -> dt.date:
     try:
-        return dt.date.fromisoformat(_word(request, name))
+        return dt.date.fromisoformat(word_of(request, name))
     except ValueError:
         raise ValueError("Give the first and the last day.") from None

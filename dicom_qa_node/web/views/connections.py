@@ -30,7 +30,7 @@ from dicom_qa_node.config.site_setup import (
     scanner_sheet,
     target_entry,
 )
-from dicom_qa_node.web.access import Permission, form_of, guarded, note
+from dicom_qa_node.web.access import Permission, form_of, guarded, note, word_of
 from dicom_qa_node.web.page_rendering import page
 from dicom_qa_node.web.site import Site, site_of
 
@@ -94,8 +94,7 @@ def _show(request: Request, given: Mapping[str, str], status: int = 200, **more:
 
 
 def _word(request: Request, name: str) -> str:
-    value = form_of(request).get(name, "")
-    return value.strip()[:_LONGEST] if isinstance(value, str) else ""
+    return word_of(request, name)[:_LONGEST]
 
 
 def _scanner(given: Mapping[str, str], config: Config) -> _Entry | dict[str, str]:

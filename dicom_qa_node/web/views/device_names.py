@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
@@ -12,7 +10,7 @@ from dicom_qa_node.charts.naming import Naming
 from dicom_qa_node.charts.scanners import Scanners
 from dicom_qa_node.domain.errors import Permanent
 from dicom_qa_node.domain.uids import LARGEST_ID
-from dicom_qa_node.web.access import Permission, account_of, form_of, guarded, note
+from dicom_qa_node.web.access import Permission, account_of, guarded, note, word_of
 from dicom_qa_node.web.page_rendering import page, redirect
 from dicom_qa_node.web.site import Site, site_of
 
@@ -45,7 +43,7 @@ def _name(request: Request) -> Response:
     site, number = site_of(request), min(request.path_params["scanner_id"], LARGEST_ID)
     try:
         shown = Naming(site.database, site.clock).name_scanner(
-            number, _word(request, "name"), author=account_of(request).name
+            number, word_of(request, "name"), author=account_of(request).name
         )
     except Permanent as error:
         return _names(request, 422, str(error))
@@ -54,7 +52,7 @@ def _name(request: Request) -> Response:
 
 
 def _merge(request: Request) -> Response:
-    site, number, into = site_of(request), min(request.path_params["scanner_id"], LARGEST_ID), _word(request, "into")
+    site, number, into = site_of(request), min(request.path_params["scanner_id"], LARGEST_ID), word_of(request, "into")
     try:
         if into and not (into.isascii() and into.isdigit()):
             raise Permanent("choose a scanner")
@@ -68,15 +66,10 @@ def _merge(request: Request) -> Response:
 
 
 def _protocol(request: Request) -> Response:
-    site, written, shown = site_of(request), _word(request, "written"), _word(request, "shown")
+    site, written, shown = site_of(request), word_of(request, "written"), word_of(request, "shown")
     try:
         Naming(site.database, site.clock).map_protocol(written, shown, author=account_of(request).name)
     except Permanent as error:
         return _names(request, 422, str(error))
     note(request, "protocol.name", kind="protocol", ident=written[:200], detail=f"shown as {shown or written}"[:500])
     return redirect(request, "/scanners/names#protocols-head")
-
-
-def _word(request: Request, name: str) -> str:
-    value: Any = form_of(request).get(name, "")
-    return value.strip() if isinstance(value, str) else ""

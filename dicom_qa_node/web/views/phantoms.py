@@ -24,7 +24,7 @@ from dicom_qa_node.quality_control.phantom_quantities import QUANTITIES
 from dicom_qa_node.quality_control.qc_calendar import CalendarDay, QcSchedules, calendar_of
 from dicom_qa_node.quality_control.runs import ChartPoint, PhantomCharts, PhantomRuns
 from dicom_qa_node.quality_control.tolerances import Tolerances, ToleranceSet
-from dicom_qa_node.web.access import Permission, account_of, form_of, guarded, note
+from dicom_qa_node.web.access import Permission, account_of, guarded, note, word_of
 from dicom_qa_node.web.page_rendering import page, redirect
 from dicom_qa_node.web.phantom_charts import tolerance_chart
 from dicom_qa_node.web.series_comparison import plain_unit
@@ -145,11 +145,11 @@ def _measurable(kind: PhantomKind, held: Any) -> list[Any]:
 
 def _set_tolerance(request: Request) -> Response:
     site, account = site_of(request), account_of(request)
-    kind, quantity, scanner = _kind(_word(request, "kind")), _word(request, "quantity"), _word(request, "scanner")
+    kind, quantity, scanner = _kind(word_of(request, "kind")), word_of(request, "quantity"), word_of(request, "scanner")
     try:
         wanted = Tolerance(
-            kind, quantity, _bound(request, "low"), _bound(request, "high"), _word(request, "source"),
-            _word(request, "dated"), scanner, account.name, _word(request, "reason"),
+            kind, quantity, _bound(request, "low"), _bound(request, "high"), word_of(request, "source"),
+            word_of(request, "dated"), scanner, account.name, word_of(request, "reason"),
         )  # fmt: skip
         Tolerances(site.database, site.clock).add(wanted)
     except Permanent as error:
@@ -169,10 +169,10 @@ def _set_tolerance(request: Request) -> Response:
 def _decide(request: Request) -> Response:
     site, uid = site_of(request), request.path_params["uid"]
     row = Registry(site.database).series(uid) if is_uid(uid) else None
-    shows = _word(request, "shows")
+    shows = word_of(request, "shows")
     if row is None or shows not in ("patient", "phantom"):
         raise HTTPException(404, "The node has never seen this series.")
-    reason, outcome, said = _word(request, "reason")[:500], Outcome.SUCCESS, "subject"
+    reason, outcome, said = word_of(request, "reason")[:500], Outcome.SUCCESS, "subject"
     decision = SubjectDecision(shows == "phantom", account_of(request).name, site.clock(), reason)
     try:
         if not decide_subject(site.database, uid, decision):
@@ -186,13 +186,8 @@ def _decide(request: Request) -> Response:
     return redirect(request, f"/series/{uid}?done={said}")
 
 
-def _word(request: Request, name: str) -> str:
-    value: Any = form_of(request).get(name, "")
-    return value.strip() if isinstance(value, str) else ""
-
-
 def _bound(request: Request, name: str) -> float | None:
-    text = _word(request, name).replace(",", ".").replace("−", "-")
+    text = word_of(request, name).replace(",", ".").replace("−", "-")
     try:
         return float(text) if text else None
     except ValueError:

@@ -30,7 +30,7 @@ from dicom_qa_node.domain.dose import DoseSource
 from dicom_qa_node.domain.errors import Permanent
 from dicom_qa_node.domain.reference_levels import LEVEL_QUANTITIES, ReferenceLevel
 from dicom_qa_node.domain.uids import LARGEST_ID
-from dicom_qa_node.web.access import Permission, account_of, form_of, guarded, note
+from dicom_qa_node.web.access import Permission, account_of, guarded, note, word_of
 from dicom_qa_node.web.page_rendering import page, redirect
 from dicom_qa_node.web.quality_and_dose_drawing import DRAWN, noise_against_dose, value_against_size
 from dicom_qa_node.web.site import Site, site_of
@@ -222,16 +222,16 @@ def _file(request: Request, wanted: _Filter, name: str, head: tuple[str, ...], r
 
 
 def _freeze(request: Request) -> Response:
-    site, wanted, quantity = site_of(request), _filter(request), _word(request, "quantity")
+    site, wanted, quantity = site_of(request), _filter(request), word_of(request, "quantity")
     store, author = ReferenceLevelStore(site.database, site.clock), account_of(request).name
     chosen = _required(QualityAndDose(site.database), wanted)
     try:
         level = proposed_level(chosen.points, quantity) if len(chosen.stratum.groups) == 1 else None
         if level is None:
             raise Permanent("a level needs one scanner and at least 20 series with a size; choose a longer period")
-        limit = _number(_word(request, "limit"), "the stated limit")
+        limit = _number(word_of(request, "limit"), "the stated limit")
         made = store.freeze(
-            chosen.stratum.groups[0][0], level, limit=limit, reason=_word(request, "reason"), author=author
+            chosen.stratum.groups[0][0], level, limit=limit, reason=word_of(request, "reason"), author=author
         )
     except Permanent as error:
         return _show(request, 422, str(error))
@@ -241,14 +241,14 @@ def _freeze(request: Request) -> Response:
 
 
 def _withdraw(request: Request) -> Response:
-    site, wanted, quantity = site_of(request), _filter(request), _word(request, "quantity")
+    site, wanted, quantity = site_of(request), _filter(request), word_of(request, "quantity")
     store = ReferenceLevelStore(site.database, site.clock)
     chosen = _required(QualityAndDose(site.database), wanted)
     try:
         if len(chosen.stratum.groups) != 1:
             raise Permanent("choose one scanner")
         group = chosen.stratum.groups[0][0]
-        made = store.withdraw(group, quantity, reason=_word(request, "reason"), author=account_of(request).name)
+        made = store.withdraw(group, quantity, reason=word_of(request, "reason"), author=account_of(request).name)
     except Permanent as error:
         return _show(request, 422, str(error))
     detail = f"{quantity}, revision {made.revision}"
@@ -257,13 +257,13 @@ def _withdraw(request: Request) -> Response:
 
 
 def _tolerate(request: Request) -> Response:
-    site, wanted, quantity = site_of(request), _filter(request), _word(request, "quantity")
+    site, wanted, quantity = site_of(request), _filter(request), word_of(request, "quantity")
     store, author = ReferenceLevelStore(site.database, site.clock), account_of(request).name
     chosen = _required(QualityAndDose(site.database), wanted)
-    protocol = "" if _word(request, "every") else chosen.stratum.protocol
+    protocol = "" if word_of(request, "every") else chosen.stratum.protocol
     try:
-        percent = _number(_word(request, "percent"), "the tolerance")
-        store.set_tolerance(protocol, quantity, percent, reason=_word(request, "reason"), author=author)
+        percent = _number(word_of(request, "percent"), "the tolerance")
+        store.set_tolerance(protocol, quantity, percent, reason=word_of(request, "reason"), author=author)
     except Permanent as error:
         return _show(request, 422, str(error))
     detail = f"{quantity}: {percent:g} %"
@@ -305,11 +305,6 @@ def _day(text: str) -> dt.date | None:
         return dt.date.fromisoformat(text)
     except ValueError:
         return None
-
-
-def _word(request: Request, name: str) -> str:
-    value: Any = form_of(request).get(name, "")
-    return value.strip() if isinstance(value, str) else ""
 
 
 def _number(text: str, what: str) -> float:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import datetime as dt
 import io
-from typing import Any
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -18,7 +17,7 @@ from dicom_qa_node.charts.scanners import Scanners
 from dicom_qa_node.charts.service_events import EventKind, ServiceEvents
 from dicom_qa_node.domain.errors import Permanent
 from dicom_qa_node.domain.uids import LARGEST_ID
-from dicom_qa_node.web.access import Permission, account_of, form_of, guarded, note
+from dicom_qa_node.web.access import Permission, account_of, guarded, note, word_of
 from dicom_qa_node.web.chart_drawing import (
     Choice,
     Drawn,
@@ -142,9 +141,9 @@ def _chart_csv(request: Request) -> Response:
 def _baseline(request: Request) -> Response:
     site, choice = site_of(request), _choice(request)
     scanners = Scanners(site.database, chart_rules(site.config.charts), site.clock)
-    account, reason = account_of(request), _word(request, "reason")
+    account, reason = account_of(request), word_of(request, "reason")
     try:
-        if _word(request, "automatic"):
+        if word_of(request, "automatic"):
             scanners.automatic_baseline(choice.group, choice.quantity, reason=reason, author=account.name)
             period = "automatic"
         else:
@@ -162,13 +161,13 @@ def _accept(request: Request) -> Response:
     """Judge a group by its series from the beginning of a drift on: what changed then was meant."""
     site, choice = site_of(request), _choice(request)
     scanners = Scanners(site.database, chart_rules(site.config.charts), site.clock)
-    wanted = _number(_word(request, "alarm"))
+    wanted = _number(word_of(request, "alarm"))
     alarms = scanners.alarms(choice.scanner.scanner_id, notes=True, limit=500)
     alarm = next((item for item in alarms if item.alarm_id == wanted), None)
     group = next((item for item in choice.groups if alarm is not None and item.group_id == alarm.group_id), None)
     if alarm is None or group is None:
         raise HTTPException(404, "There is no such drift, or it has ended meanwhile.")
-    reason = _word(request, "reason") or f"accepted: {alarm.sentence or alarm.meaning}"
+    reason = word_of(request, "reason") or f"accepted: {alarm.sentence or alarm.meaning}"
     scanners.accept_change(group, alarm.began_at, reason=reason, author=account_of(request).name)
     detail = f"{group.kind} {group.protocol}: from {alarm.began_at:%Y-%m-%d %H:%M} UTC, {reason}"
     note(request, "baseline.accept", kind="scanner", ident=choice.scanner.name, detail=detail)
@@ -196,7 +195,7 @@ def _add_event(request: Request) -> Response:
     events = ServiceEvents(site.database, site.clock)
     try:
         number = events.add(
-            choice.scanner.scanner_id, _moment(request), _kind(request), _word(request, "text"),
+            choice.scanner.scanner_id, _moment(request), _kind(request), word_of(request, "text"),
             author=account_of(request).name,
         )  # fmt: skip
     except Permanent as error:
@@ -212,13 +211,13 @@ def _change_event(request: Request) -> Response:
     if number not in {event.event_id for event in events.of(choice.scanner.scanner_id)}:
         raise HTTPException(404, "There is no such event, or somebody has changed it meanwhile.")
     try:
-        if _word(request, "withdraw"):
-            events.withdraw(number, _word(request, "reason"), author=author)
+        if word_of(request, "withdraw"):
+            events.withdraw(number, word_of(request, "reason"), author=author)
         else:
-            events.correct(number, _moment(request), _kind(request), _word(request, "text"), author=author)
+            events.correct(number, _moment(request), _kind(request), word_of(request, "text"), author=author)
     except Permanent as error:
         return _scanner(request, 422, str(error))
-    what = "withdrawn" if _word(request, "withdraw") else "corrected"
+    what = "withdrawn" if word_of(request, "withdraw") else "corrected"
     note(request, "scanner.event", kind="scanner", ident=choice.scanner.name, detail=f"event {number} {what}")
     return redirect(request, f"/scanners/{choice.scanner.scanner_id}?{choice.query}#events")
 
@@ -250,14 +249,9 @@ def _number(text: str | None) -> int | None:
     return min(max(int(text[:12]), 1), LARGEST_ID)
 
 
-def _word(request: Request, name: str) -> str:
-    value: Any = form_of(request).get(name, "")
-    return value.strip() if isinstance(value, str) else ""
-
-
 def _day(request: Request, name: str) -> dt.date:
     try:
-        return dt.date.fromisoformat(_word(request, name))
+        return dt.date.fromisoformat(word_of(request, name))
     except ValueError as error:
         raise Permanent("choose a first and a last day") from error
 
@@ -265,14 +259,14 @@ def _day(request: Request, name: str) -> dt.date:
 def _moment(request: Request) -> dt.datetime:
     # The field holds the node's local time, as the page shows times.
     try:
-        return dt.datetime.fromisoformat(_word(request, "at")).astimezone()
+        return dt.datetime.fromisoformat(word_of(request, "at")).astimezone()
     except (ValueError, OverflowError, OSError) as error:
         raise Permanent("choose a date and time") from error
 
 
 def _kind(request: Request) -> EventKind:
     try:
-        kind = EventKind(_word(request, "kind"))
+        kind = EventKind(word_of(request, "kind"))
     except ValueError as error:
         raise Permanent("choose what was done") from error
     if kind is EventKind.NETWORK:
