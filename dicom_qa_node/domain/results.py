@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cache
@@ -34,6 +34,7 @@ __all__ = [
     "Severity",
     "SourceImage",
     "grade_label",
+    "gravest_first",
     "part_measurements",
     "result_from_json",
     "result_to_json",
@@ -214,6 +215,12 @@ class Finding:
     evidence: str = ""
     code: Code | None = None
     sop_instance_uids: tuple[str, ...] = ()
+
+
+def gravest_first(findings: Iterable[Finding]) -> list[Finding]:
+    """Return findings as they are shown: errors, warnings, then what explains; those of one severity in their order."""
+    order = list(Severity)
+    return sorted(findings, key=lambda item: -order.index(item.severity))
 
 
 def _key_in_json(name: str) -> str:

@@ -17,7 +17,7 @@ from PIL import Image
 from dicom_qa_node.canvas import Box, Canvas, Colour, Glyphs
 from dicom_qa_node.config import Grades
 from dicom_qa_node.dicom_io.durable import replace_file, sync_folder
-from dicom_qa_node.domain.results import Finding, Grade, ScoredSlice, SeriesResult, Severity
+from dicom_qa_node.domain.results import Finding, Grade, ScoredSlice, SeriesResult, Severity, gravest_first
 from dicom_qa_node.score.grade_sets import grade_of
 from dicom_qa_node.score.pipeline import ScoredSeries
 from dicom_qa_node.score.slice_rendering import DisplayImages, KeySlice, KeySlices, Layer
@@ -238,8 +238,7 @@ def _draw_findings(canvas: Canvas, box: Box, findings: Sequence[Finding]) -> Non
     canvas.draw.rounded_rectangle(box, 12, _PANEL, _LINE)
     canvas.text((left + 16, top + 14), "Findings", 26, _TEXT)
     place = top + 58
-    order = [Severity.ERROR, Severity.WARNING, Severity.INFO]
-    shown = sorted(findings, key=lambda item: order.index(item.severity))
+    shown = gravest_first(findings)
     for number, finding in enumerate(shown):
         lines = canvas.wrapped(finding.sentence, 18, right - left - 56, 3)
         if place + 24 * len(lines) > bottom - 44:

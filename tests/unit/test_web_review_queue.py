@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
 from dicom_qa_node.accounts.audit import Audit, AuditFilter
+from dicom_qa_node.domain.results import Finding, Severity
+from dicom_qa_node.quality_log.entries import QualityLog
 from dicom_qa_node.quality_log.review_queue import QueueScope, ReviewQueue
 from dicom_qa_node.quality_log.reviews import Reviews
 from tests.realistic_log import fill
@@ -64,6 +67,20 @@ def test_the_longest_waiting_is_shown_and_the_next_follows_a_decision(site, clie
     assert f"series={uid_of(waiting[2])}" in page
     (review,) = Reviews(site.database).of(uid_of(waiting[0]))
     assert (review.reviewer, review.agrees, review.score) == ("rudi", True, None)
+
+
+def test_the_gravest_finding_stands_first(client, monkeypatch):
+    entry_of = QualityLog.entry
+    found = tuple(Finding(one.value, one, "") for one in (Severity.INFO, Severity.ERROR, Severity.WARNING))
+
+    def entry(log, uid, version=None):
+        entry = entry_of(log, uid, version)
+        return replace(entry, result=replace(entry.result, findings=found))
+
+    monkeypatch.setattr(QualityLog, "entry", entry)
+    page = client.get("/review").text
+    shown = re.findall(r'<li><span class="badge [a-z]*">(error|warning|info)</span>', page)
+    assert shown == ["error", "warning", "info"]
 
 
 def test_a_decision_in_the_middle_goes_on_from_there(client, waiting):

@@ -24,6 +24,7 @@ from dicom_qa_node.domain.results import (
     SeriesKind,
     SeriesResult,
     Severity,
+    gravest_first,
 )
 from dicom_qa_node.domain.units import unit_text
 from dicom_qa_node.report.summary_page.wording import Words
@@ -50,7 +51,6 @@ _PALE: dict[Grade, Colour] = {
     Grade.NON_DIAGNOSTIC: (250, 208, 208),
 }
 _SEVERITY_COLOURS = {Severity.INFO: FAINT, Severity.WARNING: (191, 135, 0), Severity.ERROR: (190, 30, 40)}
-_SEVERITIES = (Severity.ERROR, Severity.WARNING, Severity.INFO)
 _WHITE: Colour = (255, 255, 255)
 
 _MARGIN = 44
@@ -381,7 +381,7 @@ def _draw_findings(canvas: Canvas, findings: Sequence[Finding], words: Words, bo
     left, top, right, bottom = box
     canvas.text((left, top), words("findings"), 19, bold=True)
     y, room = top + 34, right - left - 22
-    shown = sorted(findings, key=lambda item: _SEVERITIES.index(item.severity))
+    shown = gravest_first(findings)
     for number, finding in enumerate(shown):
         title = words.of("finding", finding.key, finding.key.replace("_", " ").capitalize())
         lines = canvas.wrapped(finding.sentence, 15, room, 3)

@@ -15,7 +15,7 @@ from starlette.routing import BaseRoute, Route
 from dicom_qa_node.accounts.accounts import AccountRow
 from dicom_qa_node.domain.accounts import Role
 from dicom_qa_node.domain.errors import Permanent
-from dicom_qa_node.domain.results import LogEntry, Measurement
+from dicom_qa_node.domain.results import LogEntry, Measurement, gravest_first
 from dicom_qa_node.domain.uids import is_uid
 from dicom_qa_node.models.card import SCORE_SCALE
 from dicom_qa_node.quality_log.entries import QualityLog
@@ -123,7 +123,7 @@ def _series(request: Request, uid: str) -> dict[str, Any]:
     own = next((row for row in LogSearch(site.database).versions(uid) if row.version == entry.version), None)
     return {
         "entry": entry, "facts": facts, "verdict": entry.result, "own": own, "outside": _outside(entry),
-        "findings": sorted(entry.result.findings, key=lambda item: item.severity.value),
+        "findings": gravest_first(entry.result.findings),
         "reviews": Reviews(site.database).of(uid), "people": _reviewers(site), **slices_of(request, entry),
     }  # fmt: skip
 

@@ -15,7 +15,7 @@ from dicom_qa_node.accounts.audit import Outcome
 from dicom_qa_node.config.scoring import priority_name
 from dicom_qa_node.domain.delivery import ReportRef
 from dicom_qa_node.domain.errors import Permanent
-from dicom_qa_node.domain.results import LogEntry, Severity
+from dicom_qa_node.domain.results import LogEntry, gravest_first
 from dicom_qa_node.domain.states import DeliveryState, SeriesState
 from dicom_qa_node.domain.uids import is_uid
 from dicom_qa_node.dose.series_dose import dose_of_series, reports_of_study
@@ -39,7 +39,6 @@ from dicom_qa_node.web.sr_tree import read_tree
 
 __all__ = ["act_on", "possible_actions", "routes"]
 
-_ORDER = [Severity.ERROR, Severity.WARNING, Severity.INFO]
 _MOST_VERSIONS = 1_000_000
 _RESCORABLE = (SeriesState.SCORED, SeriesState.REPORTED, SeriesState.DELIVERED, SeriesState.PARKED)
 
@@ -184,7 +183,7 @@ def _verdict(request: Request, entry: LogEntry | None) -> dict[str, Any]:
         "changes": compared(_results(site, uid, versions)),
         "explanations": site.explanations,
         "trends": trends_of(entry.result.measurements, [payload for _, _, payload in earlier]),
-        "findings": sorted(entry.result.findings, key=lambda item: _ORDER.index(item.severity)),
+        "findings": gravest_first(entry.result.findings),
         "report": report,
         "tree": tree,
         "reviews": Reviews(site.database).of(uid),
