@@ -156,7 +156,9 @@ def _value_row(item: Value) -> dict[str, Any]:
 
 
 def _measured_row(item: Measurement) -> dict[str, Any]:
+    from dicom_qa_node.quality_control.tolerances import measured_outcome
+
     return {
         "quantity": item.meaning, "value": item.value, "unit": item.unit, "low": item.low, "high": item.high,
-        "judged": item.not_applicable or item.detail.partition(";")[0],
+        "judged": item.not_applicable or measured_outcome(item).value,
     }  # fmt: skip

@@ -114,20 +114,19 @@ def analyse_phantom(
     if configured is None:
         place = f"scanner {scanner or 'without a name'} and protocol {protocol or 'without a name'}"
         remark = f"no phantom is configured for {place} (phantoms.analyse)"
-        return _result(found, replace(subject.phantom, remark=remark), (), _OWN, lane, paths)
+        return _result(found, subject.header, replace(subject.phantom, remark=remark), (), _OWN, lane, paths)
     known = replace(subject.phantom, phantom=configured.name, kind=configured.kind)
     try:
-        measured, algorithm = _measured(found, subject, paths, configured, lane.settings, decoders, before_step)
+        measured, algorithm = _measured(found, subject, configured, lane.settings, decoders, before_step)
     except (Permanent, Misconfigured) as error:
-        return _result(found, replace(known, remark=str(error)), (), _OWN, lane, paths)
+        return _result(found, subject.header, replace(known, remark=str(error)), (), _OWN, lane, paths)
     judged = judge(measured, lane.tolerances(configured.what, scanner))
-    return _result(found, replace(known, outcome=outcome_of(judged)), judged, algorithm, lane, paths)
+    return _result(found, subject.header, replace(known, outcome=outcome_of(judged)), judged, algorithm, lane, paths)
 
 
 def _measured(
     found: HeaderScan,
     subject: Subject,
-    paths: Sequence[Path],
     phantom: Phantom,
     settings: Phantoms,
     decoders: DecoderPool,
@@ -172,6 +171,7 @@ def _single_frames(stack: Stack) -> list[Path]:
 
 def _result(
     found: HeaderScan,
+    header: Dataset,
     phantom: QcPhantom,
     measured: tuple[Measurement, ...],
     algorithm: ModelRef,
@@ -191,7 +191,7 @@ def _result(
         model=algorithm,
         instances_used=sum(len(stack.slices) for stack in found.stacks) if measured else len(paths),
         why=_sentence(phantom),
-        acquisition=acquisition_of(read_header(_largest(found).slices[0]), found.stacks[0].slices[0].kind.kind),
+        acquisition=acquisition_of(header, found.stacks[0].slices[0].kind.kind),
         dose=found.dose,
         qc_phantom=phantom,
         subject_decision=lane.decision,

@@ -18,6 +18,7 @@ from dicom_qa_node.charts.quality_and_dose import (
     values_of,
 )
 from dicom_qa_node.domain.reference_levels import ReferenceLevel
+from dicom_qa_node.web.chart_drawing import round_values
 
 __all__ = ["DRAWN", "HEIGHT", "WIDTH", "Dot", "Plot", "noise_against_dose", "value_against_size"]
 
@@ -27,6 +28,7 @@ DRAWN = 500
 
 _LEFT, _RIGHT, _TOP, _BOTTOM = 48.0, 8.0, 8.0, 40.0
 _STEPS = 60
+_TICKS = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,8 +106,10 @@ class _Axis:
         return self.low <= value <= self.high
 
     def ticks(self) -> tuple[Tick, ...]:
-        """Return up to eight round values."""
-        found = _logarithmic_ticks(self.low, self.high) if self.logarithmic else _ticks(self.low, self.high)
+        """Return round values along the axis."""
+        found = (
+            _logarithmic_ticks(self.low, self.high) if self.logarithmic else round_values(self.low, self.high, _TICKS)
+        )
         return tuple(Tick(self(value), f"{value:g}") for value in found)
 
 
@@ -178,18 +182,11 @@ def _axis(values: np.ndarray, *, horizontal: bool, logarithmic: bool = False) ->
     return _Axis(low, high, logarithmic, *ends)
 
 
-def _ticks(low: float, high: float) -> list[float]:
-    rough = (high - low) / 5
-    power = 10.0 ** math.floor(math.log10(rough))
-    step = next(factor * power for factor in (1.0, 2.0, 5.0, 10.0) if factor * power >= rough)
-    return [round(number * step, 10) for number in range(math.ceil(low / step), math.floor(high / step) + 1)]
-
-
 def _logarithmic_ticks(low: float, high: float) -> list[float]:
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     found = [factor * 10.0**power for power in powers for factor in (1.0, 2.0, 5.0)]
     inside = [value for value in found if low <= value <= high]
-    return inside if len(inside) > 1 else _ticks(low, high)
+    return inside if len(inside) > 1 else round_values(low, high, _TICKS)
 
 
 def _path(across: Sequence[float] | np.ndarray, up: Sequence[float] | np.ndarray, x: _Axis, y: _Axis) -> str:
