@@ -55,10 +55,10 @@ def routes(_site: Site) -> list[BaseRoute]:
 
 def _show(request: Request) -> Response:
     site, account = site_of(request), account_of(request)
-    first, own = _entry(site, request.path_params["uid"]), None
+    first = _entry(site, request.path_params["uid"])
     wanted = request.query_params.get("with", "prior" if account.sees_patients else "median").strip()[:400]
     own = _row(site, first)
-    chosen = _similar(request, first, own, wanted) if own else Similar(None, _GONE)
+    chosen = _similar(request, first, own, wanted) if own else Similar(None, "the log does not list this series yet")
     second = _entry(site, chosen.row.facts.series_instance_uid) if chosen.row else None
     for entry in (first, second):
         if entry is not None and account.sees_patients:
