@@ -1,4 +1,4 @@
-"""The order of a chart: by the time of the acquisition or of the scoring, and which series arrived late."""
+"""The order of a chart: by the time of the acquisition or of the scoring, which series arrived late, and weeks."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from enum import StrEnum
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["LATE_BY", "TimeAxis", "late_arrivals"]
+__all__ = ["LATE_BY", "TimeAxis", "late_arrivals", "monday_of"]
 
 LATE_BY = dt.timedelta(days=1)
 """A series is late where others, acquired more than this after it, were scored before it."""
@@ -35,3 +35,9 @@ def late_arrivals(acquired: Sequence[dt.datetime], scored: Sequence[dt.datetime]
         elif newest is None or acquired[index] > newest:
             newest = acquired[index]
     return late
+
+
+def monday_of(at: dt.datetime) -> dt.date:
+    """Return the Monday of a time's week, in UTC."""
+    day = at.astimezone(dt.UTC).date()
+    return day - dt.timedelta(days=day.weekday())

@@ -15,7 +15,7 @@ from dicom_qa_node.charts.control_charts import Limits
 from dicom_qa_node.charts.size_curve import FEWEST
 from dicom_qa_node.config import Charts
 from dicom_qa_node.db import chart_tables as s
-from dicom_qa_node.db.chart_tables import SCORE_ID, Values, unpack
+from dicom_qa_node.db.chart_tables import Values, unpack
 
 __all__ = [
     "EVERY_QUANTITY",
@@ -218,14 +218,3 @@ class Baselines:
 def _columns() -> sa.Select[Any]:
     point = s.points.c
     return sa.select(point.result_id, point.at, point.acquired_at, point.measured, point.score)
-
-
-@dataclass(frozen=True, slots=True)
-class ScoreQuantity:
-    """The score as a quantity; it has no row among them."""
-
-    quantity_id: int = SCORE_ID
-    name: str = SCORE
-    meaning: str = "Quality score"
-    unit: str = "1"
-    direction: str = "higher is better"

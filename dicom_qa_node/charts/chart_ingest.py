@@ -15,6 +15,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from dicom_qa_node.charts.alerts import NewAlert, add_alerts
+from dicom_qa_node.charts.arrival_order import monday_of
 from dicom_qa_node.charts.control_charts import distribution
 from dicom_qa_node.charts.counters import Counters
 from dicom_qa_node.charts.phantom_ingest import add_phantom_run, forget_phantom_runs, withdraw_phantom_runs
@@ -29,7 +30,7 @@ from dicom_qa_node.domain.acquisition_parameters import acquired_at
 from dicom_qa_node.domain.clock import utc_now
 from dicom_qa_node.domain.results import Grade, SeriesResult, part_measurements, result_from_json
 
-__all__ = ["ChartIngest", "NewResult", "monday_of"]
+__all__ = ["ChartIngest", "NewResult"]
 
 #: Numbers are given before transactions end: a lower one may appear after a higher one, but not long after.
 _LOOK_BACK = 1000
@@ -196,12 +197,6 @@ class _Batch:
 def _study_time(row: sa.Row[Any]) -> dt.datetime | None:
     day = parse_date(row.study_date)
     return None if day is None else dt.datetime.combine(day, parse_time(row.study_time) or dt.time())
-
-
-def monday_of(at: dt.datetime) -> dt.date:
-    """Return the Monday of a time's week, in UTC."""
-    day = at.astimezone(dt.UTC).date()
-    return day - dt.timedelta(days=day.weekday())
 
 
 def _untaken(limit: int) -> sa.Select[Any]:

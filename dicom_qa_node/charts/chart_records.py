@@ -127,7 +127,7 @@ class Light(StrEnum):
 class Card:
     """One scanner of the overview; ``spark`` are weekly medians of the score of its busiest group.
 
-    ``notes`` counts improvements. ``grades`` counts the series of the last 30 days by grade, "" those without one.
+    ``notes`` counts improvements. ``grades`` counts the series of the last 7 days by grade, "" those without one.
     ``collected`` are series and need of the group that is next to a baseline, None once one has it.
     """
 

@@ -36,7 +36,7 @@ _LOG = _BY_SIZE | {"liver_cov", "liver_snr", "liver_suv_mean", "noise_correlatio
 
 # As a share of the centre. Dose: displayed CTDIvol is accurate to 20 % only (IEC 60601-2-44), half of it is kept. Noise
 # and what follows from it: 5 % is what 10 % of dose change (noise ~ dose^-1/2, Brooks and Di Chiro 1976).
-_LEAST = {**dict.fromkeys(DOSE, 0.10)}
+_LEAST = dict.fromkeys(DOSE, 0.10)
 _LEAST_ELSE = 0.05
 # A tenth of the width of a grade, on the scale from 0 to 4.
 _LEAST_SCORE = 0.1

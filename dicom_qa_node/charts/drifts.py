@@ -15,7 +15,8 @@ import sqlalchemy as sa
 
 from dicom_qa_node.charts.alerts import NewAlert, add_alerts
 from dicom_qa_node.charts.arrival_order import late_arrivals
-from dicom_qa_node.charts.baselines import Baseline, Baselines, ChartRules, MeasuredRows, ScoreQuantity, measured_of
+from dicom_qa_node.charts.baselines import SCORE, Baseline, Baselines, ChartRules, MeasuredRows, measured_of
+from dicom_qa_node.charts.chart_records import Quantity
 from dicom_qa_node.charts.chart_scale import DOSE, least_shift
 from dicom_qa_node.charts.control_charts import Drift, Limits
 from dicom_qa_node.charts.judgement import judge
@@ -138,7 +139,7 @@ class Drifts:
                 change = _change(baseline.limits, drift)
                 words = (quantity.name, quantity.meaning, quantity.direction)
                 found.append(Moved(*words, drift, times[drift.first], change))
-        found.sort(key=lambda item: (item.began_at, _RANKS.get(item.quantity, len(_RANKS)), item.quantity == "score"))
+        found.sort(key=lambda item: (item.began_at, _RANKS.get(item.quantity, len(_RANKS)), item.quantity == SCORE))
         return {item.quantity: item for item in found}, seen
 
     def _matters(self, quantity: str, limits: Limits, drift: Drift) -> bool:
@@ -160,16 +161,15 @@ class Drifts:
         fresh = [item for name, item in moved.items() if name not in still and name not in kept]
         worse = any(not item.improvement for item in fresh)
         cause = next((row for row in open_rows.values() if row.alarm_id in causes and row.cause_id is None), None)
-        if cause is not None and fresh and cause.improvement and worse:
-            # An improvement that others joined which are none: from now on it is an alarm.
-            self._join(connection, group_id, cause, fresh, list(moved.values()), dose_known=dose_known)
-            return [self._begun(connection, group_id, cause.alarm_id, list(moved.values()), dose_known=dose_known)]
-        if cause is not None:
-            if fresh:
-                self._join(connection, group_id, cause, fresh, list(moved.values()), dose_known=dose_known)
-            return []
         if not fresh:
             return []
+        if cause is not None:
+            every = list(moved.values())
+            self._join(connection, group_id, cause, fresh, every, dose_known=dose_known)
+            if not (cause.improvement and worse):
+                return []
+            # An improvement that others joined which are none: from now on it is an alarm.
+            return [self._begun(connection, group_id, cause.alarm_id, every, dose_known=dose_known)]
         sentence = sentence_of(fresh, dose_known=dose_known)
         first, *others = fresh
         number = self._insert(connection, group_id, first, None, sentence, improvement=not worse)
@@ -250,4 +250,4 @@ def _open_alarms(group_id: int) -> sa.Select[Any]:
 def _quantities(connection: sa.Connection) -> list[Any]:
     rows = connection.execute(sa.select(s.quantities).order_by(s.quantities.c.quantity_id)).all()
     assert SCORE_ID not in {row.quantity_id for row in rows}
-    return [ScoreQuantity(), *rows]
+    return [Quantity(SCORE_ID, SCORE, "Quality score", "1", "higher is better"), *rows]

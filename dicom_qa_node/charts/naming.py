@@ -14,6 +14,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from dicom_qa_node.charts.arrival_order import monday_of
 from dicom_qa_node.charts.strata import Stratum
 from dicom_qa_node.db import chart_tables as s
 from dicom_qa_node.db.engine import Database, insert_ignore
@@ -23,7 +24,7 @@ from dicom_qa_node.domain.clock import utc_now
 from dicom_qa_node.domain.errors import Permanent
 from dicom_qa_node.domain.scanner_names import derived_name, names_nothing
 
-__all__ = ["Names", "Naming", "ProtocolName", "ScannerName", "read_names"]
+__all__ = ["Names", "Naming", "ProtocolName", "ScannerName", "read_names", "target_of"]
 
 _LONGEST = 100
 _AT_ONCE = 5000
@@ -270,7 +271,7 @@ def _move(connection: sa.Connection, source: int, target: int, limit: int) -> in
             moved += len(rows)
             chosen = point.result_id.in_([row.result_id for row in rows])
             connection.execute(s.points.update().where(chosen).values(group_id=target))
-            mondays = {row.acquired_at.date() - dt.timedelta(days=row.acquired_at.weekday()) for row in rows}
+            mondays = {monday_of(row.acquired_at) for row in rows}
             groups = {target, *(row.group_id for row in rows)}
             stale = [{"group_id": group, "monday": monday} for group in groups for monday in mondays]
             insert_ignore(connection, s.stale_weeks, stale)

@@ -137,8 +137,7 @@ class QualityAndDose:
     def scanners(self) -> list[tuple[int, str]]:
         """Return number and name of the scanners that have CT series, by name."""
         group = s.groups.c
-        with_ct = sa.select(group.scanner_id).where(group.kind == "ct", group.total > 0).distinct()
-        query = sa.select(s.scanners.c.scanner_id).where(s.scanners.c.scanner_id.in_(with_ct))
+        query = sa.select(group.scanner_id).where(group.kind == "ct", group.total > 0).distinct()
         with self._db.read() as connection:
             numbers = list(connection.execute(query).scalars())
             names = names_of(connection)
@@ -304,9 +303,7 @@ def band_of(points: Sequence[Point], quantity: str) -> list[BandStep]:
 
     Each step looks at the series within 15 mm; steps with fewer than ten are left out.
     """
-    size, values = values_of(points, "water_equivalent_diameter"), values_of(points, quantity)
-    usable = np.isfinite(size) & np.isfinite(values)
-    size, values = size[usable], values[usable]
+    size, values = _sized(points, quantity)
     if size.size < FEWEST_FOR_BAND:
         return []
     found: list[BandStep] = []

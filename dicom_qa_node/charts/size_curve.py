@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["FEWEST", "SizeCurve", "size_curve_of", "size_residuals"]
+__all__ = ["FEWEST", "SizeCurve", "size_curve_of"]
 
 FEWEST = 50
 """Series with a size that a curve needs."""
@@ -80,10 +80,9 @@ def size_curve_of(
     diameter_mm: Sequence[float] | Values,
     values: Sequence[float] | Values,
     *,
-    fewest: int = FEWEST,
     log: bool = True,
 ) -> SizeCurve | None:
-    """Fit a size curve; None for fewer than ``fewest`` usable pairs, or where all have the same size.
+    """Fit a size curve; None for fewer than 50 usable pairs, or where all have the same size.
 
     Parameters
     ----------
@@ -97,7 +96,7 @@ def size_curve_of(
     usable = _usable(size, found, log=log)
     size, found = size[usable][-_MOST:], found[usable][-_MOST:]
     logs = np.log(found) if log else found
-    if size.size < fewest:
+    if size.size < FEWEST:
         return None
     first, second = np.triu_indices(size.size, k=1)
     step = size[second] - size[first]
@@ -114,9 +113,3 @@ def size_curve_of(
 def _usable(size: Values, values: Values, *, log: bool) -> NDArray[np.bool_]:
     usable: NDArray[np.bool_] = np.isfinite(size) & (size > 0) & np.isfinite(values)
     return usable & (values > 0) if log else usable
-
-
-def size_residuals(diameter_mm: Sequence[float] | Values, values: Sequence[float] | Values) -> Values | None:
-    """Fit a curve to values and return what it leaves, None where it cannot be fitted."""
-    curve = size_curve_of(diameter_mm, values)
-    return None if curve is None else curve.residuals(diameter_mm, values)

@@ -168,7 +168,8 @@ def tolerance(
     with open_database(config_of(context)) as database:
         store = ReferenceLevelStore(database)
         store.set_tolerance(protocol, quantity.measurement, percent, reason=reason, author=actor())
-        _note(database, "level.tolerance", protocol or "every other protocol", f"{quantity.measurement}: {percent:g} %")
+        detail = f"{quantity.measurement}: {percent:g} %"
+        _note(database, "level.tolerance", protocol or "every other protocol", detail, kind="protocol")
     say(f"{percent:g} % for {protocol or 'every protocol without its own'}")
 
 
@@ -189,10 +190,10 @@ def _stratum(
     return chosen
 
 
-def _note(database: Database, event: str, ident: str, detail: str) -> None:
+def _note(database: Database, event: str, ident: str, detail: str, kind: str = "stratum") -> None:
     from dicom_qa_node.accounts.audit import Audit
 
-    Audit(database).record(event, actor=actor(), kind="stratum", ident=ident[:200], detail=detail)
+    Audit(database).record(event, actor=actor(), kind=kind, ident=ident[:200], detail=detail)
 
 
 def _row(item: FrozenLevel) -> dict[str, Any]:

@@ -128,7 +128,8 @@ def new_baseline(
         found = desk.one(scanner)
         why = reason or "new baseline from the command line"
         count = desk.scanners.accept_event(found.scanner_id, moment, reason=why, author=actor())
-        desk.note("baseline.accept", "scanner", found.name, f"{count} groups from {moment:%Y-%m-%d %H:%M} UTC: {why}")
+        detail = f"{count} groups from {moment:%Y-%m-%d %H:%M} UTC: {why}"
+        desk.note("baseline.accept", "scanner", str(found.scanner_id), detail)
     say(f"{found.name}: {count} charts begin anew at {moment:%Y-%m-%d %H:%M} UTC")
 
 

@@ -94,7 +94,6 @@ class DoseReport:
     manufacturer: str = ""
     model: str = ""
     station: str = ""
-    remarks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -123,7 +123,7 @@ def dose_report_of(ds: Dataset) -> DoseReport:
     """Return what a data set holds as a CT dose report; raises as `read_report` does."""
     items = _Walk()
     root = list(items.below(ds, 0))
-    acquisitions = [item for item, _ in root if _concept(item).value == _ACQUISITION and _dcm(_concept(item))]
+    acquisitions = [item for item in root if _is(item, _ACQUISITION)]
     _require_ct_report(ds, root, acquisitions)
     study = at.uid(ds, "StudyInstanceUID")
     if not study:
@@ -131,7 +131,7 @@ def dose_report_of(ds: Dataset) -> DoseReport:
     if len(acquisitions) > _MOST_EVENTS:
         raise UnreadableReport(f"the report holds more than {_MOST_EVENTS} irradiation events")
     events = _distinct([_event(item) for item in acquisitions], study)
-    accumulated = [item for item, _ in root if _is(item, _ACCUMULATED)]
+    accumulated = [item for item in root if _is(item, _ACCUMULATED)]
     total, _ = _single(_values(accumulated[0], _DLP_TOTAL, _MGY_CM, _DLP_RANGE)) if accumulated else (None, "")
     return DoseReport(
         sop_class_uid=at.word(ds, "SOPClassUID"),
@@ -153,15 +153,15 @@ class _Walk:
     def __init__(self) -> None:
         self._left = _MOST_ITEMS
 
-    def below(self, ds: Dataset, depth: int) -> Iterator[tuple[Dataset, int]]:
-        """Yield every content item below a data set with its depth, but none inside of an acquisition."""
+    def below(self, ds: Dataset, depth: int) -> Iterator[Dataset]:
+        """Yield every content item below a data set, but none inside of an acquisition."""
         if depth >= _DEEPEST:
             raise UnreadableReport(f"the content of the report is nested deeper than {_DEEPEST} levels")
         for item in at.items(ds, "ContentSequence"):
             self._left -= 1
             if self._left < 0:
                 raise UnreadableReport(f"the report has more than {_MOST_ITEMS} content items")
-            yield item, depth
+            yield item
             if not _is(item, _ACQUISITION):
                 yield from self.below(item, depth + 1)
 
@@ -178,7 +178,7 @@ def _inside(ds: Dataset, depth: int = 0, left: list[int] | None = None) -> Itera
         yield from _inside(item, depth + 1, budget)
 
 
-def _require_ct_report(ds: Dataset, root: Sequence[tuple[Dataset, int]], acquisitions: Sequence[Dataset]) -> None:
+def _require_ct_report(ds: Dataset, root: Sequence[Dataset], acquisitions: Sequence[Dataset]) -> None:
     """Refuse other documents than dose reports of CT; the SOP class alone decides neither way."""
     sop_class = at.word(ds, "SOPClassUID")
     if sop_class not in DOSE_REPORT_CLASSES:
@@ -187,7 +187,7 @@ def _require_ct_report(ds: Dataset, root: Sequence[tuple[Dataset, int]], acquisi
     titled = _is(ds, _TITLE)
     if not (sop_class == _DOSE_SR or template == _TEMPLATE or titled):
         raise NoDoseReport("structured report, but not a dose report (template 10011)")
-    holds_ct = bool(acquisitions) or any(_is(item, _ACCUMULATED) for item, _ in root)
+    holds_ct = bool(acquisitions) or any(_is(item, _ACCUMULATED) for item in root)
     if template != _TEMPLATE and not holds_ct:
         raise NoDoseReport("dose report, but not of CT (template 10011)")
 

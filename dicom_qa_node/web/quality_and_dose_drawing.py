@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -82,9 +82,6 @@ class Plot:
     def bottom(self) -> float:
         """Where the plot area ends below."""
         return HEIGHT - _BOTTOM
-
-
-Scale = Callable[[float], float]
 
 
 @dataclass(frozen=True, slots=True)

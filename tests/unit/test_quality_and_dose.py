@@ -383,8 +383,8 @@ def test_levels_in_the_commands_are_those_of_the_page(
     assert command("levels", "list")[1] == "no reference levels\n"
     assert command("levels", "freeze", *own[:3], "nothing", *own[4:])[0] != 0
     assert command("dose", "reports")[1] == "no dose reports\n"
-    events = [entry.event for entry in site.audit.entries(AuditFilter(), limit=20)]
-    assert {"level.freeze", "level.withdraw", "level.tolerance"} <= set(events)
+    kinds = {(entry.event, entry.kind) for entry in site.audit.entries(AuditFilter(), limit=20)}
+    assert {("level.freeze", "stratum"), ("level.withdraw", "stratum"), ("level.tolerance", "protocol")} <= kinds
 
 
 def _count(site: Site, label: str, scanner: int) -> int:

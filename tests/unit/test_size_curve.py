@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dicom_qa_node.charts.size_curve import FEWEST, size_curve_of, size_residuals
+from dicom_qa_node.charts.size_curve import FEWEST, size_curve_of
 
 RISE_PER_MM, USUAL = 0.0045, 12.0
 
@@ -33,7 +33,7 @@ def test_a_fifth_of_outliers_does_not_move_it():
 
 def test_residuals_are_free_of_size():
     size, noise = patients(np.random.default_rng(3), 400)
-    left = size_residuals(size, noise)
+    left = size_curve_of(size, noise).residuals(size, noise)
     assert abs(np.corrcoef(size, left)[0, 1]) < 0.1
     assert np.std(left) == pytest.approx(0.08, rel=0.15)
     assert np.median(left) == pytest.approx(0, abs=1e-9)

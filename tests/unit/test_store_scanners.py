@@ -14,8 +14,9 @@ import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
 
 from dicom_qa_node.charts.alerts import Alerts, AlertSubject, NewAlert
+from dicom_qa_node.charts.arrival_order import monday_of
 from dicom_qa_node.charts.baselines import ChartRules
-from dicom_qa_node.charts.chart_ingest import ChartIngest, monday_of
+from dicom_qa_node.charts.chart_ingest import ChartIngest
 from dicom_qa_node.charts.drifts import Drifts
 from dicom_qa_node.charts.scanners import Scanners
 from dicom_qa_node.charts.service_events import EventKind, ServiceEvents

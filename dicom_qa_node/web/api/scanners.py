@@ -341,7 +341,7 @@ def accept_change(
         choice = _choice(site, scanner_id, new.group_id, "score", None)
         _charts(site).accept_change(choice.group, new.from_at, **words)
         count = 1
-    detail = f"{count} groups from {new.from_at.astimezone(dt.UTC):%Y-%m-%d %H:%M} UTC: {new.reason}"
+    detail = f"{count} groups from {new.from_at:%Y-%m-%d %H:%M} UTC: {new.reason}"
     note(request, "baseline.accept", kind="scanner", ident=str(scanner_id), detail=detail)
     return count
 
