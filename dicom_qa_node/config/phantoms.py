@@ -79,6 +79,10 @@ class Phantom(Section):
         """The kind as an enum."""
         return PhantomKind(self.kind)
 
+    def scanned_on(self, scanner: str) -> bool:
+        """Whether it belongs to a scanner of this name."""
+        return _like(scanner, self.scanner)
+
 
 class Phantoms(Section):
     """QC phantoms: they get no score and no grade; those that are listed are analysed on arrival."""
@@ -111,7 +115,7 @@ class Phantoms(Section):
 def phantom_for(phantoms: Sequence[Phantom], *, scanner: str, protocol: str, modality: str) -> Phantom | None:
     """Return the first phantom that is configured for a scanner and protocol, None without one."""
     for phantom in phantoms:
-        fits = _like(scanner, phantom.scanner) and _like(protocol, phantom.protocol)
+        fits = phantom.scanned_on(scanner) and _like(protocol, phantom.protocol)
         if fits and phantom.what.modality == modality:
             return phantom
     return None

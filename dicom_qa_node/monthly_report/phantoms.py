@@ -5,14 +5,13 @@ from __future__ import annotations
 import datetime as dt
 from collections import defaultdict
 from collections.abc import Sequence
-from fnmatch import fnmatchcase
 
 from dicom_qa_node.config import Config
 from dicom_qa_node.db.engine import Database
 from dicom_qa_node.domain.qc_phantoms import QcOutcome
 from dicom_qa_node.monthly_report.figures import PhantomLine
 from dicom_qa_node.monthly_report.month import Month
-from dicom_qa_node.quality_control.qc_calendar import QcSchedules, periods
+from dicom_qa_node.quality_control.qc_calendar import QcSchedules, missed_periods
 from dicom_qa_node.quality_control.runs import PhantomRuns, Run
 
 __all__ = ["phantom_lines"]
@@ -67,7 +66,7 @@ def _missed(
     database: Database, config: Config, month: Month, scanner: str, today: dt.date, done: Sequence[Run]
 ) -> dict[str, tuple[str, ...]]:
     """Return for each phantom with a schedule the periods of the month, ended by today, without a scan."""
-    wanted = [item for item in config.phantoms.analyse if not scanner or fnmatchcase(scanner, item.scanner)]
+    wanted = [item for item in config.phantoms.analyse if not scanner or item.scanned_on(scanner)]
     since = QcSchedules(database).since(wanted, today)
     found: dict[str, tuple[str, ...]] = {}
     for item in wanted:
@@ -77,7 +76,6 @@ def _missed(
         begin = max(since[item.name], month.first_day)
         found[item.name] = tuple(
             f"{first:%d %b}" if first == last else f"{first:%d %b} to {last:%d %b}"
-            for first, last in periods(item.schedule, begin, month.last_day)
-            if last < today and not any(first <= day <= last for day in days)
+            for first, last in missed_periods(item.schedule, begin, month.last_day, days, today)
         )
     return found

@@ -26,7 +26,7 @@ from dicom_qa_node.domain.results import Severity
 from dicom_qa_node.flow.node_statistics import NodeStatistics
 from dicom_qa_node.ops.health import HealthReport, Level
 
-__all__ = ["AlertEvaluator", "NodeAlerts", "quiet_until", "update_charts"]
+__all__ = ["AlertEvaluator", "NodeAlerts", "matches", "quiet_until", "update_charts"]
 
 _CATCHING_UP = dt.timedelta(days=8)
 _QUIET_STEP = dt.timedelta(minutes=5)
@@ -52,7 +52,7 @@ class AlertEvaluator:
             self._alert(rule, f"{alarm.alarm_id}", _drift_words(alarm), AlertSubject.DRIFT, scanner=alarm)
             for alarm in begun
             for rule in self._about("drift")
-            if _matches(rule, alarm.scanner, alarm.protocol_name or alarm.protocol)
+            if matches(rule, alarm.scanner, alarm.protocol_name or alarm.protocol)
         ]
 
     def troubles(self, found: Sequence[tuple[str, str]]) -> list[NewAlert]:
@@ -74,14 +74,14 @@ class AlertEvaluator:
             if (
                 item.grade is not None
                 and item.grade.value in rule.grades
-                and _matches(rule, item.scanner, item.protocol)
+                and matches(rule, item.scanner, item.protocol)
             ):
                 score = "" if item.score is None else f", score {item.score:.2f}"
                 words = f"{item.grade.value}{score} ({item.kind.upper()}, {item.protocol}){_why(item)}"
                 yield self._alert(rule, _occasion(item), words, AlertSubject.GRADE, series=item)
         for rule in self._about("finding"):
             keys = [key for key, severity in item.findings if _worth(rule, key, severity)]
-            if keys and _matches(rule, item.scanner, item.protocol):
+            if keys and matches(rule, item.scanner, item.protocol):
                 words = f"{', '.join(keys)} ({item.kind.upper()}, {item.protocol}){_why(item)}"
                 yield self._alert(rule, _occasion(item), words, AlertSubject.FINDING, series=item)
 
@@ -198,7 +198,8 @@ def quiet_until(config: AlertSettings, due: dt.datetime) -> dt.datetime:
     return moment
 
 
-def _matches(rule: AlertRule, scanner: str, protocol: str) -> bool:
+def matches(rule: AlertRule, scanner: str, protocol: str) -> bool:
+    """Whether a scanner and a protocol, or patterns of their names, fit those of a rule."""
     return fnmatchcase(scanner.upper(), rule.scanner.upper()) and fnmatchcase(protocol.upper(), rule.protocol.upper())
 
 

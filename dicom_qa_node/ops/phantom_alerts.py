@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Iterator
-from fnmatch import fnmatchcase
 from zoneinfo import ZoneInfo
 
 from dicom_qa_node.charts.alerts import Alerts, AlertSubject, NewAlert
@@ -12,7 +11,7 @@ from dicom_qa_node.config import AlertRule, Config
 from dicom_qa_node.db.engine import Database
 from dicom_qa_node.domain.clock import utc_now
 from dicom_qa_node.domain.qc_phantoms import PhantomKind, QcOutcome
-from dicom_qa_node.ops.alert_evaluation import AlertEvaluator
+from dicom_qa_node.ops.alert_evaluation import AlertEvaluator, matches
 from dicom_qa_node.quality_control.qc_calendar import Missed, QcSchedules
 from dicom_qa_node.quality_control.runs import PhantomRuns, Run
 
@@ -45,13 +44,13 @@ class PhantomAlerts:
     def _of_rule(self, rule: AlertRule, missed: list[Missed], failed: list[Run]) -> Iterator[NewAlert]:
         for item in missed:
             phantom = item.phantom
-            if _like(phantom.scanner, rule.scanner) and _like(phantom.protocol, rule.protocol):
+            if matches(rule, phantom.scanner, phantom.protocol):
                 due = f"{item.last}" if item.first == item.last else f"{item.first} to {item.last}"
                 words = f"{phantom.name} ({phantom.what.label}) is missing: due {due}, {phantom.schedule}"
                 scanner = "" if "*" in phantom.scanner else phantom.scanner
                 yield self._alert(rule, f"{phantom.name} missing {item.last}", words, scanner)
         for run in failed:
-            if _like(run.scanner, rule.scanner) and _like(run.protocol, rule.protocol):
+            if matches(rule, run.scanner, run.protocol):
                 title = PhantomKind(run.kind).label
                 remark = f": {run.remark}" if run.remark else ""
                 words = f"{run.phantom} ({title}) {run.outcome.value} on {run.day}{remark}"
@@ -68,8 +67,3 @@ class PhantomAlerts:
             series_instance_uid=None if run is None else run.series_instance_uid,
             sends=self._judge.sends(rule),
         )
-
-
-def _like(value: str, pattern: str) -> bool:
-    """Whether a name, or a pattern of names, fits the pattern of a rule."""
-    return pattern == "*" or fnmatchcase(value.upper(), pattern.upper())

@@ -7,7 +7,7 @@ within tolerances or without any; it failed when every run of it did. A period i
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -19,7 +19,7 @@ from dicom_qa_node.db.engine import Database, insert_ignore
 from dicom_qa_node.domain.qc_phantoms import QcOutcome
 from dicom_qa_node.quality_control.runs import Run
 
-__all__ = ["CalendarDay", "DayState", "Missed", "QcSchedules", "calendar_of", "periods"]
+__all__ = ["CalendarDay", "DayState", "Missed", "QcSchedules", "calendar_of", "missed_periods", "periods"]
 
 _LOOK_BACK_DAYS = 62
 _FAILED = (QcOutcome.OUTSIDE, QcOutcome.NOT_ANALYSED)
@@ -64,6 +64,15 @@ def periods(schedule: str, first: dt.date, last: dt.date) -> Iterator[tuple[dt.d
         elif schedule == "monthly" and day.day == 1:
             yield day, (day + dt.timedelta(days=31)).replace(day=1) - dt.timedelta(days=1)
         day += dt.timedelta(days=1)
+
+
+def missed_periods(
+    schedule: str, first: dt.date, last: dt.date, done: Collection[dt.date], today: dt.date
+) -> Iterator[tuple[dt.date, dt.date]]:
+    """Yield those of `periods` that ended before today without any of the days on which there was a run."""
+    for begin, end in periods(schedule, first, last):
+        if end < today and not any(begin <= day <= end for day in done):
+            yield begin, end
 
 
 def calendar_of(
@@ -125,9 +134,7 @@ class QcSchedules:
             begin = max(since[item.name], today - dt.timedelta(days=_LOOK_BACK_DAYS))
             days = self._days(item.name, begin)
             found += [
-                Missed(item, first, last)
-                for first, last in periods(item.schedule, begin, today)
-                if last < today and not any(first <= day <= last for day in days)
+                Missed(item, first, last) for first, last in missed_periods(item.schedule, begin, today, days, today)
             ]
         return found
 

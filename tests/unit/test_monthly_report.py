@@ -254,6 +254,10 @@ def test_phantoms_are_counted_apart_and_missing_days_are_named(tmp_path):
     assert (line.phantom, line.runs, line.passed, line.outside) == ("water-a", 1, 1, 0)
     # The week of 1 June has its scan on 5 June; it begins in June and is none of May's.
     assert line.missed == ("04 May to 10 May", "11 May to 17 May", "25 May to 31 May")
+    # The pattern of the scanner is compared as everywhere: without regard to case.
+    config = Config.model_validate({"phantoms": {"analyse": [phantom | {"scanner": line.scanner.lower()}]}})
+    (of_one,) = gather_month(database, config, MAY, line.scanner, now=dt.datetime(2026, 7, 1, tzinfo=dt.UTC)).phantoms
+    assert of_one == line
     database.close()
 
 
