@@ -62,7 +62,7 @@ class QualityLog:
     def chosen(self, query: LogQuery, limit: int | None = None) -> Iterator[LogEntry]:
         """Yield what the log page's filter selects, in its order, read in pages."""
         rows = LogSearch(self._db).stream(query)
-        numbers = (row.result_id for row in (rows if limit is None else islice(rows, limit)))
+        numbers = (row.result_id for row in islice(rows, limit))
         while page := list(islice(numbers, _BATCH)):
             with self._db.read() as connection:
                 found = connection.execute(_query().where(t.results.c.result_id.in_(page))).all()

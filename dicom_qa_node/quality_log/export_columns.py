@@ -42,7 +42,7 @@ class Access(StrEnum):
     """Who gets a column."""
 
     EVERYBODY = "everybody"
-    PATIENT = "who may see patients"
+    PATIENT = "those who may see patients"
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,7 +249,7 @@ def with_table(page: str) -> str:
     """Return a page with the text between its table marks replaced by the columns as they are."""
     lines = ["| | column | holds | meaning |", "|---|---|---|---|"]
     for number, column in enumerate(COLUMNS, start=1):
-        decimals = f", {column.decimals} decimals" if column.kind is CellKind.NUMBER and column.decimals else ""
+        decimals = f", {column.decimals} decimal{'' if column.decimals == 1 else 's'}" if column.decimals else ""
         who = f" (only for {column.access.value})" if column.access is Access.PATIENT else ""
         lines.append(f"| {number} | `{column.name}` | {column.kind.value}{decimals} | {column.meaning}{who} |")
     return _TABLE.sub(lambda found: found[1] + "\n".join(lines) + "\n" + found[2], page)

@@ -6,6 +6,7 @@ import datetime as dt
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import sqlalchemy as sa
@@ -64,15 +65,8 @@ class _Extra:
 
 
 def _batches(rows: Iterator[LogRow], limit: int | None) -> Iterator[list[LogRow]]:
-    batch: list[LogRow] = []
-    for count, row in enumerate(rows, start=1):
-        if limit is not None and count > limit:
-            break
-        batch.append(row)
-        if len(batch) == _BATCH:
-            yield batch
-            batch = []
-    if batch:
+    wanted = islice(rows, limit)
+    while batch := list(islice(wanted, _BATCH)):
         yield batch
 
 
