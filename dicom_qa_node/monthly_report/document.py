@@ -17,7 +17,7 @@ from fpdf.fonts import FontFace
 
 from dicom_qa_node.canvas import Glyphs
 from dicom_qa_node.monthly_report.figures import GRADE_ROWS, MonthlyFigures, ScannerMonth
-from dicom_qa_node.monthly_report.sections import Section, busiest, rows_of, sections_of, summary_lines
+from dicom_qa_node.monthly_report.sections import Section, rows_of, sections_of, summary_lines, with_trend
 from dicom_qa_node.safe_text import visible
 
 __all__ = ["as_pdf"]
@@ -45,7 +45,7 @@ def as_pdf(figures: MonthlyFigures) -> bytes:
     pdf.grades()
     sections = sections_of(figures)
     pdf.table_of(sections[0])
-    pdf.trends(busiest(figures))
+    pdf.trends(with_trend(figures))
     for section in sections[1:]:
         pdf.table_of(section)
     return bytes(pdf.output())

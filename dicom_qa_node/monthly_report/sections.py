@@ -6,9 +6,10 @@ import datetime as dt
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from dicom_qa_node.domain.units import unit_text
 from dicom_qa_node.monthly_report.figures import GRADE_ROWS, MonthlyFigures, ReviewFigures, ScannerMonth
 
-__all__ = ["Section", "busiest", "rows_of", "sections_of", "summary_lines"]
+__all__ = ["Section", "rows_of", "sections_of", "summary_lines", "with_trend"]
 
 Cell = str | int | float | None
 
@@ -122,7 +123,7 @@ def _findings(figures: MonthlyFigures) -> Section:
 
 def _levels(figures: MonthlyFigures) -> Section:
     rows = tuple(
-        (line.scanner, line.protocol, line.quantity.replace("_", " "), f"{line.typical:.3g} {_unit(line.unit)}",
+        (line.scanner, line.protocol, line.quantity.replace("_", " "), f"{line.typical:.3g} {unit_text(line.unit)}",
          f"{line.form}, revision {line.revision} of {_day(line.frozen_at)}", line.compared,
          "–" if line.ratio_percent is None else f"{line.ratio_percent:.0f} %", _share(line.outside, line.compared))
         for line in figures.levels
@@ -135,10 +136,6 @@ def _levels(figures: MonthlyFigures) -> Section:
         "No reference level is frozen.",
         "Each series is compared with the level at its patient's size, where the level holds for it.",
     )
-
-
-def _unit(ucum: str) -> str:
-    return {"[hnsf'U]": "HU"}.get(ucum, ucum)
 
 
 def _phantoms(figures: MonthlyFigures) -> Section:
@@ -219,7 +216,7 @@ def _reviewed(reviews: ReviewFigures) -> str:
     return f"{words}."
 
 
-def busiest(figures: MonthlyFigures) -> list[ScannerMonth]:
+def with_trend(figures: MonthlyFigures) -> list[ScannerMonth]:
     """Return the scanners that have a trend to draw."""
     return [item for item in figures.scanners if item.trend is not None]
 

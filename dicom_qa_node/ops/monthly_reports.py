@@ -73,10 +73,9 @@ class MonthlyReports:
         done = 0
         for scanner in self._subjects():
             waiting = [name for name in self._destinations() if self._sent.due(str(month), scanner, name)]
-            made = self._make(month, scanner) if waiting else None
-            for name in waiting:
-                assert made is not None
-                done += self._deliver(month, scanner, name, made)
+            if waiting:
+                made = self._make(month, scanner)
+                done += sum(self._deliver(month, scanner, name, made) for name in waiting)
         return done
 
     def _due_month(self) -> Month | None:
