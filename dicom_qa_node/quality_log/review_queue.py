@@ -25,6 +25,7 @@ from dicom_qa_node.quality_log.search import lines
 
 __all__ = [
     "MOST_COUNTED",
+    "REVIEWERS",
     "Assignment",
     "Place",
     "QueueItem",
@@ -37,7 +38,8 @@ __all__ = [
 
 MOST_COUNTED = 1000
 _MOST_NOTE = 300
-_REVIEWERS = (Role.REVIEWER.value, Role.ADMIN.value)
+REVIEWERS = (Role.REVIEWER, Role.ADMIN)
+"""The roles whose accounts may be asked for a review."""
 
 
 class QueueReason(StrEnum):
@@ -303,5 +305,5 @@ def _require_reviewer(connection: sa.Connection, account_id: int) -> None:
     row = connection.execute(sa.select(accounts).where(accounts.c.account_id == account_id)).one_or_none()
     if row is None or not row.active:
         raise Permanent("there is no such account, or it is closed")
-    if row.role not in _REVIEWERS:
+    if row.role not in REVIEWERS:
         raise Permanent(f"{row.name} is a {row.role} and cannot review")

@@ -13,13 +13,12 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from dicom_qa_node.accounts.accounts import AccountRow
-from dicom_qa_node.domain.accounts import Role
 from dicom_qa_node.domain.errors import Permanent
 from dicom_qa_node.domain.results import LogEntry, Measurement, gravest_first
 from dicom_qa_node.domain.uids import is_uid
 from dicom_qa_node.models.card import SCORE_SCALE
 from dicom_qa_node.quality_log.entries import QualityLog
-from dicom_qa_node.quality_log.review_queue import MOST_COUNTED, QueueItem, QueueScope, ReviewQueue
+from dicom_qa_node.quality_log.review_queue import MOST_COUNTED, REVIEWERS, QueueItem, QueueScope, ReviewQueue
 from dicom_qa_node.quality_log.reviews import NEAR, ReviewReason, Reviews
 from dicom_qa_node.quality_log.search import LogSearch
 from dicom_qa_node.web.access import Permission, account_of, form_of, guarded, note
@@ -139,7 +138,7 @@ def _outside(entry: LogEntry) -> list[Measurement]:
 
 
 def _reviewers(site: Site) -> list[AccountRow]:
-    return [row for row in site.accounts.all() if row.active and row.role in (Role.REVIEWER, Role.ADMIN)]
+    return [row for row in site.accounts.all() if row.active and row.role in REVIEWERS]
 
 
 def _decide(request: Request) -> Response:
