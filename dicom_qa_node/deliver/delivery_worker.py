@@ -143,11 +143,11 @@ class TargetWorker:
                 if not self.step():
                     self._news.wait(self._stop)
             except NodeError as error:
-                self._stop.wait(_PAUSE_S)
                 self._told.log(logging.WARNING, "delivery_postponed", target=self._name, reason=str(error))
-            except Exception:
                 self._stop.wait(_PAUSE_S)
+            except Exception:
                 _LOGGER.exception("delivery_failed")
+                self._stop.wait(_PAUSE_S)
         self._news.close()
 
     def _hold(self, delivery: Delivery | None) -> None:

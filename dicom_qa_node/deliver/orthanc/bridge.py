@@ -90,7 +90,7 @@ class Bridge:
                 self._problems.clear()
                 return False
             read = self._read_changes(client, position)
-            read |= self._read_history(client, position)
+            self._read_history(client, position)
             return self._work(client, system) or read
 
     @property
@@ -207,13 +207,12 @@ class Bridge:
 
     # -- the node's reports --------------------------------------------------------------------------------------
 
-    def _read_history(self, client: OrthancClient, position: Position) -> bool:
+    def _read_history(self, client: OrthancClient, position: Position) -> None:
         reports, settled = self._ledger.new_reports(position)
         for report in reports:
             self._reported(client, report)
         if settled > position.last_event:
             self._ledger.history_read(settled)
-        return False
 
     def _reported(self, client: OrthancClient, report: NewReport) -> None:
         for item in report.followed:
@@ -280,12 +279,11 @@ class Bridge:
             if client.series(item.orthanc_id) is None:
                 self._ledger.forget(item)
                 return ""
+            words = str(error)
             if not client.modality(self._settings.modality):
                 words = f"Orthanc's DicomModalities has no {self._settings.modality!r}"
                 self._problems["modality"] = f"{words}; it needs:\n{lines_for_orthanc(self._config)}"
-                self._try_again(item, BridgeState.WAITING, words)
-                return ""
-            self._try_again(item, BridgeState.WAITING, str(error))
+            self._try_again(item, BridgeState.WAITING, words)
             return ""
 
     def _watch(self, client: OrthancClient, item: BridgedSeries) -> bool:
