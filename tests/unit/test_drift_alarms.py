@@ -158,6 +158,21 @@ def test_improvements_are_notes(database):
     assert len(scanners.alarms()) == 1
 
 
+def test_an_improvement_that_a_higher_dose_joins_becomes_an_alarm(database):
+    hospital, scanners = Hospital(database), Scanners(database)
+    hospital.scan(100)
+    hospital.scan(60, noise=0.8)
+    assert hospital.chart() == []
+    (note,) = scanners.alarms(notes=True)
+    hospital.scan(60, noise=0.8, dose=1.4)
+    (begun,) = hospital.chart()
+    assert begun.alarm_id == note.alarm_id
+    assert begun.sentence.startswith("Protocol changed: ")
+    assert "CTDIvol rose by " in begun.sentence
+    (alarm,) = scanners.alarms()
+    assert (alarm.alarm_id, alarm.sentence, alarm.improvement) == (note.alarm_id, begun.sentence, False)
+
+
 def test_an_accepted_change_begins_a_new_baseline_and_ends_the_alarm(database):
     hospital, scanners = Hospital(database), Scanners(database)
     hospital.scan(100)
