@@ -120,8 +120,9 @@ def side_by_side(first: Sequence[Measurement], second: Sequence[Measurement]) ->
         if values == (None, None):
             continue
         before, after = values
-        known = before is not None and after is not None and abs(before) > 1e-9
-        change = 100.0 * (after - before) / abs(before) if known and before is not None and after is not None else None
+        change = None
+        if before is not None and after is not None and abs(before) > 1e-9:
+            change = 100.0 * (after - before) / abs(before)
         pairs.append(Pair(name, item.meaning, item.unit, before, after, change))
     return pairs
 
