@@ -11,6 +11,7 @@ import copy
 import hashlib
 import importlib
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -74,8 +75,7 @@ def ship(card: ModelCard, weights_dir: Path | None = None) -> OnnxFile:
     path = (weights_dir or card.folder) / f"{card.name}.onnx"
     described = OnnxFile(path.name, hashlib.sha256(content).hexdigest(), OPSET)
     try:
-        _write(path, content)
-        _compare(card, network, path)
+        _write(path, content, lambda part: _compare(card, network, part))
         text = measured_to_json(replace(card.measured, onnx=described))
         _write(card.folder / f"{card.name}.json", text.encode())
     except OSError as error:
@@ -83,11 +83,16 @@ def ship(card: ModelCard, weights_dir: Path | None = None) -> OnnxFile:
     return described
 
 
-def _write(path: Path, content: bytes) -> None:
+def _write(path: Path, content: bytes, check: Callable[[Path], None] = lambda _part: None) -> None:
+    """Replace a file by one that passed ``check``; what does not pass leaves the old one in its place."""
     part = path.with_suffix(".part")
-    part.write_bytes(content)
-    part.chmod(0o644)
-    part.replace(path)
+    try:
+        part.write_bytes(content)
+        part.chmod(0o644)
+        check(part)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def _compare(card: ModelCard, network: nn.Module, path: Path) -> None:
@@ -102,7 +107,6 @@ def _compare(card: ModelCard, network: nn.Module, path: Path) -> None:
     for name, ours, theirs in zip(graph.outputs, found, expected, strict=True):
         apart = float(np.abs(ours - theirs.numpy()).max())
         if not apart <= _APART.get(name, _APART_ELSE) * max(1.0, float(theirs.abs().max())):
-            path.unlink()
             raise Permanent(f"ONNX Runtime and torch differ by {apart:.2g} in {name} of {card.name}; nothing was kept")
 
 
