@@ -26,6 +26,7 @@ from dicom_qa_node.deliver.targets.base import Deferred, Refused
 from dicom_qa_node.domain.errors import NodeError, Permanent
 from dicom_qa_node.domain.states import BridgeState
 from dicom_qa_node.flow.orthanc_ledger import OrthancLedger
+from dicom_qa_node.flow.registry import Registry
 from dicom_qa_node.report.report_builder import build_report
 from dicom_qa_node.report.sr_document import ReportRequest
 from tests.report_samples import T0, implausible, not_rated, verdict, with_parts, write_series
@@ -380,7 +381,7 @@ def test_a_job_that_was_started_before_a_crash_is_found_again(fake, any_database
     assert not any(call.startswith("POST modalities") for call in fake.calls())
 
 
-def test_a_job_that_orthanc_forgot_is_sent_again_unless_the_node_has_the_images(fake, any_database):
+def test_a_job_that_orthanc_forgot_is_sent_again(fake, any_database):
     fake.answers |= {"GET tools/now": b"20260105T080000", "GET changes": {"Changes": [], "Done": True, "Last": 0}}
     bridge = Bridge(config_of(fake), any_database, "a")
     ledger = OrthancLedger(any_database, "orthanc")
@@ -396,6 +397,28 @@ def test_a_job_that_orthanc_forgot_is_sent_again_unless_the_node_has_the_images(
 
 
 STABLE = {"ChangeType": "StableSeries", "Date": "20260105T090000", "ID": SERIES_ID, "ResourceType": "Series", "Seq": 3}
+
+
+def test_a_series_that_the_node_has_is_not_sent_and_needs_no_job(fake, any_database, tmp_path):
+    fake.answers |= {"GET tools/now": b"20260105T080000", "GET changes": {"Changes": [], "Done": True, "Last": 0}}
+    bridge = Bridge(config_of(fake), any_database, "a")
+    bridge.step()
+    instances = write_series(tmp_path)
+    Registry(any_database).record(instances)
+    uid = instances[0].series.series_instance_uid
+    tags = {"SeriesInstanceUID": uid, "Modality": "CT"}
+    fake.answers |= {
+        "GET changes": {"Changes": [STABLE], "Done": True, "Last": 3},
+        "GET jobs": [],
+        f"GET series/{SERIES_ID}": {"MainDicomTags": tags, "Instances": [SERIES_ID] * 2, "ParentStudy": SERIES_ID},
+    }
+    ledger = OrthancLedger(any_database, "orthanc")
+    forgotten = SERIES_ID.replace("5e01", "aaaa")
+    ledger.follow(forgotten, uid, BridgeState.SENDING, images=len(instances))
+    bridge.step()
+    assert ledger.series(SERIES_ID).state is BridgeState.SENT
+    assert ledger.series(forgotten).state is BridgeState.SENT
+    assert not any(call.startswith("POST modalities") for call in fake.calls())
 
 
 def test_a_series_that_orthanc_cannot_read_now_is_asked_for_again_and_stops_nobody_for_ever(fake, any_database):

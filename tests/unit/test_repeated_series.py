@@ -115,6 +115,25 @@ def test_a_series_that_got_new_images_is_reported_as_ever(any_database, config, 
     assert Registry(any_database).series(uid).state is SeriesState.RECEIVING
 
 
+def test_of_two_versions_only_the_report_of_the_latest_goes_out_again(any_database, config, resend):
+    uid = delivered(any_database, config)
+    instances = write_series(config.spool_dir, slices=10)
+    registry, jobs, outbox = Registry(any_database), Jobs(any_database), later(any_database)
+    registry.record([instances[9]])
+    (progress,) = registry.receiving()
+    registry.complete(progress, reason="count")
+    jobs.finish(jobs.claim("w"), verdict(instances))
+    report_pending(outbox, registry, config.spool_dir, config)
+    deliver(outbox)
+    latest = outbox.report(uid)
+    assert latest is not None
+    assert latest.version == 2
+    again(any_database, uid)
+    assert resend(QUIET_S + 5) == 2
+    waiting = [row for row in outbox.deliveries_of(uid) if row.state is DeliveryState.PENDING]
+    assert {row.report.version for row in waiting} == {2}
+
+
 def test_a_series_that_is_unknown_or_not_reported_yet_is_forgotten(any_database, config, resend):
     again(any_database, "1.2.3")
     assert resend(QUIET_S + 5) == 0
