@@ -165,11 +165,12 @@ def _link_study(connection: sa.Connection, study: str) -> None:
     own = sa.select(d.dose_series).where(series.study_instance_uid == study).order_by(series.series_instance_uid)
     rows = connection.execute(own.limit(_MOST_SERIES)).all()
     numbers = {row.event_key: row.event_id for row in found}
+    known = [(row.patient_id, _event(row)) for row in found]
     everything = [_study_series(row) for row in rows]
     for row, item in zip(rows, everything, strict=True):
         # A Study Instance UID that two patients share is a fault that must not mix their doses.
-        usable = [event for event in found if _may_be_one_patient(event.patient_id, row.patient_id)]
-        made = link(item, [_event(event) for event in usable], everything)
+        usable = [event for patient_id, event in known if _may_be_one_patient(patient_id, row.patient_id)]
+        made = link(item, usable, everything)
         other = found and not usable
         reason = "the dose reports of the study name another patient" if other else made.reason
         values = {
