@@ -344,3 +344,14 @@ def test_a_full_disk_costs_the_pictures_only(node, images, poll, monkeypatch, ca
 )
 def test_workers_spread_over_the_gpus(wanted, name, gpus, device):
     assert worker_module._own_device(wanted, name, gpus) == device
+
+
+@pytest.mark.parametrize("node", [{"workers": 3}], indirect=True)
+@pytest.mark.parametrize(("name", "share"), [("score-1@here", 0), ("score-3@here", 2), ("score-4@here", 0), ("own", 0)])
+def test_each_worker_of_a_host_reads_ahead_its_own_share(node, monkeypatch, name, share):
+    made = []
+    monkeypatch.setattr(worker_module, "ReadAhead", lambda *arguments: made.append(arguments[-2:]))
+    node.stop.set()
+    monkeypatch.setattr(worker_module._Worker, "wait_for_model", lambda *_: TinyScorer())
+    run_worker(node.config, node.database, node.stop, name)
+    assert made == [(share, 3)]
