@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Page
+from playwright.sync_api import Page, Request
 
 from dicom_qa_node.domain.accounts import Role
 from dicom_qa_node.quality_log.filters import LogQuery
@@ -177,15 +177,14 @@ def test_an_administrator_parks_after_a_question(visit, filled_site):
 def test_the_first_paint_is_light(visit, pictured):
     for path in ("/log", "/log?sort=score", f"/series/{pictured[0]}"):
         page = visit("/account")
-        sizes: list[int] = []
-
-        def count(answer, sizes=sizes):
-            if answer.request.resource_type in ("document", "stylesheet", "script"):
-                sizes.append(len(answer.body()))
-
-        page.on("response", count)
-        page.goto(page.url.replace("/account", path))
-        assert sum(sizes) < 100_000
+        page.route("**/*", lambda route: route.continue_())  # which switches the browser's cache off
+        finished: list[Request] = []
+        page.on("requestfinished", lambda asked, finished=finished: finished.append(asked))
+        page.goto(page.url.replace("/account", path), wait_until="load")
+        blocking = [asked for asked in finished if asked.resource_type in ("document", "stylesheet", "script")]
+        sizes = {asked.url: asked.sizes()["responseBodySize"] for asked in blocking}
+        assert {asked.resource_type for asked in blocking} == {"document", "stylesheet", "script"}
+        assert sum(sizes.values()) < 100_000, sizes
 
 
 def test_it_prints_without_the_controls(visit, pictured, tmp_path: Path):
