@@ -60,7 +60,7 @@ def gather_month(
         The log knows no scanner of that name.
     """
     levels = level_lines(database, month, scanner)
-    phantoms = phantom_lines(database, config, month, scanner, now.astimezone().date())
+    phantoms = phantom_lines(database, config, month, scanner, now)
     with database.read() as connection:
         facets = _facets(connection, scanner)
         if scanner and not facets:

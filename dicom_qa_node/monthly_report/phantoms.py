@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 from collections import defaultdict
 from collections.abc import Sequence
+from zoneinfo import ZoneInfo
 
 from dicom_qa_node.config import Config
 from dicom_qa_node.db.engine import Database
@@ -22,9 +23,13 @@ _MOST_VALUES_READ = 50
 
 
 def phantom_lines(
-    database: Database, config: Config, month: Month, scanner: str, today: dt.date
+    database: Database, config: Config, month: Month, scanner: str, now: dt.datetime
 ) -> tuple[PhantomLine, ...]:
-    """Return a line for each phantom on each scanner, and one for each phantom of which every scan is missing."""
+    """Return a line for each phantom on each scanner, and one for each phantom of which every scan is missing.
+
+    A day ends in the zone of the charts (``charts.timezone``), as in calendar and alerts.
+    """
+    today = now.astimezone(ZoneInfo(config.charts.timezone)).date()
     reader = PhantomRuns(database)
     by_phantom: dict[tuple[str, str], list[Run]] = defaultdict(list)
     # A week or month that begins in this month may end in the next.

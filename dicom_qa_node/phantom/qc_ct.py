@@ -1,7 +1,7 @@
-"""Generated CT of QC phantoms: CatPhan 504, ACR 464 and a water cylinder, with the values they were drawn with.
+"""Generated CT of QC phantoms: how one is drawn slice by slice; ACR 464 and a water cylinder (CatPhan: `catphan`).
 
-The arrangement follows the makers' manuals (The Phantom Laboratory, CatPhan 504; Gammex 464), as far as an analysis
-of the inserts, the ramps, the line pairs and the uniform module needs it.
+The arrangement follows the maker's manual (Gammex 464), as far as an analysis of the inserts, the bars and the uniform
+module needs it.
 """
 
 from __future__ import annotations
@@ -20,25 +20,17 @@ from dicom_qa_node.phantom.ct_acquisition import quality_named
 from dicom_qa_node.phantom.image_header import Identity, Scanner, identity_of, phantom_uid
 from dicom_qa_node.phantom.volumes import Frame
 
-__all__ = ["ACR_INSERTS_HU", "CATPHAN_INSERTS_HU", "CtPhantomForm", "acr_ct_series", "catphan504_series",
+__all__ = ["ACR_INSERTS_HU", "CtPhantomForm", "DrawnSlice", "FloatArray", "acr_ct_series", "qc_identity", "qc_series",
            "water_series"]  # fmt: skip
 
 FloatArray = npt.NDArray[np.float32]
-Draw = Callable[["_Plane", float], None]
+Draw = Callable[["DrawnSlice", float], None]
 
 AIR_HU = -1000.0
-CATPHAN_INSERTS_HU: Mapping[str, float] = {
-    "air": -1000.0, "pmp": -196.0, "ldpe": -104.0, "polystyrene": -47.0, "acrylic": 115.0, "delrin": 365.0,
-    "teflon": 990.0,
-}  # fmt: skip
 ACR_INSERTS_HU: Mapping[str, float] = {
     "air": -990.0, "polyethylene": -95.0, "acrylic": 120.0, "bone": 910.0, "water": 0.0
 }  # fmt: skip
-_CATPHAN_ANGLES = {"air": -90, "pmp": -120, "ldpe": 180, "polystyrene": 120, "acrylic": 60, "delrin": 0, "teflon": -60}
 _ACR_ANGLES = {"air": 45, "polyethylene": 225, "acrylic": 135, "bone": -45, "water": 180}
-_LINE_PAIRS = ((0.0, 0.107, 2), (0.107, 0.173, 3), (0.173, 0.236, 4), (0.236, 0.286, 4), (0.286, 0.335, 4),
-               (0.335, 0.387, 5), (0.387, 0.434, 5), (0.434, 0.479, 5))  # fmt: skip
-_TAN_RAMP = 0.42
 
 
 @dataclass(frozen=True)
@@ -46,7 +38,8 @@ class CtPhantomForm:
     """How a phantom is scanned.
 
     ``noise_hu`` is the standard deviation of white noise after a blur of ``blur_mm``; ``offset_hu`` is added to all
-    material; ``cupping_hu`` is what the centre lies below the edge; ``centre_mm`` moves the phantom, (x, y).
+    material; ``cupping_hu`` is what the centre lies below the edge; ``centre_mm`` moves the phantom, (x, y);
+    ``turn_deg`` turns it about its axis, clockwise as seen.
     """
 
     rows: int = 512
@@ -58,12 +51,13 @@ class CtPhantomForm:
     offset_hu: float = 0.0
     cupping_hu: float = 0.0
     centre_mm: tuple[float, float] = (0.0, 0.0)
+    turn_deg: float = 0.0
     table: bool = False
     seed: int = 1
 
 
 @dataclass(frozen=True)
-class _Plane:
+class DrawnSlice:
     """One slice while it is drawn; ``x`` and ``y`` are mm from the phantom's axis, to the left and to the back."""
 
     image: FloatArray
@@ -87,22 +81,13 @@ class _Plane:
         self.image[:] += share * (hu - self.image)
 
 
-def catphan504_series(
-    form: CtPhantomForm | None = None, *, slices: int = 151, identity: Identity | None = None,
-    scanner: Scanner | None = None, uid: str = "",
-) -> list[Dataset]:  # fmt: skip
-    """A CatPhan 504: inserts of `CATPHAN_INSERTS_HU`, nodes 50 mm apart, ramps of 23 degrees, water of 5 HU."""
-    form = form or CtPhantomForm()
-    return _series("catphan504", form, slices, 10.0, lambda p, z: _catphan(p, z, form), identity, scanner, uid)
-
-
 def acr_ct_series(
     form: CtPhantomForm | None = None, *, slices: int = 64, identity: Identity | None = None,
     scanner: Scanner | None = None, uid: str = "",
 ) -> list[Dataset]:  # fmt: skip
     """An ACR 464: inserts of `ACR_INSERTS_HU`, a low-contrast rod of 6 HU, a uniform module of 0 HU."""
     form = form or CtPhantomForm(spacing_mm=2.5, thickness_mm=2.5)
-    return _series("acr464", form, slices, 50.0, _acr, identity, scanner, uid)
+    return qc_series("acr464", form, slices, 50.0, _acr, identity, scanner, uid)
 
 
 def water_series(
@@ -112,11 +97,11 @@ def water_series(
     """A cylinder of water in 5 mm of acrylic."""
     form = form or CtPhantomForm(spacing_mm=5.0, thickness_mm=5.0)
 
-    def draw(plane: _Plane, _z: float) -> None:
+    def draw(plane: DrawnSlice, _z: float) -> None:
         plane.disc(120.0, diameter_mm / 2)
         plane.disc(0.0, diameter_mm / 2 - 5.0)
 
-    return _series(f"water{diameter_mm:g}", form, slices, 0.0, draw, identity, scanner, uid)
+    return qc_series(f"water{diameter_mm:g}", form, slices, 0.0, draw, identity, scanner, uid)
 
 
 def qc_identity(seed: int, name: str = "QA^Daily", patient_id: str = "QA001", protocol: str = "QA Daily") -> Identity:
@@ -127,12 +112,13 @@ def qc_identity(seed: int, name: str = "QA^Daily", patient_id: str = "QA001", pr
     )  # fmt: skip
 
 
-def _series(
-    name: str, form: CtPhantomForm, slices: int, top_mm: float, draw: Draw, identity: Identity | None,
+def qc_series(
+    name: str, form: CtPhantomForm, slices: int, middle_mm: float, draw: Draw, identity: Identity | None,
     scanner: Scanner | None, uid: str,
 ) -> list[Dataset]:  # fmt: skip
+    """Draw ``slices`` slices whose middle lies at ``middle_mm``; ``draw`` is given each with its position in mm."""
     who = identity or qc_identity(form.seed)
-    levels = top_mm + (np.arange(slices) - (slices - 1) / 2) * form.spacing_mm
+    levels = middle_mm + (np.arange(slices) - (slices - 1) / 2) * form.spacing_mm
     rng = np.random.default_rng(form.seed)
     series = CtSeries(
         identity=who, scanner=scanner or Scanner(), uid=uid or phantom_uid(form.seed, who.study_uid, name, form),
@@ -148,11 +134,13 @@ def _frame(form: CtPhantomForm, z: float, draw: Draw, rng: np.random.Generator) 
     pixel = form.fov_mm / form.rows
     axis = ((np.arange(form.rows) - (form.rows - 1) / 2) * pixel).astype(np.float32)
     y, x = np.meshgrid(axis - form.centre_mm[1], axis - form.centre_mm[0], indexing="ij")
-    plane = _Plane(np.full(x.shape, AIR_HU, np.float32), x, y, pixel)
+    image = np.full(x.shape, AIR_HU, np.float32)
     if form.table:
-        plane.box(-60.0, (-110.0, 110.0), (99.0, 112.0))
-    draw(plane, z)
-    image = ndimage.gaussian_filter(plane.image, form.blur_mm / pixel) if form.blur_mm else plane.image
+        DrawnSlice(image, x, y, pixel).box(-60.0, (-110.0, 110.0), (99.0, 112.0))
+    turn = np.deg2rad(form.turn_deg)
+    along, across = (x * np.cos(turn) + y * np.sin(turn), y * np.cos(turn) - x * np.sin(turn)) if turn else (x, y)
+    draw(DrawnSlice(image, along.astype(np.float32), across.astype(np.float32), pixel), z)
+    image = ndimage.gaussian_filter(image, form.blur_mm / pixel) if form.blur_mm else image
     inside = np.hypot(x, y) < 200.0
     bowl = form.cupping_hu * (np.hypot(x, y) / 100.0) ** 2 - form.cupping_hu
     image = image + np.where(inside & (image > -500.0), form.offset_hu + bowl, 0.0)
@@ -162,48 +150,7 @@ def _frame(form: CtPhantomForm, z: float, draw: Draw, rng: np.random.Generator) 
     return Frame(image.astype(np.float32), position, (1, 0, 0, 0, 1, 0), (pixel, pixel), 1.0)
 
 
-def _catphan(plane: _Plane, z: float, form: CtPhantomForm) -> None:
-    plane.disc(110.0, 100.0)
-    if -15.0 <= z <= 15.0:
-        _inserts(plane, z, form)
-    elif 15.0 < z <= 45.0:
-        _pairs(plane)
-    elif -45.0 <= z < -15.0:
-        plane.disc(50.0, 75.0)
-        for number, radius in enumerate((7.5, 4.5, 4.0, 3.5, 3.0, 2.5)):
-            plane.disc(60.0, radius, (-87.4, -69.1, -52.7, -38.5, -25.1, -12.9)[number], 50.0)
-    else:
-        plane.disc(5.0, 75.0)
-
-
-def _inserts(plane: _Plane, z: float, form: CtPhantomForm) -> None:
-    plane.disc(95.0, 75.0)
-    for name, angle in _CATPHAN_ANGLES.items():
-        plane.disc(CATPHAN_INSERTS_HU[name], 6.0, angle, 58.7)
-    plane.disc(CATPHAN_INSERTS_HU["air"], 6.0, 90, 58.7)
-    for x, y, hu in ((-25.0, -25.0, 990.0), (25.0, -25.0, -1000.0), (-25.0, 25.0, -1000.0), (25.0, 25.0, -1000.0)):
-        plane.disc(hu, 1.5, np.rad2deg(np.arctan2(y, x)), float(np.hypot(x, y)))
-    # a wire on a ramp crosses the slice over a length of thickness / tan(23 degrees)
-    low, high = ((z + side * form.thickness_mm / 2) / _TAN_RAMP for side in (-1, 1))
-    for side in (-38.0, 38.0):
-        plane.box(600.0, (side - 0.5, side + 0.5), (low, high))
-        plane.box(600.0, (low, high), (side - 0.5, side + 0.5))
-
-
-def _pairs(plane: _Plane) -> None:
-    plane.disc(95.0, 75.0)
-    turn = (np.arctan2(-plane.y, plane.x) - np.pi) % (2 * np.pi) / (2 * np.pi)
-    ring = np.abs(np.hypot(plane.x, plane.y) - 47.0) < 6.0
-    around = 2 * np.pi * 47.0
-    for number, (begin, end, bars) in enumerate(_LINE_PAIRS, 1):
-        period = 10.0 / number / around
-        first = (begin + end) / 2 - (bars - 0.5) * period / 2
-        inside = ring & (turn >= first) & (turn < first + (bars - 0.5) * period)
-        bar = inside & (((turn - first) % period) < period / 2)
-        plane.image[bar] = 900.0
-
-
-def _acr(plane: _Plane, z: float) -> None:
+def _acr(plane: DrawnSlice, z: float) -> None:
     plane.disc(0.0, 100.0)
     if -20.0 <= z < 20.0:
         for name, angle in _ACR_ANGLES.items():
@@ -220,7 +167,7 @@ def _acr(plane: _Plane, z: float) -> None:
             _bars(plane, -135.0 - 45.0 * number, pairs)
 
 
-def _bars(plane: _Plane, angle: float, pairs_per_mm: float) -> None:
+def _bars(plane: DrawnSlice, angle: float, pairs_per_mm: float) -> None:
     turn = np.deg2rad(angle)
     x, y = plane.x - 70.0 * np.cos(turn), plane.y - 70.0 * np.sin(turn)
     square = (np.abs(x) < 7.5) & (np.abs(y) < 7.5)

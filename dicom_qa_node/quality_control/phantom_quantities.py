@@ -6,9 +6,11 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from dicom_qa_node.domain.qc_phantoms import PhantomKind
 from dicom_qa_node.domain.results import Measurement
 
-__all__ = ["QUANTITIES", "SPHERES_MM", "Quantity", "ct_number", "measurement", "sphere_quantity"]
+__all__ = ["QUANTITIES", "SPHERES_MM", "Quantity", "ct_number", "materials_of", "measurement", "quantities_of",
+           "sphere_quantity"]  # fmt: skip
 
 HU, MM, PER_MM, PERCENT, ONE, SUV = "[hnsf'U]", "mm", "/mm", "%", "1", "g/ml{SUVbw}"
 
@@ -30,12 +32,16 @@ _MATERIALS = {
     "air": "air", "pmp": "polymethylpentene", "ldpe": "low-density polyethylene", "poly": "polystyrene",
     "acrylic": "acrylic", "delrin": "Delrin", "teflon": "Teflon", "bone": "bone", "polyethylene": "polyethylene",
     "water": "water", "vial": "water vial", "50_bone": "50 % bone", "20_bone": "20 % bone",
+    "lung_7112": "lung #7112",
 }  # fmt: skip
+_OTHER_ORDER = {"bone_50": "50_bone", "bone_20": "20_bone"}
+"""The CatPhan 700's names of materials that the 604 has, too."""
 
 
 def ct_number(material: str) -> Quantity:
     """Return the CT number of an insert; ``material`` as the phantom's analysis names it."""
     word = re.sub(r"[^a-z0-9]+", "_", material.lower()).strip("_")
+    word = _OTHER_ORDER.get(word, word)
     name = _MATERIALS.get(word, material)
     return Quantity(f"phantom_hu_{word}"[:64], f"CT number of {name}", HU, "mean or median of a disc in the insert")
 
@@ -90,6 +96,40 @@ QUANTITIES: Mapping[str, Quantity] = {
         *(sphere_quantity(what, size) for what in _SPHERES for size in SPHERES_MM),
     )
 }
+
+
+_OF_CATPHANS = ("slice_thickness", "thickness_error", "line_distance", "hu_centre", "edge_centre", "noise",
+                "uniformity_index", "nonuniformity", "mtf50", "mtf10", "low_contrast_discs")  # fmt: skip
+_IN_ALL_CATPHANS = ("air", "pmp", "ldpe", "poly", "acrylic", "delrin", "teflon")
+_INSERTS = {
+    PhantomKind.CATPHAN503: _IN_ALL_CATPHANS,
+    PhantomKind.CATPHAN504: _IN_ALL_CATPHANS,
+    PhantomKind.CATPHAN600: (*_IN_ALL_CATPHANS, "vial"),
+    PhantomKind.CATPHAN604: (*_IN_ALL_CATPHANS, "20_bone", "50_bone"),
+    PhantomKind.CATPHAN700: (*_IN_ALL_CATPHANS, "20_bone", "50_bone", "lung_7112", "vial"),
+    PhantomKind.ACR_CT: ("air", "polyethylene", "acrylic", "bone", "water"),
+}
+_MISSING = {PhantomKind.CATPHAN503: ("low_contrast_discs",), PhantomKind.CATPHAN700: ("line_distance",)}
+_OTHERS = {
+    PhantomKind.ACR_CT: ("hu_centre", "edge_centre", "noise", "bb_distance", "cnr", "mtf50", "mtf10"),
+    PhantomKind.WATER: ("hu_centre", "edge_centre", "noise"),
+    PhantomKind.NEMA_IQ_PET: ("lung_error", "background_cov"),
+    PhantomKind.UNIFORM_PET: ("suv_mean", "activity", "cov", "nonuniformity_max", "nonuniformity_min",
+                              "axial_deviation"),
+}  # fmt: skip
+
+
+def materials_of(kind: PhantomKind) -> tuple[str, ...]:
+    """Return the materials of the inserts of a phantom, as `ct_number` takes them."""
+    return _INSERTS.get(kind, ())
+
+
+def quantities_of(kind: PhantomKind) -> tuple[Quantity, ...]:
+    """Return every quantity that an analysis of a kind of phantom may give, the CT numbers of its inserts first."""
+    spheres = [f"{what}_{size}mm" for what in _SPHERES for size in SPHERES_MM]
+    plain = [name for name in _OTHERS.get(kind, _OF_CATPHANS) if name not in _MISSING.get(kind, ())]
+    names = [f"hu_{word}" for word in materials_of(kind)] + (spheres if kind is PhantomKind.NEMA_IQ_PET else []) + plain
+    return tuple(QUANTITIES[f"phantom_{name}"] for name in names)
 
 
 def measurement(quantity: Quantity | str, value: float) -> Measurement:

@@ -16,7 +16,7 @@ from dicom_qa_node.domain.clock import utc_now
 from dicom_qa_node.domain.errors import Permanent
 from dicom_qa_node.domain.qc_phantoms import PhantomKind, QcOutcome, Tolerance, outcome_of_value
 from dicom_qa_node.domain.results import Measurement
-from dicom_qa_node.quality_control.phantom_quantities import QUANTITIES
+from dicom_qa_node.quality_control.phantom_quantities import quantities_of
 from dicom_qa_node.quality_control.tolerance_defaults import DEFAULT_TOLERANCES
 
 __all__ = ["ToleranceSet", "Tolerances", "judge", "measured_outcome", "outcome_of"]
@@ -77,8 +77,8 @@ class Tolerances:
         Permanent
             It is impossible, or has no source; the text says which.
         """
-        if wanted.quantity not in QUANTITIES:
-            raise Permanent(f"there is no quantity {wanted.quantity!r}")
+        if wanted.quantity not in {item.name for item in quantities_of(wanted.kind)}:
+            raise Permanent(f"a {wanted.kind.label} phantom has no quantity {wanted.quantity!r}")
         bounds = [bound for bound in (wanted.low, wanted.high) if bound is not None]
         if not all(math.isfinite(bound) for bound in bounds):
             raise Permanent("a bound is a number, or empty")

@@ -36,6 +36,7 @@ from dicom_qa_node.monthly_report.document import as_pdf
 from dicom_qa_node.monthly_report.figures import GRADE_ROWS
 from dicom_qa_node.monthly_report.gather import gather_month, months_with_series
 from dicom_qa_node.monthly_report.month import Month
+from dicom_qa_node.monthly_report.phantoms import phantom_lines
 from dicom_qa_node.monthly_report.sections import sections_of, summary_lines
 from dicom_qa_node.monthly_report.sent_reports import SentReports
 from dicom_qa_node.monthly_report.workbook import as_workbook
@@ -258,6 +259,11 @@ def test_phantoms_are_counted_apart_and_missing_days_are_named(tmp_path):
     config = Config.model_validate({"phantoms": {"analyse": [phantom | {"scanner": line.scanner.lower()}]}})
     (of_one,) = gather_month(database, config, MAY, line.scanner, now=dt.datetime(2026, 7, 1, tzinfo=dt.UTC)).phantoms
     assert of_one == line
+    # The week ends at midnight of the site: in Tokyo it is over when it is still Sunday afternoon in Greenwich.
+    sunday = dt.datetime(2026, 5, 10, 16, tzinfo=dt.UTC)
+    for zone, missed in (("UTC", ()), ("Asia/Tokyo", ("04 May to 10 May",))):
+        local = Config.model_validate({"phantoms": {"analyse": [phantom]}, "charts": {"timezone": zone}})
+        assert phantom_lines(database, local, MAY, "", sunday)[0].missed == missed
     database.close()
 
 

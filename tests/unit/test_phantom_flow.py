@@ -27,6 +27,7 @@ from dicom_qa_node.flow.subject_decisions import decide_subject
 from dicom_qa_node.ops.alert_evaluation import AlertEvaluator
 from dicom_qa_node.ops.phantom_alerts import PhantomAlerts
 from dicom_qa_node.quality_control.decisions import SubjectDecisions, restore_decision
+from dicom_qa_node.quality_control.phantom_quantities import quantities_of
 from dicom_qa_node.quality_control.qc_calendar import DayState, QcSchedules, calendar_of, periods
 from dicom_qa_node.quality_control.runs import PhantomRuns
 from dicom_qa_node.quality_control.tolerances import Tolerances, ToleranceSet
@@ -261,12 +262,31 @@ def test_tolerances_are_versions_with_a_source(database):
     tolerances.add(replace(mine, high=6.5))
     assert tolerances.of(PhantomKind.WATER, "CT2").by_quantity["phantom_noise"].high == 6.5
     assert tolerances.of(PhantomKind.WATER, "CT1").by_quantity["phantom_noise"].high == 7.0
-    assert tolerances.of(PhantomKind.WATER).by_quantity["phantom_hu_centre"].source.startswith("AAPM TG-66")
+    assert tolerances.of(PhantomKind.WATER).by_quantity["phantom_hu_centre"].source.startswith("ACR CT")
     assert [item.high for _, item in tolerances.history(PhantomKind.WATER)] == [6.5, 7.0, 6.0]
     assert ToleranceSet.of(PhantomKind.WATER).by_quantity.get("phantom_noise") is None
-    for wrong, words in (({"source": " "}, "source"), ({"low": 9.0}, "above"), ({"quantity": "x"}, "no quantity")):
+    for wrong, words in (({"source": " "}, "source"), ({"low": 9.0}, "above"), ({"quantity": "x"}, "no quantity"),
+                         ({"quantity": "phantom_hu_pmp"}, "Water cylinder phantom has no quantity")):  # fmt: skip
         with pytest.raises(Permanent, match=words):
             tolerances.add(replace(mine, **wrong))
+
+
+@pytest.mark.parametrize("kind", PhantomKind)
+def test_each_default_tolerance_is_of_a_quantity_of_its_phantom_and_names_its_source(kind):
+    known = {item.name for item in quantities_of(kind)}
+    held = ToleranceSet.of(kind).by_quantity
+    assert set(held) <= known
+    for item in held.values():
+        assert item.source
+        assert (item.low, item.high) != (None, None)
+
+
+def test_a_phantom_has_no_tolerance_of_another_one():
+    catphan = {item.name for item in quantities_of(PhantomKind.CATPHAN504)}
+    acr = {item.name for item in quantities_of(PhantomKind.ACR_CT)}
+    assert acr - catphan >= {"phantom_hu_bone", "phantom_hu_polyethylene", "phantom_hu_water", "phantom_cnr"}
+    assert catphan - acr >= {"phantom_hu_pmp", "phantom_hu_teflon", "phantom_line_distance", "phantom_slice_thickness"}
+    assert "phantom_hu_water" not in ToleranceSet.of(PhantomKind.CATPHAN600).by_quantity, "its water is in the vial"
 
 
 def test_an_empty_tolerance_takes_the_judgement_away(database):

@@ -139,7 +139,8 @@ def test_the_node_analyses_a_configured_water_phantom(tmp_path):
     assert measured["phantom_hu_centre"].value == pytest.approx(0.0, abs=1.0)
     assert measured["phantom_noise"].value == pytest.approx(6.0, rel=0.1)
     assert abs(measured["phantom_edge_centre"].value) < 3.0
-    assert "TG-66" in measured["phantom_hu_centre"].detail
+    assert "ACR CT quality control" in measured["phantom_hu_centre"].detail
+    assert "no tolerance is set" in measured["phantom_edge_centre"].detail
     assert result.qc_phantom.outcome is QcOutcome.PASSED
     assert result.acquisition.at is not None
 

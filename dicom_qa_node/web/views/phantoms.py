@@ -20,7 +20,7 @@ from dicom_qa_node.domain.qc_phantoms import PhantomKind, SubjectDecision, Toler
 from dicom_qa_node.domain.uids import LARGEST_ID, is_uid
 from dicom_qa_node.flow.registry import Registry
 from dicom_qa_node.flow.subject_decisions import decide_subject
-from dicom_qa_node.quality_control.phantom_quantities import QUANTITIES
+from dicom_qa_node.quality_control.phantom_quantities import QUANTITIES, quantities_of
 from dicom_qa_node.quality_control.qc_calendar import CalendarDay, QcSchedules, calendar_of
 from dicom_qa_node.quality_control.runs import ChartPoint, PhantomCharts, PhantomRuns
 from dicom_qa_node.quality_control.tolerances import Tolerances, ToleranceSet
@@ -118,29 +118,13 @@ def _tolerances(request: Request, status: int = 200, problem: str = "") -> Respo
     tolerances = Tolerances(site.database, site.clock)
     own = tolerances.own(kind)
     held = ToleranceSet.of(kind, scanner, own).by_quantity
-    known = [item for name, item in QUANTITIES.items() if name in held] + _measurable(kind, held)
+    quantities = sorted(quantities_of(kind), key=lambda item: item.name not in held)
     context: dict[str, Any] = {
-        "kind": kind, "kinds": list(PhantomKind), "scanner": scanner, "held": held, "quantities": known,
+        "kind": kind, "kinds": list(PhantomKind), "scanner": scanner, "held": held, "quantities": quantities,
         "history": tolerances.history(kind), "names": {name: item.meaning for name, item in QUANTITIES.items()},
         "problem": problem, "plain_unit": plain_unit, "done": request.query_params.get("done", ""),
     }  # fmt: skip
     return page(request, "phantoms/tolerances.html", status, **context)
-
-
-_OF_KIND = {
-    PhantomKind.WATER: ("phantom_noise",),
-    PhantomKind.NEMA_IQ_PET: ("phantom_contrast_", "phantom_variability_", "phantom_lung_error", "phantom_background"),
-    PhantomKind.UNIFORM_PET: ("phantom_activity", "phantom_cov", "phantom_nonuniformity_", "phantom_axial"),
-    PhantomKind.ACR_CT: ("phantom_noise", "phantom_mtf", "phantom_bb_distance"),
-}
-_OF_CATPHANS = ("phantom_noise", "phantom_mtf", "phantom_hu_centre", "phantom_uniformity_index", "phantom_hu_5",
-                "phantom_hu_2", "phantom_slice_thickness")  # fmt: skip
-
-
-def _measurable(kind: PhantomKind, held: Any) -> list[Any]:
-    """Return the other quantities of a phantom, which have no tolerance yet."""
-    starts = _OF_KIND.get(kind, _OF_CATPHANS)
-    return [item for name, item in QUANTITIES.items() if name.startswith(starts) and name not in held]
 
 
 def _set_tolerance(request: Request) -> Response:
