@@ -23,6 +23,7 @@ from pynetdicom.association import Association
 from dicom_qa_node.config import Config
 from dicom_qa_node.db.engine import Database
 from dicom_qa_node.dicom_io.pynetdicom_patches import pause_for_certain
+from tests.empty_database import upgrade_by_copy
 from tests.postgresql_server import PostgresqlServer, required_programs, running_server
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -131,6 +132,12 @@ def _certain_peers(monkeypatch: pytest.MonkeyPatch) -> None:
         return association
 
     monkeypatch.setattr(AE, "associate", certain)
+
+
+@pytest.fixture(autouse=True)
+def _copied_schema(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Copy the schema of a new database instead of migrating to it, which takes 0.1 s of processor in every test."""
+    monkeypatch.setattr(Database, "upgrade", upgrade_by_copy)
 
 
 @pytest.fixture(autouse=True)
@@ -298,12 +305,15 @@ def postgresql() -> Iterator[PostgresqlServer]:
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
-def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     """Return the address of a fresh database: the test runs once on SQLite and once on PostgreSQL."""
     if request.param == "sqlite":
-        return f"sqlite:///{tmp_path}/q.db"
+        yield f"sqlite:///{tmp_path}/q.db"
+        return
     server: PostgresqlServer = request.getfixturevalue("postgresql")
-    return server.create()
+    url = server.create()
+    yield url
+    server.give_back(url)
 
 
 @pytest.fixture

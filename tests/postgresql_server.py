@@ -11,6 +11,7 @@ import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import count
 from pathlib import Path
@@ -49,6 +50,7 @@ class PostgresqlServer:
         self._port, self._numbers = port, count(1)
         self._bin_folder, self._folder = bin_folder, folder
         self._host, self._within = host, within
+        self._given_back: list[str] = []
 
     def start(self) -> None:
         """Start the server and wait until it answers."""
@@ -74,11 +76,29 @@ class PostgresqlServer:
         return sa.make_url(url)._replace(host=None, port=None, query=query).render_as_string()
 
     def create(self, *, migrated: bool = True) -> str:
-        """Make a database and return its address; ``migrated`` gives it the newest schema."""
+        """Make a database and return its address; ``migrated`` gives it the newest schema and no rows of a test."""
+        if migrated and self._given_back:
+            return self.url(self._given_back.pop())
         name = f"test{next(self._numbers)}"
         template = self._template if migrated else "template1"
         self._run(f"CREATE DATABASE {name} TEMPLATE {template}")
         return self.url(name)
+
+    def give_back(self, url: str) -> None:
+        """Let a later `create` return this migrated database, emptied: to copy one takes 11 MB and 0.15 s of processor.
+
+        One that is still in use, or whose schema is no longer that of the template, is not returned again.
+        """
+        name = str(sa.make_url(url).database)
+        with self._connected(name) as connection:
+            if _others(connection) == 0 and _schema(connection) == self._fresh.schema:
+                self._fresh.restore(connection)
+                self._given_back.append(name)
+
+    @cached_property
+    def _fresh(self) -> _Content:
+        with self._connected(self._template) as connection:
+            return _Content.of(connection)
 
     @cached_property
     def _template(self) -> str:
@@ -93,9 +113,86 @@ class PostgresqlServer:
         return "migrated"
 
     def _run(self, statement: str) -> None:
-        folder = str(self._folder / "run")
-        with psycopg.connect(host=folder, port=self._port, user="qa", dbname="postgres", autocommit=True) as connection:
+        with self._connected("postgres") as connection:
             connection.execute(statement)
+
+    def _connected(self, database: str) -> psycopg.Connection:
+        folder = str(self._folder / "run")
+        return psycopg.connect(host=folder, port=self._port, user="qa", dbname=database, autocommit=True)
+
+
+@dataclass(frozen=True)
+class _Content:
+    """What a database with the newest schema has in its tables and sequences before anybody writes to it."""
+
+    schema: list[tuple[object, ...]]
+    rows: dict[str, bytes]
+    sequences: dict[str, int | None]
+
+    @classmethod
+    def of(cls, connection: psycopg.Connection) -> _Content:
+        rows = {table: _copied_out(connection, table) for table in _written(connection)}
+        return cls(_schema(connection), rows, _sequences(connection))
+
+    def restore(self, connection: psycopg.Connection) -> None:
+        """Bring tables and sequences back to this, past triggers that refuse it."""
+        with connection.transaction():
+            connection.execute("SET LOCAL session_replication_role = replica")
+            written = _written(connection)
+            if written:
+                connection.execute(f"TRUNCATE {', '.join(written)} CASCADE")
+            for table in written & self.rows.keys():
+                with connection.cursor().copy(f"COPY {table} FROM STDIN") as copy:
+                    copy.write(self.rows[table])
+            for name, value in _sequences(connection).items():
+                if value != self.sequences[name]:
+                    connection.execute(
+                        "SELECT setval(%s, %s, %s)", (name, self.sequences[name] or 1, bool(self.sequences[name]))
+                    )
+
+
+def _others(connection: psycopg.Connection) -> int:
+    found = connection.execute(
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    ).fetchone()
+    assert found
+    return int(found[0])
+
+
+def _schema(connection: psycopg.Connection) -> list[tuple[object, ...]]:
+    """Return checksums of what the schema and the planner's statistics consist of."""
+    parts = (
+        "SELECT md5(string_agg(x::text, '' ORDER BY attrelid, attnum)) FROM pg_attribute x WHERE attrelid >= 16384",
+        "SELECT md5(string_agg(concat(oid, relname, relowner, reloptions), '' ORDER BY oid)) FROM pg_class "
+        "WHERE oid >= 16384",
+        *(
+            f"SELECT md5(string_agg(x::text, '' ORDER BY oid)) FROM {catalogue} x WHERE oid >= 16384"
+            for catalogue in ("pg_attrdef", "pg_constraint", "pg_proc", "pg_trigger", "pg_type")
+        ),
+        "SELECT count(*)::text FROM pg_statistic WHERE starelid >= 16384",
+    )
+    return connection.execute(" UNION ALL ".join(parts)).fetchall()
+
+
+def _written(connection: psycopg.Connection) -> set[str]:
+    """Return the tables that have, or had, a row."""
+    found = connection.execute(
+        "SELECT oid::regclass::text FROM pg_class "
+        "WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace AND pg_relation_size(oid) > 0"
+    )
+    return {name for (name,) in found}
+
+
+def _copied_out(connection: psycopg.Connection, table: str) -> bytes:
+    with connection.cursor().copy(f"COPY {table} TO STDOUT") as copy:
+        return b"".join(map(bytes, copy))
+
+
+def _sequences(connection: psycopg.Connection) -> dict[str, int | None]:
+    found = connection.execute(
+        "SELECT quote_ident(schemaname) || '.' || quote_ident(sequencename), last_value FROM pg_sequences"
+    )
+    return dict(found.fetchall())
 
 
 @contextmanager

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import atexit
 import re
-import shutil
-import tempfile
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +14,7 @@ from dicom_qa_node.domain.accounts import Role
 from dicom_qa_node.ops.web_server import LiveNode
 from dicom_qa_node.web.app import create_app
 from dicom_qa_node.web.site import Actions, Site
+from tests.empty_database import copy_empty_database
 
 PASSWORD = "quiet morning tomograph"
 NAMES = {Role.VIEWER: "vera", Role.REVIEWER: "rudi", Role.ADMIN: "ada"}
@@ -38,18 +35,6 @@ def web_config(folder: Path, **web: Any) -> Config:
     )
 
 
-@cache
-def _empty_database() -> Path:
-    # To create the schema per test would take longer than the tests.
-    folder = Path(tempfile.mkdtemp(prefix="dicom-qa-node-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    database = Database(f"sqlite:///{folder}/quality.db")
-    database.upgrade()
-    database.checkpoint()
-    database.close()
-    return folder / "quality.db"
-
-
 def open_site(
     folder: Path, clock: Any = None, actions: Actions | None = None, *, database_url: str = "", **web: Any
 ) -> Site:
@@ -61,7 +46,7 @@ def open_site(
     if database_url:
         config = config.model_copy(update={"database_url": database_url})
     else:
-        shutil.copy(_empty_database(), folder / "quality.db")
+        copy_empty_database(folder / "quality.db")
     database = Database(config.database_url)
     more = {"clock": clock} if clock else {}
     site = Site(config, database, LiveNode(config, database), actions or Actions(), **more)

@@ -1,13 +1,19 @@
-"""``make test`` in two parts: what each part runs, and when the whole fails."""
+"""``make test`` in two parts: what each part runs, when the whole fails, and that no test meets the rows of another."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
+import psycopg
 import pytest
+
+from dicom_qa_node.accounts.audit import Audit
+from dicom_qa_node.db.engine import Database
+from tests.postgresql_server import PostgresqlServer
 
 ROOT = Path(__file__).resolve().parents[2]
 NONE_COLLECTED = 5
@@ -72,3 +78,43 @@ def test_a_test_marked_serial_is_in_one_part_only(tmp_path):
         )  # fmt: skip
         found[part] = [line.rpartition("::")[2] for line in done.stdout.splitlines() if "::" in line]
     assert found == {"parallel": ["test_beside"], "serial": ["test_alone"]}
+
+
+def _first_entry(url: str) -> int:
+    """Write to the append-only audit log; return the number of the entry."""
+    with closing(Database(url)) as database:
+        Audit(database).record("trial", actor="ada")
+        (entry,) = Audit(database).after(0)
+        return entry.audit_id
+
+
+def test_a_database_that_was_given_back_has_no_rows_of_the_test_before(postgresql: PostgresqlServer):
+    url = postgresql.create()
+    first = _first_entry(url)
+    postgresql.give_back(url)
+    assert postgresql.create() == url
+    assert _first_entry(url) == first, "neither the row nor the count of the sequence is left"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "CREATE TABLE trial (a int)",
+        "ALTER TABLE audit_log DISABLE TRIGGER ALL",
+        "DROP INDEX ix_outbox_state",
+        "ANALYZE",
+    ],
+)
+def test_a_database_with_another_schema_is_not_used_again(postgresql: PostgresqlServer, change):
+    url = postgresql.create()
+    with closing(psycopg.connect(url.replace("+psycopg", ""), autocommit=True)) as connection:
+        connection.execute(change)
+    postgresql.give_back(url)
+    assert postgresql.create() != url
+
+
+def test_a_database_in_use_is_not_used_again(postgresql: PostgresqlServer):
+    url = postgresql.create()
+    with closing(psycopg.connect(url.replace("+psycopg", ""))):
+        postgresql.give_back(url)
+        assert postgresql.create() != url
