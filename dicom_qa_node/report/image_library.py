@@ -49,33 +49,33 @@ def _group(headers: Sequence[Dataset]) -> ContainerContentItem:
 
 
 def _entry(header: Dataset) -> ImageContentItem:
-    entry = ImageContentItem(
+    # Descriptors of a single image (its position, TID 1604) would be a footnote each where a report is shown as text,
+    # and the library stands before the groups: they are left to the image itself.
+    return ImageContentItem(
         coded_concept(sr_codes.LIBRARY_SOURCE),
         referenced_sop_class_uid=header.SOPClassUID,
         referenced_sop_instance_uid=header.SOPInstanceUID,
         relationship_type=_CONTAINS,
     )
-    position = list(_numbers(sr_codes.IMAGE_POSITION, _values(header, "ImagePositionPatient", 3), sr_codes.MILLIMETER))
-    if position:
-        entry.ContentSequence = ContentSequence(position)
-    return entry
 
 
 def _descriptors(header: Dataset) -> Iterator[ContentItem]:
+    """Yield the descriptors in the order of the rows of TID 1602 and 1604."""
     modality = sr_codes.MODALITIES.get(header.get("Modality", ""))
     if modality is not None:
         yield CodeContentItem(coded_concept(sr_codes.MODALITY), coded_concept(modality), relationship_type=_CONTEXT)
-    if header.get("FrameOfReferenceUID"):
-        yield UIDRefContentItem(
-            coded_concept(sr_codes.FRAME_OF_REFERENCE_UID), header.FrameOfReferenceUID, relationship_type=_CONTEXT
-        )
     for code, keyword in ((sr_codes.PIXEL_DATA_ROWS, "Rows"), (sr_codes.PIXEL_DATA_COLUMNS, "Columns")):
         if header.get(keyword):
             yield from _numbers([code], [int(header.get(keyword))], sr_codes.PIXELS)
     shared = _shared(header)
-    vertical_first = [sr_codes.VERTICAL_PIXEL_SPACING, sr_codes.HORIZONTAL_PIXEL_SPACING]
-    yield from _numbers(vertical_first, shared["PixelSpacing"], sr_codes.MILLIMETER)
+    # Pixel Spacing (0028,0030) has the spacing between rows, the vertical one, first (PS3.3 10.7.1.3).
+    horizontal_first = [sr_codes.HORIZONTAL_PIXEL_SPACING, sr_codes.VERTICAL_PIXEL_SPACING]
+    yield from _numbers(horizontal_first, shared["PixelSpacing"][::-1], sr_codes.MILLIMETER)
     yield from _numbers([sr_codes.SLICE_THICKNESS], shared["SliceThickness"], sr_codes.MILLIMETER)
+    if header.get("FrameOfReferenceUID"):
+        yield UIDRefContentItem(
+            coded_concept(sr_codes.FRAME_OF_REFERENCE_UID), header.FrameOfReferenceUID, relationship_type=_CONTEXT
+        )
     yield from _numbers(sr_codes.IMAGE_ORIENTATION, shared["ImageOrientationPatient"], sr_codes.DIRECTION_COSINE)
 
 

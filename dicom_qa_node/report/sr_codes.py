@@ -63,10 +63,6 @@ PIXEL_DATA_COLUMNS = Code("110911", "DCM", "Pixel Data Columns")
 HORIZONTAL_PIXEL_SPACING = Code("111026", "DCM", "Horizontal Pixel Spacing")
 VERTICAL_PIXEL_SPACING = Code("111066", "DCM", "Vertical Pixel Spacing")
 SLICE_THICKNESS = Code("112225", "DCM", "Slice Thickness")
-IMAGE_POSITION = tuple(
-    Code(value, "DCM", f"Image Position (Patient) {axis}")
-    for value, axis in (("110901", "X"), ("110902", "Y"), ("110903", "Z"))
-)
 IMAGE_ORIENTATION = tuple(
     Code(value, "DCM", f"Image Orientation (Patient) {axis}")
     for value, axis in (

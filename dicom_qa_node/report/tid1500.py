@@ -73,7 +73,8 @@ def measurement_report(result: SeriesResult, sources: Sources, observer: Observe
 
     The verdict in words stands before everything else. Groups follow in this order: the series, each part of the
     verdict (CT, PET, display), each finding, the physical measurements, each salient slice. The sentence that explains
-    the verdict is the first comment of the first group. TID 1500 puts the image library before the groups.
+    the verdict is the first comment of the first group. The image library stands before the groups: the order of the
+    rows of TID 1500 is significant (PS3.16 section 6).
     """
     report = MeasurementReport(
         observation_context=_observation_context(observer),

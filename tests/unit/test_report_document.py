@@ -314,6 +314,22 @@ def test_every_referenced_image_is_listed_as_evidence(tmp_path):
     ]
 
 
+def test_the_image_library_is_short_and_in_the_order_of_its_template(tmp_path):
+    """It stands before the groups: what belongs to one image alone would fill the first screen of a viewer."""
+    instances = write_series(tmp_path, PixelSpacing=[0.5, 0.75])
+    report = built(tmp_path, verdict(instances), instances)
+    (group,) = items(items(report, "111028")[0], "126200")
+    names = [item.ConceptNameCodeSequence[0].CodeMeaning for item in group.ContentSequence]
+    assert names[:7] == [
+        "Modality", "Pixel Data Rows", "Pixel Data Columns", "Horizontal Pixel Spacing", "Vertical Pixel Spacing",
+        "Slice Thickness", "Frame of Reference UID",
+    ]  # fmt: skip
+    assert (number(group, "111026"), number(group, "111066")) == (0.75, 0.5)
+    images = [item for item in group.ContentSequence if item.ValueType == "IMAGE"]
+    assert images
+    assert not any("ContentSequence" in item for item in images)
+
+
 def test_frames_of_a_multiframe_image_are_named(tmp_path):
     instances = write_multiframe(tmp_path)
     report = built(tmp_path, verdict(instances), instances)
