@@ -10,12 +10,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from pydicom.dataset import Dataset
 
 from dicom_qa_node.phantom.image_header import Identity, Scanner
-from dicom_qa_node.phantom.qc_ct import CtPhantomForm, DrawnSlice, FloatArray, qc_series
+from dicom_qa_node.phantom.qc_ct import CtPhantomForm, DrawnSlice, qc_series
 
 __all__ = ["CATPHANS", "NODES_MM", "WATER_HU", "CatPhan", "Insert", "catphan_series", "contrast_transfer",
            "frequency_of_contrast"]  # fmt: skip
@@ -36,7 +38,7 @@ _BLOCKS = ((-90, -7.0, 11.0), (-90, 11.0, 11.0), (-45, -5.5, 10.0), (-45, 9.5, 8
            (0, 12.0, 6.0), (45, -10.5, 4.0))  # fmt: skip
 """Of the straight line pairs: angle of the row of blocks, middle along it and length in mm; 50 mm from the axis."""
 
-_Draw = Callable[[DrawnSlice], None]
+_Distances = npt.NDArray[np.floating[Any]]
 
 
 @dataclass(frozen=True)
@@ -205,7 +207,7 @@ def _round_pairs(plane: DrawnSlice, _z: float, *, line_pairs: _LinePairs) -> Non
     for number, bars in enumerate(_BARS, 1):
         begin, end = line_pairs.ends[number - 1 : number + 1]
         middle = (begin + end) * np.pi * _LINE_RADIUS_MM
-        _bars(plane, out, np.asarray(along - middle, np.float32), 10.0 / number, bars)
+        _bars(plane, out, along - middle, 10.0 / number, bars)
 
 
 def _straight_pairs(plane: DrawnSlice, _z: float) -> None:
@@ -218,7 +220,7 @@ def _straight_pairs(plane: DrawnSlice, _z: float) -> None:
         _bars(plane, out, along, 10.0 / number, 2 * int((length * number / 10 + 0.5) / 2) + 1)
 
 
-def _bars(plane: DrawnSlice, out: FloatArray, along: FloatArray, period_mm: float, count: int) -> None:
+def _bars(plane: DrawnSlice, out: _Distances, along: _Distances, period_mm: float, count: int) -> None:
     """Draw bars and gaps of equal width about ``along`` 0, 12 mm long; pixels at an edge by their share."""
     place = along / period_mm + (0.0 if count % 2 else 0.5)
     nearest = np.rint(place)

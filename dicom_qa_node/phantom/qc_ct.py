@@ -20,7 +20,7 @@ from dicom_qa_node.phantom.ct_acquisition import quality_named
 from dicom_qa_node.phantom.image_header import Identity, Scanner, identity_of, phantom_uid
 from dicom_qa_node.phantom.volumes import Frame
 
-__all__ = ["ACR_INSERTS_HU", "CtPhantomForm", "DrawnSlice", "FloatArray", "acr_ct_series", "qc_identity", "qc_series",
+__all__ = ["ACR_INSERTS_HU", "CtPhantomForm", "DrawnSlice", "acr_ct_series", "qc_identity", "qc_series",
            "water_series"]  # fmt: skip
 
 FloatArray = npt.NDArray[np.float32]
