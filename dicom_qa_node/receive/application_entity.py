@@ -11,7 +11,7 @@ import socket
 import struct
 import time
 from collections.abc import Callable, Sequence
-from copy import deepcopy
+from copy import copy
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -238,7 +238,8 @@ class _ReceiveHandler(RequestHandler):
         assoc.acceptor.address_info = self.local
         assoc.acceptor.implementation_class_uid = self.ae.implementation_class_uid
         assoc.acceptor.implementation_version_name = self.ae.implementation_version_name
-        assoc.acceptor.supported_contexts = deepcopy(self.server.contexts)
+        # Copies, since negotiation may change the roles of one association.
+        assoc.acceptor.supported_contexts = [copy(context) for context in self.server.contexts]
         assoc.requestor.address_info = self.remote
         for event, handlers in self.server._handlers.items():
             if isinstance(event, evt.InterventionEvent):

@@ -7,9 +7,9 @@ object, and reconciling finds it. This is the one place of the receiver that tri
 from __future__ import annotations
 
 import logging
-import queue
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 
 from dicom_qa_node.domain.errors import Misconfigured, Transient
@@ -23,7 +23,9 @@ _LOGGER = logging.getLogger(__name__)
 Record = Callable[[Sequence[Receipt]], None]
 
 _LARGEST_BATCH = 500
-_COLLECT_S = 0.1
+_COLLECT_S, _LONGEST_COLLECT_S = 0.1, 0.5
+# A batch costs its statements more than its rows: recording shall take a twentieth of the time at most.
+_COLLECTED_PER_RECORDED = 20
 _RETRY_S = 1.0
 _MOST_WAITING = 20_000
 
@@ -31,7 +33,8 @@ _MOST_WAITING = 20_000
 class IngestWriter:
     """Collects receipts and passes them on in order.
 
-    ``missed`` turns True when receipts were dropped because the database was away for too long; the caller
+    A receipt wakes the recording thread only where that has nothing to do, so a stream of images costs it a few rounds
+    a second. ``missed`` turns True when receipts were dropped because the database was away for too long; the caller
     then has the spool reconciled.
     """
 
@@ -39,7 +42,9 @@ class IngestWriter:
         """``prepare`` is done once before the first batch, and again until it works."""
         self._record = record
         self._prepare = prepare
-        self._waiting: queue.Queue[Receipt | None] = queue.Queue(_MOST_WAITING)
+        self._waiting: deque[Receipt] = deque()
+        self._arrived, self._urgent = threading.Event(), threading.Event()
+        self._collect_s = _COLLECT_S
         self._told = RateLimitedLog(_LOGGER)
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="recorder", daemon=True)
@@ -50,52 +55,49 @@ class IngestWriter:
         self._thread.start()
 
     def report(self, receipt: Receipt) -> None:
-        """Take a receipt; never blocks."""
-        try:
-            self._waiting.put_nowait(receipt)
-        except queue.Full:
+        """Take a receipt; never blocks. The end of an association is passed on at once, with all before it."""
+        if len(self._waiting) >= _MOST_WAITING:
             self.missed = True
+            return
+        self._waiting.append(receipt)
+        if isinstance(receipt, AssociationEnd):
+            self._urgent.set()
+        if not self._arrived.is_set():
+            self._arrived.set()
 
     @property
     def idle(self) -> bool:
         """Whether nothing waits to be recorded."""
-        return self._waiting.empty()
+        return not self._waiting
 
     def stop(self, timeout_s: float) -> bool:
         """Record what is waiting, then stop; False if time ran out first."""
         self._stopping.set()
-        try:
-            self._waiting.put(None, timeout=timeout_s)
-        except queue.Full:
-            return False
+        self._urgent.set()
+        self._arrived.set()
         self._thread.join(timeout_s)
         return not self._thread.is_alive()
 
     def _run(self) -> None:
         self._until_done(self._prepare)
-        stopping = False
-        while not stopping:
-            batch, stopping = self._collect()
-            if batch:
+        while not (self._stopping.is_set() and self.idle):
+            self._arrived.wait()
+            self._urgent.wait(self._collect_s)
+            if batch := self._taken():
+                began = time.monotonic()
                 self._pass_on(batch)
+                spent_s = time.monotonic() - began
+                self._collect_s = min(_LONGEST_COLLECT_S, max(_COLLECT_S, _COLLECTED_PER_RECORDED * spent_s))
 
-    def _collect(self) -> tuple[list[Receipt], bool]:
-        """Wait for a receipt, then take more for a moment; the end of an association is passed on at once."""
-        batch: list[Receipt] = []
-        deadline = None
-        while len(batch) < _LARGEST_BATCH:
-            try:
-                wait_s = None if deadline is None else max(0.0, deadline - time.monotonic())
-                receipt = self._waiting.get(timeout=wait_s)
-            except queue.Empty:
-                break
-            if receipt is None:
-                return batch, True
-            batch.append(receipt)
-            deadline = deadline or time.monotonic() + _COLLECT_S
-            if isinstance(receipt, AssociationEnd) and self._waiting.empty():
-                break
-        return batch, False
+    def _taken(self) -> list[Receipt]:
+        """Take what waits; what comes from now on, or is too much for one batch, calls for the next round."""
+        self._arrived.clear()
+        self._urgent.clear()
+        batch = [self._waiting.popleft() for _ in range(min(_LARGEST_BATCH, len(self._waiting)))]
+        if self._waiting or self._stopping.is_set():
+            self._urgent.set()
+            self._arrived.set()
+        return batch
 
     def _pass_on(self, batch: Sequence[Receipt]) -> None:
         if not self._until_done(lambda: self._record(batch)) and len(batch) > 1:

@@ -111,6 +111,22 @@ GAPS = {
         go_on.set()
         reactor.join(20)
     """,
+    "a UID of a request is checked anew each time": """
+        from pynetdicom import _config, utils
+        known, checked = _config.VALIDATORS["UI"], []
+        _config.VALIDATORS["UI"] = lambda uid: checked.append(uid) or known(uid)
+        for _ in range(2):
+            utils.set_uid("1.2.840.10008.1.2", "Transfer Syntax Name")
+        found = len(checked) == 2
+    """,
+    "a transfer syntax of a context is checked anew each time": """
+        from pynetdicom import presentation
+        known, checked = presentation.validate_uid, []
+        presentation.validate_uid = lambda uid: checked.append(uid) or known(uid)
+        for _ in range(2):
+            presentation.PresentationContext().add_transfer_syntax("1.2.840.10008.1.2")
+        found = len(checked) == 2
+    """,
 }
 
 PRELUDE = """
@@ -175,6 +191,8 @@ def test_every_patch_has_a_gap() -> None:
         "python_encoding.setdefault(": 2,
         "DULServiceProvider._decode_pdu = ": 1,
         "DULServiceProvider._process_recv_primitive = ": 1,
+        "PresentationContext.add_transfer_syntax = ": 1,
+        "_module.set_uid = ": 1,
         "TRANSITION_TABLE.setdefault(": 1,
         "._reactor_checkpoint = ": 1,
         "transport.recv = ": 1,
@@ -183,4 +201,4 @@ def test_every_patch_has_a_gap() -> None:
     folder = ROOT / "dicom_qa_node" / "dicom_io"
     text = "".join((folder / name).read_text() for name in ("pydicom_patches.py", "pynetdicom_patches.py"))
     assert {name: text.count(name) for name in replaced} == replaced
-    assert len(re.findall(r"^\w+(?:\.\w+)+ = ", text, re.MULTILINE)) == 3
+    assert len(re.findall(r"^\w+(?:\.\w+)+ = ", text, re.MULTILINE)) == 4

@@ -135,3 +135,41 @@ def test_a_database_that_fails_a_hundred_times_gets_it_all_and_is_told_of_once(
     assert recorder.stop(5)
     assert not recorder.missed
     assert [record.message for record in caplog.records] == ["record_postponed"]
+
+
+@pytest.mark.usefixtures("quick")
+def test_what_is_too_much_for_one_batch_goes_in_the_next_without_waiting(
+    poll: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_COLLECT_S", 60.0)
+    monkeypatch.setattr(module, "_LONGEST_COLLECT_S", 60.0)
+    monkeypatch.setattr(module, "_LARGEST_BATCH", 10)
+    registry = Registry()
+    recorder = IngestWriter(registry.record)
+    for number in range(24):
+        recorder.report(receipt(number))
+    recorder.report(AssociationEnd("a", utc_now()))
+    recorder.start()
+    poll(lambda: len(registry.paths) == 25, timeout_s=5)
+    assert [len(batch) for batch in registry.batches] == [10, 10, 5]
+    assert recorder.idle
+    assert recorder.stop(5)
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_stream_of_receipts_goes_in_few_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each costs its statements: the slower they are, the more receipts share them."""
+    registry = Registry()
+
+    def slowly(receipts: Sequence[Receipt]) -> None:
+        threading.Event().wait(0.02)
+        registry.record(receipts)
+
+    recorder = IngestWriter(slowly)
+    recorder.start()
+    for number in range(100):
+        recorder.report(receipt(number))
+        threading.Event().wait(0.005)
+    assert recorder.stop(5)
+    assert registry.paths == [f"quarantine/{number}.dcm" for number in range(100)]
+    assert len(registry.batches) <= 5
