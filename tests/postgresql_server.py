@@ -9,6 +9,7 @@ import shutil
 import socket
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ import pytest
 import sqlalchemy as sa
 
 __all__ = ["PostgresqlServer", "programs", "required_programs", "running_server"]
+
+_CLOSING_S = 1.0
 
 
 def programs() -> Path | None:
@@ -91,7 +94,7 @@ class PostgresqlServer:
         """
         name = str(sa.make_url(url).database)
         with self._connected(name) as connection:
-            if _others(connection) == 0 and _schema(connection) == self._fresh.schema:
+            if _left_alone(connection) and _schema(connection) == self._fresh.schema:
                 self._fresh.restore(connection)
                 self._given_back.append(name)
 
@@ -151,9 +154,20 @@ class _Content:
                     )
 
 
+def _left_alone(connection: psycopg.Connection) -> bool:
+    """Return whether nobody else is connected; a server process ends a moment after its client has closed."""
+    deadline = time.monotonic() + _CLOSING_S
+    while _others(connection):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.01)
+    return True
+
+
 def _others(connection: psycopg.Connection) -> int:
     found = connection.execute(
-        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid() "
+        "AND backend_type = 'client backend'"
     ).fetchone()
     assert found
     return int(found[0])
