@@ -73,8 +73,8 @@ def measurement_report(result: SeriesResult, sources: Sources, observer: Observe
 
     The verdict in words stands before everything else. Groups follow in this order: the series, each part of the
     verdict (CT, PET, display), each finding, the physical measurements, each salient slice. The sentence that explains
-    the verdict is the first comment of the first group. The image library stands before the groups: the order of the
-    rows of TID 1500 is significant (PS3.16 section 6).
+    the verdict is the first comment of the first group. The image library stands before the groups, as its row of
+    TID 1500 does; PS3.16 section 6 asks for the order of the rows where it is significant.
     """
     report = MeasurementReport(
         observation_context=_observation_context(observer),

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from itertools import count
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -157,19 +159,29 @@ def test_what_is_too_much_for_one_batch_goes_in_the_next_without_waiting(
 
 
 @pytest.mark.usefixtures("quick")
-def test_a_stream_of_receipts_goes_in_few_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each costs its statements: the slower they are, the more receipts share them."""
+def test_the_longer_recording_takes_the_more_receipts_share_it(
+    poll: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_COLLECT_S", 0.0)
+    monkeypatch.setattr(module, "_LONGEST_COLLECT_S", 60.0)
+    seconds = count(0.0, 30.0)
+    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: next(seconds)))
     registry = Registry()
+    again = threading.Event()
 
-    def slowly(receipts: Sequence[Receipt]) -> None:
-        threading.Event().wait(0.02)
+    def record(receipts: Sequence[Receipt]) -> None:
         registry.record(receipts)
+        if len(registry.batches) > 1:
+            again.set()
 
-    recorder = IngestWriter(slowly)
+    recorder = IngestWriter(record)
     recorder.start()
-    for number in range(100):
+    recorder.report(receipt(0))
+    poll(lambda: registry.batches)
+    for number in range(1, 10):
         recorder.report(receipt(number))
-        threading.Event().wait(0.005)
+    assert not again.wait(0.3), "the first took 30 s, so the next may wait for a minute"
+    recorder.report(AssociationEnd("a", utc_now()))
+    assert again.wait(5), "which the end of an association does not"
+    assert [len(batch) for batch in registry.batches] == [1, 10]
     assert recorder.stop(5)
-    assert registry.paths == [f"quarantine/{number}.dcm" for number in range(100)]
-    assert len(registry.batches) <= 5
